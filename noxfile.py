@@ -1,0 +1,110 @@
+"""The project's chores; `.ci/run` runs them all, `nox -s tests` the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+PROJECT = nox.project.load_toml()
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.download_python = "never"
+nox.options.sessions = ["lint", "typing", "docs", "examples", "tests", "coverage"]
+
+
+def expose_pyenv() -> None:
+    """Makes every Python that pyenv has reachable as `python3.X`.
+
+    Its shims stand on the path for all of them but start only those that
+    PYENV_VERSION names; the newest patch release of each is named here.
+    """
+    if "PYENV_VERSION" in os.environ or shutil.which("pyenv") is None:
+        return
+    listed = subprocess.run(
+        ["pyenv", "versions", "--bare"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    newest: list[str] = []
+    for python in PYTHONS:
+        patches = [
+            int(version.removeprefix(f"{python}."))
+            for version in listed
+            if version.removeprefix(f"{python}.").isdecimal()
+        ]
+        if patches:
+            newest.append(f"{python}.{max(patches)}")
+    if newest:
+        os.environ["PYENV_VERSION"] = ":".join(newest)
+
+
+expose_pyenv()
+
+
+def group(name: str) -> list[str]:
+    """The requirements of a dependency group of pyproject.toml."""
+    return list(nox.project.dependency_groups(PROJECT, name))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Runs the tests against the built wheel, measuring coverage."""
+    session.install(".[test]")
+    env = {"COVERAGE_FILE": str(Path(f".coverage.{session.python}").absolute())}
+    session.run("coverage", "erase", env=env)
+    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=env)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Joins what the `tests` sessions measured and holds it to the limit."""
+    session.install("coverage>=7.10")
+    measured = sorted(map(str, Path().glob(".coverage.*")))
+    session.run("coverage", "combine", "--keep", "--quiet", *measured)
+    session.run("coverage", "report")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Checks style and formatting; `nox -s lint -- --fix` mends both."""
+    session.install(*group("lint"))
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []))
+    session.run("ruff", "format", *([] if fix else ["--check"]))
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Checks the code with two type checkers, and that the API is complete."""
+    session.install(".[test]", *group("typing"))
+    session.run("mypy")
+    session.run("pyright", "--warnings")
+    session.run("pyright", "--verifytypes", "resilient", "--ignoreexternal")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Builds the documentation into build/docs, with warnings as errors."""
+    session.install(".", *group("docs"))
+    # -E: a page that did not change may cite code that did.
+    session.run("sphinx-build", "-W", "--keep-going", "-E", "docs", "build/docs")
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Runs every example as a reader would, with warnings as errors."""
+    session.install(".[demo,httpx2,trio]")
+    for example in sorted(Path("examples").glob("[0-9][0-9]_*.py")):
+        session.run("python", "-W", "error", str(example))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Runs the benchmarks."""
+    session.install(".[test]")
+    for benchmark in sorted(Path("benchmarks").glob("[!_]*.py")):
+        session.run("python", str(benchmark), *session.posargs)
