@@ -1,0 +1,115 @@
+"""Checks of the arguments that users write, each with one wording.
+
+Ground rules:
+
+- Every refusal names *parameter, rule, value*:
+  ``` `max_wait` must be >= 0 seconds, got -1 ```.
+- A value of the wrong kind is a `TypeError`, a value out of range a
+  `ValueError`.
+- A `bool` is never a number. ``Timeout(True)`` would be a timeout of one
+  second, and nobody who wrote that meant it.
+- NaN is refused everywhere. It compares false with everything, so each
+  limit it reaches is silently lifted.
+- What is returned is a plain `float` or `int`: hot paths never meet a
+  `timedelta`, nor a subclass with operators of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+__all__ = ["count", "number", "ratio", "seconds"]
+
+
+def seconds(
+    name: str, value: object, *, zero: bool = True, infinite: bool = False
+) -> float:
+    """Return a duration in seconds.
+
+    Args:
+        name: The parameter, as the user wrote it.
+        value: Seconds as `int` or `float`, or a `datetime.timedelta`.
+        zero: Whether no time at all is a meaningful answer.
+        infinite: Whether `math.inf` ("for ever") is one.
+
+    Raises:
+        TypeError: The value is none of these types.
+        ValueError: It is NaN, negative, or a zero or an infinity that has no
+            meaning here.
+    """
+    if isinstance(value, timedelta):
+        duration = value.total_seconds()
+    else:
+        duration = _real(name, value, "be seconds (int, float) or a timedelta")
+    if not (duration >= 0 if zero else duration > 0):
+        rule = ">= 0" if zero else "> 0"
+        raise ValueError(f"`{name}` must be {rule} seconds, got {value!r}")
+    if duration == math.inf and not infinite:
+        raise ValueError(f"`{name}` must be a finite time in seconds, got {value!r}")
+    return duration
+
+
+def count(name: str, value: object, *, minimum: int) -> int:
+    """Return a whole number of things, at least `minimum` of them.
+
+    Raises:
+        TypeError: The value is not an `int`; a float is refused even when it
+            is whole, for it is usually a duration in the wrong place.
+        ValueError: It is below the minimum.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be an int, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be >= {minimum}, got {value!r}")
+    return int(value)
+
+
+def ratio(name: str, value: object) -> float:
+    """Return a share of a whole: above 0, at most 1.
+
+    Raises:
+        TypeError: The value is not an `int` or `float`.
+        ValueError: It is outside (0, 1], or NaN.
+    """
+    share = _real(name, value, "be a number")
+    if not 0 < share <= 1:
+        raise ValueError(f"`{name}` must be > 0 and <= 1, got {value!r}")
+    return share
+
+
+def number(
+    name: str, value: object, *, minimum: float, exclusive: bool = False
+) -> float:
+    """Return a finite number that is at least `minimum`.
+
+    Args:
+        name: The parameter, as the user wrote it.
+        value: An `int` or `float`.
+        minimum: The smallest number allowed.
+        exclusive: The minimum itself is refused too, as for a rate, of which
+            0 would mean that nothing ever happens.
+
+    Raises:
+        TypeError: The value is not an `int` or `float`.
+        ValueError: It is below the minimum, infinite or NaN.
+    """
+    checked = _real(name, value, "be a number")
+    if not (checked > minimum if exclusive else checked >= minimum):
+        rule = ">" if exclusive else ">="
+        raise ValueError(f"`{name}` must be {rule} {minimum:g}, got {value!r}")
+    if checked == math.inf:
+        raise ValueError(f"`{name}` must be finite, got {value!r}")
+    return checked
+
+
+def _real(name: str, value: object, rule: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"`{name}` must {rule}, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        # Hundreds of digits; shown in full they would bury the rule.
+        raise ValueError(
+            f"`{name}` must be finite, got an int that no float can hold"
+        ) from None

@@ -1,0 +1,677 @@
+"""The circuit: whether a call may pass, given how the calls before it went.
+
+Ground rules:
+
+* The machine takes the time as an argument (monotonic seconds) and never
+  reads a clock, waits, locks, draws a random number or runs a user's code.
+* The owner holds one lock around every method. `Circuit.state`, `Circuit.era`
+  and `Circuit.changes` may be read without it.
+* A call that may pass gets a *permit*, and hands it back to `Circuit.settle`
+  exactly once, however it ends. A call that may not gets a `Refusal`, and has
+  nothing to hand back: refusals are not outcomes.
+* Whoever holds the lock only learns *that* something happened: changes pile
+  up in `Circuit.changes` until the owner takes them, to tell listeners once
+  the lock is free, in the order in which they happened.
+
+States and transitions:
+
+=========== ================ ================= ===============================
+state       a call           its outcome       left for
+=========== ================ ================= ===============================
+CLOSED      passes           is recorded       OPEN, when a trip rule is met
+OPEN        is refused                         HALF_OPEN, by the first call at
+                                               or after the end of the open
+                                               time
+HALF_OPEN   passes while     votes             CLOSED or OPEN, as soon as the
+            in flight +                        votes to come cannot change the
+            voted <                            result
+            `half_open_calls`
+FORCED_OPEN is refused                         nothing but a control
+DISABLED    passes           is not looked at  nothing but a control
+OBSERVING   passes           is recorded       nothing but a control; says
+                                               when it would have opened
+=========== ================ ================= ===============================
+
+Controls lead from any state to another: `reset` to CLOSED, `force_open`,
+`disable`, `observe`.
+
+*Eras.* Every change of state, and every `reset`, begins a new era with an
+empty window. A permit belongs to the era it was given in; when that is over,
+its outcome is counted as stale and decides nothing. So a call that began
+before the circuit opened cannot close it, trip it again, or vote.
+
+*Trip rules.* Each outcome that is recorded, a success too, is measured
+against three rules, any of which trips: failures in a row; the share of
+failures, and the share of slow calls, among at least `minimum_calls` calls of
+the window. All limits are reached at "equal". Whether a call was slow is
+the owner's to say. Shares are compared as ``failures / calls >= rate``:
+division rounds 3 / 10 to the very number that the user wrote as 0.3, where
+0.3 * 10 may not be 3.
+
+*Votes.* The half-open circuit asks what the closed one would ask of exactly
+`half_open_calls` calls: would the share of failures, or of slow calls, reach
+its limit? It is answered as soon as it is settled. With 3 calls and 0.5, two
+failures open and two successes close; with 1.0, one success closes. Where
+failures have no rate of their own (`failure_rate` None) half of the votes
+decide. A probe that was cancelled or ignored gives its place to another.
+
+*Leases.* A probe has `probe_timeout` seconds. One that has not come back then
+is a failed vote, and whatever it does later is stale; the next call, or the
+next probe to come back, notices. So the circuit cannot stay half-open because
+a probe hangs, or because its thread died.
+
+*Open time.* The circuit opens for a provisional time, at once. How long it
+stays open is a function of the user's, which may be slow or raise, so it is
+asked without the lock and its answer comes in by `Circuit.set_open_time`;
+should it never come, the circuit is open all the same.
+
+Deliberately not modelled: a timer (an open circuit whose time is over stays
+OPEN until a call wants to pass: nobody probes for the sake of probing); ramps
+(a closed circuit lets every call through); hysteresis while observing; rows
+of failures among probes (they run at once, and have no order).
+
+Source: M. Nygard, "Release It!" (2nd ed., section 5.2), for the three states;
+failsafe-go for deciding half-open early. Permits with eras and leased probes
+are answers to stuck and flapping breakers in libraries that have neither.
+
+The module is long because most of it is vocabulary: the records that the
+machine hands out. The rules are the last third, and read as one.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Literal, TypeAlias
+
+import attrs
+
+from resilient._arguments import seconds as seconds_argument
+from resilient._machines.window import Counts, Window
+
+__all__ = [
+    "Change",
+    "Circuit",
+    "CircuitState",
+    "Note",
+    "Probe",
+    "Refusal",
+    "Statistics",
+    "Trip",
+]
+
+
+class CircuitState(Enum):
+    """Where a circuit breaker stands."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+    FORCED_OPEN = "forced_open"
+    DISABLED = "disabled"
+    OBSERVING = "observing"
+
+
+# Looked up in every call: a global costs half of what an enum's member does.
+_CLOSED = CircuitState.CLOSED
+_OPEN = CircuitState.OPEN
+_HALF_OPEN = CircuitState.HALF_OPEN
+_FORCED_OPEN = CircuitState.FORCED_OPEN
+_DISABLED = CircuitState.DISABLED
+_OBSERVING = CircuitState.OBSERVING
+
+# What votes decide by where the user gave failures no rate: a majority.
+_VOTING_RATE = 0.5
+
+TripRule: TypeAlias = Literal[
+    "failure_rate",
+    "consecutive_failures",
+    "slow_call_rate",
+    "probes_failed",
+    "probes_slow",
+]
+Reason: TypeAlias = (
+    TripRule
+    | Literal[
+        "open_time_over", "probes_passed", "reset", "force_open", "disable", "observe"
+    ]
+)
+
+
+@attrs.frozen
+class Trip:
+    """Why a circuit opened, or would have.
+
+    Attributes:
+        rule: The rule that was met.
+        counts: The calls it was met by: those of the window, of the row of
+            failures, or the votes.
+        window: What held them, to follow "calls failed in": "10.0 s",
+            "100 calls", "a row", "half-open".
+    """
+
+    rule: TripRule
+    counts: Counts
+    window: str
+
+    @property
+    def culprits(self) -> int:
+        """Calls that met the rule: the slow ones or the failed ones."""
+        by_slow = self.rule in ("slow_call_rate", "probes_slow")
+        return self.counts.slow if by_slow else self.counts.failures
+
+
+@attrs.frozen
+class Change:
+    """The circuit went from one state to another.
+
+    Attributes:
+        old, new: The states.
+        at: When, in monotonic seconds.
+        reason: The trip rule, the control, "open_time_over" or
+            "probes_passed".
+        era: The era that began; what `Circuit.set_open_time` wants to see.
+        openings: How many times it has opened without closing in between,
+            this time included; 0 unless it is open or half-open.
+        trip: Why it opened; None where it did not.
+    """
+
+    old: CircuitState
+    new: CircuitState
+    at: float
+    reason: Reason
+    era: int
+    openings: int
+    trip: Trip | None
+
+
+@attrs.frozen
+class Note:
+    """Something happened that changed no state.
+
+    Attributes:
+        what: "would_open" (the observing circuit met a trip rule: once, until
+            it is no longer met) or "probe_reclaimed" (a lease ran out).
+        at: When it was noticed, in monotonic seconds.
+        trip: The rule that was met while observing; None otherwise.
+    """
+
+    what: Literal["would_open", "probe_reclaimed"]
+    at: float
+    trip: Trip | None = None
+
+
+class Probe:
+    """The permit of a half-open circuit.
+
+    Attributes:
+        era: The era it belongs to.
+        deadline: When its lease runs out, in monotonic seconds.
+    """
+
+    __slots__ = ("deadline", "era")
+
+    def __init__(self, era: int, deadline: float) -> None:
+        self.era = era
+        self.deadline = deadline
+
+
+class Refusal:
+    """Why a call may not pass.
+
+    Attributes:
+        reason: "open", "half_open_full" or "forced_open".
+        retry_after: Seconds until a call may probe; None where nobody can
+            know.
+        trip: Why the circuit opened; None where it was forced.
+    """
+
+    # Plain slots: an open circuit refuses thousands of calls a second, and
+    # the constructor of a frozen class takes three times as long.
+    __slots__ = ("reason", "retry_after", "trip")
+
+    def __init__(
+        self,
+        reason: Literal["open", "half_open_full", "forced_open"],
+        retry_after: float | None,
+        trip: Trip | None,
+    ) -> None:
+        self.reason = reason
+        self.retry_after = retry_after
+        self.trip = trip
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """What a circuit knew at one moment.
+
+    Attributes:
+        state: Where it stood.
+        since: When that state began, in monotonic seconds; None where it has
+            never changed.
+        calls, failures, slow: The calls in the window.
+        failure_rate, slow_rate: Their shares, 0.0 where there were none.
+        consecutive_failures: Failures since the last success.
+        in_flight_probes, votes: Probes under way, and those that have voted.
+        openings: How many times it has opened without closing in between.
+        retry_after: Seconds until a call may probe; None unless it is open.
+        trip: Why it opened; None unless it is open or half-open.
+        succeeded_total, failed_total: Outcomes ever, stale ones included.
+        ignored_total: Calls that ended without an outcome.
+        stale_total: Outcomes that came when their era was over.
+        rejected_total: Calls that were refused.
+        opened_total: Times it opened; being forced open does not count.
+    """
+
+    state: CircuitState
+    since: float | None
+    calls: int
+    failures: int
+    slow: int
+    failure_rate: float
+    slow_rate: float
+    consecutive_failures: int
+    in_flight_probes: int
+    votes: int
+    openings: int
+    retry_after: float | None
+    trip: Trip | None
+    succeeded_total: int
+    failed_total: int
+    ignored_total: int
+    stale_total: int
+    rejected_total: int
+    opened_total: int
+
+
+class Circuit:
+    """Decides which calls may pass; see the top of this module.
+
+    The arguments are those of the policy, checked by it; durations are in
+    seconds, rates in (0, 1].
+
+    Args:
+        window: Where outcomes are recorded; an empty one, nobody else's.
+        failure_rate: Share of failures that trips; None for no such rule.
+        minimum_calls: Calls in the window before a share means anything.
+        consecutive_failures: Failures in a row that trip; None for no such
+            rule.
+        slow_call_duration: What a call must exceed to be slow. The owner
+            judges calls by it; here it says whether a probe that never came
+            back was slow. None: nothing is.
+        slow_call_rate: Share of slow calls that trips; None for no such rule.
+        half_open_calls: Votes taken before the circuit closes or opens.
+        probe_timeout: How long a probe may take.
+        provisional_open_for: How long it stays open if nobody says otherwise.
+
+    Attributes:
+        state: Where it stands.
+        era: Grows with every change of state and every reset.
+        openings: How many times it has opened without closing in between.
+        changes: What happened since `take_changes`; empty nearly always.
+        succeeded, failed, ignored, stale, rejected, opened: Totals that only
+            grow; a disabled circuit adds to none.
+    """
+
+    __slots__ = (
+        "_consecutive_failures",
+        "_failure_rate",
+        "_half_open_calls",
+        "_in_a_row",
+        "_minimum_calls",
+        "_opened_at",
+        "_probe_timeout",
+        "_probes",
+        "_provisional_open_for",
+        "_reclaimed_is_slow",
+        "_recording",
+        "_retry_at",
+        "_since",
+        "_slow_call_rate",
+        "_trip",
+        "_votes",
+        "_votes_failed",
+        "_votes_slow",
+        "_window",
+        "_would_open",
+        "changes",
+        "era",
+        "failed",
+        "ignored",
+        "opened",
+        "openings",
+        "rejected",
+        "stale",
+        "state",
+        "succeeded",
+    )
+
+    def __init__(
+        self,
+        *,
+        window: Window,
+        failure_rate: float | None,
+        minimum_calls: int,
+        consecutive_failures: int | None,
+        slow_call_duration: float | None,
+        slow_call_rate: float | None,
+        half_open_calls: int,
+        probe_timeout: float,
+        provisional_open_for: float = 5.0,
+    ) -> None:
+        self._window = window
+        self._failure_rate = failure_rate
+        self._minimum_calls = minimum_calls
+        self._consecutive_failures = consecutive_failures
+        self._slow_call_rate = slow_call_rate
+        self._half_open_calls = half_open_calls
+        self._probe_timeout = probe_timeout
+        self._provisional_open_for = provisional_open_for
+        self._reclaimed_is_slow = (
+            slow_call_duration is not None and probe_timeout > slow_call_duration
+        )
+
+        self.state = _CLOSED
+        self.era = 0
+        self._recording = True  # CLOSED and OBSERVING
+        self._since: float | None = None
+        self._in_a_row = 0
+        self._would_open = False
+
+        self.openings = 0
+        self._trip: Trip | None = None
+        self._opened_at = 0.0
+        self._retry_at = 0.0
+
+        # Leases in the order in which they run out.
+        self._probes: list[Probe] = []
+        self._votes = self._votes_failed = self._votes_slow = 0
+
+        self.changes: tuple[Change | Note, ...] = ()
+        self.succeeded = self.failed = self.ignored = 0
+        self.stale = self.rejected = self.opened = 0
+
+    # Calls
+
+    def admit(self, now: float) -> int | Probe | Refusal:
+        """Let a call pass, or refuse it.
+
+        Returns:
+            The era, as a permit that needs no object; a `Probe`, which is one
+            too; or a `Refusal`.
+        """
+        state = self.state
+        if state is _OPEN and now >= self._retry_at:
+            self._change(_HALF_OPEN, now, "open_time_over")
+            state = _HALF_OPEN
+        if state is _HALF_OPEN:
+            self._reclaim(now)
+            state = self.state
+            if state is _HALF_OPEN and self._has_place():
+                return self._lend(now)
+        elif state is not _OPEN and state is not _FORCED_OPEN:
+            return self.era
+
+        self.rejected += 1
+        if state is _OPEN:
+            return Refusal("open", self._retry_at - now, self._trip)
+        if state is _HALF_OPEN:
+            return Refusal("half_open_full", None, self._trip)
+        return Refusal("forced_open", None, None)
+
+    def settle(
+        self, permit: int | Probe, now: float, failed: bool | None, slow: bool = False
+    ) -> None:
+        """Take a permit back, with what came of the call.
+
+        Args:
+            permit: What `admit` returned.
+            now: When the call ended, in monotonic seconds.
+            failed: None where the call was cancelled or its outcome says
+                nothing: nothing is recorded and nobody votes.
+            slow: Whether it exceeded `slow_call_duration`, failed or not.
+        """
+        # NB: the owner reads the state and then the era without the lock, so
+        # a permit may carry the era of a state that gives no such permits.
+        # Without `_recording` its outcome would trip an open circuit.
+        if permit != self.era or not self._recording:
+            self._settle_elsewhere(permit, now, failed, slow)
+            return
+        if failed is None:
+            self.ignored += 1
+            return
+        window = self._window
+        window.record(now, failed, slow)
+        if failed:
+            self.failed += 1
+            self._in_a_row += 1
+        else:
+            self.succeeded += 1
+            self._in_a_row = 0
+            if not (window.failures or window.slow or self._would_open):
+                return
+        trip = self._met_rule()
+        if self.state is _CLOSED:
+            if trip is not None:
+                self._open(now, trip)
+            return
+        if trip is not None and not self._would_open:
+            self.changes += (Note("would_open", now, trip),)
+        self._would_open = trip is not None
+
+    def set_open_time(self, era: int, seconds: float) -> None:
+        """Say how long the circuit stays open, from when it opened.
+
+        Does nothing when that opening is over.
+
+        Args:
+            era: `Change.era` of the opening.
+            seconds: What the user's function answered.
+
+        Raises:
+            TypeError: It is no number.
+            ValueError: It is negative, infinite or NaN. The circuit stays
+                open for the provisional time.
+        """
+        duration = seconds_argument("open_for", seconds)
+        if era == self.era and self.state is _OPEN:
+            self._retry_at = self._opened_at + duration
+
+    def take_changes(self) -> tuple[Change | Note, ...]:
+        """Return what happened since the last time, oldest first."""
+        changes, self.changes = self.changes, ()
+        return changes
+
+    # Controls
+
+    def reset(self, now: float) -> None:
+        """Close, as good as new; calls under way no longer count.
+
+        The totals stay: whoever collects them relies on it.
+        """
+        self._change(_CLOSED, now, "reset")
+
+    def force_open(self, now: float) -> None:
+        """Refuse every call until another control is used."""
+        if self.state is not _FORCED_OPEN:
+            self._change(_FORCED_OPEN, now, "force_open")
+
+    def disable(self, now: float) -> None:
+        """Let every call pass, and look at none."""
+        if self.state is not _DISABLED:
+            self._change(_DISABLED, now, "disable")
+
+    def observe(self, now: float) -> None:
+        """Let every call pass, and say when the circuit would have opened."""
+        if self.state is not _OBSERVING:
+            self._change(_OBSERVING, now, "observe")
+
+    # Looking
+
+    def retry_after(self, now: float) -> float | None:
+        """Return the seconds until a call may probe; None unless open."""
+        return max(0.0, self._retry_at - now) if self.state is _OPEN else None
+
+    def is_fresh(self, now: float) -> bool:
+        """Return whether it would treat every call as a new circuit would."""
+        return (
+            self.state is _CLOSED
+            and not self._in_a_row
+            and not self._window.counts(now).calls
+        )
+
+    def statistics(self, now: float) -> Statistics:
+        """Return what the circuit knows at `now` (monotonic seconds).
+
+        Looking changes no state: an open circuit whose time is over is OPEN,
+        and a probe whose lease has run out is in flight, until a call comes.
+        """
+        counts = self._window.counts(now)
+        return Statistics(
+            state=self.state,
+            since=self._since,
+            calls=counts.calls,
+            failures=counts.failures,
+            slow=counts.slow,
+            failure_rate=counts.failure_rate,
+            slow_rate=counts.slow_rate,
+            consecutive_failures=self._in_a_row,
+            in_flight_probes=len(self._probes),
+            votes=self._votes,
+            openings=self.openings,
+            retry_after=self.retry_after(now),
+            trip=self._trip,
+            succeeded_total=self.succeeded,
+            failed_total=self.failed,
+            ignored_total=self.ignored,
+            stale_total=self.stale,
+            rejected_total=self.rejected,
+            opened_total=self.opened,
+        )
+
+    # Rules
+
+    def _met_rule(self) -> Trip | None:
+        """Return the trip rule that the last outcome met, if any."""
+        window, row = self._window, self._in_a_row
+        if self._consecutive_failures is not None and row >= self._consecutive_failures:
+            return Trip("consecutive_failures", Counts(row, row), "a row")
+        calls = window.calls
+        if calls < self._minimum_calls:
+            return None
+        rule: TripRule
+        if self._failure_rate is not None and (
+            window.failures / calls >= self._failure_rate
+        ):
+            rule = "failure_rate"
+        elif self._slow_call_rate is not None and (
+            window.slow / calls >= self._slow_call_rate
+        ):
+            rule = "slow_call_rate"
+        else:
+            return None
+        return Trip(rule, Counts(calls, window.failures, window.slow), window.text)
+
+    def _has_place(self) -> bool:
+        return len(self._probes) + self._votes < self._half_open_calls
+
+    def _lend(self, now: float) -> Probe:
+        """Give a probe its lease."""
+        deadline = now + self._probe_timeout
+        if self._probes:
+            # NB: `now` may be a little behind that of the call before. In
+            # order, a reclaim needs to look at the first lease only.
+            deadline = max(deadline, self._probes[-1].deadline)
+        probe = Probe(self.era, deadline)
+        self._probes.append(probe)
+        return probe
+
+    def _reclaim(self, now: float) -> None:
+        """Make failed votes of the probes whose lease has run out."""
+        # A decision empties the list: what is left then is stale.
+        while self._probes and self._probes[0].deadline <= now:
+            del self._probes[0]
+            self.changes += (Note("probe_reclaimed", now),)
+            self._vote(now, True, self._reclaimed_is_slow)
+
+    def _settle_elsewhere(
+        self, permit: int | Probe, now: float, failed: bool | None, slow: bool
+    ) -> None:
+        """Take back a probe, or a permit that has nothing to say."""
+        if self.state is _DISABLED and permit == self.era:
+            return
+        voting = False
+        if isinstance(permit, Probe) and permit.era == self.era:
+            # Its own lease may be among those that have run out.
+            self._reclaim(now)
+            voting = permit in self._probes
+            if voting:
+                self._probes.remove(permit)
+        if failed is None:
+            self.ignored += 1
+            return
+        if failed:
+            self.failed += 1
+        else:
+            self.succeeded += 1
+        if voting:
+            self._vote(now, failed, slow)
+        else:
+            self.stale += 1
+
+    def _vote(self, now: float, failed: bool, slow: bool) -> None:
+        """Count a vote, and decide if those to come cannot change it."""
+        self._votes += 1
+        self._votes_failed += failed
+        self._votes_slow += slow
+        size = self._half_open_calls
+        to_come = size - self._votes
+
+        rate = _VOTING_RATE if self._failure_rate is None else self._failure_rate
+        slow_rate = self._slow_call_rate
+        rule: TripRule
+        if self._votes_failed / size >= rate:
+            rule = "probes_failed"
+        elif slow_rate is not None and self._votes_slow / size >= slow_rate:
+            rule = "probes_slow"
+        else:
+            if (self._votes_failed + to_come) / size < rate and (
+                slow_rate is None or (self._votes_slow + to_come) / size < slow_rate
+            ):
+                self._change(_CLOSED, now, "probes_passed")
+            return
+        counts = Counts(self._votes, self._votes_failed, self._votes_slow)
+        self._open(now, Trip(rule, counts, "half-open"))
+
+    # Changes
+
+    def _open(self, now: float, trip: Trip) -> None:
+        self.opened += 1
+        self._opened_at = now
+        self._retry_at = now + self._provisional_open_for
+        self._change(_OPEN, now, trip.rule, trip)
+
+    def _change(
+        self, new: CircuitState, now: float, reason: Reason, trip: Trip | None = None
+    ) -> None:
+        """Begin a new era, with nothing left of the last one."""
+        old = self.state
+        self._recording = new is _CLOSED or new is _OBSERVING
+        self.state = new
+        self.era += 1
+        self._window.clear()
+        self._in_a_row = 0
+        self._would_open = False
+        self._probes.clear()
+        self._votes = self._votes_failed = self._votes_slow = 0
+        if new is _OPEN:
+            self.openings += 1
+            self._trip = trip
+        elif new is not _HALF_OPEN:
+            self.openings = 0
+            self._trip = None
+        # A reset of a closed circuit begins an era and changes no state.
+        if new is not old:
+            self._since = now
+            self.changes += (
+                Change(old, new, now, reason, self.era, self.openings, trip),
+            )
