@@ -1,0 +1,129 @@
+"""Resilience policies that compose, for synchronous and asynchronous Python.
+
+Retry with jitter, circuit breaker, bulkhead, rate limiter, timeout, fallback:
+each alone or several in one `Pipeline`, as a decorator, a call, a guarded
+block or a loop of attempts, in plain functions, asyncio and trio.
+
+Importing this package loads neither asyncio, trio, anyio, OpenTelemetry nor
+httpx.
+"""
+
+from __future__ import annotations
+
+from resilient._admission import AdmissionPolicy, Wait
+from resilient._blocks import Attempt, Attempts, Guard
+from resilient._call import (
+    Call,
+    Outcome,
+    Verdict,
+    current_call,
+    current_deadline,
+    deadline_after,
+    remaining,
+)
+from resilient._errors import (
+    BulkheadFullError,
+    CircuitOpenError,
+    ConcurrencyLimitedError,
+    DeadlineExceededError,
+    RateLimitedError,
+    RejectedError,
+    ResilientError,
+    ResilientWarning,
+    ThrottledError,
+    TimeoutExceededError,
+)
+from resilient._events import (
+    CallAbandoned,
+    CallRejected,
+    CircuitChanged,
+    CircuitNoted,
+    Event,
+    FallbackUsed,
+    KeyEvicted,
+    PermitWaited,
+    RetriesExhausted,
+    RetryCancelled,
+    RetryScheduled,
+    TimedOut,
+)
+from resilient._machines.backoff import (
+    Backoff,
+    constant,
+    decorrelated,
+    delays,
+    exponential,
+    linear,
+)
+from resilient._machines.circuit import CircuitState
+from resilient._pipeline import Pipeline
+from resilient._policy import Policy
+from resilient.bulkhead import Bulkhead
+from resilient.circuit_breaker import CircuitBreaker, calls
+from resilient.fallback import Fallback
+from resilient.per_key import PerKey
+from resilient.rate_limiter import Limit, RateLimiter
+from resilient.retry import Retry
+from resilient.retry_budget import RetryBudget
+from resilient.timeout import Timeout
+
+__all__ = [
+    "AdmissionPolicy",
+    "Attempt",
+    "Attempts",
+    "Backoff",
+    "Bulkhead",
+    "BulkheadFullError",
+    "Call",
+    "CallAbandoned",
+    "CallRejected",
+    "CircuitBreaker",
+    "CircuitChanged",
+    "CircuitNoted",
+    "CircuitOpenError",
+    "CircuitState",
+    "ConcurrencyLimitedError",
+    "DeadlineExceededError",
+    "Event",
+    "Fallback",
+    "FallbackUsed",
+    "Guard",
+    "KeyEvicted",
+    "Limit",
+    "Outcome",
+    "PerKey",
+    "PermitWaited",
+    "Pipeline",
+    "Policy",
+    "RateLimitedError",
+    "RateLimiter",
+    "RejectedError",
+    "ResilientError",
+    "ResilientWarning",
+    "RetriesExhausted",
+    "Retry",
+    "RetryBudget",
+    "RetryCancelled",
+    "RetryScheduled",
+    "ThrottledError",
+    "TimedOut",
+    "Timeout",
+    "TimeoutExceededError",
+    "Verdict",
+    "Wait",
+    "calls",
+    "constant",
+    "current_call",
+    "current_deadline",
+    "deadline_after",
+    "decorrelated",
+    "delays",
+    "exponential",
+    "linear",
+    "remaining",
+]
+
+# Tracebacks and reprs say `resilient.Name`, wherever the name is defined.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+del _name

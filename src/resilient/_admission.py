@@ -1,0 +1,130 @@
+"""Admission policies: who may pass, and how did it go.
+
+Breakers, limiters, bulkheads and throttles differ in how they decide and are
+one and the same around it: ask for a permit, perhaps wait for it, run the
+call, give the permit back in every way out. That is written here, once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeAlias
+
+from resilient import _clock
+from resilient._call import Call, Outcome
+from resilient._edge import Proceed
+from resilient._errors import RejectedError
+from resilient._events import CallRejected, PermitWaited, send
+from resilient._policy import Policy
+from resilient._runtimes import Waiter
+
+
+class Wait:
+    """What `AdmissionPolicy.admit` answers when there is no permit yet.
+
+    Attributes:
+        waiter: Whoever may have a permit to give wakes it.
+        until: When to stop waiting, on the clock of `time.monotonic`; None:
+            wait until woken.
+        sleeps: Whether time alone will bring the permit, so that tests which
+            skip time may skip this wait.
+    """
+
+    __slots__ = ("sleeps", "until", "waiter")
+
+    def __init__(
+        self, waiter: Waiter, until: float | None, *, sleeps: bool = False
+    ) -> None:
+        self.waiter = waiter
+        self.until = until
+        self.sleeps = sleeps
+
+
+Admission: TypeAlias = Any
+"""A permit of any kind, a `RejectedError`, or a `Wait`."""
+
+
+class AdmissionPolicy(Policy):
+    """Base of policies that decide who may pass and learn how it went.
+
+    Implement `admit` and `settle`, and `readmit` and `withdraw` if `admit`
+    ever answers with a `Wait`. None of them may block, and each must be safe
+    to call from any thread.
+    """
+
+    __slots__ = ()
+
+    holds_streams: ClassVar[bool] = True
+    """Whether the permit of a generator lasts until its end; False: until its
+    first item."""
+
+    def admit(self, call: Call) -> Admission:
+        """Decide about a call.
+
+        Returns:
+            A permit (anything), a `RejectedError`, or a `Wait`.
+        """
+        raise NotImplementedError
+
+    def settle(self, permit: Any, outcome: Outcome | None) -> None:
+        """Take a permit back; called exactly once for each.
+
+        Args:
+            permit: What `admit` or `readmit` returned.
+            outcome: What came of the call; None if it was cancelled or its
+                result is nobody's business: decide nothing then.
+        """
+        raise NotImplementedError
+
+    def readmit(self, wait: Any, call: Call) -> Admission:
+        """Decide again, after a wait was woken or its time is up."""
+        raise NotImplementedError
+
+    def withdraw(self, wait: Any) -> None:
+        """Forget a waiting call that was cancelled, perhaps as it was woken."""
+        raise NotImplementedError
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        permit = self.admit(call)
+        if isinstance(permit, (Wait, RejectedError)):
+            if isinstance(permit, Wait):
+                permit = await self._await_permit(permit, call)
+            if isinstance(permit, RejectedError):
+                return self._reject(permit, call)
+        try:
+            outcome = await proceed(call)
+        except BaseException:
+            self.settle(permit, None)
+            raise
+        if outcome.held is not None and self.holds_streams:
+            outcome.held.append(lambda last: self.settle(permit, last))
+        else:
+            self.settle(permit, outcome)
+        return outcome
+
+    async def _await_permit(self, wait: Wait, call: Call) -> Admission:
+        began = _clock.now()
+        permit: Admission = wait
+        while isinstance(permit, Wait):
+            try:
+                if permit.sleeps and _clock.skip is not None:
+                    left = (permit.until or 0.0) - _clock.now()
+                    await call.runtime.sleep(max(0.0, left))
+                else:
+                    await call.runtime.park(permit.waiter, permit.until)
+            except BaseException:
+                self.withdraw(permit)
+                raise
+            permit = self.readmit(permit, call)
+        if self._listeners and not isinstance(permit, RejectedError):
+            waited = _clock.now() - began
+            send(self._listeners, PermitWaited(self.label, call.name, waited))
+        return permit
+
+    def _reject(self, error: RejectedError, call: Call) -> Outcome:
+        if self._listeners:
+            kind, reason = type(error).__name__, getattr(error, "reason", None)
+            event = CallRejected(
+                self.label, call.name, kind, reason, error.retry_after
+            )
+            send(self._listeners, event)
+        return Outcome(None, error)

@@ -1,0 +1,448 @@
+"""What flows through a pipeline: a `Call` in, an `Outcome` out.
+
+Ground rules:
+
+* A `Call` lives from the moment the user calls until that call returns. It
+  belongs to one task or thread. When it has ended it has no deadline, no
+  enclosing call and keeps no exception: whoever still sees it through an
+  inherited context sees nothing.
+* One context variable holds the current call. Only an edge sets it (`_edge`,
+  `_blocks`), and `deadline_after`, which is an edge without a function.
+* An `Outcome` is judged once, by `Verdict`; policies read the verdict. A
+  policy with an ``on`` of its own asks its own `Judge` instead.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from resilient import _clock
+from resilient._arguments import seconds as seconds_argument
+from resilient._errors import (
+    DeadlineExceededError,
+    RejectedError,
+    TimeoutExceededError,
+)
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from resilient._policy import Policy
+    from resilient._runtimes import Runtime
+
+
+class Verdict(Enum):
+    """What an outcome says about the health of what was called.
+
+    ========= ============== =================== ============ ================
+    verdict   circuit        adaptive limits     Retry        Fallback
+    ========= ============== =================== ============ ================
+    SUCCESS   success        sample              final        passes
+    FAILURE   failure        congestion          retries      answers
+    PUSHBACK  failure        congestion          retries from answers
+                                                 1 s
+    IGNORED   nothing        nothing             final        passes, but for
+                                                              our rejections
+    ========= ============== =================== ============ ================
+    """
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    PUSHBACK = "pushback"
+    IGNORED = "ignored"
+
+
+SUCCESS, FAILURE, IGNORED = Verdict.SUCCESS, Verdict.FAILURE, Verdict.IGNORED
+
+
+class Outcome:
+    """What came of an attempt: a value or an error, judged.
+
+    Attributes:
+        value: What the function returned; None where it raised.
+        error: The `Exception` it raised, or None. Never a cancellation, a
+            KeyboardInterrupt or any other BaseException: those unwind.
+        verdict: What the pipeline's ``classify`` makes of it; without one
+            every exception is a FAILURE, a rejection is IGNORED.
+        retry_after: Seconds after which to try again, where the error, the
+            server or a predicate said so.
+        held: Of a call whose work outlives its answer (a generator, a response
+            body, an abandoned thread): the permits to give back when that has
+            ended. None for every other call.
+    """
+
+    __slots__ = ("error", "held", "retry_after", "value", "verdict")
+
+    def __init__(self, value: Any = None, error: Exception | None = None) -> None:
+        self.value = value
+        self.error = error
+        self.retry_after: float | None = None
+        self.held: Held | None = None
+        if error is None:
+            self.verdict = SUCCESS
+        elif isinstance(error, RejectedError):
+            self.verdict = IGNORED
+            self.retry_after = error.retry_after
+        else:
+            self.verdict = FAILURE
+
+    def __repr__(self) -> str:
+        # NB: values and texts of errors may be secret; types are not.
+        kind = self.value if self.error is None else self.error
+        return f"<Outcome {self.verdict.value}: {type(kind).__name__}>"
+
+    def discard(self) -> None:
+        """Let go of what it carries: nobody will see it.
+
+        Otherwise some frame would keep its error, and so a traceback and all
+        the frames of that, alive.
+        """
+        self.error = self.value = None
+
+
+class Held:
+    """Permits that last until the work of a call has ended, wherever it runs.
+
+    Whoever ends the work owns this; policies only append.
+    """
+
+    __slots__ = ("_ended", "_lock", "_releases")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._releases: list[Callable[[Outcome | None], None]] = []
+        self._ended = False
+
+    def append(self, release: Callable[[Outcome | None], None]) -> None:
+        """Have ``release(outcome)`` called at the end, at once if it is past."""
+        with self._lock:
+            if not self._ended:
+                self._releases.append(release)
+                return
+        release(None)
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Give everything back, once.
+
+        Args:
+            outcome: How the work ended; None: nobody's business.
+        """
+        with self._lock:
+            self._ended = True
+            releases, self._releases = self._releases, []
+        for release in releases:
+            release(outcome)
+
+
+class Booking(Protocol):
+    """What a limiter took for one attempt, to be corrected."""
+
+    def settle(self, costs: Mapping[str, float]) -> None: ...
+
+
+class Call:
+    """One logical call on its way through a pipeline.
+
+    Attributes:
+        name: Name of the function, or of the pipeline for a block.
+        args, kwargs: What the function is called with; empty for a block.
+            They appear in no event, text or repr.
+        attempt: Number of the present attempt, from 1.
+        deadline: When the time for the whole call is up, on the clock of
+            `time.monotonic`; None = never. Narrowed by each `Timeout` for
+            what is inside it.
+        key: What `PerKey` tells calls apart by, unless it has its own.
+        result: Set it inside a ``with`` block to show a value to ``classify``.
+    """
+
+    __slots__ = (
+        "_runtime",
+        "args",
+        "attempt",
+        "bookings",
+        "deadline",
+        "enclosing",
+        "given_up",
+        "key",
+        "kwargs",
+        "name",
+        "policy",
+        "result",
+        "retried",
+        "runner",
+        "stream_limit",
+        "task",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        runtime: Runtime | None = None,
+        key: Any = None,
+        policy: Policy[Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.args = args
+        self.kwargs = kwargs
+        self._runtime = runtime
+        self.key = key
+        # What the user called; the policies inside are its own affair.
+        self.policy = policy
+        self.attempt = 1
+        # Whether a Retry is around: what is inside it happens once an attempt.
+        self.retried = False
+        self.task: Any = None
+        self.result: Any = None
+        # Errors that a Retry gave up on, here or in a call made from here.
+        self.given_up: tuple[Exception, ...] = ()
+        # What limiters took for the present attempt; for `settle`.
+        self.bookings: dict[Any, Booking] | None = None
+        # Runs a plain function in the edge's stead: in a thread to abandon.
+        self.runner: Callable[..., Outcome] | None = None
+        # The `Timeout` that bounds a stream after its first item.
+        self.stream_limit: Any = None
+        self.enclosing = enclosing = _current.get()
+        self.deadline = None if enclosing is None else enclosing.deadline
+
+    def __repr__(self) -> str:
+        return f"<Call {self.name!r}, attempt {self.attempt}>"
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime that waits for this call."""
+        runtime = self._runtime
+        if runtime is None:
+            from resilient._runtimes import current_runtime
+
+            runtime = self._runtime = current_runtime(self)
+        return runtime
+
+    def settle(self, **costs: float) -> None:
+        """Book what the call really cost, once it is known.
+
+        Each limiter that counts a named unit takes the difference between
+        what it took at the start and the number given: more is a debt that
+        later calls wait for, less is given back. The first word counts;
+        further ones for the same unit do nothing.
+
+        Args:
+            **costs: Units and their real amounts, as in ``tokens=812``.
+
+        Raises:
+            TypeError, ValueError: An amount is not a number >= 0.
+        """
+        for booking in tuple((self.bookings or {}).values()):
+            booking.settle(costs)
+
+    def end(self) -> None:
+        """Cut every tie: nobody may learn anything from a call that ended."""
+        self.enclosing = None
+        self.deadline = None
+        self.given_up = ()
+        self.bookings = None
+        self.stream_limit = None
+        self.task = None
+
+
+_current: ContextVar[Call | None] = ContextVar("resilient.current_call", default=None)
+
+
+def current_call() -> Call:
+    """Return the innermost call that this code runs in.
+
+    Raises:
+        LookupError: This code does not run inside a protected call.
+    """
+    call = _current.get()
+    if call is None:
+        raise LookupError("no call of a resilient policy is under way here")
+    return call
+
+
+def current_deadline() -> float | None:
+    """Return when the time for the current call is up.
+
+    Returns:
+        A reading of `time.monotonic` (on trio too), or None: no limit.
+    """
+    call = _current.get()
+    return None if call is None else call.deadline
+
+
+def remaining() -> float | None:
+    """Return how many seconds are left for the current call.
+
+    Made for clients that take a timeout: ``requests.get(url,
+    timeout=remaining())``.
+
+    Returns:
+        Seconds, 0.0 when time is up, None where there is no limit.
+    """
+    deadline = current_deadline()
+    return None if deadline is None else max(0.0, deadline - _clock.now())
+
+
+class deadline_after:  # noqa: N801 - a context manager named as a function
+    """Tell everything inside that its time is up in so many seconds.
+
+    It tells and cancels nothing (it is not `anyio.fail_after`): policies
+    inside stop waiting and retrying in time, HTTP transports shorten their
+    timeouts, code can ask `remaining`. An earlier deadline outside stays.
+
+    Args:
+        seconds: Seconds from the moment the block is entered, or a timedelta.
+
+    Raises:
+        TypeError, ValueError: `seconds` is not a duration >= 0.
+    """
+
+    __slots__ = ("_call", "_seconds", "_token")
+
+    def __init__(self, seconds: float | timedelta) -> None:
+        self._seconds = seconds_argument("seconds", seconds, infinite=True)
+
+    def __enter__(self) -> None:
+        self._call = call = Call("deadline_after")
+        deadline = _clock.now() + self._seconds
+        if call.deadline is None or deadline < call.deadline:
+            call.deadline = None if deadline == math.inf else deadline
+        self._token = _current.set(call)
+
+    def __exit__(self, *exc: object) -> None:
+        _current.reset(self._token)
+        self._call.end()
+
+
+def overdue(call: Call, now: float) -> Outcome | None:
+    """Return the refusal of a call whose deadline has passed, else None."""
+    if call.deadline is None or now < call.deadline:
+        return None
+    error = DeadlineExceededError(call.name, None, now - call.deadline)
+    return Outcome(error=error)
+
+
+Judge: TypeAlias = Callable[[Outcome], Verdict]
+Answer: TypeAlias = "Verdict | bool | float"
+Condition: TypeAlias = (
+    "type[Exception] | tuple[type[Exception], ...] | Callable[[Outcome], Answer]"
+)
+"""What `classify` and `on` take: types, or a function of the outcome."""
+
+
+def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
+    """Compile what a user says of outcomes into one function.
+
+    Types that are listed are FAILURE, and so is a timeout further in; a
+    rejection is IGNORED unless it, or its base, is listed by name; every other
+    error is a SUCCESS of the dependency: it answered. A function is asked
+    about what the types leave open, and its word is final.
+
+    Args:
+        parameter: What to call the conditions in an error.
+        *conditions: Exception types, tuples of them, functions; None is
+            nothing said.
+
+    Returns:
+        The judge, or None when nothing was said.
+
+    Raises:
+        TypeError: A condition is none of these.
+    """
+    types: list[type[Exception]] = []
+    functions: list[Callable[[Outcome], Answer]] = []
+    for condition in conditions:
+        for one in condition if isinstance(condition, tuple) else (condition,):
+            if isinstance(one, type):
+                if not issubclass(one, Exception):
+                    raise TypeError(
+                        f"`{parameter}` must list subclasses of Exception,"
+                        f" got {one.__name__}"
+                    )
+                types.append(one)
+            elif callable(one):
+                functions.append(one)
+            elif one is not None:
+                raise TypeError(
+                    f"`{parameter}` must be exception types or a function of"
+                    f" the outcome, got {one!r}"
+                )
+    if len(functions) > 1:
+        raise TypeError(f"`{parameter}` must be one function, got {len(functions)}")
+    if functions:
+        return _by_function(parameter, tuple(types), functions[0])
+    return _by_types(tuple(types)) if types else None
+
+
+def _by_types(types: tuple[type[Exception], ...]) -> Judge:
+    rejections = tuple(one for one in types if issubclass(one, RejectedError))
+    failures = (*types, TimeoutExceededError)
+
+    def judge(outcome: Outcome) -> Verdict:
+        error = outcome.error
+        if error is None:
+            return SUCCESS
+        if isinstance(error, RejectedError):
+            return FAILURE if isinstance(error, rejections) else IGNORED
+        return FAILURE if isinstance(error, failures) else SUCCESS
+
+    return judge
+
+
+def _by_function(
+    parameter: str,
+    types: tuple[type[Exception], ...],
+    function: Callable[[Outcome], Answer],
+) -> Judge:
+    by_types = _by_types(types)
+
+    def judge(outcome: Outcome) -> Verdict:
+        if types and isinstance(outcome.error, types) and by_types(outcome) is FAILURE:
+            return FAILURE
+        return verdict_of(parameter, function(outcome), outcome)
+
+    return judge
+
+
+def verdict_of(parameter: str, answer: object, outcome: Outcome) -> Verdict:
+    """Translate a predicate's answer: a verdict, a bool, or a wait.
+
+    Seconds are FAILURE and are written to the outcome's `retry_after`.
+
+    Raises:
+        TypeError, ValueError: The predicate answered something else. That is
+            a bug in it, so it reaches the caller.
+    """
+    if answer is True:
+        return FAILURE
+    if answer is False:
+        return SUCCESS
+    if isinstance(answer, Verdict):
+        return answer
+    if isinstance(answer, (int, float)):
+        outcome.retry_after = seconds_argument(parameter, answer)
+        return FAILURE
+    raise TypeError(
+        f"`{parameter}` must answer a Verdict, a bool or seconds, got {answer!r}"
+    )
+
+
+def family(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, its causes, contexts and members, each once."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        pending += (one.__cause__, one.__context__)
+        if isinstance(one, BaseExceptionGroup):
+            pending += one.exceptions

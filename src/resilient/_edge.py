@@ -1,0 +1,358 @@
+"""The edge: where a user's call meets the policies.
+
+Ground rules:
+
+* A policy is a coroutine around a call. The edge drives the policies' one
+  coroutine to its leaf, where it asks for the function (`RUN`); runs the
+  function in its own frame; and resumes the coroutine with the outcome.
+  Whatever else the coroutine yields belongs to the event loop and is handed
+  on, and what the loop throws back is thrown in.
+* Functions are driven here; blocks (`_blocks`) and generators (`_generators`)
+  by `Drive`, which does the same from one standstill to the next.
+* An `Exception` of the user's becomes an `Outcome`. Every other BaseException
+  is thrown into the coroutine, so that permits go back, and goes on.
+* Only the edge raises the outcome's error: as it was, with one frame of ours
+  in its traceback and none of ours keeping it alive afterwards.
+
+The loops of `sync_edge` and `async_edge` look alike and stay apart: they are
+the hot path, and a shared driver would be one more frame in every traceback.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from resilient import _clock
+from resilient._call import Call, Outcome, _current, overdue
+from resilient._runtimes.sync import SYNC
+
+if TYPE_CHECKING:
+    from resilient._policy import Policy
+
+Colour: TypeAlias = Literal["sync", "async", "generator", "async generator"]
+Proceed: TypeAlias = Callable[[Call], Awaitable[Outcome]]
+
+_HERE = os.path.dirname(__file__) + os.sep
+
+enabled = True
+"""Whether policies do anything: `resilient.testing.off` turns them off."""
+
+
+class _Mark:
+    """A unique object with a name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+RUN = _Mark("RUN")
+"""What the leaf yields: run the function now, and send me its outcome."""
+
+DONE = _Mark("DONE")
+"""What `Drive` reports when the policies have come to their end."""
+
+
+@types.coroutine
+def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
+    """The innermost `proceed`: ask the edge to run the function."""
+    return (yield RUN)
+
+
+@types.coroutine
+def suspend(request: object) -> Generator[object, Any, Any]:
+    """Hand a request of the policies on to the event loop."""
+    return (yield request)
+
+
+def failed(error: Exception) -> Outcome:
+    """Make an outcome of an error that was just caught in an edge's frame.
+
+    The entry of that frame goes from the traceback: the edge adds one when it
+    raises the error, and one is enough.
+    """
+    trace = error.__traceback__
+    if trace is not None:  # pragma: no branch - it was raised
+        error.__traceback__ = trace.tb_next
+    return Outcome(None, error)
+
+
+def strip(error: BaseException) -> None:
+    """Take the library's own frames off the outer end of a traceback.
+
+    NB: a bare ``raise`` afterwards does not put the present frame back.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
+        trace = trace.tb_next
+    error.__traceback__ = trace
+
+
+def colour_of(function: Callable[..., Any]) -> Colour:
+    """Tell how a callable has to be called: from its code, without calling it.
+
+    Partials and callable objects are looked into.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not isinstance(function, (types.FunctionType, types.MethodType)):
+        call = getattr(type(function), "__call__", None)
+        if isinstance(call, types.FunctionType) and not isinstance(function, type):
+            function = call
+    if inspect.iscoroutinefunction(function):
+        return "async"
+    if inspect.isasyncgenfunction(function):
+        return "async generator"
+    if inspect.isgeneratorfunction(function):
+        return "generator"
+    return "sync"
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return a name for a callable, as short as it is unique in its module."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return str(name).rpartition("<locals>.")[2]
+
+
+def refuse_awaitable(name: str, value: object) -> TypeError:
+    """Return the error for a plain function that returned an awaitable."""
+    if isinstance(value, Coroutine):
+        # It was never begun; closing it says so to the interpreter.
+        value.close()
+    return TypeError(
+        f"{name!r} is a plain function that returned an awaitable, which a"
+        " policy around the function cannot protect: make it `async def`"
+    )
+
+
+def misused(request: object) -> RuntimeError:
+    """Return the error for a policy that awaits where nothing can."""
+    return RuntimeError(
+        f"a policy awaited {type(request).__name__} in a synchronous call: a"
+        " policy may wait through `call.runtime` only"
+    )
+
+
+def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `fn` as the policy protects it, for a plain function."""
+    around, name = policy.around, name_of(fn)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        if not enabled:
+            return fn(*args, **kwargs)
+        call = Call(name, args, kwargs, SYNC, None, policy)
+        token = _current.set(call)
+        value: Any = None
+        outcome = None
+        try:
+            if call.deadline is not None:
+                outcome = overdue(call, _clock.now())
+            if outcome is None:
+                coroutine = around(leaf, call)
+                resume = coroutine.send
+                while True:
+                    try:
+                        request = resume(value)
+                    except StopIteration as stop:
+                        outcome = stop.value
+                        break
+                    except BaseException as raised:
+                        if raised is value:
+                            raised.__traceback__ = trace
+                        raise
+                    if request is not RUN:
+                        value, trace = misused(request), None
+                        resume = coroutine.throw
+                        continue
+                    # NB: the user's call has a `try` of its own: its
+                    # StopIteration is none of ours.
+                    try:
+                        if call.runner is None:
+                            value = fn(*args, **kwargs)
+                        else:
+                            value = call.runner(fn, args, kwargs)
+                    except Exception as error:
+                        value = failed(error)
+                        resume = coroutine.send
+                    except BaseException as unwinding:
+                        value, trace = unwinding, unwinding.__traceback__
+                        resume = coroutine.throw
+                    else:
+                        if call.runner is not None:
+                            resume = coroutine.send
+                        elif hasattr(value, "__await__"):
+                            value, trace = refuse_awaitable(name, value), None
+                            resume = coroutine.throw
+                        else:
+                            value = Outcome(value)
+                            resume = coroutine.send
+            if outcome.error is None:
+                return outcome.value
+            raise outcome.error
+        finally:
+            _current.reset(token)
+            call.end()
+            # NB: the error's traceback holds this frame; the frame must not
+            # hold the error.
+            outcome = value = trace = None
+
+    return wrapper
+
+
+def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `fn` as the policy protects it, for a coroutine function."""
+    around, name = policy.around, name_of(fn)
+
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        if not enabled:
+            return await fn(*args, **kwargs)
+        call = Call(name, args, kwargs, None, None, policy)
+        token = _current.set(call)
+        value: Any = None
+        outcome = None
+        try:
+            if call.deadline is not None:
+                outcome = overdue(call, _clock.now())
+            if outcome is None:
+                coroutine = around(leaf, call)
+                resume = coroutine.send
+                while True:
+                    try:
+                        request = resume(value)
+                    except StopIteration as stop:
+                        outcome = stop.value
+                        break
+                    except BaseException as raised:
+                        if raised is value:
+                            raised.__traceback__ = trace
+                        raise
+                    # NB: the user's call has a `try` of its own: its
+                    # StopIteration is none of ours.
+                    try:
+                        if request is RUN:
+                            value = Outcome(await fn(*args, **kwargs))
+                        else:
+                            value = await suspend(request)
+                    except Exception as error:
+                        if request is RUN:
+                            value = failed(error)
+                            resume = coroutine.send
+                        else:
+                            value, trace = error, error.__traceback__
+                            resume = coroutine.throw
+                    except BaseException as unwinding:
+                        value, trace = unwinding, unwinding.__traceback__
+                        resume = coroutine.throw
+                    else:
+                        resume = coroutine.send
+            if outcome.error is None:
+                return outcome.value
+            raise outcome.error
+        finally:
+            try:
+                _current.reset(token)
+            except ValueError:
+                # Closed from another context, by the collector or a loop that
+                # shuts down: the variable there was never ours.
+                pass
+            call.end()
+            # NB: the error's traceback holds this frame; the frame must not
+            # hold the error.
+            outcome = value = trace = None
+
+    return wrapper
+
+
+class Drive:
+    """The policies of one call, driven from one standstill to the next.
+
+    A standstill is `RUN` (they want the function run), `DONE` (`outcome` is
+    set) or, in async calls, a request for the event loop, to be given to
+    `forward`.
+    """
+
+    __slots__ = ("call", "coroutine", "outcome")
+
+    def __init__(self, policy: Policy[Any], call: Call) -> None:
+        self.call = call
+        self.outcome: Outcome | None = None
+        if call.deadline is not None:
+            self.outcome = overdue(call, _clock.now())
+        self.coroutine: Coroutine[object, Any, Outcome] | None = None
+        if self.outcome is None:
+            # NB: typed as an awaitable for authors; `around` is `async def`.
+            self.coroutine = policy.around(leaf, call)  # type: ignore[assignment]
+
+    def begin(self) -> object:
+        """Go to the first standstill."""
+        return DONE if self.coroutine is None else self.send(None)
+
+    def send(self, value: object) -> object:
+        """Resume with an outcome, or with what the loop answered."""
+        assert self.coroutine is not None
+        return self._resume(self.coroutine.send, value)
+
+    def throw(self, error: BaseException) -> object:
+        """Unwind; what the policies do not keep is raised again, unaltered."""
+        assert self.coroutine is not None
+        trace = error.__traceback__
+        try:
+            return self._resume(self.coroutine.throw, error)
+        except BaseException as raised:
+            if raised is error:
+                raised.__traceback__ = trace
+            raise
+
+    def _resume(self, resume: Callable[[Any], object], value: object) -> object:
+        try:
+            return resume(value)
+        except StopIteration as stop:
+            self.outcome = stop.value
+            return DONE
+        except BaseException:
+            self.call.end()
+            raise
+
+    def ended(self, error: BaseException | None, value: object = None) -> object:
+        """Resume with what came of the function or block."""
+        if error is None:
+            return self.send(Outcome(value))
+        if isinstance(error, Exception):
+            return self.send(Outcome(None, error))
+        return self.throw(error)
+
+    def in_sync(self, standstill: object) -> object:
+        """Refuse a standstill that only an event loop could resolve."""
+        while standstill is not RUN and standstill is not DONE:
+            standstill = self.throw(misused(standstill))
+        return standstill
+
+    async def forward(self, standstill: object) -> object:
+        """Let the event loop resolve standstills until `RUN` or `DONE`."""
+        while standstill is not RUN and standstill is not DONE:
+            try:
+                answer = await suspend(standstill)
+            except BaseException as error:  # noqa: BLE001 - it is thrown on
+                standstill = self.throw(error)
+            else:
+                standstill = self.send(answer)
+        return standstill
+
+    def close(self) -> None:
+        """Give everything back: nobody will resume."""
+        if self.coroutine is not None:
+            self.coroutine.close()
+        self.call.end()

@@ -1,0 +1,224 @@
+"""Every exception and warning that the library raises.
+
+::
+
+    ResilientError
+     ├─ RejectedError                 the function was not called
+     │   ├─ CircuitOpenError          its circuit breaker is open
+     │   ├─ BulkheadFullError         too many calls are running already
+     │   ├─ RateLimitedError          too many calls were made already
+     │   ├─ ThrottledError            the dependency is refusing too much
+     │   ├─ ConcurrencyLimitedError   the adaptive limit is reached
+     │   └─ DeadlineExceededError     no time was left to begin
+     │        (is a TimeoutError too)
+     └─ TimeoutExceededError          the function was called and cut short
+          (is a TimeoutError too)
+
+    ResilientWarning (UserWarning)    a configuration that defeats itself
+
+An error that the user's own function raised is never wrapped in one of these.
+Each carries names and numbers only, never an argument, a result or a policy
+object; each can be pickled and copied. Texts are built when they are read: an
+open circuit rejects thousands of calls a second.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ResilientError(Exception):
+    """Base of every error that the library raises on its own account."""
+
+
+class RejectedError(ResilientError):
+    """A policy refused the call: the function was not called.
+
+    Attributes:
+        policy: Name of the policy that refused.
+        retry_after: Seconds after which another try makes sense, or None
+            where the policy cannot know.
+    """
+
+    def __init__(self, policy: str, retry_after: float | None = None) -> None:
+        super().__init__(policy, retry_after)
+        self.policy = policy
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self._complaint()}{_retry_in(self.retry_after)}"
+
+    def _complaint(self) -> str:
+        return f"policy {self.policy!r} rejected the call"
+
+
+class CircuitOpenError(RejectedError):
+    """The circuit breaker lets no call through.
+
+    Attributes:
+        policy: Name of the breaker.
+        retry_after: Seconds until it lets a probe through; None while its
+            probes are under way or it is forced open.
+        reason: "open", "half_open_full" (every probe is taken) or
+            "forced_open".
+        failed: Failed (or slow) calls in the window when the circuit opened.
+        calls: All calls in that window.
+        window: Its length as text: "10.0 s" or "100 calls".
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        retry_after: float | None = None,
+        reason: str = "open",
+        failed: int = 0,
+        calls: int = 0,
+        window: str = "",
+    ) -> None:
+        super().__init__(policy, retry_after)
+        self.args = (policy, retry_after, reason, failed, calls, window)
+        self.reason = reason
+        self.failed = failed
+        self.calls = calls
+        self.window = window
+
+    def _complaint(self) -> str:
+        if self.reason == "forced_open":
+            return f"circuit {self.policy!r} is forced open"
+        if self.reason == "half_open_full":
+            return f"circuit {self.policy!r} is half-open and its probes are taken"
+        text = f"circuit {self.policy!r} is open"
+        if self.calls:
+            text += f" ({self.failed} of {self.calls} calls failed in {self.window})"
+        return text
+
+
+class BulkheadFullError(RejectedError):
+    """As many calls are running, and waiting, as the bulkhead allows.
+
+    Attributes:
+        policy: Name of the bulkhead.
+        retry_after: Always None: nobody knows when a slot comes free.
+        max_concurrency: Slots there are.
+        queued: Calls that were waiting for one.
+        waited: Seconds that this call had waited.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        retry_after: float | None = None,
+        max_concurrency: int = 0,
+        queued: int = 0,
+        waited: float = 0.0,
+    ) -> None:
+        super().__init__(policy, retry_after)
+        self.args = (policy, retry_after, max_concurrency, queued, waited)
+        self.max_concurrency = max_concurrency
+        self.queued = queued
+        self.waited = waited
+
+    def _complaint(self) -> str:
+        text = f"bulkhead {self.policy!r} is full ({self.max_concurrency} running"
+        text += f", {self.queued} waiting)" if self.queued else ")"
+        return f"{text} after {self.waited:.3g} s" if self.waited else text
+
+
+class RateLimitedError(RejectedError):
+    """The rate limiter has no permit for the call in the time it may wait.
+
+    Attributes:
+        policy: Name of the limiter.
+        retry_after: Seconds until there would be one.
+        max_wait: Seconds that the call was allowed to wait.
+    """
+
+    def __init__(
+        self, policy: str, retry_after: float | None = None, max_wait: float = 0.0
+    ) -> None:
+        super().__init__(policy, retry_after)
+        self.args = (policy, retry_after, max_wait)
+        self.max_wait = max_wait
+
+    def _complaint(self) -> str:
+        text = f"rate limiter {self.policy!r} has no permit left"
+        return f"{text} within {self.max_wait:.3g} s" if self.max_wait else text
+
+
+class ThrottledError(RejectedError):
+    """The throttle holds the call back: the dependency refuses too many."""
+
+    def _complaint(self) -> str:
+        return f"throttle {self.policy!r} holds the call back"
+
+
+class ConcurrencyLimitedError(RejectedError):
+    """The adaptive concurrency limit is reached."""
+
+    def _complaint(self) -> str:
+        return f"concurrency limit {self.policy!r} is reached"
+
+
+# NB: every TimeoutError is an OSError, whose constructor reads two arguments
+# as errno and text and which pickles from them: so one argument goes up, and
+# `__str__` and `__reduce__` are our own.
+class DeadlineExceededError(RejectedError, TimeoutError):
+    """No time was left in which to begin.
+
+    Attributes:
+        policy: Name of the policy or call that refused to begin.
+        retry_after: Always None.
+        overdue: Seconds by which the deadline had passed.
+    """
+
+    def __init__(
+        self, policy: str, retry_after: float | None = None, overdue: float = 0.0
+    ) -> None:
+        super().__init__(policy, retry_after)
+        self.args = (policy,)
+        self.overdue = overdue
+
+    def __str__(self) -> str:
+        return (
+            f"{self.policy!r} did not begin: its deadline had passed"
+            f" {self.overdue:.3g} s ago"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self.policy, self.retry_after, self.overdue)
+        return type(self), arguments, self.__dict__
+
+
+class TimeoutExceededError(ResilientError, TimeoutError):
+    """The call took longer than a `Timeout` allows and was cut short.
+
+    Attributes:
+        policy: Name of the timeout.
+        seconds: What it allows.
+        elapsed: Seconds that the call took until it gave way; more than
+            `seconds` by what the function needed to clean up.
+    """
+
+    def __init__(self, policy: str, seconds: float, elapsed: float) -> None:
+        super().__init__(policy)
+        self.policy = policy
+        self.seconds = seconds
+        self.elapsed = elapsed
+
+    def __str__(self) -> str:
+        return (
+            f"timeout {self.policy!r} of {self.seconds:.4g} s exceeded"
+            f" after {self.elapsed:.4g} s"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self.policy, self.seconds, self.elapsed)
+        return type(self), arguments, self.__dict__
+
+
+class ResilientWarning(UserWarning):
+    """A configuration that defeats itself, or a use that loses something."""
+
+
+def _retry_in(seconds: float | None) -> str:
+    return "" if seconds is None else f"; retry in {seconds:.3g} s"

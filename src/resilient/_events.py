@@ -1,0 +1,245 @@
+"""Events: what policies tell their listeners.
+
+Ground rules:
+
+* An event is built only when somebody listens (``if self.listeners:``), after
+  the lock of its policy has been released.
+* It carries names and numbers, never an argument, a result, a URL or the
+  object of an error.
+* A listener that raises is logged, once for each kind of event, and changes
+  nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import attrs
+
+# NB: attributes are guarded after construction, not by `attrs.frozen`, whose
+# `__init__` costs three times as much.
+_event = attrs.define(
+    slots=True, kw_only=False, on_setattr=attrs.setters.frozen, eq=True
+)
+
+
+@_event
+class Event:
+    """Something that a policy did.
+
+    Attributes:
+        policy: Name of the policy.
+        call: Name of the call, or None where no call caused it.
+    """
+
+    policy: str
+    call: str | None
+
+
+@_event
+class RetryScheduled(Event):
+    """An attempt failed and another will follow.
+
+    Attributes:
+        attempt: Number of the attempt that failed, from 1.
+        error: Name of the type of its error, None for a rejected result.
+        delay: Seconds until the next attempt.
+    """
+
+    attempt: int
+    error: str | None
+    delay: float
+
+
+@_event
+class RetriesExhausted(Event):
+    """A failed call is not tried again.
+
+    Attributes:
+        attempts: Attempts made.
+        elapsed: Seconds since the first began.
+        reason: "attempts", "deadline", "budget exhausted", "not retryable",
+            "retry_after too long" or "retried further in".
+        error: Name of the type of the last error, None for a result.
+    """
+
+    attempts: int
+    elapsed: float
+    reason: str
+    error: str | None
+
+
+@_event
+class RetryCancelled(Event):
+    """The caller went away during the wait between two attempts."""
+
+    attempt: int
+
+
+@_event
+class CircuitChanged(Event):
+    """A circuit changed its state.
+
+    Attributes:
+        old, new: Names of the states.
+        reason: What caused it.
+        calls, failed, slow: The window that caused it.
+    """
+
+    old: str
+    new: str
+    reason: str
+    calls: int
+    failed: int
+    slow: int
+
+
+@_event
+class CircuitNoted(Event):
+    """A circuit noticed something that does not change its state.
+
+    Attributes:
+        what: "would_open" (while observing), "probe_reclaimed" (a probe did
+            not come back in time) or "open_for_failed" (the function of the
+            open time raised or answered nonsense; 5 s are used).
+    """
+
+    what: str
+
+
+@_event
+class CallRejected(Event):
+    """A policy refused a call.
+
+    Attributes:
+        error: Name of the type of the rejection.
+        reason: Its reason where it has one.
+        retry_after: Seconds, or None.
+    """
+
+    error: str
+    reason: str | None
+    retry_after: float | None
+
+
+@_event
+class PermitWaited(Event):
+    """A call waited for its permit and got it.
+
+    Attributes:
+        waited: Seconds.
+    """
+
+    waited: float
+
+
+@_event
+class TimedOut(Event):
+    """A timeout cut a call short.
+
+    Attributes:
+        seconds: What it allows.
+        overrun: Seconds by which the call exceeded it.
+        delivered: False where nothing could interrupt the call, so that its
+            late result was returned.
+    """
+
+    seconds: float
+    overrun: float
+    delivered: bool
+
+
+@_event
+class CallAbandoned(Event):
+    """A thread was left behind by a timeout.
+
+    Attributes:
+        abandoned: Threads of that timeout that still run.
+    """
+
+    abandoned: int
+
+
+@_event
+class FallbackUsed(Event):
+    """A fallback answered.
+
+    Attributes:
+        error: Name of the type of the error it answers for.
+    """
+
+    error: str | None
+
+
+@_event
+class KeyEvicted(Event):
+    """`PerKey` let go of a key's policy to make room.
+
+    Attributes:
+        fresh: Whether that policy was as good as new: nothing was forgotten.
+    """
+
+    fresh: bool
+
+
+Listener: TypeAlias = Callable[[Event], Any]
+
+class Outbox:
+    """Events that have to arrive in the order in which they happened.
+
+    `put` is called under the lock of the machine they come from, `deliver`
+    after it was released. One thread delivers at a time; a listener that
+    causes further events leaves them to the delivery it is part of.
+    """
+
+    __slots__ = ("_busy", "_events")
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._busy = threading.Lock()
+
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+
+    def deliver(self, listeners: Callable[[], tuple[Listener, ...]]) -> None:
+        # NB: looked at again after each release: somebody may have put an
+        # event, found the outbox busy and left it to us.
+        while self._events and self._busy.acquire(blocking=False):
+            try:
+                while self._events:
+                    send(listeners(), self._events.popleft())
+            finally:
+                self._busy.release()
+
+
+_complained: set[str] = set()
+
+
+def send(listeners: tuple[Listener, ...], event: Event) -> None:
+    """Tell every listener; none of them can hurt the call or the others."""
+    for listener in listeners:
+        try:
+            listener(event)
+        except Exception:  # noqa: BLE001 - observers cannot hurt
+            _complain(listener, event)
+
+
+def _complain(listener: Listener, event: Event) -> None:
+    kind = type(event).__name__
+    if kind not in _complained:
+        _complained.add(kind)
+        import logging
+
+        logging.getLogger("resilient").exception(
+            "listener %r failed on %s; further failures are not logged",
+            listener,
+            kind,
+        )
+
+
+def error_name(error: BaseException | None) -> str | None:
+    """Return what an event may say of an error: the name of its type."""
+    return None if error is None else type(error).__qualname__

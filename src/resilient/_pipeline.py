@@ -1,0 +1,188 @@
+"""Pipeline: several policies around one call, in the order they are listed."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from resilient._call import Call, Condition, Judge, Outcome, judge_by
+from resilient._edge import Proceed, leaf
+from resilient._errors import ResilientWarning
+from resilient._events import Listener
+from resilient._policy import F, Policy, Spelling
+from resilient.bulkhead import Bulkhead
+from resilient.fallback import Fallback
+from resilient.retry import Retry
+from resilient.timeout import Timeout
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine, Iterator
+
+
+class Pipeline(Policy[F]):
+    """Compose policies: the first listed is the outermost.
+
+    The order that serves most: ``Fallback · Timeout (total) · Retry ·
+    CircuitBreaker · RateLimiter · Bulkhead · Timeout (attempt)``. An order or
+    numbers that defeat themselves are pointed out by a `ResilientWarning` at
+    the line that built them.
+
+    A pipeline is a policy: it may stand in another. The innermost one with a
+    ``classify`` judges; one further out that has its own judges anew.
+
+    The same policy object in two pipelines shares its state between them.
+
+    Args:
+        *policies: Policies, each object once.
+        classify: What counts as a failure, for every policy without an `on`:
+            exception types, or a function of the `Outcome` that returns a
+            `Verdict`, a bool (True: failure), or the seconds after which to
+            try again.
+        name: Name in errors and events; default: that of the function it
+            first decorates.
+
+    Raises:
+        TypeError: Something listed is no policy, or is a `Retry` that nothing
+            tells what to retry.
+        ValueError: A policy is listed twice.
+    """
+
+    __slots__ = ("_around_leaf", "_judge", "classify", "policies")
+
+    def __init__(
+        self,
+        *policies: Policy[F],
+        classify: Condition | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        for policy in policies:
+            if not isinstance(policy, Policy):
+                raise TypeError(f"Pipeline takes policies, got {policy!r}")
+        self.policies = policies
+        self.classify = classify
+        self._judge: Judge | None = judge_by("classify", classify)
+        every = list(self._walk())
+        for policy in every:
+            if sum(policy is other for other in every) > 1:
+                raise ValueError(
+                    f"a policy must be listed once in a pipeline, got {policy!r}"
+                    " twice: it would take two permits for one call"
+                )
+        if classify is None:
+            for policy in policies:
+                if isinstance(policy, Retry):
+                    policy.refuse_unconditional()
+        self._around_leaf = self._compose(leaf)
+        _warn_of(_defeats(every))
+
+    @property
+    def reruns(self) -> bool:  # type: ignore[override]  # of its policies
+        return any(policy.reruns for policy in self.policies)
+
+    @property
+    def replaces(self) -> bool:  # type: ignore[override]  # of its policies
+        return any(policy.replaces for policy in self.policies)
+
+    def around(self, proceed: Proceed, call: Call) -> Coroutine[Any, Any, Outcome]:
+        # NB: not a coroutine itself: a pipeline adds no frame of its own.
+        if proceed is leaf:
+            return self._around_leaf(call)  # type: ignore[return-value]  # it is
+        return self._compose(proceed)(call)  # type: ignore[return-value]
+
+    def _compose(self, proceed: Proceed) -> Callable[[Call], Awaitable[Outcome]]:
+        if self._judge is not None or not self.policies:
+            # NB: positional: a keyword would double what the call costs.
+            proceed = functools.partial(_judged, proceed, self._judge)
+        for policy in reversed(self.policies):
+            proceed = functools.partial(policy.around, proceed)
+        return proceed
+
+    def _walk(self) -> Iterator[Policy[Any]]:
+        for policy in self.policies:
+            yield policy
+            if isinstance(policy, Pipeline):
+                yield from policy._walk()
+
+    def accept(self, spelling: Spelling) -> None:
+        for policy in self.policies:
+            policy.accept(spelling)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Have `listener(event)` called for everything its policies do.
+
+        A policy that stands in other pipelines too tells of their calls as
+        well.
+        """
+        endings = [policy.subscribe(listener) for policy in self.policies]
+
+        def unsubscribe() -> None:
+            for end in endings:
+                end()
+
+        return unsubscribe
+
+    def reset(self) -> None:
+        """Reset every policy."""
+        for policy in self.policies:
+            policy.reset()
+
+    def fresh(self) -> bool:
+        return all(policy.fresh() for policy in self.policies)
+
+    def contains(self, other: Policy[Any]) -> bool:
+        return other is self or any(one.contains(other) for one in self.policies)
+
+
+async def _judged(proceed: Proceed, judge: Judge | None, call: Call) -> Outcome:
+    """Proceed, and judge what came of it by the pipeline's ``classify``."""
+    outcome = await proceed(call)
+    if judge is not None:
+        outcome.verdict = judge(outcome)
+    return outcome
+
+
+def _defeats(policies: list[Policy[Any]]) -> Iterator[str]:
+    """Yield what is self-defeating in an order, outermost first."""
+    for place, outer in enumerate(policies):
+        for inner in policies[place + 1 :]:
+            if isinstance(inner, Retry):
+                if isinstance(outer, Bulkhead):
+                    yield (
+                        f"{outer!r} stands outside {inner!r}: its slot is held"
+                        " while the retry waits; list it after the Retry"
+                    )
+                if isinstance(outer, Retry) and not outer.nested:
+                    yield (
+                        f"{inner!r} stands inside {outer!r}, and what it gives up"
+                        " on is not retried again; keep one of them"
+                    )
+            if isinstance(outer, Retry) and isinstance(inner, Fallback):
+                yield (
+                    f"{inner!r} stands inside {outer!r}, which will never see a"
+                    " failure; list it before the Retry"
+                )
+            if isinstance(outer, Timeout) and isinstance(inner, Timeout):
+                if None not in (outer.seconds, inner.seconds) and (
+                    outer.seconds <= inner.seconds  # type: ignore[operator]
+                ):
+                    yield (
+                        f"{inner!r} stands inside {outer!r} and can never be"
+                        " reached; the outer one has to be the longer"
+                    )
+
+
+_HERE = os.path.dirname(__file__)
+
+
+def _warn_of(defeats: Iterator[str]) -> None:
+    for text in defeats:
+        level, frame = 1, sys._getframe()
+        while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+            frame = frame.f_back
+            level += 1
+        warnings.warn(text, ResilientWarning, stacklevel=level)

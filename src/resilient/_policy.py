@@ -1,0 +1,392 @@
+"""What a policy is, and what its author implements.
+
+Implement `around`, an ordinary coroutine that awaits ``proceed(call)`` as
+often as it likes and returns an `Outcome`. It waits through ``call.runtime``
+only, so that it works in every colour. Policies that only decide who may pass
+have it written for them: see `AdmissionPolicy`.
+
+Rules that every policy keeps:
+
+* An `Exception` is never raised through a policy: it travels in an `Outcome`.
+  What is raised – cancellation, KeyboardInterrupt, GeneratorExit, a bug in a
+  predicate – is unwinding: give permits back, decide nothing, await nothing.
+* Nothing of one call is stored on the policy. Locks are held for machine
+  calls alone; events are sent after they are released.
+* Each constructor parameter is kept in an attribute of the same name: `repr`
+  and `with_` are read off the signature.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, TypeAlias
+
+from resilient._blocks import Attempts, Guard, unrepeatable
+from resilient._call import Call, Outcome
+from resilient._edge import (
+    Proceed,
+    async_edge,
+    colour_of,
+    name_of,
+    sync_edge,
+)
+from resilient._events import Listener
+from resilient._generators import async_generator_edge, generator_edge
+
+if TYPE_CHECKING:
+    from typing import ParamSpec, Self, overload
+
+    from typing_extensions import Never, TypeVar
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+    F = TypeVar("F", covariant=True, default=Never)
+else:
+    from typing import TypeVar
+
+    F = TypeVar("F", covariant=True)
+
+    def overload(function):
+        return None
+
+
+Spelling: TypeAlias = Literal[
+    "sync", "async", "generator", "async generator", "guard", "attempts"
+]
+
+_EDGES: dict[str, Callable[[Policy[Any], Callable[..., Any]], Callable[..., Any]]] = {
+    "sync": sync_edge,
+    "async": async_edge,
+    "generator": generator_edge,
+    "async generator": async_generator_edge,
+}
+
+
+class Policy(Generic[F]):
+    """Something that stands around calls and makes them resilient.
+
+    ``F`` is what the policy adds to the return type of the functions it
+    protects: the type of a `Fallback`'s value, else `Never`.
+
+    One policy may protect many functions, from many threads and event loops:
+    they share its state. It is used in five spellings:
+
+    * ``@policy`` on a function, method, generator, partial or callable object;
+    * ``policy.call(fn, …)`` and ``await policy.acall(fn, …)``;
+    * ``with policy.guard(): …``, where the block need not run twice;
+    * ``for attempt in policy.attempts(): …``, where it may have to.
+    """
+
+    __slots__ = ("__weakref__", "_accepted", "_listeners", "_name")
+
+    reruns: ClassVar[bool] | bool = False
+    """Whether it may call `proceed` more than once."""
+
+    replaces: ClassVar[bool] | bool = False
+    """Whether it may answer in the function's place."""
+
+    def __init__(self, name: str | None = None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"`name` must be a string, got {name!r}")
+        self._name = name
+        self._listeners: tuple[Listener, ...] = ()
+        self._accepted: tuple[Spelling, ...] = ()
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        """Stand around one call.
+
+        Args:
+            proceed: What is inside: ``await proceed(call)`` returns an
+                `Outcome` and never raises an `Exception`.
+            call: The call. Whoever narrows its ``deadline`` restores it.
+
+        Returns:
+            The outcome: the inner one, or one of the policy's own.
+        """
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget everything learnt: as new. Calls under way go on."""
+
+    def fresh(self) -> bool:
+        """Whether it is as good as new: `PerKey` drops such policies first."""
+        return True
+
+    def contains(self, other: Policy[Any]) -> bool:
+        """Whether `other` is this policy, or one inside it."""
+        return other is self
+
+    # -- Names and copies
+
+    @property
+    def name(self) -> str | None:
+        """Its name; without one, that of the function it first decorated."""
+        return self._name
+
+    @property
+    def label(self) -> str:
+        """The name where there is one, else the kind of policy."""
+        return self._name or type(self).__name__
+
+    def name_in(self, call: Call) -> str:
+        """Return what to call this policy in an error of `call`."""
+        return self._name or call.name
+
+    def with_(self, **changes: Any) -> Self:
+        """Return a copy with other arguments and fresh state.
+
+        Args:
+            **changes: Constructor arguments by name.
+
+        Raises:
+            TypeError: The constructor has no such argument.
+        """
+        positional, keywords = self._arguments()
+        spread = self._spread()
+        if spread is not None:
+            positional = changes.pop(spread, positional)
+        return type(self)(*positional, **{**keywords, **changes})
+
+    def __repr__(self) -> str:
+        positional, keywords = self._arguments()
+        words = [_spell(value) for value in positional]
+        for key, parameter in _parameters(type(self)).items():
+            if key in keywords and not _same(keywords[key], parameter.default):
+                value = _spell(keywords[key])
+                bare = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+                words.append(value if bare else f"{key}={value}")
+        return f"{type(self).__name__}({', '.join(words)})"
+
+    def _arguments(self) -> tuple[Iterable[Any], dict[str, Any]]:
+        keywords = {
+            key: self._name if key == "name" else getattr(self, key)
+            for key in _parameters(type(self))
+        }
+        spread = self._spread()
+        return (() if spread is None else keywords.pop(spread)), keywords
+
+    def _spread(self) -> str | None:
+        for key, parameter in _parameters(type(self)).items():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                return key
+        return None
+
+    # -- Events
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Have `listener(event)` called for everything this policy does.
+
+        It is called in the thread or task of the call, after the fact and
+        outside every lock. What it raises is logged and changes nothing.
+
+        Returns:
+            A function that ends the subscription; calling it again is fine.
+
+        Raises:
+            TypeError: `listener` is not callable.
+        """
+        if not callable(listener):
+            raise TypeError(f"`listener` must be callable, got {listener!r}")
+        self._listeners = (*self._listeners, listener)
+
+        def unsubscribe() -> None:
+            rest = list(self._listeners)
+            if listener in rest:
+                rest.remove(listener)
+                self._listeners = tuple(rest)
+
+        return unsubscribe
+
+    # -- The five spellings
+
+    def accept(self, spelling: Spelling) -> None:
+        """Refuse a spelling in which this policy has no meaning.
+
+        Raises:
+            TypeError: It has none; the text says which to use.
+        """
+        if spelling == "guard" and (self.reruns or self.replaces):
+            raise unrepeatable(self, "guard")
+        if spelling in ("attempts", "generator", "async generator") and self.replaces:
+            raise TypeError(
+                f"{self!r} may answer in the place of its function, which has"
+                f" no meaning for {_WHAT[spelling]}"
+            )
+
+    def _accept(self, spelling: Spelling) -> None:
+        if spelling not in self._accepted:
+            self.accept(spelling)
+            self._accepted = (*self._accepted, spelling)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(
+            self, fn: Callable[P, Coroutine[Any, Any, T]], /
+        ) -> Callable[P, Coroutine[Any, Any, T | F]]: ...
+        @overload
+        def __call__(self, fn: Callable[P, T], /) -> Callable[P, T | F]: ...
+
+    def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
+        """Decorate a function.
+
+        Args:
+            fn: A plain function, coroutine function, generator, async
+                generator, method, `functools.partial` or callable object.
+
+        Returns:
+            A function of the same signature.
+
+        Raises:
+            TypeError: It cannot be protected as written; see `accept`.
+        """
+        if isinstance(fn, (classmethod, staticmethod)):
+            kind = type(fn).__name__
+            raise TypeError(
+                f"a {kind} object cannot be decorated by a policy: put"
+                f" @{kind} above the policy, not below"
+            )
+        if isinstance(fn, type) or not callable(fn):
+            raise TypeError(
+                f"a policy decorates functions, got {_spell(fn)}; a class is"
+                " protected method by method"
+            )
+        colour = colour_of(fn)
+        self._accept(colour)
+        if self._name is None:
+            self._name = name_of(fn)
+        wrapper = _EDGES[colour](self, fn)
+        # NB: the attributes of a callable object or partial are not the
+        # function's own.
+        own = ("__dict__",) if inspect.isfunction(fn) else ()
+        return functools.update_wrapper(wrapper, fn, updated=own)
+
+    def call(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T | F:
+        """Call a plain function under this policy.
+
+        Raises:
+            TypeError: `fn` is a coroutine function or a generator.
+        """
+        __tracebackhide__ = True
+        colour = colour_of(fn)
+        if colour != "sync":
+            hint = "acall" if colour == "async" else "the decorator"
+            raise TypeError(
+                f"`call` takes plain functions, {_spell(fn)} is {colour}: use {hint}"
+            )
+        self._accept("sync")
+        try:
+            return sync_edge(self, fn)(*args, **kwargs)  # type: ignore[no-any-return]
+        except BaseException as error:
+            _forget_frame(error)
+            raise
+
+    async def acall(
+        self,
+        fn: Callable[P, Coroutine[Any, Any, T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T | F:
+        """Call a coroutine function under this policy.
+
+        Raises:
+            TypeError: `fn` is a plain function or a generator.
+        """
+        __tracebackhide__ = True
+        colour = colour_of(fn)
+        if colour != "async":
+            hint = "call" if colour == "sync" else "the decorator"
+            raise TypeError(
+                f"`acall` takes coroutine functions, {_spell(fn)} is {colour}:"
+                f" use {hint}"
+            )
+        self._accept("async")
+        try:
+            return await async_edge(self, fn)(*args, **kwargs)  # type: ignore[no-any-return]
+        except BaseException as error:
+            _forget_frame(error)
+            raise
+
+    def guard(self, *, key: Any = None) -> Guard:
+        """Return a context manager, sync and async, that protects one block.
+
+        Args:
+            key: The call's key, for `PerKey`.
+
+        Raises:
+            TypeError: This policy may have to run the block again, or answer
+                in its place.
+        """
+        self._accept("guard")
+        return Guard(self, key)
+
+    def attempts(self, *, key: Any = None) -> Attempts:
+        """Return an iterator, sync and async, over attempts at one block.
+
+        Args:
+            key: The call's key, for `PerKey`.
+
+        Raises:
+            TypeError: This policy may answer in the block's place.
+        """
+        self._accept("attempts")
+        return Attempts(self, key)
+
+    def __enter__(self) -> NoReturn:
+        # A shared object would have to keep one call's state: a sync
+        # dependency of a web framework loses its slot that way.
+        raise TypeError(
+            f"{self.label!r} is shared and cannot be entered itself: use"
+            " `with policy.guard():`, an object for each block"
+        )
+
+    def __exit__(self, *exc: object) -> NoReturn:
+        raise NotImplementedError  # pragma: no cover - __enter__ refused
+
+    async def __aenter__(self) -> NoReturn:
+        self.__enter__()
+
+    async def __aexit__(self, *exc: object) -> NoReturn:
+        raise NotImplementedError  # pragma: no cover - __aenter__ refused
+
+
+_WHAT = {
+    "attempts": "a block: use a function",
+    "generator": "a generator, whose items the consumer has seen",
+    "async generator": "a generator, whose items the consumer has seen",
+}
+
+
+def _forget_frame(error: BaseException) -> None:
+    """Take the frame that is catching `error` off its traceback.
+
+    NB: a bare ``raise`` afterwards does not put it back, so that `call` and
+    `acall` show as many frames as a decorated function does: one.
+    """
+    trace = error.__traceback__
+    if trace is not None:  # pragma: no branch - it was raised
+        error.__traceback__ = trace.tb_next
+
+
+def _parameters(kind: type[Policy[Any]]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(kind).parameters
+    return dict(parameters)
+
+
+def _spell(value: object) -> str:
+    """Spell an argument as the code that made it would."""
+    if inspect.isfunction(value) or inspect.ismethod(value) or isinstance(value, type):
+        return value.__qualname__.rpartition("<locals>.")[2]
+    if isinstance(value, tuple):
+        inner = ", ".join(_spell(one) for one in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    return repr(value)
+
+
+def _same(value: object, default: object) -> bool:
+    return value is default or (type(value) is type(default) and value == default)

@@ -1,0 +1,113 @@
+"""Runtimes: the only code that waits.
+
+Three of them – asyncio, trio, sync – offer the same verbs, so that a policy is
+written once, as a coroutine. In the sync runtime no verb ever suspends: the
+same coroutine runs to its end under plain ``send(None)``.
+
+======== ==================================================================
+sleep    let time pass
+waiter   make something that another task or thread can wake
+park     wait until it is woken, or until a moment
+limit    interrupt what runs in this task after so many seconds
+place    tell which task or thread this is
+======== ==================================================================
+
+asyncio and trio are imported when one of them is seen running, never before.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from resilient._call import Call
+
+
+class Waiter(Protocol):
+    """Something to wait on, in one task or thread, that any other can wake."""
+
+    def wake(self) -> bool:
+        """Wake it, from any thread; a wake before the wait is not lost.
+
+        Returns:
+            False if nobody will ever wait there again: its loop is gone.
+        """
+        ...
+
+
+class TimeLimit(Protocol):
+    """A limit in force. `leave` must be called once, in every way out."""
+
+    def leave(self, error: BaseException | None) -> bool:
+        """End the limit.
+
+        Args:
+            error: What unwinds through it, None on an ordinary end.
+
+        Returns:
+            Whether this limit interrupted what ran inside, and nobody else
+            did: then `error` has been dealt with. False: let it go on.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """The verbs; see the module's table."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Let `seconds` (>= 0) pass; 0 still lets others run."""
+        ...
+
+    def waiter(self, call: Call) -> Waiter: ...
+
+    async def park(self, waiter: Any, until: float | None) -> bool:
+        """Wait for `waiter`; return whether it was woken in time."""
+        ...
+
+    def limit(self, call: Call, shelf: dict[Any, Any], seconds: float) -> TimeLimit:
+        """Interrupt this task in `seconds`, unless `leave` comes first.
+
+        Args:
+            call: The call that is limited.
+            shelf: A dictionary that the policy keeps for its limits: the
+                runtime stores there what calls of one duration share.
+            seconds: The same number for one shelf, always.
+        """
+        ...
+
+    def place(self) -> object:
+        """Return the current task or thread: compared by identity."""
+        ...
+
+
+def current_runtime(call: Call) -> Runtime:
+    """Find the async library that runs this task, and note the task.
+
+    Raises:
+        RuntimeError: Neither asyncio nor trio runs here.
+    """
+    # NB: asyncio first, because it answers fastest; trio's guest mode runs on
+    # an asyncio loop, but outside any asyncio task.
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None:
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            task = None
+        if task is not None:
+            from resilient._runtimes.asyncio import ASYNCIO
+
+            call.task = task
+            return ASYNCIO
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        from resilient._runtimes.trio import TRIO
+
+        return TRIO
+    raise RuntimeError(
+        "no task of asyncio or trio runs here: an async call needs one of them"
+    )

@@ -1,0 +1,193 @@
+"""The asyncio runtime.
+
+Limits in time are the part that matters. `asyncio.timeout` pushes a timer on
+the loop's heap and cancels it again, for every call. Calls of the same
+duration, though, expire in the order they started, so an insertion-ordered
+dict and one armed timer serve all of them: entering and leaving a limit are
+two dictionary operations.
+
+A limit that is reached cancels its task one loop iteration later: an answer
+that arrived in the same iteration wakes its task first, and wins.
+(`asyncio.timeout` cancels at once and throws that answer away.)
+
+Source: hashed timing wheels without the wheel; Varghese and Lauck, 1987.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal
+
+from resilient import _clock
+
+if TYPE_CHECKING:
+    from resilient._call import Call
+
+
+class AsyncioRuntime:
+    """See `resilient._runtimes`."""
+
+    __slots__ = ()
+    name: Literal["asyncio"] = "asyncio"
+
+    async def sleep(self, seconds: float) -> None:
+        if _clock.skip is not None:
+            _clock.skip(seconds)
+            seconds = 0
+        await asyncio.sleep(seconds)
+
+    def waiter(self, call: Call) -> AsyncioWaiter:
+        return AsyncioWaiter(asyncio.get_running_loop())
+
+    async def park(self, waiter: AsyncioWaiter, until: float | None) -> bool:
+        if waiter.woken:
+            waiter.woken = False
+            return True
+        loop = waiter.loop
+        waiter.future = future = loop.create_future()
+        timer = None
+        if until is not None:
+            timer = loop.call_later(max(0.0, until - _clock.now()), _expire, future)
+        try:
+            woken: bool = await future
+        finally:
+            waiter.future = None
+            if timer is not None:
+                timer.cancel()
+        return woken
+
+    def limit(
+        self, call: Call, shelf: dict[Any, Any], seconds: float
+    ) -> AsyncioLimit:
+        task: asyncio.Task[Any] = call.task
+        if task is None:
+            task = call.task = _this_task()
+        loop = task.get_loop()
+        queue: _Deadlines | None = shelf.get(loop)
+        if queue is None:
+            queue = _add_queue(shelf, loop, seconds)
+        return AsyncioLimit(task, queue)
+
+    def place(self) -> object:
+        return asyncio.current_task()
+
+
+class AsyncioWaiter:
+    """A future that is made anew for each wait, and a flag for early wakes.
+
+    Both belong to the loop's thread; `wake` goes there.
+    """
+
+    __slots__ = ("future", "loop", "woken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[bool] | None = None
+        self.woken = False
+
+    def wake(self) -> bool:
+        if asyncio._get_running_loop() is self.loop:
+            self._wake()
+            return True
+        try:
+            self.loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            # The loop is closed, and with it whoever waited there.
+            return False
+        return True
+
+    def _wake(self) -> None:
+        if self.future is None or self.future.done():
+            self.woken = True
+        else:
+            self.future.set_result(True)
+
+
+def _expire(future: asyncio.Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)
+
+
+class AsyncioLimit:
+    """One limited stretch of one task: an entry of its queue."""
+
+    __slots__ = ("cancelling", "deadline", "delivered", "queue", "task")
+
+    def __init__(self, task: asyncio.Task[Any], queue: _Deadlines) -> None:
+        self.task = task
+        self.queue = queue
+        self.delivered = False
+        # NB: on 3.11 and 3.12 the count can stay at 1 after a failed TaskGroup,
+        # so what matters is how it differs at the end.
+        self.cancelling = task.cancelling()
+        self.deadline = deadline = _clock.now() + queue.seconds
+        queue.entries[self] = None
+        if queue.timer is None:
+            queue.arm(deadline)
+
+    def leave(self, error: BaseException | None) -> bool:
+        # NB: by key: a deque would keep dead entries behind one long call.
+        self.queue.entries.pop(self, None)
+        if not self.delivered:
+            return False
+        others = self.task.uncancel() > self.cancelling
+        if error is None or isinstance(error, Exception):
+            return True
+        # A cancellation is ours unless somebody else asked for one as well;
+        # KeyboardInterrupt and its like never are.
+        return isinstance(error, asyncio.CancelledError) and not others
+
+    def deliver(self) -> None:
+        if self in self.queue.entries:
+            del self.queue.entries[self]
+            self.delivered = True
+            self.task.cancel()
+
+
+class _Deadlines:
+    """The limits of one duration on one loop, first to expire first."""
+
+    __slots__ = ("entries", "loop", "seconds", "timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self.loop = loop
+        self.seconds = seconds
+        self.entries: dict[AsyncioLimit, None] = {}
+        self.timer: asyncio.TimerHandle | None = None
+
+    def arm(self, deadline: float) -> None:
+        delay = max(0.0, deadline - _clock.now())
+        self.timer = self.loop.call_later(delay, self.expire)
+
+    def expire(self) -> None:
+        self.timer = None
+        now = _clock.now()
+        for entry in self.entries:
+            if entry.deadline > now:
+                # NB: also where the loop's clock is coarser than ours (uvloop)
+                # and the timer came a little early.
+                self.arm(entry.deadline)
+                break
+            self.loop.call_soon(entry.deliver)
+
+
+def _add_queue(
+    shelf: dict[Any, Any], loop: asyncio.AbstractEventLoop, seconds: float
+) -> _Deadlines:
+    # Closed loops are let go of here. Two threads may do this at once: each
+    # step is atomic, and the keys are the threads' own loops.
+    for other in tuple(shelf):
+        if other.is_closed():
+            shelf.pop(other, None)
+    queue = shelf[loop] = _Deadlines(loop, seconds)
+    return queue
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a timeout needs a task to interrupt, and none runs here")
+    return task
+
+
+ASYNCIO = AsyncioRuntime()

@@ -1,0 +1,110 @@
+"""The sync runtime: verbs that block the calling thread and never suspend."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+from resilient import _clock
+from resilient._errors import ResilientWarning
+
+if TYPE_CHECKING:
+    from resilient._call import Call
+
+
+class SyncRuntime:
+    """See `resilient._runtimes`."""
+
+    __slots__ = ()
+    name: Literal["sync"] = "sync"
+
+    async def sleep(self, seconds: float) -> None:
+        if _clock.skip is not None:
+            _clock.skip(seconds)
+        elif seconds > 0:
+            if _loop_runs_here():
+                _warn_once()
+            _clock.sleep(seconds)
+
+    def waiter(self, call: Call) -> SyncWaiter:
+        """Make a waiter for this thread.
+
+        Raises:
+            RuntimeError: The thread runs an event loop: whoever could wake it
+                may need that very loop, so waiting could never end.
+        """
+        if _loop_runs_here():
+            raise RuntimeError(
+                f"{call.name!r} would have to wait on a thread that runs an"
+                " event loop, which could never end: call it through `acall`,"
+                " or from a worker thread"
+            )
+        return SyncWaiter()
+
+    async def park(self, waiter: SyncWaiter, until: float | None) -> bool:
+        timeout = None if until is None else max(0.0, until - _clock.now())
+        return _clock.wait(waiter.gate, timeout)
+
+    def limit(
+        self, call: Call, shelf: dict[Any, Any], seconds: float
+    ) -> UnenforceableLimit:
+        return UNENFORCEABLE
+
+    def place(self) -> int:
+        return threading.get_ident()
+
+
+class SyncWaiter:
+    """A one-shot gate: a lock that is held until somebody wakes the waiter."""
+
+    __slots__ = ("gate",)
+
+    def __init__(self) -> None:
+        self.gate = threading.Lock()
+        self.gate.acquire()
+
+    def wake(self) -> bool:
+        try:
+            self.gate.release()
+        except RuntimeError:
+            # It is open already: two wakes before one wait are one.
+            pass
+        return True
+
+
+class UnenforceableLimit:
+    """Synchronous code cannot be interrupted: the limit is a deadline only."""
+
+    __slots__ = ()
+
+    def leave(self, error: BaseException | None) -> bool:
+        return False
+
+
+def _loop_runs_here() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return True
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_run())
+
+
+_warned = False
+
+
+def _warn_once() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            "a synchronous call sleeps on a thread that runs an event loop, and"
+            " stops every task of it; use the async spelling there (said once)",
+            ResilientWarning,
+            stacklevel=2,
+        )
+
+
+SYNC = SyncRuntime()
+UNENFORCEABLE = UnenforceableLimit()

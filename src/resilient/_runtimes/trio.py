@@ -1,0 +1,115 @@
+"""The trio runtime; this module is imported when trio is seen running.
+
+Limits are trio's own cancel scopes. One difference to asyncio remains: trio
+does not say whether a cancellation was ever delivered, so a value that comes
+back after the scope was cancelled is taken as an answer that had already
+arrived when it comes within `SAME_TICK`, and as a swallowed cancellation
+later.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import trio
+
+from resilient import _clock
+
+if TYPE_CHECKING:
+    from resilient._call import Call
+
+SAME_TICK = 0.005
+"""Seconds: longer than a scheduler pass, shorter than any cleanup with I/O."""
+
+
+class TrioRuntime:
+    """See `resilient._runtimes`."""
+
+    __slots__ = ()
+    name: Literal["trio"] = "trio"
+
+    async def sleep(self, seconds: float) -> None:
+        if _clock.skip is not None:
+            _clock.skip(seconds)
+            seconds = 0
+        await trio.sleep(seconds)
+
+    def waiter(self, call: Call) -> TrioWaiter:
+        return TrioWaiter()
+
+    async def park(self, waiter: TrioWaiter, until: float | None) -> bool:
+        seconds = math.inf if until is None else max(0.0, until - _clock.now())
+        with trio.move_on_after(seconds):
+            await waiter.event.wait()
+        # NB: woken and out of time at once is woken: what was granted with the
+        # wake is held already.
+        woken = waiter.event.is_set()
+        waiter.event = trio.Event()
+        return woken
+
+    def limit(self, call: Call, shelf: dict[Any, Any], seconds: float) -> TrioLimit:
+        return TrioLimit(seconds)
+
+    def place(self) -> object:
+        return trio.lowlevel.current_task()
+
+
+class TrioWaiter:
+    """An event that is made anew for each wait."""
+
+    __slots__ = ("event", "token")
+
+    def __init__(self) -> None:
+        self.token = trio.lowlevel.current_trio_token()
+        self.event = trio.Event()
+
+    def wake(self) -> bool:
+        if trio.lowlevel.in_trio_run():
+            if trio.lowlevel.current_trio_token() is self.token:
+                self._wake()
+                return True
+        try:
+            self.token.run_sync_soon(self._wake)
+        except trio.RunFinishedError:
+            return False
+        return True
+
+    def _wake(self) -> None:
+        self.event.set()
+
+
+class TrioLimit:
+    """A cancel scope that is entered and left by hand."""
+
+    __slots__ = ("deadline", "scope")
+
+    def __init__(self, seconds: float) -> None:
+        self.deadline = trio.current_time() + seconds
+        self.scope = trio.CancelScope(deadline=self.deadline)
+        self.scope.__enter__()
+
+    def leave(self, error: BaseException | None) -> bool:
+        scope = self.scope
+        # NB: `cancel_called` compares the deadline with the clock when it is
+        # read; without one it says what the scheduler has really done.
+        scope.deadline = math.inf
+        called = scope.cancel_called
+        if error is None:
+            scope.__exit__(None, None, None)
+            return called and trio.current_time() - self.deadline > SAME_TICK
+        if not isinstance(error, BaseExceptionGroup):
+            caught = scope.__exit__(type(error), error, error.__traceback__)
+            return bool(caught)
+        try:
+            caught = scope.__exit__(type(error), error, error.__traceback__)
+        except BaseExceptionGroup as rest:
+            # The scope took its own cancellations out of the group. What is
+            # left may be an outer cancellation, or KeyboardInterrupt.
+            if isinstance(rest, Exception):
+                return called
+            raise
+        return bool(caught)
+
+
+TRIO = TrioRuntime()

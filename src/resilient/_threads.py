@@ -1,0 +1,122 @@
+"""Threads that a caller may stop waiting for.
+
+A thread cannot be killed. `Crew` runs each function in a daemon thread of its
+own; a caller that has waited long enough leaves, and the thread keeps its
+place in the crew, and every permit in `Stint.held`, until it ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from typing import Any
+
+from resilient import _clock
+from resilient._call import Held, Outcome
+from resilient._edge import failed, refuse_awaitable
+
+
+class Crew:
+    """At most `size` threads at once, abandoned ones included."""
+
+    __slots__ = ("_lock", "_size", "abandoned", "running")
+
+    def __init__(self, size: int) -> None:
+        self._lock = threading.Lock()
+        self._size = size
+        self.running = 0
+        self.abandoned = 0
+
+    def begin(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Stint | None:
+        """Run ``fn(*args, **kwargs)`` in a thread; None: all are taken."""
+        with self._lock:
+            if self.running >= self._size:
+                return None
+            self.running += 1
+        stint = Stint(self, name)
+        context = copy_context()
+        try:
+            _clock.start_thread(
+                lambda: context.run(stint.run, fn, args, kwargs), f"resilient {name}"
+            )
+        except BaseException:
+            # The system has no thread left to give.
+            with self._lock:
+                self.running -= 1
+            raise
+        return stint
+
+
+class Stint:
+    """One function in its thread, and what came of it."""
+
+    __slots__ = ("_crew", "_gate", "_left", "_name", "_outcome", "_unwinding", "held")
+
+    def __init__(self, crew: Crew, name: str) -> None:
+        self._crew = crew
+        self._name = name
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._left = False
+        self._outcome: Outcome | None = None
+        self._unwinding: BaseException | None = None
+        self.held = Held()
+
+    def run(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Run the function; called in the thread."""
+        try:
+            value = fn(*args, **kwargs)
+            if hasattr(value, "__await__"):
+                self._unwinding = refuse_awaitable(self._name, value)
+            else:
+                self._outcome = Outcome(value)
+        except Exception as error:
+            self._outcome = failed(error)
+        except BaseException as unwinding:
+            self._unwinding = unwinding
+        crew = self._crew
+        with crew._lock:
+            crew.running -= 1
+            if self._left:
+                crew.abandoned -= 1
+                self._outcome = self._unwinding = None
+            self._gate.release()
+        self.held.end(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end; return False, and leave, if it takes too long."""
+        try:
+            if _clock.wait(self._gate, max(0.0, seconds)):
+                return True
+        except BaseException:
+            self._leave()
+            raise
+        return not self._leave()
+
+    def _leave(self) -> bool:
+        with self._crew._lock:
+            if self._gate.locked():
+                self._left = True
+                self._crew.abandoned += 1
+            return self._left
+
+    def result(self) -> Outcome:
+        """Take what came of it; raise what was no `Exception`."""
+        outcome, self._outcome = self._outcome, None
+        unwinding, self._unwinding = self._unwinding, None
+        try:
+            if unwinding is not None:
+                raise unwinding
+        finally:
+            del unwinding
+        assert outcome is not None
+        return outcome

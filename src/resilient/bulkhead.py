@@ -1,0 +1,190 @@
+"""Bulkhead: so many calls at once, so that one dependency cannot take all."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Literal
+
+from resilient import _clock
+from resilient._admission import Admission, AdmissionPolicy, Wait
+from resilient._arguments import count, number
+from resilient._arguments import seconds as seconds_argument
+from resilient._call import Call, Outcome
+from resilient._errors import BulkheadFullError
+from resilient._machines.slots import Slots
+from resilient._runtimes import Waiter
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from typing import Self
+
+
+class _Ticket(Wait):
+    """A call in line."""
+
+    __slots__ = ("began", "granted")
+
+    def __init__(self, waiter: Waiter, began: float, until: float | None) -> None:
+        super().__init__(waiter, until)
+        self.began = began
+        self.granted = False
+
+
+class Bulkhead(AdmissionPolicy):
+    """Let at most so many calls run at once, and few or none wait.
+
+    A call that finds no slot waits in line if there is room, else it is
+    rejected at once. A queue hides overload from everybody who could react to
+    it: the default is none, and a good one is at most half the slots.
+
+    The slot of a generator is held until it ends or is closed. A call made
+    from inside a call that holds the last slot is rejected when it would
+    otherwise wait for itself without end.
+
+    Args:
+        max_concurrency: Calls that may run at once.
+        max_queue: Calls that may wait in line.
+        max_wait: Seconds that each may wait; None: until its deadline.
+        order: "fifo", or "lifo": newest first, for queues whose oldest callers
+            have given up anyway.
+        name: Name in errors and events.
+
+    Raises:
+        BulkheadFullError: No slot, and no place in line or no time left.
+
+    Source: M. Nygard, *Release It!*, "Bulkheads"; Little's law.
+    """
+
+    __slots__ = ("_lock", "_slots", "max_queue", "max_wait", "order")
+
+    def __init__(
+        self,
+        max_concurrency: int,
+        *,
+        max_queue: int = 0,
+        max_wait: float | timedelta | None = None,
+        order: Literal["fifo", "lifo"] = "fifo",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        limit = count("max_concurrency", max_concurrency, minimum=1)
+        self.max_queue = count("max_queue", max_queue, minimum=0)
+        self.max_wait = (
+            None if max_wait is None else seconds_argument("max_wait", max_wait)
+        )
+        if order not in ("fifo", "lifo"):
+            raise ValueError(f'`order` must be "fifo" or "lifo", got {order!r}')
+        self.order = order
+        self._lock = threading.Lock()
+        self._slots = Slots(limit, self.max_queue, lifo=order == "lifo")
+
+    @classmethod
+    def for_load(
+        cls, rate: float, latency: float | timedelta, *, name: str | None = None
+    ) -> Self:
+        """Size a bulkhead for a known load.
+
+        By Little's law L = rate × latency calls run on average; L + 3√L slots
+        are enough for all but about one in a thousand moments of a Poisson
+        arrival process.
+
+        Args:
+            rate: Calls per second.
+            latency: Mean seconds a call takes.
+            name: Name in errors and events.
+        """
+        load = number("rate", rate, minimum=0, exclusive=True) * seconds_argument(
+            "latency", latency, zero=False
+        )
+        return cls(max(1, math.ceil(load + 3 * math.sqrt(load))), name=name)
+
+    @property
+    def max_concurrency(self) -> int:
+        """Slots there are."""
+        return self._slots.limit
+
+    @property
+    def in_use(self) -> int:
+        """Calls that run now, those granted a slot but not yet awake included."""
+        return self._slots.in_use
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait now."""
+        return self._slots.queued
+
+    def resize(self, max_concurrency: int) -> None:
+        """Change the number of slots, live.
+
+        Growing wakes waiters at once. Shrinking interrupts nobody: slots are
+        not given out again until few enough are in use.
+        """
+        limit = count("max_concurrency", max_concurrency, minimum=1)
+        with self._lock:
+            granted = self._slots.resize(limit)
+        self._wake(granted)
+
+    def fresh(self) -> bool:
+        return self._slots.in_use == 0
+
+    def admit(self, call: Call) -> Admission:
+        with self._lock:
+            if self._slots.take():
+                return True
+        if self.max_queue == 0 or self.max_wait == 0:
+            return self._full(call, 0.0)
+        now = _clock.now()
+        until = None if self.max_wait is None else now + self.max_wait
+        if call.deadline is not None and (until is None or call.deadline < until):
+            until = call.deadline
+        if until is None and self._waits_for_itself(call):
+            return self._full(call, 0.0)
+        ticket = _Ticket(call.runtime.waiter(call), now, until)
+        with self._lock:
+            if self._slots.take():
+                return True
+            if self._slots.join(ticket):
+                return ticket
+        return self._full(call, 0.0)
+
+    def readmit(self, wait: _Ticket, call: Call) -> Admission:
+        now = _clock.now()
+        with self._lock:
+            if wait.granted:
+                return True
+            if wait.until is None or now < wait.until:
+                return wait
+            self._slots.leave(wait)
+        return self._full(call, now - wait.began)
+
+    def withdraw(self, wait: _Ticket) -> None:
+        with self._lock:
+            granted = self._slots.leave(wait)
+        self._wake(granted)
+
+    def settle(self, permit: object, outcome: Outcome | None) -> None:
+        with self._lock:
+            granted = self._slots.release()
+        if granted:
+            self._wake(granted)
+
+    def _wake(self, granted: list[_Ticket]) -> None:
+        for ticket in granted:
+            if not ticket.waiter.wake():
+                # Its event loop is gone: the slot goes to the next.
+                self.withdraw(ticket)
+
+    def _full(self, call: Call, waited: float) -> BulkheadFullError:
+        slots = self._slots
+        return BulkheadFullError(
+            self.name_in(call), None, slots.limit, slots.queued, waited
+        )
+
+    def _waits_for_itself(self, call: Call) -> bool:
+        """Whether calls around this one hold every slot."""
+        held, enclosing = 0, call.enclosing
+        while enclosing is not None:
+            held += enclosing.policy is not None and enclosing.policy.contains(self)
+            enclosing = enclosing.enclosing
+        return held >= self._slots.limit

@@ -1,0 +1,344 @@
+"""CircuitBreaker: stop calling what does not answer, and find out when it does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from resilient import _clock
+from resilient._admission import Admission, AdmissionPolicy
+from resilient._arguments import count, ratio
+from resilient._arguments import seconds as seconds_argument
+from resilient._call import Call, Condition, Judge, Outcome, Verdict, judge_by
+from resilient._errors import CircuitOpenError
+from resilient._events import (
+    CircuitChanged,
+    CircuitNoted,
+    Event,
+    Listener,
+    Outbox,
+)
+from resilient._machines.backoff import Backoff, constant, exponential
+from resilient._machines.circuit import (
+    Change,
+    Circuit,
+    CircuitState,
+    Note,
+    Refusal,
+    Statistics,
+)
+from resilient._machines.window import CountWindow, TimeWindow
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+_CLOSED = CircuitState.CLOSED
+_SUCCESS, _IGNORED = Verdict.SUCCESS, Verdict.IGNORED
+
+
+@attrs.frozen
+class calls:  # noqa: N801 - it reads as what it is: window=calls(100)
+    """A window of the last so many calls, for ``CircuitBreaker(window=…)``."""
+
+    size: int = attrs.field(converter=lambda size: count("calls", size, minimum=1))
+
+    def __repr__(self) -> str:
+        return f"calls({self.size})"
+
+
+class CircuitBreaker(AdmissionPolicy):
+    """Reject calls while what they call keeps failing.
+
+    Closed, it counts outcomes in a window. When too many failed it opens and
+    rejects everything for `open_for`. Then it is half-open: a few calls probe,
+    and their votes close it or open it again, for longer.
+
+    A call that was cancelled, or whose outcome is IGNORED, says nothing. An
+    outcome of a call that began before the last change of state is counted
+    and decides nothing. A generator is judged by its first item.
+
+    Put it inside a `Retry`, so that it sees every attempt, and give each
+    endpoint its own (`PerKey`): over a dependency with one shard of three
+    down, one breaker throws away most of what still works.
+
+    Args:
+        failure_rate: Share of failures in the window that opens the circuit,
+            once there are `minimum_calls`. None: no such rule.
+        minimum_calls: Calls in the window before rates mean anything. Default
+            20, or the count window's size if that is smaller.
+        window: Seconds, or ``calls(100)`` for the last hundred.
+        consecutive_failures: Failures in a row that open it too. For less
+            than 2 calls a second use this, 5 for example.
+        slow_call_duration: Seconds; a call that takes longer is slow.
+        slow_call_rate: Share of slow calls that opens it too.
+        open_for: Seconds that it stays open: a number, or a function of how
+            often it has opened without closing in between. Default 5 s,
+            doubling to 60 s while probes fail, ± 20 % so that a fleet does
+            not probe in step.
+        half_open_calls: Probes, and the votes that are counted.
+        probe_timeout: Seconds after which a probe that did not return counts
+            as failed. It is not interrupted.
+        on: Exception types, or a function of the outcome, that count as
+            failures here. Default: the pipeline's classification, else every
+            exception but rejections.
+        name: Name in errors and events.
+
+    Raises:
+        CircuitOpenError: The circuit is open, or its probes are taken.
+
+    Source: M. Nygard, *Release It!*, 2nd edition, 5.2; resilience4j for
+    windows and slow calls; Polly for the growing open time.
+    """
+
+    __slots__ = (
+        "_circuit",
+        "_judge",
+        "_lock",
+        "_outbox",
+        "consecutive_failures",
+        "failure_rate",
+        "half_open_calls",
+        "minimum_calls",
+        "on",
+        "open_for",
+        "probe_timeout",
+        "slow_call_duration",
+        "slow_call_rate",
+        "window",
+    )
+
+    # NB: a stream may last for hours; a probe that is one would lose its
+    # lease while it delivers.
+    holds_streams = False
+
+    def __init__(
+        self,
+        *,
+        failure_rate: float | None = 0.5,
+        minimum_calls: int | None = None,
+        window: float | timedelta | calls = 10.0,
+        consecutive_failures: int | None = None,
+        slow_call_duration: float | timedelta | None = None,
+        slow_call_rate: float | None = None,
+        open_for: float | timedelta | Backoff | Callable[[int], float] = exponential(  # noqa: B008
+            5.0, cap=60.0, jitter=0.2
+        ),
+        half_open_calls: int = 3,
+        probe_timeout: float | timedelta = 30.0,
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.window = (
+            window
+            if isinstance(window, calls)
+            else seconds_argument("window", window, zero=False)
+        )
+        most = self.window.size if isinstance(self.window, calls) else None
+        self.failure_rate = _optional_ratio("failure_rate", failure_rate)
+        self.minimum_calls = minimum_calls
+        if minimum_calls is None:
+            minimum_calls = 20 if most is None else min(20, most)
+        count("minimum_calls", minimum_calls, minimum=1)
+        if most is not None and minimum_calls > most:
+            raise ValueError(
+                f"`minimum_calls` must be <= {most}, the window's size, got"
+                f" {minimum_calls}: the circuit could never open"
+            )
+        self.consecutive_failures = (
+            None
+            if consecutive_failures is None
+            else count("consecutive_failures", consecutive_failures, minimum=1)
+        )
+        self.slow_call_duration = (
+            None
+            if slow_call_duration is None
+            else seconds_argument("slow_call_duration", slow_call_duration)
+        )
+        self.slow_call_rate = _optional_ratio("slow_call_rate", slow_call_rate)
+        if self.slow_call_rate is not None and self.slow_call_duration is None:
+            raise ValueError(
+                f"`slow_call_duration` must be given with slow_call_rate="
+                f"{slow_call_rate}, got None: no call would be slow"
+            )
+        if failure_rate is consecutive_failures is slow_call_rate is None:
+            raise ValueError(
+                "`failure_rate`, `consecutive_failures` or `slow_call_rate` must"
+                " be given, got None for each: the circuit could never open"
+            )
+        self.open_for: Backoff | Callable[[int], float] = (
+            open_for if callable(open_for) else constant(open_for)
+        )
+        self.half_open_calls = count("half_open_calls", half_open_calls, minimum=1)
+        self.probe_timeout = seconds_argument(
+            "probe_timeout", probe_timeout, zero=False, infinite=True
+        )
+        self.on = on
+        self._judge: Judge | None = judge_by("on", on)
+        self._lock = threading.Lock()
+        self._outbox: Outbox | None = None
+        self._circuit = Circuit(
+            window=TimeWindow(self.window) if most is None else CountWindow(most),
+            failure_rate=self.failure_rate,
+            minimum_calls=minimum_calls,
+            consecutive_failures=self.consecutive_failures,
+            slow_call_duration=self.slow_call_duration,
+            slow_call_rate=self.slow_call_rate,
+            half_open_calls=self.half_open_calls,
+            probe_timeout=self.probe_timeout,
+        )
+
+    # -- Calls
+
+    def admit(self, call: Call) -> Admission:
+        circuit = self._circuit
+        # NB: the era first. Read without the lock, an old era with a new
+        # "closed" is merely stale; the other way round it would be believed.
+        era = circuit.era
+        timed = self.slow_call_duration is not None
+        if circuit.state is _CLOSED:
+            return (era, _clock.now()) if timed else era
+        now = _clock.now()
+        with self._lock:
+            permit = circuit.admit(now)
+            changes = self._changes_locked()
+        if changes:
+            self._follow_up(changes)
+        if isinstance(permit, Refusal):
+            return self._rejection(permit, call)
+        return (permit, now) if timed else permit
+
+    def settle(self, permit: Any, outcome: Outcome | None) -> None:
+        failed: bool | None = None
+        try:
+            if outcome is not None:
+                judge = self._judge
+                verdict = outcome.verdict if judge is None else judge(outcome)
+                if verdict is not _IGNORED:
+                    failed = verdict is not _SUCCESS
+        finally:
+            # NB: a judge that raises is a bug that reaches the caller, after
+            # the permit has gone back.
+            now = _clock.now()
+            slow = False
+            if self.slow_call_duration is not None:
+                permit, began = permit
+                slow = now - began > self.slow_call_duration
+            with self._lock:
+                self._circuit.settle(permit, now, failed, slow)
+                changes = self._changes_locked()
+            if changes:
+                self._follow_up(changes)
+
+    def _rejection(self, refusal: Refusal, call: Call) -> CircuitOpenError:
+        trip = refusal.trip
+        name = self.name_in(call)
+        if trip is None:
+            return CircuitOpenError(name, refusal.retry_after, refusal.reason)
+        return CircuitOpenError(
+            name,
+            refusal.retry_after,
+            refusal.reason,
+            trip.culprits,
+            trip.counts.calls,
+            trip.window,
+        )
+
+    # -- Controls
+
+    @property
+    def state(self) -> CircuitState:
+        """Where the circuit stands. It leaves OPEN when the first call probes."""
+        return self._circuit.state
+
+    def statistics(self) -> Statistics:
+        """Return what the circuit knows now."""
+        with self._lock:
+            return self._circuit.statistics(_clock.now())
+
+    def reset(self) -> None:
+        """Close the circuit, with an empty window. Calls under way are stale."""
+        self._control(self._circuit.reset)
+
+    def force_open(self) -> None:
+        """Reject every call until `reset` or another control."""
+        self._control(self._circuit.force_open)
+
+    def disable(self) -> None:
+        """Let every call pass and record nothing, until another control."""
+        self._control(self._circuit.disable)
+
+    def observe(self) -> None:
+        """Let every call pass, record, and tell listeners when it would open."""
+        self._control(self._circuit.observe)
+
+    def _control(self, control: Callable[[float], None]) -> None:
+        now = _clock.now()
+        with self._lock:
+            control(now)
+            changes = self._changes_locked()
+        if changes:
+            self._follow_up(changes)
+
+    def fresh(self) -> bool:
+        known = self.statistics()
+        return known.state is _CLOSED and known.calls == 0
+
+    # -- Changes
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        if self._outbox is None:
+            self._outbox = Outbox()
+        return super().subscribe(listener)
+
+    def _changes_locked(self) -> tuple[Change | Note, ...]:
+        """Take the changes, and queue their events in the order they came."""
+        circuit = self._circuit
+        if not circuit.changes:
+            return ()
+        changes = circuit.take_changes()
+        if self._listeners and self._outbox is not None:
+            for change in changes:
+                self._outbox.put(self._event(change))
+        return changes
+
+    def _follow_up(self, changes: tuple[Change | Note, ...]) -> None:
+        """Do what follows from changes, outside the lock."""
+        for change in changes:
+            if isinstance(change, Change) and change.new is CircuitState.OPEN:
+                self._set_open_time(change)
+        if self._outbox is not None:
+            self._outbox.deliver(lambda: self._listeners)
+
+    def _set_open_time(self, change: Change) -> None:
+        try:
+            if isinstance(self.open_for, Backoff):
+                seconds = self.open_for.delay(change.openings, _clock.random)
+            else:
+                seconds = seconds_argument("open_for", self.open_for(change.openings))
+        except Exception:  # noqa: BLE001 - the circuit is open for 5 s already
+            if self._outbox is not None:
+                self._outbox.put(CircuitNoted(self.label, None, "open_for_failed"))
+            return
+        with self._lock:
+            self._circuit.set_open_time(change.era, seconds)
+
+    def _event(self, change: Change | Note) -> Event:
+        if isinstance(change, Note):
+            return CircuitNoted(self.label, None, change.what)
+        trip = change.trip
+        counts = (
+            (0, 0, 0)
+            if trip is None
+            else (trip.counts.calls, trip.counts.failures, trip.counts.slow)
+        )
+        return CircuitChanged(
+            self.label, None, change.old.value, change.new.value, change.reason, *counts
+        )
+
+
+def _optional_ratio(name: str, value: float | None) -> float | None:
+    return None if value is None else ratio(name, value)

@@ -1,0 +1,149 @@
+"""Fallback: an answer where the call has none."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar, overload
+
+from resilient._call import Call, Condition, Judge, Outcome, Verdict, judge_by
+from resilient._edge import Proceed, colour_of
+from resilient._errors import RejectedError
+from resilient._events import FallbackUsed, error_name, send
+from resilient._policy import Policy, Spelling
+
+V = TypeVar("V", covariant=True)
+_NOTHING: Any = type("_Nothing", (), {"__repr__": lambda self: "<nothing>"})()
+
+
+class Fallback(Policy[V], Generic[V]):
+    """Answer in the place of a call that failed or was not made.
+
+    Put it outermost: everything inside has then had its chance. Exactly one
+    of `value` and `function` is given.
+
+    Args:
+        value: What to answer. It is one object for all callers, so a list,
+            dict or set is refused: one caller's change would be everybody's.
+        function: ``f(error)`` or ``f(error, call)``, sync or (for async
+            calls) async. For a result that was judged a failure, `error` is
+            None. What it raises is raised, with the original as its cause.
+        on: Exception types, or a function of the outcome, to answer for.
+            Default: failures, pushback, our own rejections and timeouts.
+        name: Name in events.
+
+    Raises:
+        TypeError: Neither or both are given, or the value is mutable.
+
+    Source: Netflix Hystrix; Polly's Fallback.
+    """
+
+    __slots__ = ("_judge", "_takes_call", "function", "on", "value")
+
+    replaces = True
+
+    @overload
+    def __init__(
+        self, value: V, *, on: Condition | None = None, name: str | None = None
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        *,
+        function: Callable[..., Awaitable[V]],
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        *,
+        function: Callable[..., V],
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        value: Any = _NOTHING,
+        *,
+        function: Callable[..., Any] | None = None,
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        if (value is _NOTHING) == (function is None):
+            raise TypeError("Fallback takes exactly one of `value` and `function`")
+        if isinstance(value, (list, dict, set, bytearray)):
+            raise TypeError(
+                f"`value` must not be a {type(value).__name__}, which all callers"
+                " would share: use function=lambda error: …"
+            )
+        if inspect.isroutine(value):
+            raise TypeError(
+                "`value` must not be a function: use function=…, or"
+                " @Fallback(…) with parentheses to decorate"
+            )
+        self.value = value
+        self.function = function
+        self._takes_call = function is not None and _takes_two(function)
+        self.on = on
+        self._judge: Judge | None = judge_by("on", on)
+
+    def accept(self, spelling: Spelling) -> None:
+        super().accept(spelling)
+        if spelling == "sync" and self.function is not None:
+            if colour_of(self.function) == "async":
+                raise TypeError(
+                    "an async fallback cannot answer for a synchronous call:"
+                    f" {self!r} needs a plain function there"
+                )
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        outcome = await proceed(call)
+        if outcome.verdict is Verdict.SUCCESS and self._judge is None:
+            return outcome
+        if not self._answers_for(outcome):
+            return outcome
+        if self._listeners:
+            name = error_name(outcome.error)
+            send(self._listeners, FallbackUsed(self.label, call.name, name))
+        error = outcome.error
+        outcome.discard()
+        if self.function is None:
+            return Outcome(self.value)
+        try:
+            answer = (
+                self.function(error, call) if self._takes_call else self.function(error)
+            )
+            if inspect.isawaitable(answer):
+                answer = await answer
+            return Outcome(answer)
+        except Exception as failure:
+            if failure is not error and failure.__cause__ is None:
+                failure.__cause__ = error
+            return Outcome(None, failure)
+        finally:
+            # NB: `error` would keep this frame alive through its traceback.
+            del error
+
+    def _answers_for(self, outcome: Outcome) -> bool:
+        verdict = outcome.verdict if self._judge is None else self._judge(outcome)
+        if verdict is Verdict.IGNORED:
+            return self._judge is None and isinstance(outcome.error, RejectedError)
+        return verdict is not Verdict.SUCCESS
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        # A builtin without a signature.
+        return False
+    places = [
+        one
+        for one in parameters
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+        and one.default is one.empty
+    ]
+    spread = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+    return len(places) >= 2 or (spread and len(places) < 2)

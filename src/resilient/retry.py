@@ -1,0 +1,317 @@
+"""Retry: try again, not too often, not too soon, not for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from resilient import _clock
+from resilient._arguments import count
+from resilient._arguments import seconds as seconds_argument
+from resilient._call import (
+    Answer,
+    Call,
+    Condition,
+    Judge,
+    Outcome,
+    Verdict,
+    family,
+    judge_by,
+    verdict_of,
+)
+from resilient._edge import Proceed
+from resilient._events import (
+    RetriesExhausted,
+    RetryCancelled,
+    RetryScheduled,
+    error_name,
+    send,
+)
+from resilient._machines import backoff as backoff_machine
+from resilient._machines.backoff import Backoff, exponential
+from resilient._policy import Policy, Spelling
+from resilient.retry_budget import RetryBudget
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+# A backoff that is called as a plain function draws from the library's source,
+# which virtual time seeds.
+backoff_machine.random_source = lambda: _clock.random()
+
+Delay: TypeAlias = "Backoff | Callable[[int], float]"
+
+attempts_limit: int | None = None
+"""The most attempts any Retry makes: `resilient.testing.attempts` sets it."""
+
+_REMEMBERED: Final = 8
+"""Given-up errors that a call remembers: enough for the members of a group,
+few enough for a call that lasts as long as its process."""
+
+_FINAL: Final = (Verdict.SUCCESS, Verdict.IGNORED)
+"""Verdicts that another try would not mend."""
+
+_NOTE: Final = "resilient: "
+
+
+class Retry(Policy):
+    """Call again when a call failed in a way that another try may mend.
+
+    After the last attempt the last error is raised as it was, with one note
+    that says what was done. Nothing is retried by default: list the types, or
+    give `on`, or put the Retry into a `Pipeline` with ``classify``.
+
+    Retries do not multiply: an error that another Retry further in, at any
+    depth, has given up on is final here. Rejections by policies further in
+    are not retried unless listed by name.
+
+    Args:
+        *types: Exception types to retry on.
+        on: More types, or a function of the `Outcome` that returns a
+            `Verdict`, a bool, or the seconds after which to try again.
+        attempts: Attempts in all, the first included. Default 3, where the
+            SRE book, AWS and resilience4j stop too. None: no limit, which
+            needs `within`.
+        backoff: The delays: `exponential` (default), `constant`, `linear`,
+            `decorrelated`, `delays`, or a function of the number of the
+            attempt that failed.
+        within: Seconds from the start of the first attempt; no wait begins
+            that would end after it. It interrupts nothing. `math.inf`: for
+            ever.
+        on_result: A function of a returned value that answers as `on` does:
+            True retries. The last value is returned all the same.
+        budget: "own" (default) gives this Retry a `RetryBudget` of its own;
+            a budget object is shared by whoever has it; None: no budget.
+        nested: Retry even what a Retry further in has given up on.
+        max_retry_after: Seconds; a server that asks for a longer wait ends
+            the call, with the wait attached. Default 60.
+        name: Name in events.
+
+    Raises:
+        TypeError, ValueError: On construction, for arguments out of range; on
+            composition or use, where nothing says what to retry.
+
+    Source: *Exponential Backoff and Jitter*, AWS 2015; *Site Reliability
+    Engineering*, chapter 22; gRPC's retry throttling.
+    """
+
+    __slots__ = (
+        "_budget",
+        "_judge",
+        "attempts",
+        "backoff",
+        "budget",
+        "max_retry_after",
+        "nested",
+        "on",
+        "on_result",
+        "types",
+        "within",
+    )
+
+    reruns = True
+
+    def __init__(
+        self,
+        *types: type[Exception],
+        on: Condition | None = None,
+        attempts: int | None = 3,
+        backoff: Delay = exponential(),  # noqa: B008 - it is immutable
+        within: float | timedelta | None = None,
+        on_result: Callable[[Any], Answer] | None = None,
+        budget: RetryBudget | Literal["own"] | None = "own",
+        nested: bool = False,
+        max_retry_after: float | timedelta = 60.0,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        for one in types:
+            if not isinstance(one, type):
+                raise TypeError(
+                    f"Retry takes exception types, got {one!r}: predicates go"
+                    " to on=…, and a decorator needs its parentheses,"
+                    " @Retry(SomeError)"
+                )
+        self.types = types
+        self.on = on
+        self._judge: Judge | None = judge_by("on", types, on)
+        self.attempts = None if attempts is None else count("attempts", attempts, minimum=1)
+        self.within = (
+            None
+            if within is None
+            else seconds_argument("within", within, infinite=True)
+        )
+        if self.attempts is None and self.within is None:
+            raise ValueError(
+                "`attempts` must be limited when `within` is None:"
+                " within=math.inf says for ever"
+            )
+        if not callable(backoff):
+            raise TypeError(
+                f"`backoff` must be a function of the attempt, got {backoff!r}"
+            )
+        self.backoff = backoff
+        if on_result is not None and not callable(on_result):
+            raise TypeError(f"`on_result` must be a function, got {on_result!r}")
+        self.on_result = on_result
+        if budget is not None and budget != "own" and not isinstance(budget, RetryBudget):
+            raise TypeError(
+                f'`budget` must be a RetryBudget, "own" or None, got {budget!r}'
+            )
+        self.budget = budget
+        self._budget = RetryBudget() if budget == "own" else budget
+        self.nested = nested
+        self.max_retry_after = seconds_argument(
+            "max_retry_after", max_retry_after, infinite=True
+        )
+
+    def accept(self, spelling: Spelling) -> None:
+        super().accept(spelling)
+        self.refuse_unconditional()
+
+    def refuse_unconditional(self) -> None:
+        """Refuse to retry everything.
+
+        Raises:
+            TypeError: Nothing says what to retry.
+        """
+        if self._judge is None and self.on_result is None:
+            raise TypeError(
+                "a Retry needs exception types, on=… or on_result=…, or a"
+                " pipeline with classify=…: there is no retrying everything"
+            )
+
+    def reset(self) -> None:
+        """Fill its own budget; a shared one is its owner's affair."""
+        if self.budget == "own" and self._budget is not None:
+            self._budget.reset()
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        began = _clock.now()
+        retried, call.retried = call.retried, True
+        attempt, previous = 1, None
+        try:
+            while True:
+                call.attempt = attempt
+                outcome = await proceed(call)
+                verdict = self._judged(outcome)
+                if verdict is Verdict.SUCCESS and self._budget is not None:
+                    self._budget.deposit()
+                if outcome.error is None and verdict in _FINAL:
+                    return outcome
+                delay = self._next_delay(outcome, verdict, call, began, previous)
+                if isinstance(delay, str):
+                    self._give_up(outcome, call, delay, began)
+                    return outcome
+                if self._listeners:
+                    name = error_name(outcome.error)
+                    send(
+                        self._listeners,
+                        RetryScheduled(self.label, call.name, attempt, name, delay),
+                    )
+                previous = delay
+                await self._wait(delay, outcome, call)
+                outcome.discard()
+                attempt += 1
+        finally:
+            call.retried = retried
+
+    def _judged(self, outcome: Outcome) -> Verdict:
+        if self.on_result is not None and outcome.error is None:
+            return verdict_of("on_result", self.on_result(outcome.value), outcome)
+        return outcome.verdict if self._judge is None else self._judge(outcome)
+
+    def _next_delay(
+        self,
+        outcome: Outcome,
+        verdict: Verdict,
+        call: Call,
+        began: float,
+        previous: float | None,
+    ) -> float | str:
+        """Return the seconds to wait, or the reason why to stop."""
+        attempt = call.attempt
+        if verdict in _FINAL:
+            return "not retryable"
+        if not self.nested and _was_given_up(outcome.error, call):
+            return "retried further in"
+        limit = self.attempts
+        if attempts_limit is not None:
+            limit = attempts_limit if limit is None else min(limit, attempts_limit)
+        if limit is not None and attempt >= limit:
+            return "attempts"
+        delay = outcome.retry_after
+        if delay is None:
+            delay = self._computed(attempt, verdict, previous)
+        elif delay > self.max_retry_after:
+            return "retry_after too long"
+        end = _clock.now() + delay
+        if call.deadline is not None and end >= call.deadline:
+            return "deadline"
+        if self.within is not None and end - began > self.within:
+            return "deadline"
+        if self._budget is not None and not self._budget.withdraw():
+            return "budget exhausted"
+        return delay
+
+    def _computed(
+        self, attempt: int, verdict: Verdict, previous: float | None
+    ) -> float:
+        if isinstance(self.backoff, Backoff):
+            return self.backoff.delay(
+                attempt,
+                _clock.random,
+                previous=previous,
+                pushback=verdict is Verdict.PUSHBACK,
+            )
+        return seconds_argument("backoff", self.backoff(attempt))
+
+    async def _wait(self, delay: float, outcome: Outcome, call: Call) -> None:
+        try:
+            await call.runtime.sleep(delay)
+        except BaseException as unwinding:
+            if unwinding.__context__ is None:
+                unwinding.__context__ = outcome.error
+            outcome.discard()
+            if self._listeners:
+                event = RetryCancelled(self.label, call.name, call.attempt)
+                send(self._listeners, event)
+            raise
+
+    def _give_up(self, outcome: Outcome, call: Call, reason: str, began: float) -> None:
+        """Leave a note on the error, and word for every Retry further out."""
+        elapsed = _clock.now() - began
+        error = outcome.error
+        if error is not None:
+            _annotate(error, call.attempt, elapsed, reason)
+            if reason != "not retryable":
+                enclosing: Call | None = call
+                while enclosing is not None:
+                    known = enclosing.given_up[1 - _REMEMBERED :]
+                    enclosing.given_up = (*known, error)
+                    enclosing = enclosing.enclosing
+        if self._listeners:
+            event = RetriesExhausted(
+                self.label, call.name, call.attempt, elapsed, reason, error_name(error)
+            )
+            send(self._listeners, event)
+
+
+def _was_given_up(error: Exception | None, call: Call) -> bool:
+    if not call.given_up or error is None:
+        return False
+    known = {id(one) for one in call.given_up}
+    return any(id(one) in known for one in family(error))
+
+
+def _annotate(error: Exception, attempts: int, elapsed: float, reason: str) -> None:
+    tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    note = f"{_NOTE}{tries} in {elapsed:.3g} s; stopped: {reason}"
+    try:
+        notes = getattr(error, "__notes__", None)
+        if isinstance(notes, list):
+            notes[:] = [one for one in notes if not str(one).startswith(_NOTE)]
+        error.add_note(note)
+    except Exception:  # noqa: BLE001, S110
+        # It refuses attributes, as a frozen dataclass does: it goes unnoted.
+        pass

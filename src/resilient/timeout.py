@@ -1,0 +1,206 @@
+"""Timeout: bound a call, or each of its attempts, in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from resilient import _clock
+from resilient._arguments import count
+from resilient._arguments import seconds as seconds_argument
+from resilient._call import Call, Outcome, overdue
+from resilient._edge import Proceed, strip
+from resilient._errors import BulkheadFullError, TimeoutExceededError
+from resilient._events import CallAbandoned, TimedOut, send
+from resilient._policy import Policy, Spelling
+from resilient._threads import Crew
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+
+class Timeout(Policy):
+    """Bound what is inside to so many seconds.
+
+    **Synchronous code cannot be interrupted.** There a timeout is a deadline
+    that sleeps, queues, retries and HTTP transports obey, and that your code
+    can ask for: ``requests.get(url, timeout=remaining())``.
+
+    Position decides what is bounded: outside a `Retry` the whole call with
+    its waits, inside it each attempt. An inner timeout that is reached is a
+    failure like any other and may be retried; an outer one ends everything.
+
+    On asyncio the cancellation is delivered one loop iteration after the
+    timer, so that an answer that has already arrived wins. Cancellation of
+    the task by anybody else goes through untouched, and so does a
+    `TimeoutError` of the function's own.
+
+    A generator's first item counts as the attempt; a total timeout bounds the
+    whole stream.
+
+    Args:
+        seconds: Seconds (> 0) or a timedelta; None: no limit.
+        abandon: Run the plain function in a daemon thread, with the caller's
+            context variables; return at the limit and leave the thread to
+            finish. Its slot, and every permit taken inside this timeout, stay
+            taken until it does. Plain functions only.
+        max_threads: Threads that may run at once, abandoned ones included;
+            a call beyond them is rejected. Default 32, as `min(32, cpus + 4)`
+            of `concurrent.futures` is bounded.
+        name: Name in errors and events.
+
+    Raises:
+        BulkheadFullError: All threads of an abandoning timeout are taken.
+        TimeoutExceededError: The call was cut short, or swallowed its
+            cancellation and came back late. Its ``__cause__`` is what the
+            call raised when it was interrupted.
+        DeadlineExceededError: An outer deadline had passed before it began.
+
+    Source: gRPC deadlines; *asyncio.timeout* for the bookkeeping of
+    ``task.cancelling()``.
+    """
+
+    __slots__ = ("_crew", "_shelf", "abandon", "max_threads", "seconds")
+
+    def __init__(
+        self,
+        seconds: float | timedelta | None,
+        *,
+        abandon: bool = False,
+        max_threads: int = 32,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.seconds = (
+            None
+            if seconds is None
+            else seconds_argument("seconds", seconds, zero=False)
+        )
+        self.abandon = abandon
+        self.max_threads = count("max_threads", max_threads, minimum=1)
+        self._crew = Crew(self.max_threads) if abandon else None
+        self._shelf: dict[Any, Any] = {}
+        if abandon and seconds is None:
+            raise ValueError("`abandon` must have `seconds` to abandon after")
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that were left behind and still run."""
+        return 0 if self._crew is None else self._crew.abandoned
+
+    def accept(self, spelling: Spelling) -> None:
+        super().accept(spelling)
+        if self.abandon and spelling != "sync":
+            raise TypeError(
+                f"{self!r} runs plain functions in threads; it has no meaning"
+                f" for {spelling}: leave out abandon=True there"
+            )
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        seconds = self.seconds
+        if seconds is None:
+            return await proceed(call)
+        began = _clock.now()
+        outer = call.deadline
+        if outer is not None and outer <= began:
+            return overdue(call, began)  # type: ignore[return-value]  # it is
+        deadline = began + seconds
+        if outer is None or deadline < outer:
+            call.deadline = deadline
+        if self._crew is not None:
+            return await self._around_thread(self._crew, proceed, call, began)
+        limit = call.runtime.limit(call, self._shelf, seconds)
+        try:
+            outcome = await proceed(call)
+        except BaseException as error:
+            call.deadline = outer
+            if not limit.leave(error):
+                raise
+            return self._exceeded(call, began, error)
+        call.deadline = outer
+        if limit.leave(outcome.error):
+            cause = outcome.error
+            outcome.discard()
+            return self._exceeded(call, began, cause)
+        if outcome.held is not None and not call.retried:
+            self._bound_stream(call, began)
+        if self._listeners:
+            self._tell_if_late(call, began)
+        return outcome
+
+    async def _around_thread(
+        self, crew: Crew, proceed: Proceed, call: Call, began: float
+    ) -> Outcome:
+        outer, deadline = call.runner, call.deadline
+        assert self.seconds is not None
+        ends = began + self.seconds
+
+        def run(fn: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
+            stint = crew.begin(call.name, fn, args, kwargs)
+            if stint is None:
+                full = BulkheadFullError(
+                    self.name_in(call), None, self.max_threads
+                )
+                return Outcome(None, full)
+            if stint.wait(ends - _clock.now()):
+                return stint.result()
+            outcome = self._exceeded(call, began, None)
+            outcome.held = stint.held
+            if self._listeners:
+                event = CallAbandoned(self.label, call.name, crew.abandoned)
+                send(self._listeners, event)
+            return outcome
+
+        call.runner = run
+        try:
+            return await proceed(call)
+        finally:
+            call.runner, call.deadline = outer, deadline
+
+    def _exceeded(
+        self, call: Call, began: float, cause: BaseException | None
+    ) -> Outcome:
+        assert self.seconds is not None
+        elapsed = _clock.now() - began
+        error = TimeoutExceededError(self.name_in(call), self.seconds, elapsed)
+        error.__cause__ = cause
+        if cause is not None:
+            strip(cause)
+        if self._listeners:
+            self._tell(call, elapsed, delivered=True)
+        return Outcome(None, error)
+
+    def _bound_stream(self, call: Call, began: float) -> None:
+        limit = StreamLimit(self, call, began)
+        if call.stream_limit is None or limit.deadline < call.stream_limit.deadline:
+            call.stream_limit = limit
+
+    def _tell_if_late(self, call: Call, began: float) -> None:
+        assert self.seconds is not None
+        elapsed = _clock.now() - began
+        if elapsed > self.seconds:
+            self._tell(call, elapsed, delivered=False)
+
+    def _tell(self, call: Call, elapsed: float, *, delivered: bool) -> None:
+        assert self.seconds is not None
+        overrun = max(0.0, elapsed - self.seconds)
+        event = TimedOut(self.label, call.name, self.seconds, overrun, delivered)
+        send(self._listeners, event)
+
+
+class StreamLimit:
+    """A total timeout that goes on after the first item of a stream."""
+
+    __slots__ = ("began", "deadline", "name", "timeout")
+
+    def __init__(self, timeout: Timeout, call: Call, began: float) -> None:
+        assert timeout.seconds is not None
+        self.timeout = timeout
+        self.name = timeout.name_in(call)
+        self.began = began
+        self.deadline = began + timeout.seconds
+
+    def exceeded(self, now: float) -> TimeoutExceededError:
+        """Return the error of a stream that ran out of time."""
+        seconds = self.deadline - self.began
+        return TimeoutExceededError(self.name, seconds, now - self.began)

@@ -1,0 +1,15 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# No deadline: a slow machine is no bug. In CI every run draws the same examples,
+# so that a failure is the change's; elsewhere each run looks somewhere new.
+settings.register_profile("search", deadline=None)
+settings.register_profile(
+    "repeat", deadline=None, derandomize=True, database=None, print_blob=True
+)
+settings.load_profile("repeat" if "CI" in os.environ else "search")
