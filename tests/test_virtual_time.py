@@ -75,6 +75,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "PATIENCE", 0.05)
 
 
+@pytest.fixture
+def gracious(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of the user get 200 ms to come back, on however busy a machine."""
+    monkeypatch.setattr(_virtual_clock, "GRACE", 0.2)
+
+
+def wait_until_asleep(threads: int) -> None:
+    """Return when so many threads sleep or wait on the clock that is running."""
+    while _virtual_clock._running and len(_virtual_clock._running._waiters) < threads:
+        time.sleep(0.001)
+
+
 def closed_gate() -> threading.Lock:
     """A lock that is held, to be waited for."""
     gate = threading.Lock()
@@ -256,6 +268,18 @@ def test_blocking_the_loop_moves_time_as_well(backend: Backend) -> None:
     assert 4.0 == virtual_time.run(main, backend=backend)
 
 
+def test_a_deadline_that_was_blocked_over_is_late(backend: Backend) -> None:
+    """What came due while the loop was blocked happens as soon as it runs."""
+
+    async def main() -> float:
+        with anyio.move_on_after(1):
+            _clock.sleep(4)
+            await anyio.sleep_forever()
+        return anyio.current_time()
+
+    assert 4.0 == virtual_time.run(main, backend=backend)
+
+
 # --- real I/O ---------------------------------------------------------------------
 
 
@@ -294,6 +318,22 @@ def test_a_socket_that_stays_silent_is_a_dead_lock(
 
     with pytest.raises(VirtualTimeError, match=r"main\(\).*wait_readable"):
         virtual_time.run(main, backend=backend)
+
+
+def test_sockets_are_read_and_written_at_once() -> None:
+    """A socket that is registered for reading may be waited on for writing too."""
+
+    async def main() -> float:
+        left, right = socket.socketpair()
+        with left, right:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.wait_readable, right)
+                await anyio.wait_all_tasks_blocked()
+                await anyio.wait_writable(right)
+                left.send(b"x")
+        return anyio.current_time()
+
+    assert 0.0 == virtual_time.run(main)
 
 
 def test_a_socket_without_timers_is_waited_for(backend: Backend) -> None:
@@ -430,23 +470,22 @@ def test_an_abandoned_thread_still_holds_the_clock(backend: Backend) -> None:
     assert (True, 1.0) == virtual_time.run(main, backend=backend)
 
 
-def test_threads_of_the_user_sleep_on_the_clock_of_the_loop(backend: Backend) -> None:
+def test_threads_of_the_user_sleep_on_the_clock_of_the_loop(
+    backend: Backend, gracious: None
+) -> None:
     """A thread that nobody announced takes part once it sleeps."""
 
     async def main() -> list[float]:
         seen: list[float] = []
-        asleep = threading.Event()
 
         def work() -> None:
-            asleep.set()
             for _ in range(3):
                 _clock.sleep(1)
                 seen.append(_clock.now())
 
         thread = threading.Thread(target=work)
         thread.start()
-        asleep.wait()
-        time.sleep(0.01)
+        wait_until_asleep(1)
         await anyio.sleep(10)
         seen.append(_clock.now())
         thread.join()
@@ -680,7 +719,7 @@ def test_an_anyio_backend_serves_anyio_run(backend: Backend) -> None:
 
 
 def test_a_trio_clock_serves_trio_run() -> None:
-    """trio takes the clock as it is."""
+    """A run takes the clock as it is."""
     _, options = virtual_time.anyio_backend("trio")
 
     async def main() -> float:
@@ -703,6 +742,24 @@ async def test_the_plugin_of_anyio_runs_tests_in_virtual_time() -> None:
     await anyio.sleep(3600)
 
     assert began + 3600 == _clock.now()
+
+
+@pytest.mark.anyio
+async def test_the_plugin_of_anyio_keeps_a_fixture_open(
+    a_generator_fixture: float,
+) -> None:
+    """Between fixture and test the loop may have nothing to do at all."""
+    await anyio.sleep(1)
+
+    assert a_generator_fixture + 1 == _clock.now()
+
+
+@pytest.fixture
+async def a_generator_fixture(anyio_backend: object) -> AsyncIterator[float]:
+    """The time at which an async fixture was ready."""
+    await anyio.sleep(1)
+    yield _clock.now()
+    await anyio.sleep(1)
 
 
 def test_the_plugin_of_anyio_survives_a_dead_lock(backend: Backend) -> None:
@@ -874,7 +931,7 @@ def test_a_worker_that_cannot_start_does_not_hold_the_clock(
         assert 1.0 == clock.now()
 
 
-def test_threads_of_the_user_share_sync_time() -> None:
+def test_threads_of_the_user_share_sync_time(gracious: None) -> None:
     """While the owner joins them, they alone make time pass."""
     seen: list[tuple[float, float]] = []
 
@@ -894,7 +951,7 @@ def test_threads_of_the_user_share_sync_time() -> None:
     assert [(1.0, 1.0), (1.0, 2.0), (2.5, 2.5), (2.5, 5.0)] == seen
 
 
-def test_a_thread_of_the_user_has_a_moment_to_open_a_gate() -> None:
+def test_a_thread_of_the_user_has_a_moment_to_open_a_gate(gracious: None) -> None:
     """The owner waits, in real time, for a thread that runs beside it."""
     gate = closed_gate()
 
@@ -939,19 +996,15 @@ def test_leaving_lets_go_of_sleepers() -> None:
     """Threads that outlive the block find themselves in real time, awake."""
     gate = closed_gate()
     seen: list[object] = []
-    started = [threading.Event() for _ in range(3)]
 
     def sleeps() -> None:
-        started[0].set()
         _clock.sleep(3600)
         seen.append("slept")
 
     def waits() -> None:
-        started[1].set()
         seen.append(_clock.wait(gate, None))
 
     def waits_for_long() -> None:
-        started[2].set()
         seen.append(_clock.wait(gate, 3600))
 
     with virtual_time():
@@ -959,9 +1012,7 @@ def test_leaving_lets_go_of_sleepers() -> None:
             _clock.start_thread(work, "late")
             for work in (sleeps, waits, waits_for_long)
         ]
-        for event in started:
-            event.wait()
-        time.sleep(0.01)
+        wait_until_asleep(3)
     threads[0].join()
     gate.release()
     while len(seen) < 2:

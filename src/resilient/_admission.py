@@ -117,14 +117,17 @@ class AdmissionPolicy(Policy):
             permit = self.readmit(permit, call)
         if self._listeners and not isinstance(permit, RejectedError):
             waited = _clock.now() - began
-            send(self._listeners, PermitWaited(self.label, call.name, waited))
+            try:
+                send(self._listeners, PermitWaited(self.label, call.name, waited))
+            except BaseException:
+                # Ctrl-C in a listener: the permit is held already.
+                self.settle(permit, None)
+                raise
         return permit
 
     def _reject(self, error: RejectedError, call: Call) -> Outcome:
         if self._listeners:
             kind, reason = type(error).__name__, getattr(error, "reason", None)
-            event = CallRejected(
-                self.label, call.name, kind, reason, error.retry_after
-            )
+            event = CallRejected(self.label, call.name, kind, reason, error.retry_after)
             send(self._listeners, event)
         return Outcome(None, error)

@@ -20,7 +20,7 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from resilient._call import Call, Outcome, _current
+from resilient._call import Call, current
 from resilient._edge import DONE, RUN, Drive, strip
 from resilient._errors import ResilientWarning
 from resilient._runtimes.sync import SYNC
@@ -67,7 +67,7 @@ class _Stay:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.place = call.runtime.place()
-        self.token: Token[Call | None] = _current.set(call)
+        self.token: Token[Call | None] = current.set(call)
 
     def leave(self) -> None:
         """End it.
@@ -77,7 +77,7 @@ class _Stay:
         """
         try:
             here = self.call.runtime.place() == self.place
-            _current.reset(self.token)
+            current.reset(self.token)
         except (RuntimeError, ValueError):
             # No task at all, or another context.
             here = False
@@ -100,6 +100,17 @@ def _final_error(drive: Drive) -> Exception | None:
     error = outcome.error
     outcome.discard()
     return error
+
+
+def _unwinds(raised: BaseException, error: BaseException | None) -> bool:
+    """Let what unwinds through a block go on as it came, or raise what does.
+
+    NB: raised again from ``__exit__``, it would show the block's frame twice.
+    """
+    if raised is not error:
+        raise raised
+    strip(raised)
+    return False
 
 
 class Guard:
@@ -135,8 +146,11 @@ class Guard:
         trace: TracebackType | None,
     ) -> bool:
         drive = self._leave()
-        ended = drive.ended(error, drive.call.result)
-        return self._exit(drive, drive.in_sync(ended), error)
+        try:
+            standstill = drive.in_sync(drive.ended(error, drive.call.result))
+        except BaseException as raised:
+            return _unwinds(raised, error)
+        return self._exit(drive, standstill, error)
 
     @_aframeless
     async def __aenter__(self) -> Call:
@@ -151,8 +165,12 @@ class Guard:
         trace: TracebackType | None,
     ) -> bool:
         drive = self._leave()
-        ended = drive.ended(error, drive.call.result)
-        return self._exit(drive, await drive.forward(ended), error)
+        try:
+            ended = drive.ended(error, drive.call.result)
+            standstill = await drive.forward(ended)
+        except BaseException as raised:
+            return _unwinds(raised, error)
+        return self._exit(drive, standstill, error)
 
     def _open(self, runtime: Runtime | None) -> Drive:
         if self._drive is not None:
@@ -207,10 +225,11 @@ class Attempt:
         number: Number of the attempt, from 1.
     """
 
-    __slots__ = ("_loop", "_stay", "number")
+    __slots__ = ("_loop", "_stay", "_turn", "number")
 
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
+        self._turn = loop.turn
         self.number = loop.drive.call.attempt
 
     def __repr__(self) -> str:
@@ -218,7 +237,7 @@ class Attempt:
 
     @_frameless
     def __enter__(self) -> Call:
-        if not self._loop.due:
+        if not self._loop.due or self._turn != self._loop.turn:
             raise RuntimeError("an attempt is for one block, in its own turn")
         self._loop.due = False
         self._stay = _Stay(self._loop.drive.call)
@@ -232,9 +251,14 @@ class Attempt:
         trace: TracebackType | None,
     ) -> bool:
         loop = self._loop
-        self._end(error)
-        if loop.drive.call.runtime is SYNC:
-            loop.standstill = loop.drive.in_sync(loop.standstill)
+        self._leave()
+        try:
+            loop.ended(error)
+            if loop.drive.call.runtime is SYNC:
+                loop.standstill = loop.drive.in_sync(loop.standstill)
+        except BaseException as raised:
+            loop.standstill = DONE
+            return _unwinds(raised, error)
         # NB: in an `async for` a wait may be due; `__anext__` does it.
         return loop.left(error)
 
@@ -249,30 +273,29 @@ class Attempt:
         trace: TracebackType | None,
     ) -> bool:
         loop = self._loop
-        self._end(error)
-        loop.standstill = await loop.drive.forward(loop.standstill)
+        self._leave()
+        try:
+            loop.ended(error)
+            loop.standstill = await loop.drive.forward(loop.standstill)
+        except BaseException as raised:
+            loop.standstill = DONE
+            return _unwinds(raised, error)
         return loop.left(error)
 
-    def _end(self, error: BaseException | None) -> None:
+    def _leave(self) -> None:
         loop = self._loop
         try:
             self._stay.leave()
         except RuntimeError:
+            loop.standstill = DONE
             loop.drive.close()
-            loop.standstill = DONE
             raise
-        try:
-            loop.standstill = loop.drive.ended(error, loop.drive.call.result)
-        except BaseException:
-            loop.standstill = DONE
-            raise
-        loop.drive.call.result = None
 
 
 class _Loop:
     """What the attempts of one loop share."""
 
-    __slots__ = ("drive", "due", "lost", "standstill")
+    __slots__ = ("drive", "due", "lost", "standstill", "turn")
 
     def __init__(self, drive: Drive) -> None:
         self.drive = drive
@@ -280,8 +303,16 @@ class _Loop:
         self.standstill: object = None
         # Whether an attempt was handed out and not entered yet.
         self.due = False
+        # How many were.
+        self.turn = 0
         # The type of the error that the next attempt is to make good.
         self.lost: str | None = None
+
+    def ended(self, error: BaseException | None) -> None:
+        """Resume the policies with what came of the block."""
+        call = self.drive.call
+        result, call.result = call.result, None
+        self.standstill = self.drive.ended(error, result)
 
     def left(self, error: BaseException | None) -> bool:
         """Say what ``__exit__`` has to say."""
@@ -349,6 +380,7 @@ class Attempts:
             raise RuntimeError("the attempt before this one was not used: with it")
         if loop.standstill is RUN:
             loop.standstill, loop.due = None, True
+            loop.turn += 1
             return Attempt(loop)
         loop.lost = None
         error = None if loop.drive.outcome is None else _final_error(loop.drive)
@@ -361,7 +393,7 @@ class Attempts:
         loop.drive.close()
         if loop.lost is not None:
             warnings.warn(
-                f"a loop of attempts at {self._policy.label!r} was left after a"
+                f"a loop of attempts of {self._policy.label!r} was left after a"
                 f" failed block: {loop.lost} is lost",
                 ResilientWarning,
                 stacklevel=2,

@@ -29,6 +29,8 @@ from resilient._errors import (
     TimeoutExceededError,
 )
 
+from resilient._runtimes import current_runtime
+
 if TYPE_CHECKING:
     from datetime import timedelta
 
@@ -165,8 +167,10 @@ class Call:
         "args",
         "attempt",
         "bookings",
+        "classified",
         "deadline",
         "enclosing",
+        "ended",
         "given_up",
         "key",
         "kwargs",
@@ -198,6 +202,8 @@ class Call:
         self.attempt = 1
         # Whether a Retry is around: what is inside it happens once an attempt.
         self.retried = False
+        # Whether a pipeline's `classify` has judged what came of it.
+        self.classified = False
         self.task: Any = None
         self.result: Any = None
         # Errors that a Retry gave up on, here or in a call made from here.
@@ -208,19 +214,30 @@ class Call:
         self.runner: Callable[..., Outcome] | None = None
         # The `Timeout` that bounds a stream after its first item.
         self.stream_limit: Any = None
-        self.enclosing = enclosing = _current.get()
-        self.deadline = None if enclosing is None else enclosing.deadline
+        self.ended = False
+        self.deadline: float | None = None
+        self.enclosing: Call | None = None
+        if current.get() is not None:
+            self.inherit()
 
     def __repr__(self) -> str:
         return f"<Call {self.name!r}, attempt {self.attempt}>"
+
+    def inherit(self) -> None:
+        """Take its place, and its deadline, inside the call that runs here."""
+        enclosing = current.get()
+        # NB: a task or thread may still carry the call that it was started
+        # from; once that has ended it has nothing to say.
+        if enclosing is None or enclosing.ended:
+            self.enclosing = self.deadline = None
+        else:
+            self.enclosing, self.deadline = enclosing, enclosing.deadline
 
     @property
     def runtime(self) -> Runtime:
         """The runtime that waits for this call."""
         runtime = self._runtime
         if runtime is None:
-            from resilient._runtimes import current_runtime
-
             runtime = self._runtime = current_runtime(self)
         return runtime
 
@@ -243,6 +260,8 @@ class Call:
 
     def end(self) -> None:
         """Cut every tie: nobody may learn anything from a call that ended."""
+        self.ended = True
+        self.args, self.kwargs = (), None
         self.enclosing = None
         self.deadline = None
         self.given_up = ()
@@ -251,7 +270,7 @@ class Call:
         self.task = None
 
 
-_current: ContextVar[Call | None] = ContextVar("resilient.current_call", default=None)
+current: ContextVar[Call | None] = ContextVar("resilient.current_call", default=None)
 
 
 def current_call() -> Call:
@@ -260,8 +279,11 @@ def current_call() -> Call:
     Raises:
         LookupError: This code does not run inside a protected call.
     """
-    call = _current.get()
-    if call is None:
+    call = current.get()
+    while call is not None and call.policy is None:
+        # A `deadline_after`, which calls nothing.
+        call = call.enclosing
+    if call is None or call.ended:
         raise LookupError("no call of a resilient policy is under way here")
     return call
 
@@ -272,7 +294,7 @@ def current_deadline() -> float | None:
     Returns:
         A reading of `time.monotonic` (on trio too), or None: no limit.
     """
-    call = _current.get()
+    call = current.get()
     return None if call is None else call.deadline
 
 
@@ -313,11 +335,11 @@ class deadline_after:  # noqa: N801 - a context manager named as a function
         deadline = _clock.now() + self._seconds
         if call.deadline is None or deadline < call.deadline:
             call.deadline = None if deadline == math.inf else deadline
-        self._token = _current.set(call)
+        self._token = current.set(call)
 
     def __exit__(self, *exc: object) -> None:
-        _current.reset(self._token)
         self._call.end()
+        current.reset(self._token)
 
 
 def overdue(call: Call, now: float) -> Outcome | None:

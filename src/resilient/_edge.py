@@ -28,7 +28,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from resilient import _clock
-from resilient._call import Call, Outcome, _current, overdue
+from resilient._call import Call, Outcome, current, overdue
 from resilient._runtimes.sync import SYNC
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Colour: TypeAlias = Literal["sync", "async", "generator", "async generator"]
 Proceed: TypeAlias = Callable[[Call], Awaitable[Outcome]]
+Driven: TypeAlias = Coroutine[object, Any, Outcome] | Generator[object, Any, Outcome]
 
 _HERE = os.path.dirname(__file__) + os.sep
 
@@ -82,7 +83,8 @@ def failed(error: Exception) -> Outcome:
     """
     trace = error.__traceback__
     if trace is not None:  # pragma: no branch - it was raised
-        error.__traceback__ = trace.tb_next
+        # NB: past `__setattr__`, which a frozen dataclass refuses.
+        BaseException.with_traceback(error, trace.tb_next)
     return Outcome(None, error)
 
 
@@ -94,7 +96,7 @@ def strip(error: BaseException) -> None:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
         trace = trace.tb_next
-    error.__traceback__ = trace
+    BaseException.with_traceback(error, trace)
 
 
 def colour_of(function: Callable[..., Any]) -> Colour:
@@ -104,16 +106,15 @@ def colour_of(function: Callable[..., Any]) -> Colour:
     """
     while isinstance(function, functools.partial):
         function = function.func
-    if not isinstance(function, (types.FunctionType, types.MethodType)):
-        call = getattr(type(function), "__call__", None)
-        if isinstance(call, types.FunctionType) and not isinstance(function, type):
-            function = call
-    if inspect.iscoroutinefunction(function):
-        return "async"
-    if inspect.isasyncgenfunction(function):
-        return "async generator"
-    if inspect.isgeneratorfunction(function):
-        return "generator"
+    # NB: the object itself comes first: a test's `AsyncMock` says what it is,
+    # its class does not.
+    for candidate in (function, getattr(type(function), "__call__", None)):
+        if inspect.iscoroutinefunction(candidate):
+            return "async"
+        if inspect.isasyncgenfunction(candidate):
+            return "async generator"
+        if inspect.isgeneratorfunction(candidate):
+            return "generator"
     return "sync"
 
 
@@ -153,9 +154,10 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
         if not enabled:
             return fn(*args, **kwargs)
         call = Call(name, args, kwargs, SYNC, None, policy)
-        token = _current.set(call)
+        token = current.set(call)
         value: Any = None
-        outcome = None
+        outcome: Outcome | None = None
+        trace: types.TracebackType | None = None
         try:
             if call.deadline is not None:
                 outcome = overdue(call, _clock.now())
@@ -202,7 +204,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                 return outcome.value
             raise outcome.error
         finally:
-            _current.reset(token)
+            current.reset(token)
             call.end()
             # NB: the error's traceback holds this frame; the frame must not
             # hold the error.
@@ -220,9 +222,10 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
         if not enabled:
             return await fn(*args, **kwargs)
         call = Call(name, args, kwargs, None, None, policy)
-        token = _current.set(call)
+        token = current.set(call)
         value: Any = None
-        outcome = None
+        outcome: Outcome | None = None
+        trace: types.TracebackType | None = None
         try:
             if call.deadline is not None:
                 outcome = overdue(call, _clock.now())
@@ -263,7 +266,7 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
             raise outcome.error
         finally:
             try:
-                _current.reset(token)
+                current.reset(token)
             except ValueError:
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.
@@ -289,12 +292,14 @@ class Drive:
     def __init__(self, policy: Policy[Any], call: Call) -> None:
         self.call = call
         self.outcome: Outcome | None = None
+        self.coroutine: Driven | None = None
+        if not enabled:
+            self.coroutine = leaf(call)
+            return
         if call.deadline is not None:
             self.outcome = overdue(call, _clock.now())
-        self.coroutine: Coroutine[object, Any, Outcome] | None = None
         if self.outcome is None:
-            # NB: typed as an awaitable for authors; `around` is `async def`.
-            self.coroutine = policy.around(leaf, call)  # type: ignore[assignment]
+            self.coroutine = policy.around(leaf, call)
 
     def begin(self) -> object:
         """Go to the first standstill."""

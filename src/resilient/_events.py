@@ -21,12 +21,10 @@ import attrs
 
 # NB: attributes are guarded after construction, not by `attrs.frozen`, whose
 # `__init__` costs three times as much.
-_event = attrs.define(
-    slots=True, kw_only=False, on_setattr=attrs.setters.frozen, eq=True
-)
+_FROZEN = attrs.setters.frozen
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class Event:
     """Something that a policy did.
 
@@ -39,7 +37,7 @@ class Event:
     call: str | None
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class RetryScheduled(Event):
     """An attempt failed and another will follow.
 
@@ -54,7 +52,7 @@ class RetryScheduled(Event):
     delay: float
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class RetriesExhausted(Event):
     """A failed call is not tried again.
 
@@ -72,14 +70,14 @@ class RetriesExhausted(Event):
     error: str | None
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class RetryCancelled(Event):
     """The caller went away during the wait between two attempts."""
 
     attempt: int
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class CircuitChanged(Event):
     """A circuit changed its state.
 
@@ -97,7 +95,7 @@ class CircuitChanged(Event):
     slow: int
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class CircuitNoted(Event):
     """A circuit noticed something that does not change its state.
 
@@ -110,7 +108,7 @@ class CircuitNoted(Event):
     what: str
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class CallRejected(Event):
     """A policy refused a call.
 
@@ -125,7 +123,7 @@ class CallRejected(Event):
     retry_after: float | None
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class PermitWaited(Event):
     """A call waited for its permit and got it.
 
@@ -136,7 +134,7 @@ class PermitWaited(Event):
     waited: float
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class TimedOut(Event):
     """A timeout cut a call short.
 
@@ -152,7 +150,7 @@ class TimedOut(Event):
     delivered: bool
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class CallAbandoned(Event):
     """A thread was left behind by a timeout.
 
@@ -163,7 +161,7 @@ class CallAbandoned(Event):
     abandoned: int
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class FallbackUsed(Event):
     """A fallback answered.
 
@@ -174,7 +172,7 @@ class FallbackUsed(Event):
     error: str | None
 
 
-@_event
+@attrs.define(on_setattr=_FROZEN)
 class KeyEvicted(Event):
     """`PerKey` let go of a key's policy to make room.
 
@@ -186,6 +184,7 @@ class KeyEvicted(Event):
 
 
 Listener: TypeAlias = Callable[[Event], Any]
+
 
 class Outbox:
     """Events that have to arrive in the order in which they happened.
@@ -215,29 +214,25 @@ class Outbox:
                 self._busy.release()
 
 
-_complained: set[str] = set()
-
-
 def send(listeners: tuple[Listener, ...], event: Event) -> None:
     """Tell every listener; none of them can hurt the call or the others."""
     for listener in listeners:
         try:
             listener(event)
-        except Exception:  # noqa: BLE001 - observers cannot hurt
-            _complain(listener, event)
+        except Exception:
+            log_once(f"a listener failed on {type(event).__name__}")
 
 
-def _complain(listener: Listener, event: Event) -> None:
-    kind = type(event).__name__
-    if kind not in _complained:
-        _complained.add(kind)
+_logged: set[str] = set()
+
+
+def log_once(text: str) -> None:
+    """Log the exception being handled, the first time that `text` is said."""
+    if text not in _logged:
+        _logged.add(text)
         import logging
 
-        logging.getLogger("resilient").exception(
-            "listener %r failed on %s; further failures are not logged",
-            listener,
-            kind,
-        )
+        logging.getLogger("resilient").exception("%s (said once)", text)
 
 
 def error_name(error: BaseException | None) -> str | None:

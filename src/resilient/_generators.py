@@ -16,17 +16,19 @@ The two wrappers are one text in two colours, as generators have to be.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextvars import Token
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient import _clock, _edge
-from resilient._call import Call, Held, Outcome, _current, overdue
+from resilient._call import Call, Held, Outcome, current, overdue
 from resilient._edge import RUN, Drive, failed, name_of
 from resilient._runtimes.sync import SYNC
 
 if TYPE_CHECKING:
     from resilient._policy import Policy
+    from resilient._runtimes import TimeLimit
 
 
 class StreamLimit(Protocol):
@@ -37,49 +39,86 @@ class StreamLimit(Protocol):
     def exceeded(self, now: float) -> Exception: ...
 
 
-class _Stream:
-    """A stream that has begun, from its first item to its end."""
+class _Inside:
+    """Being inside a call, from one item to the next."""
 
-    __slots__ = ("call", "held", "last", "limit")
+    __slots__ = ("call", "token")
 
-    def __init__(self, call: Call, held: Held) -> None:
+    def __init__(self, call: Call) -> None:
         self.call = call
-        self.held = held
+
+    def __enter__(self) -> None:
+        self.token: Token[Call | None] = current.set(self.call)
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            current.reset(self.token)
+        except ValueError:
+            # Closed from another context, by the collector or a loop that
+            # shuts down: the variable there was never ours.
+            pass
+
+
+class _Stream:
+    """A stream, from its call to its end.
+
+    As a context manager it is the stretch from one item to the next.
+    """
+
+    __slots__ = ("_inside", "_limit", "call", "held", "last", "limit")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.held = Held()
         # How it ended; None where somebody else unwinds through it.
         self.last: Outcome | None = None
-        self.limit: StreamLimit | None = call.stream_limit
-        if self.limit is not None:
-            call.deadline = self.limit.deadline
+        # The total limit, known with the first item.
+        self.limit: StreamLimit | None = None
+        self._limit: TimeLimit | None = None
 
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Be inside the call for one step, if there is time for it."""
-        now = _clock.now()
-        if self.limit is not None and now >= self.limit.deadline:
-            raise self.limit.exceeded(now)
-        late = overdue(self.call, now)
-        if late is not None and late.error is not None:
-            raise late.error
-        # NB: the next step may be taken by another task than this one.
-        self.call.task = None
-        with _inside(self.call):
-            yield
+    def again(self) -> None:
+        """Give back what an item that was not good enough held."""
+        self.held.end(None)
+        self.held = Held()
 
-    async def limited(self, step: Awaitable[Any]) -> Any:
-        """Await one step within what is left of the total limit."""
-        if self.limit is None:
-            return await step
-        left = self.limit.deadline - _clock.now()
-        limit = self.call.runtime.limit(self.call, None, left)
-        try:
-            item = await step
-        except BaseException as error:
-            if limit.leave(error):
-                raise self.limit.exceeded(_clock.now()) from error
-            raise
-        if limit.leave(None):
-            raise self.limit.exceeded(_clock.now())
-        return item
+    def first(self, item: Any) -> Outcome:
+        outcome = Outcome(item)
+        outcome.held = self.held
+        return outcome
+
+    def __enter__(self) -> None:
+        call, limit = self.call, self.limit
+        # NB: this step may be taken by another task, or inside another call,
+        # than the one before.
+        call.task = None
+        call.inherit()
+        if _edge.enabled:
+            now = _clock.now()
+            if limit is not None:
+                if now >= limit.deadline:
+                    raise limit.exceeded(now)
+                if call.deadline is None or limit.deadline < call.deadline:
+                    call.deadline = limit.deadline
+            late = overdue(call, now)
+            if late is not None and late.error is not None:
+                raise late.error
+            if limit is not None:
+                left = limit.deadline - now
+                self._limit = call.runtime.limit(call, None, left)
+        self._inside = _Inside(call)
+        self._inside.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._inside.__exit__()
+        limit, self._limit = self._limit, None
+        if limit is not None and limit.leave(error):
+            assert self.limit is not None
+            raise self.limit.exceeded(_clock.now()) from error
 
     def failed(self, error: BaseException) -> None:
         if isinstance(error, Exception):
@@ -93,28 +132,12 @@ class _Stream:
         self.call.end()
 
 
-@contextmanager
-def _inside(call: Call) -> Iterator[None]:
-    token = _current.set(call)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
-def _begun(drive: Drive) -> Outcome:
-    """Take the outcome of the first item; raise it if it is an error."""
+def _begun(drive: Drive) -> tuple[Outcome, Exception | None]:
+    """Take the outcome of the first item, and its error apart."""
     outcome, drive.outcome = drive.outcome, None
     assert outcome is not None
-    if outcome.held is None:
-        drive.call.end()
     error, outcome.error = outcome.error, None
-    try:
-        if error is not None:
-            raise error
-    finally:
-        del error
-    return outcome
+    return outcome, error
 
 
 def generator_edge(
@@ -125,37 +148,37 @@ def generator_edge(
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if not _edge.enabled:
-            return (yield from fn(*args, **kwargs))
         call = Call(name, args, kwargs, SYNC, policy=policy)
-        drive = Drive(policy, call)
+        stream = _Stream(call)
         items: Any = None
         value: Any = None
-        held = Held()
-        with _inside(call):
-            standstill = drive.in_sync(drive.begin())
-            while standstill is RUN:
-                # What an item that was not good enough held goes back.
-                held.end(None)
-                held, items = Held(), fn(*args, **kwargs)
-                try:
-                    value = Outcome(next(items))
-                    value.held = held
-                except StopIteration as stop:
-                    value = Outcome(stop.value)
-                except Exception as error:
-                    value = failed(error)
-                except BaseException as unwinding:
-                    standstill = drive.in_sync(drive.throw(unwinding))
-                    continue
-                standstill = drive.in_sync(drive.send(value))
-        value = None
-        outcome = _begun(drive)
-        if outcome.held is None:
-            return outcome.value
-        stream = _Stream(call, outcome.held)
-        item = outcome.value
+        error: BaseException | None = None
         try:
+            with _Inside(call):
+                drive = Drive(policy, call)
+                standstill = drive.in_sync(drive.begin())
+                while standstill is RUN:
+                    if items is not None:
+                        stream.again()
+                        items.close()
+                    items = fn(*args, **kwargs)
+                    try:
+                        value = stream.first(next(items))
+                    except StopIteration as stop:
+                        value = Outcome(stop.value)
+                    except Exception as raised:
+                        value = failed(raised)
+                    except BaseException as unwinding:
+                        standstill = drive.in_sync(drive.throw(unwinding))
+                        continue
+                    standstill = drive.in_sync(drive.send(value))
+            value, error = _begun(drive)
+            if error is not None:
+                raise error
+            if value.held is not stream.held:
+                return value.value
+            stream.limit = call.stream_limit
+            item, value = value.value, None
             while True:
                 try:
                     value = yield item
@@ -165,18 +188,19 @@ def generator_edge(
                     advance, value = items.throw, thrown
                 else:
                     advance = items.send
-                with stream.step():
-                    item = advance(value)
+                with stream:
+                    item, value = advance(value), None
         except StopIteration as stop:
             stream.last = Outcome(stop.value)
             return stop.value
-        except BaseException as error:
-            stream.failed(error)
+        except BaseException as raised:
+            stream.failed(raised)
             raise
         finally:
-            value = None
+            value = error = None
             try:
-                items.close()
+                if items is not None:
+                    items.close()
             finally:
                 stream.end()
 
@@ -191,39 +215,37 @@ def async_generator_edge(
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if not _edge.enabled:
-            async for item in fn(*args, **kwargs):
-                yield item
-            return
         call = Call(name, args, kwargs, policy=policy)
-        drive = Drive(policy, call)
+        stream = _Stream(call)
         items: Any = None
         value: Any = None
-        held = Held()
-        with _inside(call):
-            standstill = await drive.forward(drive.begin())
-            while standstill is RUN:
-                # What an item that was not good enough held goes back.
-                held.end(None)
-                held, items = Held(), fn(*args, **kwargs)
-                try:
-                    value = Outcome(await items.__anext__())
-                    value.held = held
-                except StopAsyncIteration:
-                    value = Outcome()
-                except Exception as error:
-                    value = failed(error)
-                except BaseException as unwinding:
-                    standstill = await drive.forward(drive.throw(unwinding))
-                    continue
-                standstill = await drive.forward(drive.send(value))
-        value = None
-        outcome = _begun(drive)
-        if outcome.held is None:
-            return
-        stream = _Stream(call, outcome.held)
-        item = outcome.value
+        error: BaseException | None = None
         try:
+            with _Inside(call):
+                drive = Drive(policy, call)
+                standstill = await drive.forward(drive.begin())
+                while standstill is RUN:
+                    if items is not None:
+                        stream.again()
+                        await items.aclose()
+                    items = fn(*args, **kwargs)
+                    try:
+                        value = stream.first(await items.__anext__())
+                    except StopAsyncIteration:
+                        value = Outcome()
+                    except Exception as raised:
+                        value = failed(raised)
+                    except BaseException as unwinding:
+                        standstill = await drive.forward(drive.throw(unwinding))
+                        continue
+                    standstill = await drive.forward(drive.send(value))
+            value, error = _begun(drive)
+            if error is not None:
+                raise error
+            if value.held is not stream.held:
+                return
+            stream.limit = call.stream_limit
+            item, value = value.value, None
             while True:
                 try:
                     value = yield item
@@ -233,17 +255,18 @@ def async_generator_edge(
                     advance, value = items.athrow, thrown
                 else:
                     advance = items.asend
-                with stream.step():
-                    item = await stream.limited(advance(value))
+                with stream:
+                    item, value = await advance(value), None
         except StopAsyncIteration:
             stream.last = Outcome()
-        except BaseException as error:
-            stream.failed(error)
+        except BaseException as raised:
+            stream.failed(raised)
             raise
         finally:
-            value = None
+            value = error = None
             try:
-                await items.aclose()
+                if items is not None:
+                    await items.aclose()
             finally:
                 stream.end()
 

@@ -143,6 +143,7 @@ async def _judged(proceed: Proceed, judge: Judge | None, call: Call) -> Outcome:
     outcome = await proceed(call)
     if judge is not None:
         outcome.verdict = judge(outcome)
+        call.classified = True
     return outcome
 
 

@@ -12,8 +12,9 @@ Rules that every policy keeps:
   predicate – is unwinding: give permits back, decide nothing, await nothing.
 * Nothing of one call is stored on the policy. Locks are held for machine
   calls alone; events are sent after they are released.
-* Each constructor parameter is kept in an attribute of the same name: `repr`
-  and `with_` are read off the signature.
+* Each constructor parameter is kept in an attribute of the same name (of
+  `_attempts` and `_name`, since those names are taken): `repr` and `with_` are
+  read off the signature.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ _EDGES: dict[str, Callable[[Policy[Any], Callable[..., Any]], Callable[..., Any]
     "generator": generator_edge,
     "async generator": async_generator_edge,
 }
+
+
+_TAKEN = ("attempts", "name")
+"""Parameters kept with an underscore, for Policy has methods of that name."""
 
 
 class Policy(Generic[F]):
@@ -161,7 +166,7 @@ class Policy(Generic[F]):
 
     def _arguments(self) -> tuple[Iterable[Any], dict[str, Any]]:
         keywords = {
-            key: self._name if key == "name" else getattr(self, key)
+            key: getattr(self, f"_{key}" if key in _TAKEN else key)
             for key in _parameters(type(self))
         }
         spread = self._spread()
@@ -370,7 +375,7 @@ def _forget_frame(error: BaseException) -> None:
     """
     trace = error.__traceback__
     if trace is not None:  # pragma: no branch - it was raised
-        error.__traceback__ = trace.tb_next
+        BaseException.with_traceback(error, trace.tb_next)
 
 
 def _parameters(kind: type[Policy[Any]]) -> dict[str, inspect.Parameter]:

@@ -92,15 +92,17 @@ class Stint:
             self._gate.release()
         self.held.end(None)
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, until: float) -> bool:
         """Wait for the end; return False, and leave, if it takes too long."""
         try:
-            if _clock.wait(self._gate, max(0.0, seconds)):
-                return True
+            while not _clock.wait(self._gate, max(0.0, until - _clock.now())):
+                # NB: a lock may time out a moment early; then it is not time.
+                if _clock.now() >= until:
+                    return not self._leave()
         except BaseException:
             self._leave()
             raise
-        return not self._leave()
+        return True
 
     def _leave(self) -> bool:
         with self._crew._lock:

@@ -39,8 +39,9 @@ class Bulkhead(AdmissionPolicy):
     it: the default is none, and a good one is at most half the slots.
 
     The slot of a generator is held until it ends or is closed. A call made
-    from inside a call that holds the last slot is rejected when it would
-    otherwise wait for itself without end.
+    from inside a call that holds a slot here waits only where its wait has an
+    end, by `max_wait` or a deadline; otherwise it is rejected at once, for
+    such calls could all wait for each other for ever.
 
     Args:
         max_concurrency: Calls that may run at once.
@@ -56,7 +57,7 @@ class Bulkhead(AdmissionPolicy):
     Source: M. Nygard, *Release It!*, "Bulkheads"; Little's law.
     """
 
-    __slots__ = ("_lock", "_slots", "max_queue", "max_wait", "order")
+    __slots__ = ("_holders", "_lock", "_slots", "max_queue", "max_wait", "order")
 
     def __init__(
         self,
@@ -77,7 +78,10 @@ class Bulkhead(AdmissionPolicy):
             raise ValueError(f'`order` must be "fifo" or "lifo", got {order!r}')
         self.order = order
         self._lock = threading.Lock()
-        self._slots = Slots(limit, self.max_queue, lifo=order == "lifo")
+        self._slots: Slots[_Ticket] = Slots(limit, self.max_queue, lifo=order == "lifo")
+        # Who holds a slot, where a wait may be endless; None where it cannot.
+        endless = self.max_queue > 0 and self.max_wait is None
+        self._holders: list[Call] | None = [] if endless else None
 
     @classmethod
     def for_load(
@@ -131,19 +135,19 @@ class Bulkhead(AdmissionPolicy):
     def admit(self, call: Call) -> Admission:
         with self._lock:
             if self._slots.take():
-                return True
+                return self._permit_locked(call)
         if self.max_queue == 0 or self.max_wait == 0:
             return self._full(call, 0.0)
         now = _clock.now()
         until = None if self.max_wait is None else now + self.max_wait
         if call.deadline is not None and (until is None or call.deadline < until):
             until = call.deadline
-        if until is None and self._waits_for_itself(call):
+        if self._wait_is_futile(call, now, until):
             return self._full(call, 0.0)
         ticket = _Ticket(call.runtime.waiter(call), now, until)
         with self._lock:
             if self._slots.take():
-                return True
+                return self._permit_locked(call)
             if self._slots.join(ticket):
                 return ticket
         return self._full(call, 0.0)
@@ -152,7 +156,7 @@ class Bulkhead(AdmissionPolicy):
         now = _clock.now()
         with self._lock:
             if wait.granted:
-                return True
+                return self._permit_locked(call)
             if wait.until is None or now < wait.until:
                 return wait
             self._slots.leave(wait)
@@ -161,19 +165,31 @@ class Bulkhead(AdmissionPolicy):
     def withdraw(self, wait: _Ticket) -> None:
         with self._lock:
             granted = self._slots.leave(wait)
-        self._wake(granted)
+        if granted:
+            self._wake(granted)
 
-    def settle(self, permit: object, outcome: Outcome | None) -> None:
+    def settle(self, permit: Call, outcome: Outcome | None) -> None:
         with self._lock:
+            if self._holders is not None:
+                self._holders.remove(permit)
             granted = self._slots.release()
         if granted:
             self._wake(granted)
 
+    def _permit_locked(self, call: Call) -> Call:
+        """Return the permit of a slot that was taken: its holder."""
+        if self._holders is not None:
+            self._holders.append(call)
+        return call
+
     def _wake(self, granted: list[_Ticket]) -> None:
-        for ticket in granted:
+        # NB: a loop, for there may be thousands of them.
+        while granted:
+            ticket = granted.pop(0)
             if not ticket.waiter.wake():
                 # Its event loop is gone: the slot goes to the next.
-                self.withdraw(ticket)
+                with self._lock:
+                    granted += self._slots.leave(ticket)
 
     def _full(self, call: Call, waited: float) -> BulkheadFullError:
         slots = self._slots
@@ -181,10 +197,15 @@ class Bulkhead(AdmissionPolicy):
             self.name_in(call), None, slots.limit, slots.queued, waited
         )
 
-    def _waits_for_itself(self, call: Call) -> bool:
-        """Whether calls around this one hold every slot."""
-        held, enclosing = 0, call.enclosing
-        while enclosing is not None:
-            held += enclosing.policy is not None and enclosing.policy.contains(self)
-            enclosing = enclosing.enclosing
-        return held >= self._slots.limit
+    def _wait_is_futile(self, call: Call, now: float, until: float | None) -> bool:
+        """Whether a wait has no time at all, or might have no end."""
+        if until is not None:
+            return until <= now
+        # NB: everybody who holds one slot and waits for another waits for the
+        # likes of himself, not only the one who has the last.
+        assert self._holders is not None
+        enclosing = call.enclosing
+        with self._lock:
+            while enclosing is not None and enclosing not in self._holders:
+                enclosing = enclosing.enclosing
+        return enclosing is not None

@@ -20,8 +20,9 @@ from resilient._events import (
     Event,
     Listener,
     Outbox,
+    log_once,
 )
-from resilient._machines.backoff import Backoff, constant, exponential
+from resilient._machines.backoff import Backoff, exponential
 from resilient._machines.circuit import (
     Change,
     Circuit,
@@ -30,7 +31,7 @@ from resilient._machines.circuit import (
     Refusal,
     Statistics,
 )
-from resilient._machines.window import CountWindow, TimeWindow
+from resilient._machines.window import CountWindow, TimeWindow, Window
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -39,11 +40,15 @@ _CLOSED = CircuitState.CLOSED
 _SUCCESS, _IGNORED = Verdict.SUCCESS, Verdict.IGNORED
 
 
+def _checked_size(size: int) -> int:
+    return count("calls", size, minimum=1)
+
+
 @attrs.frozen
 class calls:  # noqa: N801 - it reads as what it is: window=calls(100)
     """A window of the last so many calls, for ``CircuitBreaker(window=…)``."""
 
-    size: int = attrs.field(converter=lambda size: count("calls", size, minimum=1))
+    size: int = attrs.field(converter=_checked_size)
 
     def __repr__(self) -> str:
         return f"calls({self.size})"
@@ -132,12 +137,14 @@ class CircuitBreaker(AdmissionPolicy):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.window = (
-            window
-            if isinstance(window, calls)
-            else seconds_argument("window", window, zero=False)
-        )
-        most = self.window.size if isinstance(self.window, calls) else None
+        self.window: float | calls
+        empty: Window
+        if isinstance(window, calls):
+            self.window, most = window, window.size
+            empty = CountWindow(most)
+        else:
+            self.window = seconds_argument("window", window, zero=False)
+            most, empty = None, TimeWindow(self.window)
         self.failure_rate = _optional_ratio("failure_rate", failure_rate)
         self.minimum_calls = minimum_calls
         if minimum_calls is None:
@@ -169,8 +176,8 @@ class CircuitBreaker(AdmissionPolicy):
                 "`failure_rate`, `consecutive_failures` or `slow_call_rate` must"
                 " be given, got None for each: the circuit could never open"
             )
-        self.open_for: Backoff | Callable[[int], float] = (
-            open_for if callable(open_for) else constant(open_for)
+        self.open_for: float | Backoff | Callable[[int], float] = (
+            open_for if callable(open_for) else seconds_argument("open_for", open_for)
         )
         self.half_open_calls = count("half_open_calls", half_open_calls, minimum=1)
         self.probe_timeout = seconds_argument(
@@ -181,7 +188,7 @@ class CircuitBreaker(AdmissionPolicy):
         self._lock = threading.Lock()
         self._outbox: Outbox | None = None
         self._circuit = Circuit(
-            window=TimeWindow(self.window) if most is None else CountWindow(most),
+            window=empty,
             failure_rate=self.failure_rate,
             minimum_calls=minimum_calls,
             consecutive_failures=self.consecutive_failures,
@@ -284,14 +291,17 @@ class CircuitBreaker(AdmissionPolicy):
             self._follow_up(changes)
 
     def fresh(self) -> bool:
-        known = self.statistics()
-        return known.state is _CLOSED and known.calls == 0
+        with self._lock:
+            return self._circuit.is_fresh(_clock.now())
 
     # -- Changes
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        if self._outbox is None:
-            self._outbox = Outbox()
+        with self._lock:
+            # NB: before there is a listener, and never a second one: events
+            # in two outboxes would have no order.
+            if self._outbox is None:
+                self._outbox = Outbox()
         return super().subscribe(listener)
 
     def _changes_locked(self) -> tuple[Change | Note, ...]:
@@ -314,13 +324,18 @@ class CircuitBreaker(AdmissionPolicy):
             self._outbox.deliver(lambda: self._listeners)
 
     def _set_open_time(self, change: Change) -> None:
+        open_for = self.open_for
         try:
-            if isinstance(self.open_for, Backoff):
-                seconds = self.open_for.delay(change.openings, _clock.random)
+            if isinstance(open_for, Backoff):
+                seconds = open_for.delay(change.openings, _clock.random)
+            elif callable(open_for):
+                seconds = seconds_argument("open_for", open_for(change.openings))
             else:
-                seconds = seconds_argument("open_for", self.open_for(change.openings))
-        except Exception:  # noqa: BLE001 - the circuit is open for 5 s already
-            if self._outbox is not None:
+                seconds = open_for
+        except Exception:
+            # It is open for 5 s already.
+            log_once("the open_for of a circuit breaker failed; it stays open for 5 s")
+            if self._listeners and self._outbox is not None:
                 self._outbox.put(CircuitNoted(self.label, None, "open_for_failed"))
             return
         with self._lock:

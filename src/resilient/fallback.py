@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar, overload
 
 from resilient._call import Call, Condition, Judge, Outcome, Verdict, judge_by
-from resilient._edge import Proceed, colour_of
+from resilient._edge import Proceed, colour_of, failed
 from resilient._errors import RejectedError
 from resilient._events import FallbackUsed, error_name, send
 from resilient._policy import Policy, Spelling
@@ -28,12 +28,14 @@ class Fallback(Policy[V], Generic[V]):
         function: ``f(error)`` or ``f(error, call)``, sync or (for async
             calls) async. For a result that was judged a failure, `error` is
             None. What it raises is raised, with the original as its cause.
+            A second parameter that has a default is not given the call.
         on: Exception types, or a function of the outcome, to answer for.
             Default: failures, pushback, our own rejections and timeouts.
         name: Name in events.
 
     Raises:
-        TypeError: Neither or both are given, or the value is mutable.
+        TypeError: Neither or both are given, the value is mutable, or the
+            function takes other arguments.
 
     Source: Netflix Hystrix; Polly's Fallback.
     """
@@ -85,7 +87,7 @@ class Fallback(Policy[V], Generic[V]):
             )
         self.value = value
         self.function = function
-        self._takes_call = function is not None and _takes_two(function)
+        self._takes_call = function is not None and _takes_call(function)
         self.on = on
         self._judge: Judge | None = judge_by("on", on)
 
@@ -116,12 +118,15 @@ class Fallback(Policy[V], Generic[V]):
                 self.function(error, call) if self._takes_call else self.function(error)
             )
             if inspect.isawaitable(answer):
+                if call.runtime.name == "sync":
+                    raise _unawaitable(self, answer)
                 answer = await answer
             return Outcome(answer)
         except Exception as failure:
             if failure is not error and failure.__cause__ is None:
-                failure.__cause__ = error
-            return Outcome(None, failure)
+                # NB: past `__setattr__`, which a frozen dataclass refuses.
+                _CAUSE.__set__(failure, error)
+            return failed(failure)
         finally:
             # NB: `error` would keep this frame alive through its traceback.
             del error
@@ -133,17 +138,45 @@ class Fallback(Policy[V], Generic[V]):
         return verdict is not Verdict.SUCCESS
 
 
-def _takes_two(function: Callable[..., Any]) -> bool:
+_CAUSE: Any = vars(BaseException)["__cause__"]
+
+
+def _takes_call(function: Callable[..., Any]) -> bool:
+    """Whether a function takes the error and the call, not the error alone.
+
+    Raises:
+        TypeError: It takes neither, or is no function.
+    """
+    if not callable(function):
+        raise TypeError(f"`function` must be a function, got {function!r}")
     try:
-        parameters = inspect.signature(function).parameters.values()
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
         # A builtin without a signature.
         return False
-    places = [
-        one
-        for one in parameters
-        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
-        and one.default is one.empty
-    ]
-    spread = any(one.kind is one.VAR_POSITIONAL for one in parameters)
-    return len(places) >= 2 or (spread and len(places) < 2)
+    if _fits(signature, 1):
+        spread = (one.kind is one.VAR_POSITIONAL for one in signature.parameters.values())
+        return any(spread) and _fits(signature, 2)
+    if not _fits(signature, 2):
+        raise TypeError(
+            f"`function` must take (error) or (error, call), got {signature}"
+        )
+    return True
+
+
+def _fits(signature: inspect.Signature, places: int) -> bool:
+    try:
+        signature.bind(*[None] * places)
+    except TypeError:
+        return False
+    return True
+
+
+def _unawaitable(fallback: Fallback[Any], answer: object) -> TypeError:
+    if isinstance(answer, Coroutine):
+        # It was never begun; closing it says so to the interpreter.
+        answer.close()
+    return TypeError(
+        f"the function of {fallback!r} returned an awaitable, which a"
+        " synchronous call cannot await: it needs a plain function there"
+    )

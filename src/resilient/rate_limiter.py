@@ -1,4 +1,10 @@
-"""RateLimiter: so many calls, or so many units of any kind, in so much time."""
+"""RateLimiter: so many calls, or so many units of any kind, in so much time.
+
+The module is long because three things that mean nothing alone stand in it:
+the policy, the terms it was made with (`_Terms`: immutable, and shared by all
+limiters made alike, for a `PerKey` may hold ten thousand of them), and the
+line of those who wait (`_Line`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,9 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -23,12 +31,22 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 Algorithm: TypeAlias = Literal["token_bucket", "sliding_window", "fixed_window"]
-Cost: TypeAlias = "float | Mapping[str, float] | Callable[[Call], float | Mapping[str, float]]"
+Cost: TypeAlias = (
+    "float | Mapping[str, float] | Callable[[Call], float | Mapping[str, float]]"
+)
 
 REQUESTS: Final = "requests"
 """The unit that is meant where none is named."""
 
 _PERMIT: Final = True
+
+# Later than any deadline, and yet before never: who may wait for ever need not
+# wait for what will never come.
+_LAST_MOMENT: Final = math.nextafter(math.inf, 0.0)
+
+
+def _checked_per(per: float | timedelta) -> float:
+    return seconds_argument("per", per, zero=False)
 
 
 @attrs.frozen
@@ -44,14 +62,12 @@ class Limit:
     """
 
     rate: float = attrs.field()
-    per: float = attrs.field(default=1.0, kw_only=True)
+    per: float = attrs.field(default=1.0, kw_only=True, converter=_checked_per)
     unit: str = attrs.field(default=REQUESTS, kw_only=True)
     burst: float | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         number("rate", self.rate, minimum=0, exclusive=True)
-        per = seconds_argument("per", self.per, zero=False)
-        object.__setattr__(self, "per", per)
         if self.burst is not None:
             number("burst", self.burst, minimum=0, exclusive=True)
         if not isinstance(self.unit, str):
@@ -79,36 +95,26 @@ class RateLimiter(AdmissionPolicy):
         cost: What a call takes: a number, a dict by unit, or a function of
             the `Call` that returns either. Where the true cost is known only
             afterwards, ``current_call().settle(tokens=812)`` books the
-            difference.
+            difference (for a cost other than 1, or `limits`: a limiter that
+            only counts calls has nothing to correct).
         algorithm: "token_bucket" (even, with bursts), "sliding_window" (never
             more than `rate` in any `per` seconds), or "fixed_window" (for
             servers that count so; lets twice the rate through around a
             boundary).
-        limits: Several `Limit` objects instead of `rate`.
+        limits: Several `Limit` objects instead of `rate`, `per` and `burst`.
         name: Name in errors and events.
 
     Raises:
         RateLimitedError: No permit in time; `retry_after` says when.
         ValueError: At the call: its computed cost is more than could ever be
-            taken at once. On construction for a fixed one.
+            taken at once. A fixed one is refused on construction.
 
     Source: see `resilient._machines.limit`.
     """
 
-    __slots__ = (
-        "_amounts",
-        "_line",
-        "_lock",
-        "_rules",
-        "algorithm",
-        "burst",
-        "cost",
-        "limits",
-        "max_wait",
-        "per",
-        "rate",
-    )
+    __slots__ = ("_line", "_lock", "_rules", "_terms")
 
+    # What was taken is taken, whenever the stream ends.
     holds_streams = False
 
     def __init__(
@@ -126,78 +132,102 @@ class RateLimiter(AdmissionPolicy):
         super().__init__(name)
         if (rate is None) == (limits is None):
             raise TypeError("RateLimiter takes exactly one of `rate` and `limits`")
-        if algorithm not in ("token_bucket", "sliding_window", "fixed_window"):
-            raise ValueError(
-                '`algorithm` must be "token_bucket", "sliding_window" or'
-                f' "fixed_window", got {algorithm!r}'
-            )
-        self.rate = rate
-        self.per = seconds_argument("per", per, zero=False)
-        self.burst = burst
-        self.max_wait = (
-            None if max_wait is None else seconds_argument("max_wait", max_wait)
+        self._terms = _terms(
+            None if rate is None else Limit(rate, per=per, burst=burst),
+            None if limits is None else _checked_limits(limits, per, burst),
+            None if max_wait is None else seconds_argument("max_wait", max_wait),
+            cost,
+            algorithm,
         )
-        self.cost = cost
-        self.algorithm = algorithm
-        self.limits = None if limits is None else _checked_limits(limits)
         self._lock = threading.Lock()
-        self._line: OrderedDict[_Ticket, None] | None = None
-        self._rules = self._new_rules()
-        # What a call takes, by rule; None where a function says.
-        self._amounts = None if callable(cost) else self._amounts_of(cost)
+        self._line: _Line | None = None
+        self._rules = self._terms.new_rules()
+
+    @property
+    def rate(self) -> float | None:
+        """Units per `per` seconds; None where there are `limits`."""
+        return None if self._terms.single is None else self._terms.single.rate
+
+    @property
+    def per(self) -> float:
+        """Seconds; 1.0 where there are `limits`."""
+        return 1.0 if self._terms.single is None else self._terms.single.per
+
+    @property
+    def burst(self) -> float | None:
+        """What may be taken at once; None: the default, or see `limits`."""
+        return None if self._terms.single is None else self._terms.single.burst
+
+    @property
+    def max_wait(self) -> float | None:
+        """Seconds that a call may wait; None: until its deadline."""
+        return self._terms.max_wait
+
+    @property
+    def cost(self) -> Cost:
+        """What a call takes."""
+        return self._terms.cost
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """How it counts."""
+        return self._terms.algorithm
+
+    @property
+    def limits(self) -> tuple[Limit, ...] | None:
+        """The limits, where there are several."""
+        return self._terms.limits
 
     # -- Calls
 
     def admit(self, call: Call) -> Admission:
         now = _clock.now()
-        amounts = self._amounts
+        terms = self._terms
+        amounts = terms.amounts
         if amounts is None:
-            assert callable(self.cost)
-            amounts = self._amounts_of(self.cost(call))
+            assert callable(terms.cost)
+            amounts = terms.amounts_of(terms.cost(call))
         with self._lock:
             wait = self._try_take_locked(now, amounts)
         if wait == 0.0:
             return self._taken(call, amounts, now)
-        allowed = self._allowed(call, now)
-        if wait > allowed:
-            return RateLimitedError(self.name_in(call), wait, self.max_wait or 0.0)
-        ticket = _Ticket(call.runtime.waiter(call), amounts, now + allowed)
-        with self._lock:
-            wait = self._try_take_locked(now, amounts)
-            if wait > 0.0:
-                if self._line is None:
-                    self._line = OrderedDict()
-                ticket.until = ticket.latest if self._line else now + wait
-                ticket.sleeps = not self._line
-                self._line[ticket] = None
-                return ticket
-        return self._taken(call, amounts, now)
+        latest = self._latest(call, now)
+        if now + wait <= latest:
+            ticket = _Ticket(call.runtime.waiter(call), amounts, latest)
+            with self._lock:
+                # NB: others may have come or gone meanwhile.
+                wait = self._try_take_locked(now, amounts)
+                if wait > 0.0 and now + wait <= latest:
+                    self._join_locked(ticket, now + wait)
+                    return ticket
+            if wait == 0.0:
+                return self._taken(call, amounts, now)
+        return self._rejection(call, wait)
 
     def readmit(self, wait: _Ticket, call: Call) -> Admission:
         now = _clock.now()
-        following: _Ticket | None = None
         with self._lock:
             line = self._line
-            assert line is not None
-            first = wait in line and next(iter(line)) is wait
-            left = self._wait_locked(now, wait.amounts) if first else 0.0
-            if not first and wait in line and now < wait.latest:
+            if line is None or wait not in line.tickets:
+                # A change of the rate put it out of the line.
+                return self._rejection(call, wait.missing)
+            if line.first is wait:
+                wait.missing = self._alone_locked(now, wait.amounts)
+                if wait.missing > 0.0 and now + wait.missing <= wait.latest:
+                    wait.until, wait.sleeps = now + wait.missing, True
+                    return wait
+            elif now < wait.latest:
                 return wait
-            if first and left > 0.0 and now + left <= wait.latest:
-                wait.until, wait.sleeps = now + left, True
-                return wait
-            granted = first and left == 0.0
+            else:
+                wait.missing = self._together_locked(now, line.total_until(wait))
+            granted = wait.missing == 0.0
             if granted:
                 self._take_locked(now, wait.amounts)
-            elif wait in line:
-                wait.missing = max(left, self._estimate_locked(now, wait))
             following = self._leave_locked(wait)
         self._wake(following)
         if granted:
             return self._taken(call, wait.amounts, now)
-        return RateLimitedError(
-            self.name_in(call), wait.missing, self.max_wait or 0.0
-        )
+        return self._rejection(call, wait.missing)
 
     def withdraw(self, wait: _Ticket) -> None:
         with self._lock:
@@ -209,63 +239,115 @@ class RateLimiter(AdmissionPolicy):
         pass
 
     def _taken(self, call: Call, amounts: tuple[float, ...], now: float) -> bool:
-        if self.limits is not None or self.cost != 1:
+        if self._terms.corrigible:
             if call.bookings is None:
                 call.bookings = {}
-            call.bookings[self] = _Booking(self, amounts, now)
+            call.bookings[self] = _Booking(self._correct, amounts, now)
         return _PERMIT
 
-    def _allowed(self, call: Call, now: float) -> float:
-        """Return the longest wait that makes sense for `call`."""
-        allowed = math.inf if self.max_wait is None else self.max_wait
-        if call.deadline is not None:
-            allowed = min(allowed, call.deadline - now)
-        return allowed
+    def _correct(
+        self, costs: Mapping[str, float], amounts: tuple[float, ...], at: float
+    ) -> None:
+        """Book the difference to the `amounts` that were taken at `at`."""
+        now = _clock.now()
+        with self._lock:
+            limits = self._terms.each
+            for limit, rule, amount in zip(limits, self._rules, amounts, strict=True):
+                if limit.unit in costs:
+                    rule.book(now, costs[limit.unit] - amount, since=at)
+            first = None if self._line is None else self._line.first
+        self._wake(first)
+
+    def _latest(self, call: Call, now: float) -> float:
+        """Return when a wait of `call` has to be over, at the latest."""
+        max_wait = self._terms.max_wait
+        latest = math.inf if max_wait is None else now + max_wait
+        if call.deadline is not None and call.deadline <= latest:
+            # An attempt starts while any time is left.
+            return math.nextafter(call.deadline, -math.inf)
+        # NB: endless waits are fine, waits for what never comes are not.
+        return min(latest, _LAST_MOMENT)
+
+    def _rejection(self, call: Call, wait: float) -> RateLimitedError:
+        return RateLimitedError(
+            self.name_in(call),
+            wait if wait < math.inf else None,
+            self._terms.max_wait or 0.0,
+        )
 
     # -- The rules; the lock is held
 
     def _try_take_locked(self, now: float, amounts: tuple[float, ...]) -> float:
         """Take, if nobody waits and all can be taken; return the wait."""
-        if not self._line:
-            if len(amounts) == 1:
-                return self._rules[0][1].try_take(now, amounts[0])
-            wait = self._wait_locked(now, amounts)
+        rules = self._rules
+        if self._line is None:
+            if len(rules) == 1:
+                return rules[0].try_take(now, amounts[0])
+            wait = self._alone_locked(now, amounts)
             if wait == 0.0:
                 self._take_locked(now, amounts)
             return wait
-        ahead = [sum(column) for column in zip(*(t.amounts for t in self._line))]
-        # NB: a free call waits for nobody.
         if not any(amounts):
+            # A free call waits for nobody.
             return 0.0
-        return self._wait_locked(now, tuple(map(sum, zip(ahead, amounts))))
+        return self._together_locked(now, _sums(self._line.total, amounts))
 
-    def _wait_locked(self, now: float, amounts: tuple[float, ...]) -> float:
+    def _alone_locked(self, now: float, amounts: tuple[float, ...]) -> float:
+        """Return the wait of the first in line; infinite if it never fits."""
+        for rule, amount in zip(self._rules, amounts, strict=True):
+            if amount > rule.capacity:
+                return math.inf
+        return self._together_locked(now, amounts)
+
+    def _together_locked(self, now: float, amounts: Iterable[float]) -> float:
+        """Return the wait until a line that wants so much will have had it."""
         return max(
             rule.wait(now, amount)
-            for (_, rule), amount in zip(self._rules, amounts, strict=True)
+            for rule, amount in zip(self._rules, amounts, strict=True)
         )
 
     def _take_locked(self, now: float, amounts: tuple[float, ...]) -> None:
-        for (_, rule), amount in zip(self._rules, amounts, strict=True):
+        for rule, amount in zip(self._rules, amounts, strict=True):
             rule.take(now, amount)
 
-    def _estimate_locked(self, now: float, ticket: _Ticket) -> float:
-        """Return how long a ticket in line still has to wait."""
-        total = [0.0] * len(self._rules)
-        for other in self._line or ():
-            total = [a + b for a, b in zip(total, other.amounts, strict=True)]
-            if other is ticket:
-                break
-        return self._wait_locked(now, tuple(total))
+    def _join_locked(self, ticket: _Ticket, until: float) -> None:
+        """Put a ticket at the end of the line."""
+        if self._line is None:
+            self._line = _Line(len(self._rules))
+            ticket.until, ticket.sleeps = until, True
+        else:
+            ticket.until = None if ticket.latest == _LAST_MOMENT else ticket.latest
+        self._line.join(ticket)
 
     def _leave_locked(self, ticket: _Ticket) -> _Ticket | None:
         """Take a ticket out of line; return who is first now, if that changed."""
         line = self._line
-        if not line or ticket not in line:
+        if line is None or ticket not in line.tickets:
             return None
-        was_first = next(iter(line)) is ticket
-        del line[ticket]
-        return next(iter(line)) if was_first and line else None
+        was_first = line.first is ticket
+        line.leave(ticket)
+        if not line.tickets:
+            self._line = None
+            return None
+        return line.first if was_first else None
+
+    def _judge_anew_locked(self, now: float) -> list[_Ticket]:
+        """Put out of line who no longer fits; return whom to wake."""
+        woken: list[_Ticket] = []
+        if self._line is not None:
+            ahead = _Line(len(self._rules))
+            for ticket in self._line.tickets:
+                ahead.join(ticket)
+                ticket.missing = max(
+                    self._alone_locked(now, ticket.amounts),
+                    self._together_locked(now, ahead.total),
+                )
+                if now + ticket.missing > ticket.latest:
+                    ahead.leave(ticket)
+                    woken.append(ticket)
+            self._line = ahead if ahead.tickets else None
+            woken += [ahead.first] if ahead.tickets else []
+        return woken
 
     def _wake(self, ticket: _Ticket | None) -> None:
         while ticket is not None and not ticket.waiter.wake():
@@ -291,90 +373,122 @@ class RateLimiter(AdmissionPolicy):
         Args:
             rate: Units per `per` seconds.
             per: Seconds; None: as before.
-            burst: As in the constructor.
-            unit: Which limit, where there are several.
+            burst: What may be taken at once; None: as before, by default one
+                period's worth of the new rate.
+            unit: Which limit, where there are several; of those that count
+                the same unit the first.
 
         Raises:
-            TypeError, ValueError: An argument is out of range, or no limit
-                counts that unit. Nothing has changed then.
+            TypeError, ValueError: An argument is out of range, no limit
+                counts that unit, or the `cost` of a call would never fit.
+                Nothing has changed then.
         """
-        rule = self._rule(unit)
-        number("rate", rate, minimum=0, exclusive=True)
-        seconds = rule.per if per is None else seconds_argument("per", per, zero=False)
         now = _clock.now()
-        woken: list[_Ticket] = []
         with self._lock:
-            rule.change(now, rate, seconds, burst)
-            ahead = [0.0] * len(self._rules)
-            for ticket in tuple(self._line or ()):
-                ahead = [a + b for a, b in zip(ahead, ticket.amounts, strict=True)]
-                ticket.missing = self._wait_locked(now, tuple(ahead))
-                if now + ticket.missing > ticket.latest:
-                    ahead = [a - b for a, b in zip(ahead, ticket.amounts, strict=True)]
-                    self._leave_locked(ticket)
-                    woken.append(ticket)
-            if self._line:
-                woken.append(next(iter(self._line)))
+            place = self._terms.place_of(unit)
+            old = self._terms.each[place]
+            limit = Limit(
+                rate,
+                per=old.per if per is None else per,
+                unit=old.unit,
+                burst=old.burst if burst is None else burst,
+            )
+            self._terms = self._terms.with_limit(place, limit)
+            self._rules[place].change(now, limit.rate, limit.per, limit.burst)
+            woken = self._judge_anew_locked(now)
         for ticket in woken:
             self._wake(ticket)
 
-    def update(self, remaining: float, reset: float, unit: str | None = None) -> None:
+    def update(
+        self, remaining: float, reset: float | timedelta, unit: str | None = None
+    ) -> None:
         """Take note of what the server's headers say.
+
+        Who waits is judged anew, as by `set_rate`.
 
         Args:
             remaining: Units that may still be taken.
             reset: Seconds until the server counts anew.
-            unit: Which limit, where there are several.
+            unit: Which limit, where there are several: as in `set_rate`.
 
         Raises:
             TypeError, ValueError: No such limit, or not numbers.
         """
-        rule = self._rule(unit)
+        place = self._terms.place_of(unit)
         number("remaining", remaining, minimum=0)
         reset = seconds_argument("reset", reset)
+        now = _clock.now()
         with self._lock:
-            rule.learn(_clock.now(), remaining, reset)
-            first = next(iter(self._line)) if self._line else None
-        self._wake(first)
+            self._rules[place].learn(now, remaining, reset)
+            woken = self._judge_anew_locked(now)
+        for ticket in woken:
+            self._wake(ticket)
 
     def available(self, unit: str | None = None) -> float:
         """Return the units that could be taken now; below 0 in debt."""
-        rule = self._rule(unit)
+        place = self._terms.place_of(unit)
         with self._lock:
-            return rule.level(_clock.now())
+            return self._rules[place].level(_clock.now())
 
     @property
     def queued(self) -> int:
         """Calls that wait now."""
-        return len(self._line or ())
+        line = self._line
+        return 0 if line is None else len(line.tickets)
 
     def reset(self) -> None:
-        """Forget what was taken. Who waits goes on with the new count."""
+        """Forget what was taken, not the rate. Who waits goes on at once."""
         with self._lock:
-            self._rules = self._new_rules()
-            first = next(iter(self._line)) if self._line else None
+            self._rules = self._terms.new_rules()
+            first = None if self._line is None else self._line.first
         self._wake(first)
 
     def fresh(self) -> bool:
         now = _clock.now()
         with self._lock:
-            return not self._line and all(
-                rule.level(now) >= rule.capacity for _, rule in self._rules
+            return self._line is None and all(
+                rule.level(now) >= rule.capacity for rule in self._rules
             )
 
-    # -- Construction
 
-    def _new_rules(self) -> tuple[tuple[str, RateLimit], ...]:
-        if self.limits is None:
-            assert self.rate is not None
-            limits: tuple[Limit, ...] = (
-                Limit(self.rate, per=self.per, burst=self.burst),
+@attrs.frozen(eq=False, weakref_slot=True)
+class _Terms:
+    """What a limiter was made with; limiters made alike share one.
+
+    Attributes:
+        single: Its limit, where it was given a `rate`.
+        limits: Its limits, where it was given those.
+        each: Its limits in any case.
+        amounts: What a call takes of each; None where a function says.
+        corrigible: Whether `settle` may have something to correct.
+    """
+
+    single: Limit | None
+    limits: tuple[Limit, ...] | None
+    max_wait: float | None
+    cost: Cost
+    algorithm: Algorithm
+    each: tuple[Limit, ...] = attrs.field(init=False)
+    # A fresh rule for each, to be copied: the numbers in them are shared too.
+    rules: tuple[RateLimit, ...] = attrs.field(init=False)
+    amounts: tuple[float, ...] | None = attrs.field(init=False)
+    corrigible: bool = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.algorithm not in ("token_bucket", "sliding_window", "fixed_window"):
+            raise ValueError(
+                '`algorithm` must be "token_bucket", "sliding_window" or'
+                f' "fixed_window", got {self.algorithm!r}'
             )
-        else:
-            limits = self.limits
-        return tuple((limit.unit, self._new_rule(limit)) for limit in limits)
+        each = self.limits or (() if self.single is None else (self.single,))
+        put = object.__setattr__
+        put(self, "each", each)
+        put(self, "rules", tuple([self._rule_for(limit) for limit in each]))
+        put(self, "corrigible", self.limits is not None or self.cost != 1)
+        fixed = None if callable(self.cost) else self.amounts_of(self.cost)
+        put(self, "amounts", fixed)
 
-    def _new_rule(self, limit: Limit) -> RateLimit:
+    def _rule_for(self, limit: Limit) -> RateLimit:
         if self.algorithm == "token_bucket":
             return TokenBucket(limit.rate, limit.per, limit.burst)
         if limit.burst is not None:
@@ -385,29 +499,38 @@ class RateLimiter(AdmissionPolicy):
         kind = SlidingWindow if self.algorithm == "sliding_window" else FixedWindow
         return kind(limit.rate, limit.per)
 
-    def _rule(self, unit: str | None) -> RateLimit:
-        units = [one for one, _ in self._rules]
+    def new_rules(self) -> tuple[RateLimit, ...]:
+        return tuple([copy(rule) for rule in self.rules])
+
+    def with_limit(self, place: int, limit: Limit) -> _Terms:
+        if self.limits is None:
+            return _terms(limit, None, self.max_wait, self.cost, self.algorithm)
+        limits = (*self.limits[:place], limit, *self.limits[place + 1 :])
+        return _terms(None, limits, self.max_wait, self.cost, self.algorithm)
+
+    def place_of(self, unit: str | None) -> int:
+        units = [limit.unit for limit in self.each]
         if unit is None:
             unit = units[0] if len(units) == 1 else REQUESTS
-        for one, rule in self._rules:
-            if one == unit:
-                return rule
-        raise ValueError(f"`unit` must be one of {units}, got {unit!r}")
+        if unit not in units:
+            raise ValueError(f"`unit` must be one of {units}, got {unit!r}")
+        return units.index(unit)
 
-    def _amounts_of(self, cost: object) -> tuple[float, ...]:
-        """Return what to take from each rule for a cost.
+    def amounts_of(self, cost: object) -> tuple[float, ...]:
+        """Return what to take of each limit for a cost.
 
         Raises:
             TypeError, ValueError: It is no cost, names an unknown unit, or
                 could never be taken.
         """
-        units = [unit for unit, _ in self._rules]
+        units = [limit.unit for limit in self.each]
         if isinstance(cost, Mapping):
-            unknown = [unit for unit in cost if unit not in units]
+            costs: dict[object, object] = dict(cost)
+            unknown = [unit for unit in costs if unit not in units]
             if unknown:
                 raise ValueError(f"`cost` must name units of {units}, got {unknown}")
             amounts = tuple(
-                number("cost", cost.get(unit, 0), minimum=0) for unit in units
+                number("cost", costs.get(unit, 0), minimum=0) for unit in units
             )
         else:
             amount = number("cost", cost, minimum=0)
@@ -418,13 +541,52 @@ class RateLimiter(AdmissionPolicy):
                     f" {cost!r}"
                 )
             amounts = tuple(amount if unit == counted else 0.0 for unit in units)
-        for (unit, rule), amount in zip(self._rules, amounts, strict=True):
+        for rule, unit, amount in zip(self.rules, units, amounts, strict=True):
             if amount > rule.capacity:
                 raise ValueError(
                     f"`cost` must be <= {rule.capacity:g} {unit}, the most that can"
                     f" be taken at once, got {amount:g}: it could never pass"
                 )
         return amounts
+
+
+_shared: WeakValueDictionary[tuple[object, ...], _Terms] = WeakValueDictionary()
+
+
+def _terms(
+    single: Limit | None,
+    limits: tuple[Limit, ...] | None,
+    max_wait: float | None,
+    cost: Cost,
+    algorithm: Algorithm,
+) -> _Terms:
+    """Return the terms of these arguments: the same object for equal ones."""
+    # NB: with the type, or a cost of True would pass for a 1 seen before.
+    key = (single, limits, max_wait, cost, type(cost), algorithm)
+    try:
+        terms = _shared.get(key)
+    except TypeError:
+        # A dict has no hash.
+        return _Terms(single, limits, max_wait, cost, algorithm)
+    if terms is None:
+        terms = _shared[key] = _Terms(single, limits, max_wait, cost, algorithm)
+    return terms
+
+
+def _checked_limits(
+    limits: Iterable[Limit], per: object, burst: object
+) -> tuple[Limit, ...]:
+    if per != 1.0 or burst is not None:
+        raise TypeError("`per` and `burst` belong into each Limit of `limits`")
+    if not isinstance(limits, Iterable):
+        raise TypeError(f"`limits` must be a list of Limit objects, got {limits!r}")
+    checked = tuple(limits)
+    for limit in checked:
+        if not isinstance(limit, Limit):
+            raise TypeError(f"`limits` must be Limit objects, got {limit!r}")
+    if not checked:
+        raise ValueError("`limits` must name at least one Limit, got none")
+    return checked
 
 
 class _Ticket(Wait):
@@ -447,37 +609,63 @@ class _Ticket(Wait):
         self.missing = 0.0
 
 
-class _Booking:
-    """What was taken for one attempt, by rule."""
+class _Line:
+    """Who waits, first come first served, and what they want together.
 
-    __slots__ = ("_amounts", "_at", "_limiter", "_settled")
+    Attributes:
+        tickets: The tickets, first to last; only the keys matter.
+        total: The sum of what they want, by rule. A running one, whose
+            rounding errors go when the line empties and is made anew.
+    """
+
+    __slots__ = ("tickets", "total")
+
+    def __init__(self, rules: int) -> None:
+        self.tickets: OrderedDict[_Ticket, None] = OrderedDict()
+        self.total = [0.0] * rules
+
+    @property
+    def first(self) -> _Ticket:
+        return next(iter(self.tickets))
+
+    def join(self, ticket: _Ticket) -> None:
+        self.tickets[ticket] = None
+        self.total = _sums(self.total, ticket.amounts)
+
+    def leave(self, ticket: _Ticket) -> None:
+        del self.tickets[ticket]
+        self.total = _sums(self.total, [-amount for amount in ticket.amounts])
+
+    def total_until(self, ticket: _Ticket) -> list[float]:
+        """Return what those up to `ticket` want together."""
+        tickets = list(self.tickets)
+        until = tickets[: tickets.index(ticket) + 1]
+        return list(map(math.fsum, zip(*[one.amounts for one in until], strict=True)))
+
+
+def _sums(these: Iterable[float], those: Iterable[float]) -> list[float]:
+    return [one + other for one, other in zip(these, those, strict=True)]
+
+
+class _Booking:
+    """What was taken for one attempt, to be corrected once for each unit."""
+
+    __slots__ = ("_amounts", "_at", "_correct", "_settled")
 
     def __init__(
-        self, limiter: RateLimiter, amounts: tuple[float, ...], at: float
+        self, correct: _Correct, amounts: tuple[float, ...], at: float
     ) -> None:
-        self._limiter = limiter
+        self._correct = correct
         self._amounts = amounts
         self._at = at
-        self._settled: set[str] = set()
+        self._settled: frozenset[str] = frozenset()
 
     def settle(self, costs: Mapping[str, float]) -> None:
-        limiter, now = self._limiter, _clock.now()
         for unit, cost in costs.items():
             number(unit, cost, minimum=0)
-        with limiter._lock:
-            for (unit, rule), amount in zip(limiter._rules, self._amounts, strict=True):
-                if unit in costs and unit not in self._settled:
-                    self._settled.add(unit)
-                    rule.book(now, costs[unit] - amount, since=self._at)
-            first = next(iter(limiter._line)) if limiter._line else None
-        limiter._wake(first)
+        due = {unit: costs[unit] for unit in costs.keys() - self._settled}
+        self._settled |= due.keys()
+        self._correct(due, self._amounts, self._at)
 
 
-def _checked_limits(limits: Iterable[Limit]) -> tuple[Limit, ...]:
-    checked = tuple(limits)
-    for limit in checked:
-        if not isinstance(limit, Limit):
-            raise TypeError(f"`limits` must be Limit objects, got {limit!r}")
-    if not checked:
-        raise ValueError("`limits` must name at least one Limit, got none")
-    return checked
+_Correct: TypeAlias = Callable[[Mapping[str, float], tuple[float, ...], float], None]

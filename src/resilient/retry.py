@@ -98,7 +98,8 @@ class Retry(Policy):
     __slots__ = (
         "_budget",
         "_judge",
-        "attempts",
+        # The method of that name is one of the five spellings.
+        "_attempts",
         "backoff",
         "budget",
         "max_retry_after",
@@ -135,13 +136,15 @@ class Retry(Policy):
         self.types = types
         self.on = on
         self._judge: Judge | None = judge_by("on", types, on)
-        self.attempts = None if attempts is None else count("attempts", attempts, minimum=1)
+        self._attempts = (
+            None if attempts is None else count("attempts", attempts, minimum=1)
+        )
         self.within = (
             None
             if within is None
             else seconds_argument("within", within, infinite=True)
         )
-        if self.attempts is None and self.within is None:
+        if self._attempts is None and self.within is None:
             raise ValueError(
                 "`attempts` must be limited when `within` is None:"
                 " within=math.inf says for ever"
@@ -186,22 +189,34 @@ class Retry(Policy):
         if self.budget == "own" and self._budget is not None:
             self._budget.reset()
 
+    def fresh(self) -> bool:
+        own = self._budget if self.budget == "own" else None
+        return own is None or own.full
+
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         began = _clock.now()
         retried, call.retried = call.retried, True
-        attempt, previous = 1, None
+        # NB: counted here; a Retry around this one has a count of its own.
+        counted = call.attempt
+        attempt = 1
+        previous: float | None = None
         try:
             while True:
                 call.attempt = attempt
+                # NB: what was given up on in an attempt before this one says
+                # nothing about this one, not even if it is the same object.
+                call.given_up = ()
                 outcome = await proceed(call)
-                verdict = self._judged(outcome)
+                verdict = self._judged(outcome, call)
                 if verdict is Verdict.SUCCESS and self._budget is not None:
                     self._budget.deposit()
                 if outcome.error is None and verdict in _FINAL:
                     return outcome
-                delay = self._next_delay(outcome, verdict, call, began, previous)
+                delay = self._next_delay(
+                    outcome, verdict, call, attempt, began, previous
+                )
                 if isinstance(delay, str):
-                    self._give_up(outcome, call, delay, began)
+                    self._give_up(outcome, call, attempt, delay, began)
                     return outcome
                 if self._listeners:
                     name = error_name(outcome.error)
@@ -210,32 +225,41 @@ class Retry(Policy):
                         RetryScheduled(self.label, call.name, attempt, name, delay),
                     )
                 previous = delay
-                await self._wait(delay, outcome, call)
+                await self._wait(delay, outcome, call, attempt)
+                if call.deadline is not None and _clock.now() >= call.deadline:
+                    # The wait overran: no time is left to begin in.
+                    self._give_up(outcome, call, attempt, "deadline", began)
+                    return outcome
                 outcome.discard()
                 attempt += 1
         finally:
-            call.retried = retried
+            call.retried, call.attempt = retried, counted
 
-    def _judged(self, outcome: Outcome) -> Verdict:
+    def _judged(self, outcome: Outcome, call: Call) -> Verdict:
         if self.on_result is not None and outcome.error is None:
             return verdict_of("on_result", self.on_result(outcome.value), outcome)
-        return outcome.verdict if self._judge is None else self._judge(outcome)
+        if self._judge is not None:
+            return self._judge(outcome)
+        if self.on_result is not None and not call.classified:
+            # Nobody named an error to retry on.
+            return Verdict.SUCCESS
+        return outcome.verdict
 
     def _next_delay(
         self,
         outcome: Outcome,
         verdict: Verdict,
         call: Call,
+        attempt: int,
         began: float,
         previous: float | None,
     ) -> float | str:
         """Return the seconds to wait, or the reason why to stop."""
-        attempt = call.attempt
         if verdict in _FINAL:
             return "not retryable"
         if not self.nested and _was_given_up(outcome.error, call):
             return "retried further in"
-        limit = self.attempts
+        limit = self._attempts
         if attempts_limit is not None:
             limit = attempts_limit if limit is None else min(limit, attempts_limit)
         if limit is not None and attempt >= limit:
@@ -266,7 +290,9 @@ class Retry(Policy):
             )
         return seconds_argument("backoff", self.backoff(attempt))
 
-    async def _wait(self, delay: float, outcome: Outcome, call: Call) -> None:
+    async def _wait(
+        self, delay: float, outcome: Outcome, call: Call, attempt: int
+    ) -> None:
         try:
             await call.runtime.sleep(delay)
         except BaseException as unwinding:
@@ -274,44 +300,60 @@ class Retry(Policy):
                 unwinding.__context__ = outcome.error
             outcome.discard()
             if self._listeners:
-                event = RetryCancelled(self.label, call.name, call.attempt)
+                event = RetryCancelled(self.label, call.name, attempt)
                 send(self._listeners, event)
             raise
 
-    def _give_up(self, outcome: Outcome, call: Call, reason: str, began: float) -> None:
+    def _give_up(
+        self, outcome: Outcome, call: Call, attempt: int, reason: str, began: float
+    ) -> None:
         """Leave a note on the error, and word for every Retry further out."""
         elapsed = _clock.now() - began
         error = outcome.error
-        if error is not None:
-            _annotate(error, call.attempt, elapsed, reason)
+        # NB: an error that comes from a Retry further in has the note of that
+        # one, which says more than ours would.
+        if error is not None and not _is_among(error, call.given_up):
+            tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
+            note = f"{tries} in {elapsed:.3g} s; stopped: {reason}"
+            if outcome.retry_after is not None:
+                note += f"; retry in {outcome.retry_after:.3g} s"
+            _annotate(error, note)
             if reason != "not retryable":
-                enclosing: Call | None = call
-                while enclosing is not None:
-                    known = enclosing.given_up[1 - _REMEMBERED :]
-                    enclosing.given_up = (*known, error)
-                    enclosing = enclosing.enclosing
+                _remember(error, call)
         if self._listeners:
             event = RetriesExhausted(
-                self.label, call.name, call.attempt, elapsed, reason, error_name(error)
+                self.label, call.name, attempt, elapsed, reason, error_name(error)
             )
             send(self._listeners, event)
 
 
+def _remember(error: Exception, call: Call) -> None:
+    """Tell this call and all around it that a Retry gave up on `error`."""
+    enclosing: Call | None = call
+    while enclosing is not None:
+        enclosing.given_up = (*enclosing.given_up[1 - _REMEMBERED :], error)
+        enclosing = enclosing.enclosing
+
+
 def _was_given_up(error: Exception | None, call: Call) -> bool:
+    """Whether a Retry gave up on the error, or on what it came from."""
     if not call.given_up or error is None:
         return False
-    known = {id(one) for one in call.given_up}
-    return any(id(one) in known for one in family(error))
+    return any(_is_among(one, call.given_up) for one in family(error))
 
 
-def _annotate(error: Exception, attempts: int, elapsed: float, reason: str) -> None:
-    tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-    note = f"{_NOTE}{tries} in {elapsed:.3g} s; stopped: {reason}"
+def _is_among(error: BaseException, errors: tuple[Exception, ...]) -> bool:
+    # NB: by identity; errors may define what equality they like.
+    return any(error is one for one in errors)
+
+
+def _annotate(error: Exception, note: str) -> None:
+    """Add our note to an error, in the place of an older one of ours."""
     try:
         notes = getattr(error, "__notes__", None)
         if isinstance(notes, list):
             notes[:] = [one for one in notes if not str(one).startswith(_NOTE)]
-        error.add_note(note)
+        error.add_note(f"{_NOTE}{note}")
     except Exception:  # noqa: BLE001, S110
         # It refuses attributes, as a frozen dataclass does: it goes unnoted.
         pass

@@ -66,6 +66,11 @@ class RetryBudget:
         with self._lock:
             return self._machine.balance(_clock.now())
 
+    @property
+    def full(self) -> bool:
+        """Whether nothing is missing from it."""
+        return self.balance >= self._machine.capacity
+
     def reset(self) -> None:
         """Fill it."""
         with self._lock:

@@ -42,8 +42,9 @@ class Timeout(Policy):
         seconds: Seconds (> 0) or a timedelta; None: no limit.
         abandon: Run the plain function in a daemon thread, with the caller's
             context variables; return at the limit and leave the thread to
-            finish. Its slot, and every permit taken inside this timeout, stay
-            taken until it does. Plain functions only.
+            finish. Its place among the threads, and the slot of every
+            `Bulkhead` around it, stay taken until it does. The deadline of an
+            outer timeout ends the waiting too. Plain functions only.
         max_threads: Threads that may run at once, abandoned ones included;
             a call beyond them is rejected. Default 32, as `min(32, cpus + 4)`
             of `concurrent.futures` is bounded.
@@ -83,6 +84,9 @@ class Timeout(Policy):
         if abandon and seconds is None:
             raise ValueError("`abandon` must have `seconds` to abandon after")
 
+    def fresh(self) -> bool:
+        return self._crew is None or self._crew.running == 0
+
     @property
     def abandoned(self) -> int:
         """Threads that were left behind and still run."""
@@ -108,7 +112,7 @@ class Timeout(Policy):
         if outer is None or deadline < outer:
             call.deadline = deadline
         if self._crew is not None:
-            return await self._around_thread(self._crew, proceed, call, began)
+            return await self._around_thread(self._crew, proceed, call, began, outer)
         limit = call.runtime.limit(call, self._shelf, seconds)
         try:
             outcome = await proceed(call)
@@ -122,40 +126,63 @@ class Timeout(Policy):
             cause = outcome.error
             outcome.discard()
             return self._exceeded(call, began, cause)
-        if outcome.held is not None and not call.retried:
-            self._bound_stream(call, began)
+        if outcome.held is not None:
+            if outcome.error is not None:
+                return self._left_behind(outcome, call, began)
+            if not call.retried:
+                self._bound_stream(call, began)
         if self._listeners:
             self._tell_if_late(call, began)
         return outcome
 
     async def _around_thread(
-        self, crew: Crew, proceed: Proceed, call: Call, began: float
+        self,
+        crew: Crew,
+        proceed: Proceed,
+        call: Call,
+        began: float,
+        outer: float | None,
     ) -> Outcome:
-        outer, deadline = call.runner, call.deadline
-        assert self.seconds is not None
-        ends = began + self.seconds
-
         def run(fn: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
             stint = crew.begin(call.name, fn, args, kwargs)
             if stint is None:
-                full = BulkheadFullError(
-                    self.name_in(call), None, self.max_threads
-                )
-                return Outcome(None, full)
-            if stint.wait(ends - _clock.now()):
+                name = self.name_in(call)
+                return Outcome(None, BulkheadFullError(name, None, self.max_threads))
+            # NB: as it is now, and not ours alone: whichever timeout it belongs
+            # to, further out or in, gives the error its own name.
+            until = call.deadline
+            assert until is not None
+            if stint.wait(until):
                 return stint.result()
-            outcome = self._exceeded(call, began, None)
+            error = TimeoutExceededError(
+                self.name_in(call), until - began, _clock.now() - began
+            )
+            outcome = Outcome(None, error)
             outcome.held = stint.held
             if self._listeners:
                 event = CallAbandoned(self.label, call.name, crew.abandoned)
                 send(self._listeners, event)
             return outcome
 
-        call.runner = run
+        runner, call.runner = call.runner, run
         try:
-            return await proceed(call)
+            outcome = await proceed(call)
         finally:
-            call.runner, call.deadline = outer, deadline
+            call.runner, call.deadline = runner, outer
+        if outcome.held is not None:
+            return self._left_behind(outcome, call, began)
+        if self._listeners:
+            self._tell_if_late(call, began)
+        return outcome
+
+    def _left_behind(self, outcome: Outcome, call: Call, began: float) -> Outcome:
+        """Answer for an abandoned thread, if it was this limit that ended."""
+        assert self.seconds is not None
+        if _clock.now() < began + self.seconds:
+            return outcome
+        exceeded = self._exceeded(call, began, None)
+        exceeded.held = outcome.held
+        return exceeded
 
     def _exceeded(
         self, call: Call, began: float, cause: BaseException | None

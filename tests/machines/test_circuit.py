@@ -863,6 +863,7 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         slow_rate=st.sampled_from([None, None, "1/3", "1/2", "1"]),
         row=st.sampled_from([None, None, 1, 2, 3]),
         places=st.integers(1, 4),
+        observe=st.sampled_from([False, False, True]),
     )
     def build(
         self,
@@ -872,6 +873,7 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         slow_rate: str | None,
         row: int | None,
         places: int,
+        observe: bool,
     ) -> None:
         """Build both, with small limits so that they are met."""
         self.size, self.minimum, self.row, self.places = size, minimum, row, places
@@ -906,6 +908,9 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         self.totals = dict.fromkeys(
             ["succeeded", "failed", "ignored", "stale", "rejected", "opened"], 0
         )
+        if observe:
+            self.circuit.observe(float(self.clock))
+            self.go("observing", "observe")
 
     # The model
 
@@ -984,19 +989,39 @@ class CircuitAgainstModel(RuleBasedStateMachine):
 
     # What happens
 
-    @rule(eighths=st.sampled_from([0, 1, 2, 8, 15, 16, 17, 31, 32]))
+    @rule(eighths=st.sampled_from([0, 1, 2, 8]))
     def wait(self, eighths: int) -> None:
-        """Let time pass, often just up to a limit."""
+        """Let a little time pass."""
         self.clock += Fraction(eighths, 8)
 
+    @precondition(lambda self: self.state == "open" or self.leases)
+    @rule(eighths=st.sampled_from([-1, 0, 0, 1]))
+    def wait_for_a_limit(self, eighths: int) -> None:
+        """Let time pass to the end of the open time or of a lease, or so."""
+        ends = [self.end_of_open] if self.state == "open" else self.leases.values()
+        self.clock = max(self.clock, min(ends) + Fraction(eighths, 8))
+
     @rule(times=st.integers(1, 5))
-    def call(self, times: int) -> None:
-        """Ask for permits."""
+    def begin(self, times: int) -> None:
+        """Begin calls that take a while."""
         for _ in range(times):
             self.ask()
 
-    def ask(self) -> None:
-        """Ask for one permit."""
+    @rule(
+        outcomes=st.lists(
+            st.tuples(st.sampled_from([True, True, False, False, None]), st.booleans()),
+            min_size=1,
+            max_size=6,
+        )
+    )
+    def call(self, outcomes: list[tuple[bool | None, bool]]) -> None:
+        """Make calls that end at once."""
+        for failed, slow in outcomes:
+            if self.ask():
+                self.finish(-1, failed, slow)
+
+    def ask(self) -> bool:
+        """Ask for one permit; return whether there was one."""
         answer = self.circuit.admit(float(self.clock))
         if self.state == "open" and self.clock >= self.end_of_open:
             self.go("half_open", "open_time_over")
@@ -1005,8 +1030,7 @@ class CircuitAgainstModel(RuleBasedStateMachine):
             if len(self.leases) + len(self.votes) < self.places:
                 assert isinstance(answer, Probe)
                 self.leases[self.given] = self.clock + 4
-                self.give(answer, True)
-                return
+                return self.give(answer, True)
             expected: tuple[str, float | None] = ("half_open_full", None)
         elif self.state == "open":
             expected = ("open", float(self.end_of_open - self.clock))
@@ -1014,16 +1038,17 @@ class CircuitAgainstModel(RuleBasedStateMachine):
             expected = ("forced_open", None)
         else:
             assert isinstance(answer, int)
-            self.give(answer, False)
-            return
+            return self.give(answer, False)
         assert isinstance(answer, Refusal)
         assert expected == (answer.reason, answer.retry_after)
         self.totals["rejected"] += 1
+        return False
 
-    def give(self, permit: Permit, probe: bool) -> None:
+    def give(self, permit: Permit, probe: bool) -> bool:
         """Note a permit that was given out."""
         self.out.append((self.given, permit, self.era, probe))
         self.given += 1
+        return True
 
     @precondition(lambda self: self.out)
     @rule(
@@ -1035,9 +1060,13 @@ class CircuitAgainstModel(RuleBasedStateMachine):
     def end(self, which: int, failed: bool | None, slow: bool, times: int) -> None:
         """Let calls end, in any order."""
         for _ in range(min(times, len(self.out))):
-            number, permit, era, probe = self.out.pop(which % len(self.out))
-            self.circuit.settle(permit, float(self.clock), failed, slow)
-            self.ended(number, era, probe, failed, slow)
+            self.finish(which % len(self.out), failed, slow)
+
+    def finish(self, which: int, failed: bool | None, slow: bool) -> None:
+        """Let a call end, in both."""
+        number, permit, era, probe = self.out.pop(which)
+        self.circuit.settle(permit, float(self.clock), failed, slow)
+        self.ended(number, era, probe, failed, slow)
 
     def ended(
         self, number: int, era: int, probe: bool, failed: bool | None, slow: bool
@@ -1076,14 +1105,13 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         if self.state == "open" and not lag:
             self.end_of_open = self.opened_at + Fraction(eighths, 8)
 
-    # Rarely, or nothing else would be seen.
     @rule(
         control=st.sampled_from(
-            ["force_open", "disable", "observe", *["reset"] * 3, *[""] * 12]
+            [*[""] * 12, "force_open", "disable", *["observe"] * 3, *["reset"] * 3]
         )
     )
     def control(self, control: str) -> None:
-        """Use a control."""
+        """Use a control; rarely, or little else would be seen."""
         states = {
             "force_open": "forced_open",
             "disable": "disabled",
@@ -1141,5 +1169,5 @@ def trailing_failures(outcomes: Iterable[tuple[bool, bool]]) -> int:
 
 TestCircuitAgainstModel = CircuitAgainstModel.TestCase
 TestCircuitAgainstModel.settings = settings(
-    max_examples=150, stateful_step_count=50, deadline=None, derandomize=True
+    max_examples=350, stateful_step_count=50, deadline=None, derandomize=True
 )

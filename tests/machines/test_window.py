@@ -172,12 +172,11 @@ def test_looking_moves_no_boundary() -> None:
     """A window that was looked at while empty begins with its first call."""
     window = TimeWindow(10.0)
     window.record(0.0, True, False)
-    window.record(1.0, True, False)
-    assert 0 == window.counts(11.3).calls
+    assert [1, 0] == [window.counts(5.5).calls, window.counts(10.5).calls]
 
-    window.record(11.9, False, False)
+    window.record(10.9, False, False)
 
-    assert [1, 0] == [window.counts(21.8).calls, window.counts(21.9).calls]
+    assert [1, 0] == [window.counts(20.8).calls, window.counts(20.9).calls]
 
 
 def test_count_window_drops_the_call_before_the_last_four() -> None:
@@ -212,7 +211,7 @@ class TimeWindowAgainstModel(RuleBasedStateMachine):
         self.clock = Fraction(0)
 
     @initialize(
-        eighths=st.integers(1, 4),
+        eighths=st.integers(1, 3),
         buckets=st.integers(1, 5),
         start=st.integers(0, 10**6),
     )
@@ -237,24 +236,18 @@ class TimeWindowAgainstModel(RuleBasedStateMachine):
         oldest = self.bucket - self.buckets + 1
         self.entries = [entry for entry in self.entries if entry[0] >= oldest]
 
-    @rule(eighths=st.integers(0, 12))
-    def wait(self, eighths: int) -> None:
-        """Let time pass, or stand still."""
-        self.clock += Fraction(eighths, 8)
-
-    @rule()
-    def wait_long(self) -> None:
-        """Let many windows pass."""
-        self.clock += 1000
-
     @rule(
+        eighths=st.sampled_from([0, *[1] * 4, 2, 2, 3, 4, 8, 8000]),
         back=st.sampled_from([0, 0, 0, 1, 2]),
         failed=st.booleans(),
         slow=st.booleans(),
         times=st.integers(1, 3),
     )
-    def record(self, back: int, failed: bool, slow: bool, times: int) -> None:
-        """Record calls, perhaps with a clock reading a little old."""
+    def record(
+        self, eighths: int, back: int, failed: bool, slow: bool, times: int
+    ) -> None:
+        """Record calls after a while, perhaps with a reading a little old."""
+        self.clock += Fraction(eighths, 8)
         now = self.clock - Fraction(back, 8)
         for _ in range(times):
             self.window.record(float(now), failed, slow)
@@ -269,11 +262,12 @@ class TimeWindowAgainstModel(RuleBasedStateMachine):
             self.window.slow,
         )
 
-    @rule()
-    def clear(self) -> None:
-        """Forget every call."""
-        self.window.clear()
-        self.forget()
+    @rule(really=st.integers(0, 9).map(lambda n: n == 9))
+    def clear(self, really: bool) -> None:
+        """Forget every call, but not often."""
+        if really:
+            self.window.clear()
+            self.forget()
 
     def expected(self) -> tuple[int, int, int]:
         """Count what is in the list."""
@@ -283,9 +277,10 @@ class TimeWindowAgainstModel(RuleBasedStateMachine):
             sum(slow for _, _, slow in self.entries),
         )
 
-    @rule(back=st.sampled_from([0, 0, 1]))
-    def count(self, back: int) -> None:
+    @rule(eighths=st.sampled_from([0, *[1] * 4, 2, 3]), back=st.sampled_from([0, 0, 1]))
+    def count(self, eighths: int, back: int) -> None:
         """Look, at some moments and not at others."""
+        self.clock += Fraction(eighths, 8)
         now = self.clock - Fraction(back, 8)
         self.look(now)
         counts = self.window.counts(float(now))
@@ -328,7 +323,7 @@ class CountWindowAgainstModel(RuleBasedStateMachine):
 
 
 _settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=200, stateful_step_count=40, deadline=None, derandomize=True
 )
 TestTimeWindowAgainstModel = TimeWindowAgainstModel.TestCase
 TestTimeWindowAgainstModel.settings = _settings

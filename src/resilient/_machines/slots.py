@@ -27,7 +27,7 @@ Deliberately not modelled: time. How long somebody waits is the policy's.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 
 class Ticket(Protocol):
@@ -36,7 +36,10 @@ class Ticket(Protocol):
     granted: bool
 
 
-class Slots:
+T = TypeVar("T", bound=Ticket)
+
+
+class Slots(Generic[T]):
     """At most `limit` at once; at most `max_queue` waiting.
 
     Args:
@@ -53,7 +56,7 @@ class Slots:
         self.max_queue = max_queue
         self.in_use = 0
         self._lifo = lifo
-        self._line: OrderedDict[Ticket, None] = OrderedDict()
+        self._line: OrderedDict[T, None] = OrderedDict()
 
     @property
     def queued(self) -> int:
@@ -67,14 +70,14 @@ class Slots:
             return True
         return False
 
-    def join(self, ticket: Ticket) -> bool:
+    def join(self, ticket: T) -> bool:
         """Stand in line, unless it is full."""
         if len(self._line) >= self.max_queue:
             return False
         self._line[ticket] = None
         return True
 
-    def leave(self, ticket: Ticket) -> list[Ticket]:
+    def leave(self, ticket: T) -> list[T]:
         """Leave the line, or give back a slot granted in the same instant."""
         if ticket.granted:
             ticket.granted = False
@@ -82,18 +85,18 @@ class Slots:
         self._line.pop(ticket, None)
         return []
 
-    def release(self) -> list[Ticket]:
+    def release(self) -> list[T]:
         """Give a slot back."""
         self.in_use -= 1
         return self._grant()
 
-    def resize(self, limit: int) -> list[Ticket]:
+    def resize(self, limit: int) -> list[T]:
         """Set another limit."""
         self.limit = limit
         return self._grant()
 
-    def _grant(self) -> list[Ticket]:
-        granted: list[Ticket] = []
+    def _grant(self) -> list[T]:
+        granted: list[T] = []
         while self._line and self.in_use < self.limit:
             ticket, _ = self._line.popitem(last=self._lifo)
             ticket.granted = True

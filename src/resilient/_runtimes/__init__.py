@@ -18,6 +18,7 @@ asyncio and trio are imported when one of them is seen running, never before.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -68,13 +69,16 @@ class Runtime(Protocol):
         """Wait for `waiter`; return whether it was woken in time."""
         ...
 
-    def limit(self, call: Call, shelf: dict[Any, Any], seconds: float) -> TimeLimit:
+    def limit(
+        self, call: Call, shelf: dict[Any, Any] | None, seconds: float
+    ) -> TimeLimit:
         """Interrupt this task in `seconds`, unless `leave` comes first.
 
         Args:
             call: The call that is limited.
             shelf: A dictionary that the policy keeps for its limits: the
-                runtime stores there what calls of one duration share.
+                runtime stores there what calls of one duration share. None:
+                a limit that shares nothing.
             seconds: The same number for one shelf, always.
         """
         ...
@@ -82,6 +86,12 @@ class Runtime(Protocol):
     def place(self) -> object:
         """Return the current task or thread: compared by identity."""
         ...
+
+
+# Loaded when their library is first seen running; a statement that imports
+# inside a function costs 400 ns each time.
+_asyncio: tuple[Callable[[], Any], Runtime] | None = None
+_trio: tuple[Callable[[], bool], Runtime] | None = None
 
 
 def current_runtime(call: Call) -> Runtime:
@@ -92,22 +102,42 @@ def current_runtime(call: Call) -> Runtime:
     """
     # NB: asyncio first, because it answers fastest; trio's guest mode runs on
     # an asyncio loop, but outside any asyncio task.
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
+    if _asyncio is not None or _load_asyncio():
+        current_task, runtime = _asyncio
         try:
-            task = asyncio.current_task()
+            task = current_task()
         except RuntimeError:
             task = None
         if task is not None:
-            from resilient._runtimes.asyncio import ASYNCIO
-
             call.task = task
-            return ASYNCIO
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        from resilient._runtimes.trio import TRIO
-
-        return TRIO
+            return runtime
+    if _trio is not None or _load_trio():
+        in_trio_task, runtime = _trio
+        if in_trio_task():
+            return runtime
     raise RuntimeError(
         "no task of asyncio or trio runs here: an async call needs one of them"
     )
+
+
+def _load_asyncio() -> bool:
+    global _asyncio
+    asyncio = sys.modules.get("asyncio")
+    # NB: another thread may be in the middle of importing it.
+    if asyncio is None or not hasattr(asyncio, "current_task"):
+        return False
+    from resilient._runtimes.asyncio import ASYNCIO
+
+    _asyncio = asyncio.current_task, ASYNCIO
+    return True
+
+
+def _load_trio() -> bool:
+    global _trio
+    trio = sys.modules.get("trio")
+    if trio is None or not hasattr(trio, "lowlevel"):
+        return False
+    from resilient._runtimes.trio import TRIO
+
+    _trio = trio.lowlevel.in_trio_task, TRIO
+    return True

@@ -57,12 +57,14 @@ class AsyncioRuntime:
         return woken
 
     def limit(
-        self, call: Call, shelf: dict[Any, Any], seconds: float
+        self, call: Call, shelf: dict[Any, Any] | None, seconds: float
     ) -> AsyncioLimit:
         task: asyncio.Task[Any] = call.task
         if task is None:
             task = call.task = _this_task()
         loop = task.get_loop()
+        if shelf is None:
+            return _LoneLimit(task, _Deadlines(loop, seconds))
         queue: _Deadlines | None = shelf.get(loop)
         if queue is None:
             queue = _add_queue(shelf, loop, seconds)
@@ -142,6 +144,17 @@ class AsyncioLimit:
             del self.queue.entries[self]
             self.delivered = True
             self.task.cancel()
+
+
+class _LoneLimit(AsyncioLimit):
+    """A limit whose duration nobody shares: its timer goes with it."""
+
+    __slots__ = ()
+
+    def leave(self, error: BaseException | None) -> bool:
+        if self.queue.timer is not None:
+            self.queue.timer.cancel()
+        return super().leave(error)
 
 
 class _Deadlines:

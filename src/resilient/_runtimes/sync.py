@@ -48,7 +48,7 @@ class SyncRuntime:
         return _clock.wait(waiter.gate, timeout)
 
     def limit(
-        self, call: Call, shelf: dict[Any, Any], seconds: float
+        self, call: Call, shelf: dict[Any, Any] | None, seconds: float
     ) -> UnenforceableLimit:
         return UNENFORCEABLE
 

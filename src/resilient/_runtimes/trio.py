@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 
 from resilient import _clock
+from resilient._call import family
 
 if TYPE_CHECKING:
     from resilient._call import Call
@@ -48,7 +49,9 @@ class TrioRuntime:
         waiter.event = trio.Event()
         return woken
 
-    def limit(self, call: Call, shelf: dict[Any, Any], seconds: float) -> TrioLimit:
+    def limit(
+        self, call: Call, shelf: dict[Any, Any] | None, seconds: float
+    ) -> TrioLimit:
         return TrioLimit(seconds)
 
     def place(self) -> object:
@@ -95,21 +98,30 @@ class TrioLimit:
         # read; without one it says what the scheduler has really done.
         scope.deadline = math.inf
         called = scope.cancel_called
-        if error is None:
+        if error is None or isinstance(error, Exception):
             scope.__exit__(None, None, None)
-            return called and trio.current_time() - self.deadline > SAME_TICK
-        if not isinstance(error, BaseExceptionGroup):
-            caught = scope.__exit__(type(error), error, error.__traceback__)
-            return bool(caught)
+            return called and self._was_delivered(error)
         try:
-            caught = scope.__exit__(type(error), error, error.__traceback__)
+            return scope.__exit__(type(error), error, error.__traceback__)
         except BaseExceptionGroup as rest:
             # The scope took its own cancellations out of the group. What is
             # left may be an outer cancellation, or KeyboardInterrupt.
             if isinstance(rest, Exception):
-                return called
+                return True
             raise
-        return bool(caught)
+        except RuntimeError:
+            # Closed by the collector, after the run or in another task: there
+            # is no stack of scopes to leave.
+            if isinstance(error, GeneratorExit):
+                return False
+            raise
+
+    def _was_delivered(self, error: Exception | None) -> bool:
+        """Whether what ended the call came after its cancellation."""
+        if error is not None:
+            if any(isinstance(one, trio.Cancelled) for one in family(error)):
+                return True
+        return trio.current_time() - self.deadline > SAME_TICK
 
 
 TRIO = TrioRuntime()

@@ -127,8 +127,7 @@ class VirtualEventLoop(asyncio.SelectorEventLoop):
     def stuck(self) -> VirtualTimeError:
         """Return the error that says which tasks wait where."""
         return self.clock.fail(
-            f"task {task.get_name()!r} at "
-            + _whereabouts.of_coroutine(task.get_coro())
+            f"task {task.get_name()!r} at " + _whereabouts.of_coroutine(task.get_coro())
             for task in sorted(asyncio.all_tasks(self), key=_age)
         )
 
@@ -222,12 +221,9 @@ class _Job:
 def _anyio_threads_at_work(loop: asyncio.AbstractEventLoop) -> list[int | None]:
     """Return the busy ones of anyio's own worker threads for this loop."""
     backend = sys.modules.get("anyio._backends._asyncio")
-    if backend is None:
-        return []
+    kind: Any = getattr(backend, "WorkerThread", ())
     threads: list[Any] = [
-        thread
-        for thread in threading.enumerate()
-        if isinstance(thread, backend.WorkerThread)
+        thread for thread in threading.enumerate() if isinstance(thread, kind)
     ]
     return [
         thread.ident

@@ -114,15 +114,9 @@ class TrioClock(trio.abc.Clock, trio.abc.Instrument):
         if jump is Jump.BUSY:
             self._quiet_since = time.monotonic()
             return SLICE
-        if self._is_between_tests():
-            return _FOREVER
         if has_files and time.monotonic() - self._quiet_since < PATIENCE:
             return SLICE
-        waiting = (
-            f"task {task.name!r} at {_whereabouts.of_coroutine(task.coro)}"
-            for task in _tasks(self._runner.main_task)
-        )
-        self._deliver(self._clock.fail(waiting))
+        self._give_up()
         return 0
 
     def _has_files(self) -> bool:
@@ -133,25 +127,23 @@ class TrioClock(trio.abc.Clock, trio.abc.Instrument):
         waiting = [getattr(io, name) for name in dir(io) if name[:5] == "tasks"]
         return bool(sum(waiting) > 1)
 
-    def _is_between_tests(self) -> bool:
-        """Whether the main task is that of anyio's pytest plugin, off work."""
-        main = self._runner.main_task
-        frames = _whereabouts.suspended(main and main.coro)
-        names = [frame.f_code.co_name for frame in frames]
-        return names[:2] == ["_run_tests_and_fixtures", "__anext__"]
-
-    def _deliver(self, error: VirtualTimeError) -> None:
+    def _give_up(self) -> None:
         """Raise the error in the main task, where it waits, as Ctrl-C would.
 
         If that was done before and did not help (the main task waits for one
         that is shielded, say), raise it in those tasks that the others wait
         for, whether they like it or not.
         """
+        main = self._runner.main_task
+        assert main is not None, "trio starts it before anything can wait"
+        error = self._clock.fail(
+            f"task {task.name!r} at {_whereabouts.of_coroutine(task.coro)}"
+            for task in _tasks(main)
+        )
         # NB: a nursery that takes the error only notes it, and cancels its
         # tasks; so something runs next in any case.
         self._stepped = True
-        main = self._runner.main_task
-        if self.error is None and main is not None:
+        if self.error is None:
             self.error = error
             _raise_in(main, error)
             return
@@ -173,10 +165,8 @@ def _raise_in(task: trio.lowlevel.Task, error: VirtualTimeError) -> None:
         trio.lowlevel.reschedule(task, outcome.Error(error))
 
 
-def _tasks(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
+def _tasks(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
     """Yield a task and all tasks below it, each nursery's in order of birth."""
-    if task is None:
-        return
     yield task
     for nursery in task.child_nurseries:
         for child in sorted(nursery.child_tasks, key=lambda child: child._counter):
@@ -208,8 +198,10 @@ def _is_in_progress(asking: FrameType) -> bool:
     is handed to a waiting thread directly, before that thread wakes up.
     """
     message = asking.f_locals["message_to_trio"]
+    root = trio.lowlevel.current_root_task()
+    assert root is not None, "only asked while trio runs"
     return any(
         frame.f_code.co_qualname == _ANSWERS and frame.f_locals["self"] is message
-        for task in _tasks(trio.lowlevel.current_root_task())
+        for task in _tasks(root)
         for frame in _whereabouts.suspended(task.coro)
     )

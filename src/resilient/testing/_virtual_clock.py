@@ -262,13 +262,17 @@ class VirtualClock:
             self._waiters.append(waiter)
             self._touch_locked()
             try:
-                while self._installed:
+                while True:
                     if gate is not None and gate.acquire(blocking=False):
                         return True
                     if waiter.when <= self._now:
                         return False
                     if waiter.error is not None:
                         raise VirtualTimeError(waiter.error)
+                    # NB: in this order. The clock may be gone before a thread
+                    # that was given up sees it, and would wait on for ever.
+                    if not self._installed:
+                        break
                     if not self._go_on_locked(thread):
                         self._changed.wait(SLICE)
             finally:

@@ -1,0 +1,104 @@
+"""The command line: ``python -m resilient``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells count."""
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    """Run the demo, or say what it lacks."""
+    try:
+        from resilient.demo import run
+    except ModuleNotFoundError as missing:
+        if missing.name != "httpx":
+            raise
+        sys.exit(
+            "resilient demo: the clients are httpx's, which is not installed;"
+            " run: python -m pip install 'resilient-pipeline[demo]'"
+        )
+    run(arguments.seconds, arguments.seed, as_json=arguments.json)
+
+
+def whole_seconds(text: str) -> int:
+    """Read the length of a day."""
+    seconds = int(text)
+    if seconds < 8:
+        raise argparse.ArgumentTypeError(
+            f"must be >= 8 seconds, got {seconds}: an outage and the recovery"
+            " from it take most of them"
+        )
+    return seconds
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the commands. Each names the function that runs it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resilient",
+        description="Resilience policies that compose: see them at work.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    command = commands.add_parser(
+        "demo",
+        help="a bare and a protected client live through one bad day",
+        description=(
+            "Start a server on loopback that has a bad day: errors, resets,"
+            " stalls, an outage and a recovery. Send the same requests through a"
+            " bare httpx client and through a protected one; compare."
+        ),
+    )
+    command.add_argument(
+        "--seconds",
+        type=whole_seconds,
+        default=12,
+        metavar="N",
+        help="length of the day, >= 8 (default: %(default)s, and up to 3 more"
+        " for the last answers)",
+    )
+    command.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="another seed is another day (default: %(default)s)",
+    )
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="print the figures as JSON; progress goes to stderr",
+    )
+    command.set_defaults(command=demo)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; without one, say which there are.
+
+    Args:
+        arguments: The words after the program's name; None: those that this
+            process was started with.
+
+    Returns:
+        The exit code.
+    """
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    if "command" not in parsed:
+        parser.print_help()
+        return 0
+    try:
+        parsed.command(parsed)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""The load: one schedule, two clients, and a record of what each of them got."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeAlias
+
+import attrs
+import httpx
+
+from resilient import (
+    CircuitBreaker,
+    Event,
+    Outcome,
+    Pipeline,
+    ResilientError,
+    Retry,
+    RetryBudget,
+    Timeout,
+)
+from resilient.demo.day import Day
+
+PATIENCE: Final = 3.0
+"""Seconds after which either client has had enough."""
+
+Clock: TypeAlias = Callable[[], float]
+"""Seconds since the day began."""
+
+
+@attrs.define
+class Request:
+    """One request of a client.
+
+    Attributes:
+        due: When it was to be sent; its latency counts from here.
+        attempts: When it was sent, each time.
+        ended: When there was an answer or an error; None: not yet.
+        error: Type of the error, None for an answer.
+    """
+
+    due: float
+    attempts: list[float] = attrs.Factory(list[float])
+    ended: float | None = None
+    error: str | None = None
+
+
+@attrs.define
+class Log:
+    """What both clients got, in the order in which it was due.
+
+    Attributes:
+        bare, protected: Their requests.
+        events: What the policies told, and when.
+    """
+
+    bare: list[Request] = attrs.Factory(list[Request])
+    protected: list[Request] = attrs.Factory(list[Request])
+    events: list[tuple[float, Event]] = attrs.Factory(list[tuple[float, Event]])
+
+
+Tell: TypeAlias = Callable[[int, Log], None]
+"""Called every second with the seconds since the day began."""
+
+
+def is_server_error(outcome: Outcome) -> bool:
+    """Whether the server says that it is to blame: any 5xx."""
+    error = outcome.error
+    return isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
+
+
+def protection() -> Pipeline:
+    """Make the pipeline of the protected client."""
+    return Pipeline(
+        Timeout(PATIENCE),
+        Retry(budget=RetryBudget(0.2, 20)),
+        CircuitBreaker(window=2, consecutive_failures=10, open_for=1),
+        Timeout(0.5),
+        classify=(httpx.TransportError, is_server_error),
+    )
+
+
+async def get(http: httpx.AsyncClient, request: Request, clock: Clock) -> None:
+    """Ask the server once. Both clients call this; one has it decorated."""
+    now = clock()
+    due = now if request.attempts else request.due
+    request.attempts.append(now)
+    response = await http.get(f"/{due:.4f}")
+    response.raise_for_status()
+
+
+async def play(day: Day, url: str, pipeline: Pipeline, tell: Tell) -> Log:
+    """Send the load of a day through both clients at once.
+
+    Open loop: a request is sent when it is due, however many still wait.
+    """
+    log = Log()
+    protected_get = pipeline(get)
+    # The environment may name a proxy; the way to loopback needs none.
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False) as one,
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False) as other,
+    ):
+        began = time.monotonic()
+
+        def clock() -> float:
+            return time.monotonic() - began
+
+        end = pipeline.subscribe(lambda event: log.events.append((clock(), event)))
+        telling = asyncio.create_task(_tell_every_second(clock, tell, log))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for due in day.due:
+                    await asyncio.sleep(due - clock())
+                    bare, protected = Request(due), Request(due)
+                    log.bare.append(bare)
+                    log.protected.append(protected)
+                    tasks.create_task(_keep(bare, get(one, bare, clock), clock))
+                    tasks.create_task(
+                        _keep(protected, protected_get(other, protected, clock), clock)
+                    )
+        finally:
+            end()
+            telling.cancel()
+            # It ends cancelled, or with what went wrong as it printed.
+            await asyncio.gather(telling, return_exceptions=True)
+    return log
+
+
+async def _keep(request: Request, asked: Coroutine[Any, Any, None], clock: Clock) -> None:
+    """Note how a request ended."""
+    try:
+        await asked
+    except (httpx.HTTPError, ResilientError) as error:
+        request.error = type(error).__name__
+    request.ended = clock()
+
+
+async def _tell_every_second(clock: Clock, tell: Tell, log: Log) -> None:
+    second = 0
+    while True:
+        second += 1
+        await asyncio.sleep(second - clock())
+        tell(second, log)

@@ -1,0 +1,177 @@
+"""What the demo prints: the plan, a line a second, and the table."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Final, TextIO
+
+from resilient import CircuitChanged, Pipeline
+from resilient.demo.day import LOSS, RATE, Day, Phase
+from resilient.demo.figures import Figures, Results
+from resilient.demo.load import PATIENCE, Log, Request
+
+WIDTH: Final = 78
+"""Columns; a terminal has 80."""
+
+_REASONS: Final = (
+    "the whole call: the bare client waits no longer either",
+    "3 attempts, full jitter; five successes pay for one retry",
+    "short windows for a short day: by default it looks back 10 s and stays"
+    " open for 5 s or more",
+    "one attempt: 20 times what the server usually takes",
+)
+
+_WEATHER: Final = {
+    Phase.FAIR: "fair",
+    Phase.OUTAGE: "outage",
+    Phase.SETTLING: "recovered",
+}
+
+_PHRASES: Final = {
+    "consecutive_failures": "{failed} failures in a row",
+    "failure_rate": "{failed} of {calls} calls failed",
+    "open_time_over": "time to probe",
+    "probes_passed": "the probes passed",
+    "probes_failed": "the probes failed",
+    "open": "circuit open",
+    "half_open_full": "probes taken",
+    "attempts": "no attempts left",
+    "deadline": "no time left",
+    "budget exhausted": "no retry budget left",
+    "HTTPStatusError": "answers of 503",
+    "ReadError": "resets",
+    "ReadTimeout": "silences of 3 s",
+}
+
+
+class Report:
+    """Prints to one stream.
+
+    Args:
+        stream: Where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def _print(self, *lines: str) -> None:
+        print(*lines, sep="\n", file=self._stream, flush=True)
+
+    def plan(self, day: Day, pipeline: Pipeline) -> None:
+        """Say what is about to happen."""
+        self._print(
+            *_wrapped(
+                "One server, one bad day, two clients. Both are an"
+                f" httpx.AsyncClient(timeout={PATIENCE:g}) and send the same"
+                f" {RATE} requests a second for {day.seconds} s, at the same times."
+                " The protected one goes through this pipeline, outermost first:"
+            ),
+            "",
+        )
+        for policy, reason in zip(pipeline.policies, _REASONS, strict=True):
+            self._print(f"  {policy!r}", *_wrapped(reason, "      "))
+        self._print(
+            "",
+            *_wrapped(
+                f"On this day (seed {day.seed}) {LOSS:.1%} of the requests meet a"
+                " 503, a reset or a silence, whoever sends them. The server is"
+                f" out from {day.outage:g} s to {day.recovery:g} s. Calls"
+                " answered, second by second:"
+            ),
+            "",
+            f"  {'':5}{'':12}{'bare':<24}{'protected':<24}circuit",
+        )
+
+    def second(self, now: int, log: Log, day: Day) -> None:
+        """Say what became known in the last second."""
+        if now > day.seconds:
+            weather = "last calls"
+        else:
+            weather = _WEATHER[day.phase(now - 0.5)]
+        bare, protected = (
+            _ended_between(requests, now - 1, now)
+            for requests in (log.bare, log.protected)
+        )
+        self._print(
+            f"  {now:>3} s {weather:<11} {bare:<24}{protected:<24}{_circuit(log)}"
+        )
+
+    def table(self, results: Results) -> None:
+        """Say what came of it."""
+        rule = "  " + "─" * (WIDTH - 4)
+        bare, protected = results.bare, results.protected
+        self._print("", f"  {'':<38}{'bare':>16}{'protected':>16}", rule)
+        for title, left, right in _rows(bare, protected):
+            self._print(f"  {title:<38}{left:>16}{right:>16}")
+        self._print(rule)
+        for one in results.circuit:
+            change = f"{one.old} → {one.new}".replace("_", "-")
+            phrase = _PHRASES.get(one.reason, one.reason)
+            why = phrase.format(calls=one.calls, failed=one.failed)
+            title = "circuit" if one is results.circuit[0] else ""
+            self._print(f"  {title:<12}{one.at:>6.2f} s  {change:<22}{why}")
+        for title, counts in (
+            ("rejected", results.rejected),
+            ("gave up", results.gave_up),
+            ("cut short", {f"after {s} s": n for s, n in results.cut_short.items()}),
+            ("bare lost", bare.errors),
+        ):
+            words = [f"{n} {_PHRASES.get(word, word)}" for word, n in counts.items()]
+            self._print(f"  {title:<12}{', '.join(words) or 'nothing'}")
+        self._print("", *_wrapped(_moral(results)))
+
+
+def _rows(bare: Figures, protected: Figures) -> Iterator[tuple[str, str, str]]:
+    def row(title: str, *cells: str) -> tuple[str, str, str]:
+        left, right = cells
+        return title, left, right
+
+    both = (bare, protected)
+    yield row("requests", *(f"{one.requests}" for one in both))
+    for phase, title in (
+        ("all", "answered"),
+        (Phase.FAIR.value, "  in fair weather"),
+        (Phase.OUTAGE.value, "  in the outage"),
+        (Phase.SETTLING.value, "  in the 3 s after it"),
+    ):
+        yield row(title, *(f"{one.answered[phase]:.1%}" for one in both))
+    yield row("p50 in fair weather", *(f"{one.p50 * 1000:.0f} ms" for one in both))
+    yield row("p99 in fair weather", *(f"{one.p99 * 1000:.0f} ms" for one in both))
+    yield row("attempts per request", *(f"{one.attempts_per_request:.2f}" for one in both))
+    yield row("attempts in the outage", *(f"{one.attempts_in_outage}" for one in both))
+
+
+def _moral(results: Results) -> str:
+    bare, protected = results.bare, results.protected
+    fair = Phase.FAIR.value
+    share = protected.attempts_in_outage / bare.attempts_in_outage
+    return (
+        f"In fair weather the bare client lost {1 - bare.answered[fair]:.1%} of its"
+        f" requests, the protected one {1 - protected.answered[fair]:.1%}. While the"
+        f" server was out, the protected one spared it {1 - share:.0%} of the"
+        " attempts, and its callers the wait; the price is up to a second after the"
+        " recovery in which the breaker does not know of it yet."
+    )
+
+
+def _ended_between(requests: Sequence[Request], begin: float, end: float) -> str:
+    ended = [
+        one for one in requests if one.ended is not None and begin <= one.ended < end
+    ]
+    good = sum(one.error is None for one in ended)
+    if not ended:
+        return "–"
+    bar = "█" * round(10 * good / len(ended))
+    return f"{bar:░<10} {good:>3} of {len(ended)}"
+
+
+def _circuit(log: Log) -> str:
+    changes = [event for _, event in log.events if isinstance(event, CircuitChanged)]
+    return changes[-1].new.replace("_", "-") if changes else "closed"
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent
+    )

@@ -1,0 +1,125 @@
+"""The server of the bad day: real HTTP/1.1 on loopback, in a thread of its own.
+
+It answers ``GET /12.3456``: what is due 12.3456 s after the start. That number
+and the day decide about the answer; it neither knows nor asks who sent it.
+Connections are kept alive until a fault, or the client, ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+import struct
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, cast
+
+from resilient.demo.day import Day, Fault
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_OK: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n"
+_UNAVAILABLE: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 8\r\n\r\nbad day\n"
+)
+
+# With this `SO_LINGER`, closing sends RST: the peer sees a connection reset.
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+class Server:
+    """Serves a day from ``with`` to the end of the block.
+
+    Attributes:
+        url: Where it listens; known inside the block.
+        given: What every request was given, by when it was due.
+    """
+
+    def __init__(self, day: Day) -> None:
+        self.day = day
+        self.url = ""
+        self.given: dict[float, Fault | None] = {}
+        self.connections: set[Connection] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="demo server", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        listener = self._loop.run_until_complete(
+            self._loop.create_server(lambda: Connection(self), "127.0.0.1", 0)
+        )
+        host, port = listener.sockets[0].getsockname()
+        self.url = f"http://{host}:{port}"
+        self._listener = listener
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._listener.close()
+        for connection in self.connections:
+            connection.transport.abort()
+        self._loop.run_until_complete(self._listener.wait_closed())
+        # One more turn: aborted connections close in the next.
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    def fingerprint(self, due: tuple[float, ...]) -> str:
+        """Condense what the requests due then were given."""
+        return fingerprint({moment: self.given.get(moment) for moment in due})
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection; it holds one request at a time."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if not self._received.endswith(b"\r\n\r\n"):
+            return
+        target = self._received.split(b" ", 2)[1]
+        self._received = b""
+        due = float(target[1:])
+        server = self._server
+        fault = server.given[due] = server.day.fault(due)
+        if fault is Fault.STALL:
+            # No answer, ever: the client has to know when to leave.
+            return
+        asyncio.get_running_loop().call_later(
+            server.day.latency(due), self._answer, fault
+        )
+
+    def _answer(self, fault: Fault | None) -> None:
+        if fault is Fault.RESET:
+            connected: socket.socket = self.transport.get_extra_info("socket")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.transport.write(_OK if fault is None else _UNAVAILABLE)
+
+
+def fingerprint(given: dict[float, Fault | None]) -> str:
+    """Condense who was given what: equal days have equal fingerprints."""
+    lines = [f"{due:.4f} {fault and fault.value}" for due, fault in given.items()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
