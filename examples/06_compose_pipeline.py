@@ -1,8 +1,7 @@
 """Compose policies: the first listed is the outermost, and order is meaning.
 
-The fallback answers when all else failed; the total timeout bounds all tries
-and pauses; the breaker, one per region, sees every attempt; a slot is held
-per attempt and never during a pause.
+The fallback answers when all else failed; the total timeout bounds tries and
+pauses; the breaker, one per region, sees every attempt; no pause holds a slot.
 """
 
 from __future__ import annotations

@@ -126,4 +126,3 @@ __all__ = [
 # Tracebacks and reprs say `resilient.Name`, wherever the name is defined.
 for _name in __all__:
     globals()[_name].__module__ = __name__
-del _name

@@ -59,7 +59,7 @@ def count(name: str, value: object, *, minimum: int) -> int:
         ValueError: It is below the minimum.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` must be an int, got {value!r}")
+        raise TypeError(f"`{name}` must be an int, {_got(value)}")
     if value < minimum:
         raise ValueError(f"`{name}` must be >= {minimum}, got {value!r}")
     return int(value)
@@ -105,7 +105,7 @@ def number(
 
 def _real(name: str, value: object, rule: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"`{name}` must {rule}, got {value!r}")
+        raise TypeError(f"`{name}` must {rule}, {_got(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -113,3 +113,9 @@ def _real(name: str, value: object, rule: str) -> float:
         raise ValueError(
             f"`{name}` must be finite, got an int that no float can hold"
         ) from None
+
+
+def _got(value: object) -> str:
+    if callable(value) and not isinstance(value, type):
+        return f"got {value!r}; a decorator needs its parentheses"
+    return f"got {value!r}"

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from resilient import _clock
 from resilient._arguments import seconds as seconds_argument
@@ -352,10 +352,9 @@ def overdue(call: Call, now: float) -> Outcome | None:
 
 Judge: TypeAlias = Callable[[Outcome], Verdict]
 Answer: TypeAlias = "Verdict | bool | float"
-Condition: TypeAlias = (
-    "type[Exception] | tuple[type[Exception], ...] | Callable[[Outcome], Answer]"
-)
-"""What `classify` and `on` take: types, or a function of the outcome."""
+Criterion: TypeAlias = "type[Exception] | Callable[[Outcome], Answer]"
+Condition: TypeAlias = "Criterion | tuple[Criterion, ...]"
+"""What `classify` and `on` take: types, a function of the outcome, or both."""
 
 
 def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
@@ -380,7 +379,10 @@ def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
     types: list[type[Exception]] = []
     functions: list[Callable[[Outcome], Answer]] = []
     for condition in conditions:
-        for one in condition if isinstance(condition, tuple) else (condition,):
+        for one in cast(
+            "tuple[Criterion | None, ...]",
+            condition if isinstance(condition, tuple) else (condition,),
+        ):
             if isinstance(one, type):
                 if not issubclass(one, Exception):
                     raise TypeError(
@@ -467,4 +469,4 @@ def family(error: BaseException) -> Iterator[BaseException]:
         yield one
         pending += (one.__cause__, one.__context__)
         if isinstance(one, BaseExceptionGroup):
-            pending += one.exceptions
+            pending += one.exceptions  # pyright: ignore[reportUnknownMemberType]  # any

@@ -25,7 +25,7 @@ import inspect
 import os
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from resilient import _clock
 from resilient._call import Call, Outcome, current, overdue
@@ -38,13 +38,13 @@ Colour: TypeAlias = Literal["sync", "async", "generator", "async generator"]
 Proceed: TypeAlias = Callable[[Call], Awaitable[Outcome]]
 Driven: TypeAlias = Coroutine[object, Any, Outcome] | Generator[object, Any, Outcome]
 
-_HERE = os.path.dirname(__file__) + os.sep
+HERE = os.path.dirname(__file__) + os.sep
 
 enabled = True
 """Whether policies do anything: `resilient.testing.off` turns them off."""
 
 
-class _Mark:
+class Mark:
     """A unique object with a name."""
 
     __slots__ = ("name",)
@@ -56,10 +56,10 @@ class _Mark:
         return self.name
 
 
-RUN = _Mark("RUN")
+RUN = Mark("RUN")
 """What the leaf yields: run the function now, and send me its outcome."""
 
-DONE = _Mark("DONE")
+DONE = Mark("DONE")
 """What `Drive` reports when the policies have come to their end."""
 
 
@@ -94,7 +94,7 @@ def strip(error: BaseException) -> None:
     NB: a bare ``raise`` afterwards does not put the present frame back.
     """
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(HERE):
         trace = trace.tb_next
     BaseException.with_traceback(error, trace)
 
@@ -200,6 +200,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                         else:
                             value = Outcome(value)
                             resume = coroutine.send
+            assert outcome is not None
             if outcome.error is None:
                 return outcome.value
             raise outcome.error
@@ -261,6 +262,7 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                         resume = coroutine.throw
                     else:
                         resume = coroutine.send
+            assert outcome is not None
             if outcome.error is None:
                 return outcome.value
             raise outcome.error
@@ -294,7 +296,7 @@ class Drive:
         self.outcome: Outcome | None = None
         self.coroutine: Driven | None = None
         if not enabled:
-            self.coroutine = leaf(call)
+            self.coroutine = cast("Driven", leaf(call))
             return
         if call.deadline is not None:
             self.outcome = overdue(call, _clock.now())

@@ -146,7 +146,7 @@ def generator_edge(
     """Return `fn` as the policy protects it, for a generator function."""
     name = name_of(fn)
 
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         __tracebackhide__ = True
         call = Call(name, args, kwargs, SYNC, policy=policy)
         stream = _Stream(call)
@@ -213,7 +213,7 @@ def async_generator_edge(
     """Return `fn` as the policy protects it, for an async generator function."""
     name = name_of(fn)
 
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         __tracebackhide__ = True
         call = Call(name, args, kwargs, policy=policy)
         stream = _Stream(call)

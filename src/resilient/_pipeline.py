@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
-import sys
+import inspect
+import itertools
+import math
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from resilient._call import Call, Condition, Judge, Outcome, judge_by
-from resilient._edge import Proceed, leaf
+from resilient._edge import HERE, Proceed, leaf
 from resilient._errors import ResilientWarning
 from resilient._events import Listener
 from resilient._policy import F, Policy, Spelling
@@ -20,7 +21,8 @@ from resilient.retry import Retry
 from resilient.timeout import Timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Iterator
+    from collections.abc import Coroutine, Iterator, Sequence
+    from typing import Self
 
 
 class Pipeline(Policy[F]):
@@ -62,7 +64,10 @@ class Pipeline(Policy[F]):
         super().__init__(name)
         for policy in policies:
             if not isinstance(policy, Policy):
-                raise TypeError(f"Pipeline takes policies, got {policy!r}")
+                raise TypeError(
+                    f"Pipeline takes policies, got {policy!r}; a decorator needs"
+                    " its parentheses, @Pipeline(…)"
+                )
         self.policies = policies
         self.classify = classify
         self._judge: Judge | None = judge_by("classify", classify)
@@ -73,34 +78,47 @@ class Pipeline(Policy[F]):
                     f"a policy must be listed once in a pipeline, got {policy!r}"
                     " twice: it would take two permits for one call"
                 )
-        if classify is None:
-            for policy in policies:
-                if isinstance(policy, Retry):
-                    policy.refuse_unconditional()
+        for policy, classified in self._classified(outside=False):
+            if isinstance(policy, Retry) and not classified:
+                policy.refuse_unconditional()
         self._around_leaf = self._compose(leaf)
-        _warn_of(_defeats(every))
+        _warn_of(_defeats(policies))
 
     @property
-    def reruns(self) -> bool:  # type: ignore[override]  # of its policies
+    def reruns(self) -> bool:  # type: ignore[override]  # it is that of its policies
         return any(policy.reruns for policy in self.policies)
 
     @property
-    def replaces(self) -> bool:  # type: ignore[override]  # of its policies
+    def replaces(self) -> bool:  # type: ignore[override]  # it is that of its policies
         return any(policy.replaces for policy in self.policies)
+
+    @property
+    def judges(self) -> bool:  # type: ignore[override]  # it depends on `classify`
+        return self._judge is not None or any(one.judges for one in self.policies)
+
+    def with_(self, **changes: Any) -> Self:
+        if "policies" not in changes:
+            changes["policies"] = tuple(policy.with_() for policy in self.policies)
+        return super().with_(**changes)
 
     def around(self, proceed: Proceed, call: Call) -> Coroutine[Any, Any, Outcome]:
         # NB: not a coroutine itself: a pipeline adds no frame of its own.
         if proceed is leaf:
-            return self._around_leaf(call)  # type: ignore[return-value]  # it is
-        return self._compose(proceed)(call)  # type: ignore[return-value]
+            return self._around_leaf(call)
+        return self._compose(proceed)(call)
 
-    def _compose(self, proceed: Proceed) -> Callable[[Call], Awaitable[Outcome]]:
+    def _compose(
+        self, proceed: Proceed
+    ) -> Callable[[Call], Coroutine[Any, Any, Outcome]]:
+        # NB: positional: a keyword would double what the call costs.
         if self._judge is not None or not self.policies:
-            # NB: positional: a keyword would double what the call costs.
             proceed = functools.partial(_judged, proceed, self._judge)
         for policy in reversed(self.policies):
             proceed = functools.partial(policy.around, proceed)
-        return proceed
+            if policy.judges and self._judge is not None:
+                proceed = functools.partial(_judged, proceed, self._judge)
+        # At least one of these was wrapped around.
+        return cast("Callable[[Call], Coroutine[Any, Any, Outcome]]", proceed)
 
     def _walk(self) -> Iterator[Policy[Any]]:
         for policy in self.policies:
@@ -108,9 +126,16 @@ class Pipeline(Policy[F]):
             if isinstance(policy, Pipeline):
                 yield from policy._walk()
 
-    def accept(self, spelling: Spelling) -> None:
-        for policy in self.policies:
-            policy.accept(spelling)
+    def _classified(self, *, outside: bool) -> Iterator[tuple[Policy[Any], bool]]:
+        """Yield each policy, and whether somebody says what its failures are."""
+        classified = outside or self._judge is not None
+        for policy in reversed(self.policies):
+            yield policy, classified
+            classified = classified or policy.judges
+
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        for policy, told in self._classified(outside=classified):
+            policy.accept(spelling, classified=told)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have `listener(event)` called for everything its policies do.
@@ -147,43 +172,54 @@ async def _judged(proceed: Proceed, judge: Judge | None, call: Call) -> Outcome:
     return outcome
 
 
-def _defeats(policies: list[Policy[Any]]) -> Iterator[str]:
-    """Yield what is self-defeating in an order, outermost first."""
-    for place, outer in enumerate(policies):
-        for inner in policies[place + 1 :]:
-            if isinstance(inner, Retry):
-                if isinstance(outer, Bulkhead):
-                    yield (
-                        f"{outer!r} stands outside {inner!r}: its slot is held"
-                        " while the retry waits; list it after the Retry"
-                    )
-                if isinstance(outer, Retry) and not outer.nested:
-                    yield (
-                        f"{inner!r} stands inside {outer!r}, and what it gives up"
-                        " on is not retried again; keep one of them"
-                    )
-            if isinstance(outer, Retry) and isinstance(inner, Fallback):
-                yield (
-                    f"{inner!r} stands inside {outer!r}, which will never see a"
-                    " failure; list it before the Retry"
-                )
-            if isinstance(outer, Timeout) and isinstance(inner, Timeout):
-                if None not in (outer.seconds, inner.seconds) and (
-                    outer.seconds <= inner.seconds  # type: ignore[operator]
-                ):
-                    yield (
-                        f"{inner!r} stands inside {outer!r} and can never be"
-                        " reached; the outer one has to be the longer"
-                    )
+def _defeats(policies: Sequence[Policy[Any]]) -> Iterator[str]:
+    """Yield what is self-defeating in an order, outermost first.
+
+    What a pipeline further in has within itself was said where it was built.
+    """
+    members = [list(_members(policy)) for policy in policies]
+    for place, outers in enumerate(members):
+        for inners in members[place + 1 :]:
+            for outer, inner in itertools.product(outers, inners):
+                yield from _defeat(outer, inner)
 
 
-_HERE = os.path.dirname(__file__)
+def _members(policy: Policy[Any]) -> Iterator[Policy[Any]]:
+    if isinstance(policy, Pipeline):
+        for one in policy.policies:
+            yield from _members(one)
+    else:
+        yield policy
+
+
+def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
+    if isinstance(outer, Bulkhead) and isinstance(inner, Retry):
+        yield (
+            f"{outer!r} stands outside {inner!r}: its slot is held while the"
+            " retry waits; list it after the Retry"
+        )
+    if isinstance(outer, Retry) and isinstance(inner, Retry) and not outer.nested:
+        yield (
+            f"{inner!r} stands inside {outer!r}, and what it gives up on is not"
+            " retried again; keep one of them"
+        )
+    if isinstance(outer, Retry) and isinstance(inner, Fallback) and inner.on is None:
+        yield (
+            f"{inner!r} stands inside {outer!r}, which will never see a failure;"
+            " list it before the Retry"
+        )
+    if isinstance(outer, Timeout) and isinstance(inner, Timeout):
+        if (outer.seconds or math.inf) <= (inner.seconds or 0.0):
+            yield (
+                f"{inner!r} stands inside {outer!r} and can never be reached; the"
+                " outer one has to be the longer"
+            )
 
 
 def _warn_of(defeats: Iterator[str]) -> None:
     for text in defeats:
-        level, frame = 1, sys._getframe()
-        while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        level, frame = 1, inspect.currentframe()
+        while frame is not None and frame.f_code.co_filename.startswith(HERE):
             frame = frame.f_back
             level += 1
-        warnings.warn(text, ResilientWarning, stacklevel=level)
+        warnings.warn(text, ResilientWarning, stacklevel=level - 1)

@@ -12,17 +12,18 @@ Rules that every policy keeps:
   predicate – is unwinding: give permits back, decide nothing, await nothing.
 * Nothing of one call is stored on the policy. Locks are held for machine
   calls alone; events are sent after they are released.
-* Each constructor parameter is kept in an attribute of the same name (of
-  `_attempts` and `_name`, since those names are taken): `repr` and `with_` are
-  read off the signature.
+* Each constructor parameter is kept in an attribute of the same name – with an
+  underscore before it where `Policy` has a member of that name, as Retry's
+  ``attempts`` – so that `repr` and `with_` can be read off the signature.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, TypeAlias
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, cast
 
 from resilient._blocks import Attempts, Guard, unrepeatable
 from resilient._call import Call, Outcome
@@ -65,10 +66,6 @@ _EDGES: dict[str, Callable[[Policy[Any], Callable[..., Any]], Callable[..., Any]
 }
 
 
-_TAKEN = ("attempts", "name")
-"""Parameters kept with an underscore, for Policy has methods of that name."""
-
-
 class Policy(Generic[F]):
     """Something that stands around calls and makes them resilient.
 
@@ -84,23 +81,30 @@ class Policy(Generic[F]):
     * ``for attempt in policy.attempts(): …``, where it may have to.
     """
 
-    __slots__ = ("__weakref__", "_accepted", "_listeners", "_name")
+    __slots__ = ("__weakref__", "_accepted", "_alias", "_listeners", "_name")
 
-    reruns: ClassVar[bool] | bool = False
+    reruns: bool = False
     """Whether it may call `proceed` more than once."""
 
-    replaces: ClassVar[bool] | bool = False
+    replaces: bool = False
     """Whether it may answer in the function's place."""
+
+    judges: bool = False
+    """Whether it says for those around it what a failure is."""
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a string, got {name!r}")
         self._name = name
+        # What it is called after where it was given no name.
+        self._alias: str | None = None
         self._listeners: tuple[Listener, ...] = ()
         self._accepted: tuple[Spelling, ...] = ()
 
-    async def around(self, proceed: Proceed, call: Call) -> Outcome:
-        """Stand around one call.
+    def around(
+        self, proceed: Proceed, call: Call
+    ) -> Coroutine[Any, Any, Outcome]:
+        """Stand around one call; an ``async def``.
 
         Args:
             proceed: What is inside: ``await proceed(call)`` returns an
@@ -128,16 +132,16 @@ class Policy(Generic[F]):
     @property
     def name(self) -> str | None:
         """Its name; without one, that of the function it first decorated."""
-        return self._name
+        return self._name or self._alias
 
     @property
     def label(self) -> str:
         """The name where there is one, else the kind of policy."""
-        return self._name or type(self).__name__
+        return self._name or self._alias or type(self).__name__
 
     def name_in(self, call: Call) -> str:
         """Return what to call this policy in an error of `call`."""
-        return self._name or call.name
+        return self._name or self._alias or call.name
 
     def with_(self, **changes: Any) -> Self:
         """Return a copy with other arguments and fresh state.
@@ -149,34 +153,35 @@ class Policy(Generic[F]):
             TypeError: The constructor has no such argument.
         """
         positional, keywords = self._arguments()
-        spread = self._spread()
-        if spread is not None:
-            positional = changes.pop(spread, positional)
+        for key, parameter in _parameters(self).items():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                positional = changes.pop(key, positional)
         return type(self)(*positional, **{**keywords, **changes})
 
     def __repr__(self) -> str:
         positional, keywords = self._arguments()
         words = [_spell(value) for value in positional]
-        for key, parameter in _parameters(type(self)).items():
-            if key in keywords and not _same(keywords[key], parameter.default):
-                value = _spell(keywords[key])
-                bare = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-                words.append(value if bare else f"{key}={value}")
+        in_place = True
+        for key, parameter in _parameters(self).items():
+            if key not in keywords or _same(keywords[key], parameter.default):
+                in_place = False
+                continue
+            word = _spell(keywords[key])
+            bare = in_place and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            words.append(word if bare else f"{key}={word}")
         return f"{type(self).__name__}({', '.join(words)})"
 
-    def _arguments(self) -> tuple[Iterable[Any], dict[str, Any]]:
-        keywords = {
-            key: getattr(self, f"_{key}" if key in _TAKEN else key)
-            for key in _parameters(type(self))
-        }
-        spread = self._spread()
-        return (() if spread is None else keywords.pop(spread)), keywords
-
-    def _spread(self) -> str | None:
-        for key, parameter in _parameters(type(self)).items():
+    def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what the constructor was given, read off the attributes."""
+        positional: tuple[Any, ...] = ()
+        keywords: dict[str, Any] = {}
+        for key, parameter in _parameters(self).items():
+            value = getattr(self, f"_{key}" if hasattr(Policy, key) else key)
             if parameter.kind is parameter.VAR_POSITIONAL:
-                return key
-        return None
+                positional = value
+            else:
+                keywords[key] = value
+        return positional, keywords
 
     # -- Events
 
@@ -194,20 +199,29 @@ class Policy(Generic[F]):
         """
         if not callable(listener):
             raise TypeError(f"`listener` must be callable, got {listener!r}")
-        self._listeners = (*self._listeners, listener)
+        with _subscribing:
+            self._listeners = (*self._listeners, listener)
+        ended = False
 
         def unsubscribe() -> None:
-            rest = list(self._listeners)
-            if listener in rest:
-                rest.remove(listener)
-                self._listeners = tuple(rest)
+            # NB: the same listener may be subscribed twice; each ends its own.
+            nonlocal ended
+            with _subscribing:
+                if not ended:
+                    ended, rest = True, list(self._listeners)
+                    rest.remove(listener)
+                    self._listeners = tuple(rest)
 
         return unsubscribe
 
     # -- The five spellings
 
-    def accept(self, spelling: Spelling) -> None:
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
         """Refuse a spelling in which this policy has no meaning.
+
+        Args:
+            spelling: The spelling.
+            classified: Whether a pipeline says what a failure is.
 
         Raises:
             TypeError: It has none; the text says which to use.
@@ -248,7 +262,7 @@ class Policy(Generic[F]):
             TypeError: It cannot be protected as written; see `accept`.
         """
         if isinstance(fn, (classmethod, staticmethod)):
-            kind = type(fn).__name__
+            kind = type(cast("object", fn)).__name__
             raise TypeError(
                 f"a {kind} object cannot be decorated by a policy: put"
                 f" @{kind} above the policy, not below"
@@ -260,13 +274,15 @@ class Policy(Generic[F]):
             )
         colour = colour_of(fn)
         self._accept(colour)
-        if self._name is None:
-            self._name = name_of(fn)
+        if self._alias is None:
+            self._alias = name_of(fn)
         wrapper = _EDGES[colour](self, fn)
-        # NB: the attributes of a callable object or partial are not the
-        # function's own.
-        own = ("__dict__",) if inspect.isfunction(fn) else ()
-        return functools.update_wrapper(wrapper, fn, updated=own)
+        if inspect.isroutine(fn):
+            return functools.update_wrapper(wrapper, fn)
+        # NB: the attributes of a callable object or partial are not those of
+        # a function.
+        wrapper.__name__ = wrapper.__qualname__ = name_of(fn)
+        return functools.update_wrapper(wrapper, fn, ("__module__", "__doc__"), ())
 
     def call(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -281,7 +297,8 @@ class Policy(Generic[F]):
         if colour != "sync":
             hint = "acall" if colour == "async" else "the decorator"
             raise TypeError(
-                f"`call` takes plain functions, {_spell(fn)} is {colour}: use {hint}"
+                f"`call` takes plain functions, {_spell(fn)} is {_A[colour]}:"
+                f" use {hint}"
             )
         self._accept("sync")
         try:
@@ -307,7 +324,7 @@ class Policy(Generic[F]):
         if colour != "async":
             hint = "call" if colour == "sync" else "the decorator"
             raise TypeError(
-                f"`acall` takes coroutine functions, {_spell(fn)} is {colour}:"
+                f"`acall` takes coroutine functions, {_spell(fn)} is {_A[colour]}:"
                 f" use {hint}"
             )
         self._accept("async")
@@ -360,7 +377,15 @@ class Policy(Generic[F]):
         raise NotImplementedError  # pragma: no cover - __aenter__ refused
 
 
-_WHAT = {
+_subscribing = threading.Lock()
+
+_A: dict[str, str] = {
+    "sync": "a plain function",
+    "async": "a coroutine function",
+    "generator": "a generator",
+    "async generator": "an async generator",
+}
+_WHAT: dict[str, str] = {
     "attempts": "a block: use a function",
     "generator": "a generator, whose items the consumer has seen",
     "async generator": "a generator, whose items the consumer has seen",
@@ -378,9 +403,13 @@ def _forget_frame(error: BaseException) -> None:
         BaseException.with_traceback(error, trace.tb_next)
 
 
-def _parameters(kind: type[Policy[Any]]) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(kind).parameters
-    return dict(parameters)
+def _parameters(policy: Policy[Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a policy's constructor that hold its arguments.
+
+    One that begins with an underscore only catches what is misplaced.
+    """
+    parameters = inspect.signature(type(policy)).parameters
+    return {key: one for key, one in parameters.items() if not key.startswith("_")}
 
 
 def _spell(value: object) -> str:
@@ -388,8 +417,8 @@ def _spell(value: object) -> str:
     if inspect.isfunction(value) or inspect.ismethod(value) or isinstance(value, type):
         return value.__qualname__.rpartition("<locals>.")[2]
     if isinstance(value, tuple):
-        inner = ", ".join(_spell(one) for one in value)
-        return f"({inner},)" if len(value) == 1 else f"({inner})"
+        inner = ", ".join(map(_spell, cast("tuple[object, ...]", value)))
+        return f"({inner},)" if inner.count(",") == 0 else f"({inner})"
     return repr(value)
 
 

@@ -20,10 +20,10 @@ from resilient._edge import failed, refuse_awaitable
 class Crew:
     """At most `size` threads at once, abandoned ones included."""
 
-    __slots__ = ("_lock", "_size", "abandoned", "running")
+    __slots__ = ("lock", "_size", "abandoned", "running")
 
     def __init__(self, size: int) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._size = size
         self.running = 0
         self.abandoned = 0
@@ -36,7 +36,7 @@ class Crew:
         kwargs: Mapping[str, Any],
     ) -> Stint | None:
         """Run ``fn(*args, **kwargs)`` in a thread; None: all are taken."""
-        with self._lock:
+        with self.lock:
             if self.running >= self._size:
                 return None
             self.running += 1
@@ -48,7 +48,7 @@ class Crew:
             )
         except BaseException:
             # The system has no thread left to give.
-            with self._lock:
+            with self.lock:
                 self.running -= 1
             raise
         return stint
@@ -84,7 +84,7 @@ class Stint:
         except BaseException as unwinding:
             self._unwinding = unwinding
         crew = self._crew
-        with crew._lock:
+        with crew.lock:
             crew.running -= 1
             if self._left:
                 crew.abandoned -= 1
@@ -105,7 +105,7 @@ class Stint:
         return True
 
     def _leave(self) -> bool:
-        with self._crew._lock:
+        with self._crew.lock:
             if self._gate.locked():
                 self._left = True
                 self._crew.abandoned += 1

@@ -13,7 +13,6 @@ from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome
 from resilient._errors import BulkheadFullError
 from resilient._machines.slots import Slots
-from resilient._runtimes import Waiter
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -23,10 +22,11 @@ if TYPE_CHECKING:
 class _Ticket(Wait):
     """A call in line."""
 
-    __slots__ = ("began", "granted")
+    __slots__ = ("began", "call", "granted")
 
-    def __init__(self, waiter: Waiter, began: float, until: float | None) -> None:
-        super().__init__(waiter, until)
+    def __init__(self, call: Call, began: float, until: float | None) -> None:
+        super().__init__(call.runtime.waiter(call), until)
+        self.call = call
         self.began = began
         self.granted = False
 
@@ -38,10 +38,12 @@ class Bulkhead(AdmissionPolicy):
     rejected at once. A queue hides overload from everybody who could react to
     it: the default is none, and a good one is at most half the slots.
 
-    The slot of a generator is held until it ends or is closed. A call made
-    from inside a call that holds a slot here waits only where its wait has an
-    end, by `max_wait` or a deadline; otherwise it is rejected at once, for
-    such calls could all wait for each other for ever.
+    The slot of a generator is held until it ends or is closed.
+
+    Calls inside calls could wait for each other for ever: each holds a slot
+    and wants another. The one that would close such a circle is rejected,
+    unless its wait has an end anyway, by `max_wait` or a deadline. What a
+    call has started in other tasks counts as inside it.
 
     Args:
         max_concurrency: Calls that may run at once.
@@ -142,13 +144,13 @@ class Bulkhead(AdmissionPolicy):
         until = None if self.max_wait is None else now + self.max_wait
         if call.deadline is not None and (until is None or call.deadline < until):
             until = call.deadline
-        if self._wait_is_futile(call, now, until):
+        if until is not None and until <= now:
             return self._full(call, 0.0)
-        ticket = _Ticket(call.runtime.waiter(call), now, until)
+        ticket = _Ticket(call, now, until)
         with self._lock:
             if self._slots.take():
                 return self._permit_locked(call)
-            if self._slots.join(ticket):
+            if not self._closes_circle_locked(ticket) and self._slots.join(ticket):
                 return ticket
         return self._full(call, 0.0)
 
@@ -197,15 +199,25 @@ class Bulkhead(AdmissionPolicy):
             self.name_in(call), None, slots.limit, slots.queued, waited
         )
 
-    def _wait_is_futile(self, call: Call, now: float, until: float | None) -> bool:
-        """Whether a wait has no time at all, or might have no end."""
-        if until is not None:
-            return until <= now
-        # NB: everybody who holds one slot and waits for another waits for the
-        # likes of himself, not only the one who has the last.
+    def _closes_circle_locked(self, ticket: _Ticket) -> bool:
+        """Whether all who hold a slot would wait for one, and without end."""
+        if ticket.until is not None:
+            return False
+        blocked = self._held_around_locked(ticket)
+        if not blocked:
+            return False
+        for other in self._slots.waiting():
+            if other.until is None:
+                blocked |= self._held_around_locked(other)
+        return len(blocked) == self._slots.in_use
+
+    def _held_around_locked(self, ticket: _Ticket) -> set[Call]:
+        """Return the calls around that of a ticket which hold a slot."""
         assert self._holders is not None
-        enclosing = call.enclosing
-        with self._lock:
-            while enclosing is not None and enclosing not in self._holders:
-                enclosing = enclosing.enclosing
-        return enclosing is not None
+        around: set[Call] = set()
+        call = ticket.call.enclosing
+        while call is not None:
+            if call in self._holders:
+                around.add(call)
+            call = call.enclosing
+        return around

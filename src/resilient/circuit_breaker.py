@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import attrs
 
@@ -121,7 +121,7 @@ class CircuitBreaker(AdmissionPolicy):
 
     def __init__(
         self,
-        *,
+        *_misplaced: Never,
         failure_rate: float | None = 0.5,
         minimum_calls: int | None = None,
         window: float | timedelta | calls = 10.0,
@@ -137,6 +137,11 @@ class CircuitBreaker(AdmissionPolicy):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
+        if _misplaced:
+            raise TypeError(
+                f"CircuitBreaker takes keywords only, got {_misplaced[0]!r}; a"
+                " decorator needs its parentheses, @CircuitBreaker()"
+            )
         self.window: float | calls
         empty: Window
         if isinstance(window, calls):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 from resilient._call import Call, Condition, Judge, Outcome, Verdict, judge_by
-from resilient._edge import Proceed, colour_of, failed
+from resilient._edge import Mark, Proceed, colour_of, failed
 from resilient._errors import RejectedError
 from resilient._events import FallbackUsed, error_name, send
 from resilient._policy import Policy, Spelling
 
 V = TypeVar("V", covariant=True)
-_NOTHING: Any = type("_Nothing", (), {"__repr__": lambda self: "<nothing>"})()
+_NOTHING: Any = Mark("<nothing>")
 
 
 class Fallback(Policy[V], Generic[V]):
@@ -77,7 +77,7 @@ class Fallback(Policy[V], Generic[V]):
             raise TypeError("Fallback takes exactly one of `value` and `function`")
         if isinstance(value, (list, dict, set, bytearray)):
             raise TypeError(
-                f"`value` must not be a {type(value).__name__}, which all callers"
+                f"`value` must not be a {type(cast(object, value)).__name__}, which all callers"
                 " would share: use function=lambda error: …"
             )
         if inspect.isroutine(value):
@@ -91,8 +91,8 @@ class Fallback(Policy[V], Generic[V]):
         self.on = on
         self._judge: Judge | None = judge_by("on", on)
 
-    def accept(self, spelling: Spelling) -> None:
-        super().accept(spelling)
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        super().accept(spelling, classified=classified)
         if spelling == "sync" and self.function is not None:
             if colour_of(self.function) == "async":
                 raise TypeError(

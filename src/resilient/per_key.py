@@ -75,7 +75,7 @@ class PerKey(Policy[F]):
         # NB: a plain dict, least recently used first, takes half the memory
         # of an OrderedDict.
         self._entries: dict[Hashable, _Entry] = {}
-        self._spellings: tuple[Spelling, ...] = ()
+        self._spellings: tuple[tuple[Spelling, bool], ...] = ()
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         entry = self._enter(self._key_of(call), call)
@@ -149,8 +149,8 @@ class PerKey(Policy[F]):
         policy = self.factory(key)
         if not isinstance(policy, Policy):
             raise TypeError(f"`factory` must make a policy, got {policy!r}")
-        for spelling in self._spellings:
-            policy.accept(spelling)
+        for spelling, classified in self._spellings:
+            policy.accept(spelling, classified=classified)
         return policy
 
     def _make_room(self, newest: Hashable, call: Call | None) -> None:
@@ -196,13 +196,13 @@ class PerKey(Policy[F]):
         if not told:
             entry.policy.subscribe(lambda event: send(self._listeners, event))
 
-    def accept(self, spelling: Spelling) -> None:
-        super().accept(spelling)
-        if spelling not in self._spellings:
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        super().accept(spelling, classified=classified)
+        if (spelling, classified) not in self._spellings:
             # For the policies yet to be made, too.
-            self._spellings = (*self._spellings, spelling)
+            self._spellings = (*self._spellings, (spelling, classified))
         for entry in self._snapshot():
-            entry.policy.accept(spelling)
+            entry.policy.accept(spelling, classified=classified)
 
     def reset(self) -> None:
         """Reset every key's policy."""

@@ -13,7 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 from weakref import WeakValueDictionary
 
 import attrs
@@ -72,6 +72,12 @@ class Limit:
             number("burst", self.burst, minimum=0, exclusive=True)
         if not isinstance(self.unit, str):
             raise TypeError(f"`unit` must be a string, got {self.unit!r}")
+
+    def __repr__(self) -> str:
+        text = f"Limit({self.rate!r}, per={self.per!r}"
+        if self.unit != REQUESTS:
+            text += f", unit={self.unit!r}"
+        return text + (")" if self.burst is None else f", burst={self.burst!r})")
 
 
 class RateLimiter(AdmissionPolicy):
@@ -136,7 +142,8 @@ class RateLimiter(AdmissionPolicy):
             None if rate is None else Limit(rate, per=per, burst=burst),
             None if limits is None else _checked_limits(limits, per, burst),
             None if max_wait is None else seconds_argument("max_wait", max_wait),
-            cost,
+            # NB: a dict of the caller's may change.
+            dict(cost) if isinstance(cost, Mapping) else cost,
             algorithm,
         )
         self._lock = threading.Lock()
@@ -525,7 +532,7 @@ class _Terms:
         """
         units = [limit.unit for limit in self.each]
         if isinstance(cost, Mapping):
-            costs: dict[object, object] = dict(cost)
+            costs = cast("Mapping[object, object]", cost)
             unknown = [unit for unit in costs if unit not in units]
             if unknown:
                 raise ValueError(f"`cost` must name units of {units}, got {unknown}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from resilient import _clock
 from resilient._arguments import count
@@ -168,9 +168,10 @@ class Retry(Policy):
             "max_retry_after", max_retry_after, infinite=True
         )
 
-    def accept(self, spelling: Spelling) -> None:
-        super().accept(spelling)
-        self.refuse_unconditional()
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        super().accept(spelling, classified=classified)
+        if not classified:
+            self.refuse_unconditional()
 
     def refuse_unconditional(self) -> None:
         """Refuse to retry everything.
@@ -352,7 +353,11 @@ def _annotate(error: Exception, note: str) -> None:
     try:
         notes = getattr(error, "__notes__", None)
         if isinstance(notes, list):
-            notes[:] = [one for one in notes if not str(one).startswith(_NOTE)]
+            notes[:] = [
+                one
+                for one in cast("list[object]", notes)
+                if not str(one).startswith(_NOTE)
+            ]
         error.add_note(f"{_NOTE}{note}")
     except Exception:  # noqa: BLE001, S110
         # It refuses attributes, as a frozen dataclass does: it goes unnoted.

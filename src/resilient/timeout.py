@@ -92,8 +92,8 @@ class Timeout(Policy):
         """Threads that were left behind and still run."""
         return 0 if self._crew is None else self._crew.abandoned
 
-    def accept(self, spelling: Spelling) -> None:
-        super().accept(spelling)
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        super().accept(spelling, classified=classified)
         if self.abandon and spelling != "sync":
             raise TypeError(
                 f"{self!r} runs plain functions in threads; it has no meaning"

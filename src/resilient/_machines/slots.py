@@ -27,6 +27,7 @@ Deliberately not modelled: time. How long somebody waits is the policy's.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -62,6 +63,10 @@ class Slots(Generic[T]):
     def queued(self) -> int:
         """Tickets in line."""
         return len(self._line)
+
+    def waiting(self) -> Iterable[T]:
+        """Return who is in line, oldest first; not to be kept."""
+        return self._line
 
     def take(self) -> bool:
         """Take a slot if one is free and nobody waits for it."""

@@ -129,6 +129,7 @@ class TimeWindow:
         "failures",
         "slow",
     )
+    _ends: float
 
     def __init__(self, seconds: float, buckets: int = 10) -> None:
         self._seconds = seconds
@@ -217,6 +218,7 @@ class CountWindow:
     """
 
     __slots__ = ("_marks", "_next", "_size", "calls", "failures", "slow")
+    _next: int
 
     def __init__(self, size: int) -> None:
         self._size = size

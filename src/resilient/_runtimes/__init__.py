@@ -102,8 +102,9 @@ def current_runtime(call: Call) -> Runtime:
     """
     # NB: asyncio first, because it answers fastest; trio's guest mode runs on
     # an asyncio loop, but outside any asyncio task.
-    if _asyncio is not None or _load_asyncio():
-        current_task, runtime = _asyncio
+    found = _asyncio or _load_asyncio()
+    if found is not None:
+        current_task, runtime = found
         try:
             task = current_task()
         except RuntimeError:
@@ -111,8 +112,9 @@ def current_runtime(call: Call) -> Runtime:
         if task is not None:
             call.task = task
             return runtime
-    if _trio is not None or _load_trio():
-        in_trio_task, runtime = _trio
+    found = _trio or _load_trio()
+    if found is not None:
+        in_trio_task, runtime = found
         if in_trio_task():
             return runtime
     raise RuntimeError(
@@ -120,24 +122,24 @@ def current_runtime(call: Call) -> Runtime:
     )
 
 
-def _load_asyncio() -> bool:
+def _load_asyncio() -> tuple[Callable[[], Any], Runtime] | None:
     global _asyncio
     asyncio = sys.modules.get("asyncio")
     # NB: another thread may be in the middle of importing it.
     if asyncio is None or not hasattr(asyncio, "current_task"):
-        return False
+        return None
     from resilient._runtimes.asyncio import ASYNCIO
 
     _asyncio = asyncio.current_task, ASYNCIO
-    return True
+    return _asyncio
 
 
-def _load_trio() -> bool:
+def _load_trio() -> tuple[Callable[[], bool], Runtime] | None:
     global _trio
     trio = sys.modules.get("trio")
     if trio is None or not hasattr(trio, "lowlevel"):
-        return False
+        return None
     from resilient._runtimes.trio import TRIO
 
     _trio = trio.lowlevel.in_trio_task, TRIO
-    return True
+    return _trio

@@ -59,7 +59,7 @@ class AsyncioRuntime:
     def limit(
         self, call: Call, shelf: dict[Any, Any] | None, seconds: float
     ) -> AsyncioLimit:
-        task: asyncio.Task[Any] = call.task
+        task: asyncio.Task[Any] | None = call.task
         if task is None:
             task = call.task = _this_task()
         loop = task.get_loop()

@@ -93,6 +93,9 @@ class TrioLimit:
         self.scope.__enter__()
 
     def leave(self, error: BaseException | None) -> bool:
+        if isinstance(error, GeneratorExit) and not trio.lowlevel.in_trio_task():
+            # Closed by the collector, after the run: there is nothing to leave.
+            return False
         scope = self.scope
         # NB: `cancel_called` compares the deadline with the clock when it is
         # read; without one it says what the scheduler has really done.
@@ -110,8 +113,7 @@ class TrioLimit:
                 return True
             raise
         except RuntimeError:
-            # Closed by the collector, after the run or in another task: there
-            # is no stack of scopes to leave.
+            # Closed in another task, whose stack of scopes is not ours.
             if isinstance(error, GeneratorExit):
                 return False
             raise

@@ -64,10 +64,12 @@ Tell: TypeAlias = Callable[[int, Log], None]
 """Called every second with the seconds since the day began."""
 
 
-def is_server_error(outcome: Outcome) -> bool:
-    """Whether the server says that it is to blame: any 5xx."""
+def is_failure(outcome: Outcome) -> bool:
+    """Whether the server is to blame: a 5xx, a reset, no answer at all."""
     error = outcome.error
-    return isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.is_server_error
+    return isinstance(error, httpx.TransportError)
 
 
 def protection() -> Pipeline:
@@ -77,7 +79,7 @@ def protection() -> Pipeline:
         Retry(budget=RetryBudget(0.2, 20)),
         CircuitBreaker(window=2, consecutive_failures=10, open_for=1),
         Timeout(0.5),
-        classify=(httpx.TransportError, is_server_error),
+        classify=is_failure,
     )
 
 
@@ -107,28 +109,26 @@ async def play(day: Day, url: str, pipeline: Pipeline, tell: Tell) -> Log:
         def clock() -> float:
             return time.monotonic() - began
 
-        end = pipeline.subscribe(lambda event: log.events.append((clock(), event)))
-        telling = asyncio.create_task(_tell_every_second(clock, tell, log))
-        try:
-            async with asyncio.TaskGroup() as tasks:
+        pipeline.subscribe(lambda event: log.events.append((clock(), event)))
+        async with asyncio.TaskGroup() as watch:
+            telling = watch.create_task(_tell_every_second(clock, tell, log))
+            async with asyncio.TaskGroup() as load:
                 for due in day.due:
                     await asyncio.sleep(due - clock())
                     bare, protected = Request(due), Request(due)
                     log.bare.append(bare)
                     log.protected.append(protected)
-                    tasks.create_task(_keep(bare, get(one, bare, clock), clock))
-                    tasks.create_task(
+                    load.create_task(_keep(bare, get(one, bare, clock), clock))
+                    load.create_task(
                         _keep(protected, protected_get(other, protected, clock), clock)
                     )
-        finally:
-            end()
             telling.cancel()
-            # It ends cancelled, or with what went wrong as it printed.
-            await asyncio.gather(telling, return_exceptions=True)
     return log
 
 
-async def _keep(request: Request, asked: Coroutine[Any, Any, None], clock: Clock) -> None:
+async def _keep(
+    request: Request, asked: Coroutine[Any, Any, None], clock: Clock
+) -> None:
     """Note how a request ended."""
     try:
         await asked

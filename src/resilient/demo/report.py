@@ -85,10 +85,8 @@ class Report:
 
     def second(self, now: int, log: Log, day: Day) -> None:
         """Say what became known in the last second."""
-        if now > day.seconds:
-            weather = "last calls"
-        else:
-            weather = _WEATHER[day.phase(now - 0.5)]
+        over = now > day.seconds
+        weather = "last calls" if over else _WEATHER[day.phase(now - 0.5)]
         bare, protected = (
             _ended_between(requests, now - 1, now)
             for requests in (log.bare, log.protected)
@@ -100,10 +98,9 @@ class Report:
     def table(self, results: Results) -> None:
         """Say what came of it."""
         rule = "  " + "─" * (WIDTH - 4)
-        bare, protected = results.bare, results.protected
         self._print("", f"  {'':<38}{'bare':>16}{'protected':>16}", rule)
-        for title, left, right in _rows(bare, protected):
-            self._print(f"  {title:<38}{left:>16}{right:>16}")
+        for title, cells in _rows(results.bare, results.protected):
+            self._print(f"  {title:<38}" + "".join(f"{cell:>16}" for cell in cells))
         self._print(rule)
         for one in results.circuit:
             change = f"{one.old} → {one.new}".replace("_", "-")
@@ -115,31 +112,27 @@ class Report:
             ("rejected", results.rejected),
             ("gave up", results.gave_up),
             ("cut short", {f"after {s} s": n for s, n in results.cut_short.items()}),
-            ("bare lost", bare.errors),
+            ("bare lost", results.bare.errors),
         ):
             words = [f"{n} {_PHRASES.get(word, word)}" for word, n in counts.items()]
             self._print(f"  {title:<12}{', '.join(words) or 'nothing'}")
         self._print("", *_wrapped(_moral(results)))
 
 
-def _rows(bare: Figures, protected: Figures) -> Iterator[tuple[str, str, str]]:
-    def row(title: str, *cells: str) -> tuple[str, str, str]:
-        left, right = cells
-        return title, left, right
-
-    both = (bare, protected)
-    yield row("requests", *(f"{one.requests}" for one in both))
+def _rows(*clients: Figures) -> Iterator[tuple[str, list[str]]]:
+    """Yield the rows of the table: a title and a cell for each client."""
+    yield "requests", [f"{one.requests}" for one in clients]
     for phase, title in (
         ("all", "answered"),
         (Phase.FAIR.value, "  in fair weather"),
         (Phase.OUTAGE.value, "  in the outage"),
         (Phase.SETTLING.value, "  in the 3 s after it"),
     ):
-        yield row(title, *(f"{one.answered[phase]:.1%}" for one in both))
-    yield row("p50 in fair weather", *(f"{one.p50 * 1000:.0f} ms" for one in both))
-    yield row("p99 in fair weather", *(f"{one.p99 * 1000:.0f} ms" for one in both))
-    yield row("attempts per request", *(f"{one.attempts_per_request:.2f}" for one in both))
-    yield row("attempts in the outage", *(f"{one.attempts_in_outage}" for one in both))
+        yield title, [f"{one.answered[phase]:.1%}" for one in clients]
+    yield "p50 in fair weather", [f"{one.p50 * 1000:.0f} ms" for one in clients]
+    yield "p99 in fair weather", [f"{one.p99 * 1000:.0f} ms" for one in clients]
+    yield "attempts per request", [f"{one.attempts_per_request:.2f}" for one in clients]
+    yield "attempts in the outage", [f"{one.attempts_in_outage}" for one in clients]
 
 
 def _moral(results: Results) -> str:
@@ -172,6 +165,4 @@ def _circuit(log: Log) -> str:
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent
-    )
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)

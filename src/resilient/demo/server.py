@@ -111,11 +111,13 @@ class Connection(asyncio.Protocol):
         )
 
     def _answer(self, fault: Fault | None) -> None:
+        if self.transport.is_closing():
+            return
         if fault is Fault.RESET:
             connected: socket.socket = self.transport.get_extra_info("socket")
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
-        elif not self.transport.is_closing():
+        else:
             self.transport.write(_OK if fault is None else _UNAVAILABLE)
 
 

@@ -1,0 +1,61 @@
+"""The examples run, are short, and show what they say they show."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("[0-9]*.py"))
+
+# What a reader is meant to see, where chance has no part in it.
+SHOWN = {
+    "01_retry_flaky_call": "sun over Kiel",
+    "02_break_failing_circuit": "it was asked 3 times for 5 calls",
+    "03_bound_concurrent_calls": "4 printed\n  2 had to wait too long\n",
+    "04_limit_request_rate": "rate limiter 'complete' has no permit left",
+    "05_cut_slow_calls": "timeout 'total' of 0.45 s exceeded",
+    "06_compose_pipeline": "west: {'some day': 10}",
+}
+
+
+def each_example(*examples: Path) -> pytest.MarkDecorator:
+    """Runs a test for each example, under its name."""
+    return pytest.mark.parametrize(
+        "example", [pytest.param(path, id=path.stem) for path in examples]
+    )
+
+
+@pytest.mark.real
+@each_example(*EXAMPLES)
+def test_an_example_shows_what_it_is_about(
+    example: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its `main()` runs without a warning and prints something instructive."""
+    runpy.run_path(str(example))["main"]()
+
+    printed = capsys.readouterr().out
+    assert "" != printed
+    assert SHOWN.get(example.stem, "") in printed
+
+
+@each_example(*EXAMPLES)
+def test_an_example_fits_a_page(example: Path) -> None:
+    """It has at most 80 lines of at most 88 columns."""
+    lines = example.read_text("utf-8").splitlines()
+
+    assert len(lines) <= 80
+    assert [] == [line for line in lines if len(line) > 88]
+
+
+@each_example(*EXAMPLES)
+def test_an_example_is_named_after_what_it_does(example: Path) -> None:
+    """Its name is a number, a verb and an object."""
+    assert re.fullmatch(r"\d\d_[a-z]+(_[a-z]+)+", example.stem)
+
+
+def test_every_policy_has_its_example() -> None:
+    """None of those promised above is missing."""
+    assert set() == set(SHOWN) - {path.stem for path in EXAMPLES}

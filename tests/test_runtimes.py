@@ -1,0 +1,549 @@
+"""The runtimes: the only code that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import trio
+
+from resilient import (
+    Bulkhead,
+    Call,
+    ResilientWarning,
+    Retry,
+    Timeout,
+    TimeoutExceededError,
+    _clock,
+    constant,
+)
+from resilient._runtimes import asyncio as asyncio_runtime
+from resilient._runtimes import current_runtime
+from resilient._runtimes import sync as sync_runtime
+from resilient._runtimes import trio as trio_runtime
+from resilient._runtimes.asyncio import ASYNCIO
+from resilient._runtimes.sync import SYNC
+from resilient._runtimes.trio import TRIO
+from resilient.testing import instant, virtual_time
+
+
+def run_now(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run what must never suspend."""
+    with pytest.raises(StopIteration) as stop:
+        coroutine.send(None)
+    return stop.value.value
+
+
+# -- Which one runs here
+
+
+def test_each_loop_is_recognised() -> None:
+    """asyncio by its task, trio by its own."""
+
+    async def runtime() -> tuple[Any, Any]:
+        call = Call("x")
+        return current_runtime(call), call.task
+
+    async def on_asyncio() -> None:
+        assert (ASYNCIO, asyncio.current_task()) == await runtime()
+        assert ASYNCIO.place() is asyncio.current_task()
+
+    async def on_trio() -> None:
+        assert (TRIO, None) == await runtime()
+        assert TRIO.place() is trio.lowlevel.current_task()
+
+    asyncio.run(on_asyncio())
+    trio.run(on_trio)
+    assert ["asyncio", "trio", "sync"] == [one.name for one in (ASYNCIO, TRIO, SYNC)]
+    assert threading.get_ident() == SYNC.place()
+
+
+def test_no_loop_is_an_error() -> None:
+    """A coroutine that is driven by nobody we know."""
+    with pytest.raises(RuntimeError, match="no task of asyncio or trio"):
+        current_runtime(Call("x"))
+
+
+def test_a_callback_of_a_loop_is_no_task() -> None:
+    """There is a loop, and nothing in it to interrupt."""
+    seen: list[str] = []
+
+    def callback() -> None:
+        with pytest.raises(RuntimeError, match="no task"):
+            current_runtime(Call("x"))
+        with pytest.raises(RuntimeError, match="needs a task to interrupt"):
+            ASYNCIO.limit(Call("x"), {}, 1.0)
+        seen.append("called")
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(callback)
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert ["called"] == seen
+
+
+def test_what_is_not_imported_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither library is imported to find out."""
+    monkeypatch.delitem(sys.modules, "asyncio")
+    monkeypatch.delitem(sys.modules, "trio")
+    with pytest.raises(RuntimeError, match="no task"):
+        current_runtime(Call("x"))
+    assert "asyncio" not in sys.modules
+    assert isinstance(SYNC.waiter(Call("x")), sync_runtime.SyncWaiter)
+
+
+# -- Waiters
+
+
+def in_every_loop(body: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    with virtual_time():
+        run_now(body(SYNC))
+    virtual_time.run(body, ASYNCIO, backend="asyncio")
+    virtual_time.run(body, TRIO, backend="trio")
+
+
+def test_a_wake_before_the_wait_is_not_lost() -> None:
+    """And two before one wait are one."""
+
+    async def body(runtime: Any) -> None:
+        waiter = runtime.waiter(Call("x"))
+        assert waiter.wake()
+        assert waiter.wake()
+        assert await runtime.park(waiter, 5.0)
+        assert not await runtime.park(waiter, 5.0)
+        assert 5.0 == _clock.now()
+        assert waiter.wake()
+        assert await runtime.park(waiter, None)
+        assert 5.0 == _clock.now()
+
+    in_every_loop(body)
+
+
+def test_a_wait_ends_when_its_time_is_up() -> None:
+    """At the moment itself; in the past, at once."""
+
+    async def body(runtime: Any) -> None:
+        waiter = runtime.waiter(Call("x"))
+        assert not await runtime.park(waiter, 2.0)
+        assert 2.0 == _clock.now()
+        assert not await runtime.park(waiter, 1.0)
+        assert 2.0 == _clock.now()
+        await runtime.sleep(3.0)
+        assert 5.0 == _clock.now()
+        await runtime.sleep(0)
+
+    in_every_loop(body)
+
+
+def test_a_thread_may_wake_any_waiter() -> None:
+    """From outside of its loop."""
+
+    async def body(runtime: Any) -> None:
+        waiter = runtime.waiter(Call("x"))
+        woken: list[bool] = []
+        thread = _clock.start_thread(lambda: woken.append(waiter.wake()), "waker")
+        assert await runtime.park(waiter, None)
+        thread.join()
+        assert [True] == woken
+
+    in_every_loop(body)
+
+
+def test_a_task_of_the_same_loop_may_wake() -> None:
+    """Without a detour."""
+
+    async def on_asyncio() -> None:
+        waiter = ASYNCIO.waiter(Call("x"))
+        asyncio.get_running_loop().call_later(1, waiter.wake)
+        assert await ASYNCIO.park(waiter, 9.0)
+        assert 1.0 == _clock.now()
+        asyncio.get_running_loop().call_later(1, waiter.wake)
+        asyncio.get_running_loop().call_later(1, waiter.wake)
+        assert await ASYNCIO.park(waiter, None)
+
+    async def on_trio() -> None:
+        waiter = TRIO.waiter(Call("x"))
+
+        async def wake() -> None:
+            await trio.sleep(1)
+            waiter.wake()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wake)
+            assert await TRIO.park(waiter, 9.0)
+        assert 1.0 == _clock.now()
+
+    virtual_time.run(on_asyncio, backend="asyncio")
+    virtual_time.run(on_trio, backend="trio")
+
+
+def test_a_task_of_another_loop_may_wake() -> None:
+    """Two runs of one library on two threads."""
+
+    async def get_trio() -> Any:
+        return TRIO.waiter(Call("x"))
+
+    async def wakes(waiter: Any) -> Any:
+        return waiter.wake()
+
+    ended = trio.run(get_trio)
+    # Its run is over: it will never wait again.
+    assert not trio.run(wakes, ended)
+    assert not ended.wake()
+
+    async def main() -> None:
+        waiter = TRIO.waiter(Call("x"))
+        await trio.to_thread.run_sync(trio.run, wakes, waiter)
+        assert await TRIO.park(waiter, None)
+
+    trio.run(main)
+
+
+def test_a_waiter_of_a_closed_loop_says_so() -> None:
+    """Whoever waited there is gone."""
+
+    async def get() -> Any:
+        return ASYNCIO.waiter(Call("x"))
+
+    assert not asyncio.run(get()).wake()
+
+
+def test_a_wake_and_the_end_of_time_at_once() -> None:
+    """On asyncio whichever came first; a wake that came second is kept."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        waiter = ASYNCIO.waiter(Call("x"))
+        loop.call_later(1, asyncio_runtime._expire, loop.create_future())
+        task = asyncio.create_task(ASYNCIO.park(waiter, 5.0))
+        await asyncio.sleep(0)
+        future = waiter.future
+        assert future is not None
+        asyncio_runtime._expire(future)
+        waiter.wake()
+        asyncio_runtime._expire(future)
+        assert not await task
+        assert await ASYNCIO.park(waiter, 5.0)
+
+    virtual_time.run(main, backend="asyncio")
+
+
+# -- Waits that take no time
+
+
+def test_instant_waits_move_the_clock_forward() -> None:
+    """In every runtime, and let others run."""
+
+    async def body(runtime: Any) -> None:
+        before = _clock.now()
+        await runtime.sleep(3600)
+        assert _clock.now() - before >= 3600
+
+    with instant():
+        run_now(body(SYNC))
+        asyncio.run(body(ASYNCIO))
+        trio.run(body, TRIO)
+
+
+# -- The sync runtime on a loop's thread
+
+
+def test_it_refuses_to_park_where_a_loop_runs() -> None:
+    """Whoever could wake it may need that very loop."""
+
+    async def main() -> None:
+        bulkhead = Bulkhead(1, max_queue=1)
+        with bulkhead.guard():
+            with pytest.raises(RuntimeError, match="through `acall`"):
+                # In a context of its own: it is no call inside the guard.
+                await _elsewhere(lambda: bulkhead.call(int))
+        assert (0, 0) == (bulkhead.in_use, bulkhead.queued)
+
+    async def _elsewhere(function: Callable[[], Any]) -> Any:
+        import contextvars
+
+        return contextvars.Context().run(function)
+
+    asyncio.run(main())
+    trio.run(main)
+
+
+def test_it_warns_once_when_it_sleeps_where_a_loop_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stops every task of it; said once, at the line that called."""
+    monkeypatch.setattr(sync_runtime, "_warned", False)
+    monkeypatch.setattr(_clock, "sleep", lambda seconds: None)
+    results: list[Any] = []
+
+    def flaky() -> str:
+        results.append(1)
+        if len(results) % 3:
+            raise OSError
+        return "ok"
+
+    retry = Retry(OSError, backoff=constant(1))
+
+    async def main() -> None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert "ok" == retry.call(flaky)
+            assert "ok" == retry.call(flaky)
+        assert [ResilientWarning] == [one.category for one in caught]
+        assert "stops every task" in str(caught[0].message)
+        assert __file__ == caught[0].filename
+
+    asyncio.run(main())
+
+
+def test_it_does_not_warn_where_no_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor for a wait of nothing."""
+    monkeypatch.setattr(sync_runtime, "_warned", False)
+
+    async def on_the_loop() -> None:
+        await SYNC.sleep(0)
+
+    with virtual_time():
+        run_now(SYNC.sleep(1))
+    asyncio.run(on_the_loop())
+    assert not sync_runtime._warned
+
+
+# -- Limits on asyncio
+
+
+def timers(loop: Any) -> int:
+    return sum(not handle.cancelled() for handle in loop._scheduled)
+
+
+def test_calls_share_one_timer() -> None:
+    """One a policy and loop, however many calls there are."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        timeout = Timeout(50)
+        before = timers(loop)
+        gate = asyncio.Event()
+        tasks = [asyncio.create_task(timeout.acall(gate.wait)) for _ in range(100)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert before + 1 == timers(loop)
+        gate.set()
+        await asyncio.gather(*tasks)
+        for _ in range(100):
+            await timeout.acall(asyncio.sleep, 0)
+        assert before + 1 == timers(loop)
+        # Left to itself, it goes.
+        await asyncio.sleep(51)
+        assert before == timers(loop)
+
+    virtual_time.run(main, backend="asyncio")
+
+
+def test_the_timer_goes_on_for_who_came_later() -> None:
+    """Armed anew for the first that is left, across many rounds."""
+
+    async def main() -> None:
+        timeout = Timeout(10)
+        ended: list[tuple[float, float]] = []
+
+        async def call(start: float) -> None:
+            await asyncio.sleep(start)
+            with pytest.raises(TimeoutExceededError):
+                await timeout.acall(asyncio.sleep, 100)
+            ended.append((start, _clock.now()))
+
+        async with asyncio.TaskGroup() as group:
+            for start in range(40):
+                group.create_task(call(start))
+        assert [(start, start + 10) for start in range(40)] == ended
+
+    virtual_time.run(main, backend="asyncio")
+
+
+def test_a_timer_that_comes_early_is_armed_again() -> None:
+    """A loop's clock may be coarser than ours."""
+
+    async def main() -> None:
+        timeout = Timeout(10)
+        task = asyncio.create_task(timeout.acall(asyncio.sleep, 100))
+        await asyncio.sleep(1)
+        (queue,) = timeout._shelf.values()
+        queue.timer.cancel()
+        queue.expire()
+        with pytest.raises(TimeoutExceededError):
+            await task
+        assert 10.0 == _clock.now()
+
+    virtual_time.run(main, backend="asyncio")
+
+
+def test_a_call_that_ends_between_timer_and_delivery_is_not_cancelled() -> None:
+    """The cancellation comes one turn later, and finds nobody."""
+
+    async def main() -> None:
+        timeout = Timeout(10)
+        answer = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(timeout.acall(lambda: answer, ) if False else _ask())
+        await asyncio.sleep(0)
+        await task
+
+    async def _ask() -> None:
+        call = Call("x")
+        limit = ASYNCIO.limit(call, {}, 10.0)
+        limit.queue.timer.cancel()  # type: ignore[union-attr]
+        _clock.sleep(11)
+        limit.queue.expire()
+        assert not limit.leave(None)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]
+
+    virtual_time.run(main, backend="asyncio")
+
+
+def test_a_lone_limit_takes_its_timer_along() -> None:
+    """No shelf: nothing is shared, and nothing stays behind."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        before = timers(loop)
+        limit = ASYNCIO.limit(Call("x"), None, 10.0)
+        assert before + 1 == timers(loop)
+        assert not limit.leave(None)
+        assert before == timers(loop)
+        limit = ASYNCIO.limit(Call("x"), None, 1.0)
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await asyncio.sleep(9)
+        assert limit.leave(caught.value)
+        assert before == timers(loop)
+
+    virtual_time.run(main, backend="asyncio")
+
+
+@pytest.mark.real
+def test_one_policy_serves_loops_of_several_threads() -> None:
+    """Each loop has its own timer; all are cut in time."""
+    timeout = Timeout(0.02)
+    barrier = threading.Barrier(4)
+    cut: list[int] = []
+
+    async def main() -> None:
+        barrier.wait(10)
+        for _ in range(3):
+            results = await asyncio.gather(
+                *[timeout.acall(asyncio.sleep, 60) for _ in range(10)],
+                return_exceptions=True,
+            )
+            cut.append(sum(isinstance(one, TimeoutExceededError) for one in results))
+
+    threads = [threading.Thread(target=lambda: asyncio.run(main())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [10] * 12 == cut
+    assert 4 >= len(timeout._shelf)
+
+
+def test_loops_that_are_closed_are_let_go_of() -> None:
+    """Even with a timer armed; the next loop works."""
+    timeout = Timeout(60)
+
+    async def quick() -> None:
+        await timeout.acall(asyncio.sleep, 0)
+
+    for _ in range(5):
+        asyncio.run(quick())
+    assert 1 == len(timeout._shelf)
+
+    async def cut() -> None:
+        with pytest.raises(TimeoutExceededError):
+            await timeout.acall(asyncio.sleep, 100)
+        assert 60.0 == _clock.now()
+
+    virtual_time.run(cut, backend="asyncio")
+    assert 1 == len(timeout._shelf)
+
+
+def test_a_loop_that_stops_and_runs_again_keeps_its_limits() -> None:
+    """The armed timer is the loop's."""
+    timeout = Timeout(5)
+    with asyncio.Runner(loop_factory=virtual_time.loop_factory) as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(timeout.acall(asyncio.sleep, 100))
+        runner.run(asyncio.sleep(1))
+        with pytest.raises(TimeoutExceededError):
+            loop.run_until_complete(task)
+        assert 5.0 == loop.time()
+
+
+def test_a_call_in_time_leaves_nothing_to_the_collector() -> None:
+    """Nor does one that was cut."""
+
+    async def main() -> None:
+        timeout = Timeout(5)
+
+        async def once() -> None:
+            await timeout.acall(asyncio.sleep, 0)
+            try:
+                await timeout.acall(asyncio.sleep, 100)
+            except TimeoutExceededError:
+                pass
+
+        await once()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                await once()
+            found = gc.collect()
+        finally:
+            gc.enable()
+        assert 0 == found
+
+    virtual_time.run(main, backend="asyncio")
+
+
+# -- Limits on trio
+
+
+def test_a_limit_closed_in_another_task_goes_quietly() -> None:
+    """Its scope was never in that task's stack."""
+
+    async def main() -> None:
+        limits: list[Any] = []
+        begun, over = trio.Event(), trio.Event()
+
+        async def enter() -> None:
+            limits.append(TRIO.limit(Call("x"), None, 10.0))
+            begun.set()
+            await over.wait()
+            assert not limits[0].leave(None)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(enter)
+            await begun.wait()
+            assert not limits[0].leave(GeneratorExit())
+            with pytest.raises(RuntimeError, match="unrelated"):
+                limits[0].leave(KeyboardInterrupt())
+            over.set()
+
+    trio.run(main)
+
+
+def test_the_same_tick_on_trio_is_short() -> None:
+    """Longer than a pass of the scheduler, shorter than any cleanup with I/O."""
+    assert 0 < trio_runtime.SAME_TICK < 0.01
+
+
+def test_a_limit_in_sync_is_a_deadline_only() -> None:
+    """Nothing can be interrupted."""
+    assert not SYNC.limit(Call("x"), {}, 1.0).leave(None)
