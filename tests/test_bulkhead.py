@@ -586,6 +586,24 @@ def test_a_wake_without_a_slot_means_to_wait_on() -> None:
     assert call is bulkhead.readmit(wait, call)
 
 
+def test_a_slot_granted_too_late_goes_on() -> None:
+    """Whoever wakes up after its deadline has no time left to begin."""
+    with virtual_time() as clock:
+        bulkhead = Bulkhead(1, max_queue=2)
+        permit = bulkhead.admit(Call("other"))
+        late, following = Call("late", runtime=SYNC), Call("following", runtime=SYNC)
+        late.deadline = 5.0
+        wait, next_wait = bulkhead.admit(late), bulkhead.admit(following)
+        clock.advance(4)
+        bulkhead.settle(permit, None)
+        clock.advance(1)
+        error = bulkhead.readmit(wait, late)
+        assert isinstance(error, BulkheadFullError)
+        assert 5.0 == error.waited
+        assert following is bulkhead.readmit(next_wait, following)
+        assert (1, 0) == (bulkhead.in_use, bulkhead.queued)
+
+
 # -- Construction
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-import warnings
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
@@ -33,7 +32,6 @@ from resilient import (
 )
 from resilient.testing import virtual_time
 from resilient.testing._asyncio_clock import VirtualEventLoop
-from resilient.testing._trio_clock import TrioClock
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -179,6 +177,7 @@ async def on_asyncio(scene: Scene, at: int) -> tuple[object, int]:
 
 
 def run_on_asyncio(kinds: tuple[str, ...], at: int) -> tuple[object, int]:
+    """Run a scene on a loop of its own."""
     with asyncio.Runner(loop_factory=TurningLoop) as runner:
         scene = Scene(asyncio.sleep, *kinds)
         return runner.run(on_asyncio(scene, at))
@@ -214,10 +213,8 @@ def cancelled_as_woken(
     count, value, error = 0, None, None
     while True:
         try:
-            if error is None:
-                request = coroutine.send(value)
-            else:
-                request = coroutine.throw(error)
+            resume = coroutine.throw if error else coroutine.send
+            request = resume(error or value)
         except StopIteration as stop:
             return stop.value, count
         if count == suspension:
@@ -240,10 +237,8 @@ def closed_at(coroutine: Any, suspension: int) -> Generator[Any, Any, bool]:
     error: BaseException | None = None
     for count in range(suspension + 1):
         try:
-            if error is None:
-                request = coroutine.send(None)
-            else:
-                request = coroutine.throw(error)
+            resume = coroutine.throw if error else coroutine.send
+            request = resume(error)
         except StopIteration:
             return False
         error = None
@@ -591,11 +586,3 @@ def test_a_thousand_rounds_of_random_cancellation() -> None:
         await scene.check()
 
     virtual_time.run(main)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    # The odd orders here are meant.
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield

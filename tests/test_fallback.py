@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tests.colours import World, in_async_colours, in_every_colour, in_sync
 
 from resilient import (
     BulkheadFullError,
@@ -27,10 +28,11 @@ from resilient import (
     constant,
     deadline_after,
 )
-from tests.colours import World, in_async_colours, in_every_colour, in_sync
 
 
 def raising(error: BaseException) -> Callable[[], Any]:
+    """Make a function that fails."""
+
     async def fails() -> str:
         raise error
 
@@ -38,6 +40,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
 
 
 async def answers() -> str:
+    """Succeed."""
     return "real"
 
 

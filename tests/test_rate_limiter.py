@@ -712,7 +712,7 @@ def test_a_new_rate_is_what_the_limiter_was_made_with() -> None:
 def test_a_wrong_rate_changes_nothing(changes: Any, text: str) -> None:
     """Neither the rate nor what was made with it."""
     limiter = RateLimiter(10, cost=2)
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  # compared below
+    with pytest.raises(ValueError) as caught:
         limiter.set_rate(**changes)
     assert text == str(caught.value)
     assert "RateLimiter(10, cost=2)" == repr(limiter)
@@ -831,6 +831,21 @@ def test_a_wake_out_of_turn_means_to_wait_on() -> None:
         assert isinstance(error, RateLimitedError)
 
 
+def test_who_wakes_up_after_its_deadline_takes_nothing() -> None:
+    """There is a permit, and no time left to use it."""
+    with virtual_time() as clock:
+        limiter = RateLimiter(1, max_wait=None)
+        limiter.admit(Call("before"))
+        call = Call("late", runtime=Interrupted(bool))
+        call.deadline = 1.5
+        wait = limiter.admit(call)
+        assert 1.0 == wait.until
+        clock.advance(1.5)
+        assert isinstance(limiter.readmit(wait, call), RateLimitedError)
+        assert 1.0 == limiter.available()
+        assert 0 == limiter.queued
+
+
 @in_async_colours
 async def test_who_is_behind_a_debt_is_rejected_when_time_is_up(w: World) -> None:
     """What others really cost may delay a line that looked short."""
@@ -943,8 +958,8 @@ async def test_a_reset_serves_those_who_wait(w: World) -> None:
         "RateLimiter(10)",
         "RateLimiter(0.5, per=60.0, burst=3, max_wait=None, name='api')",
         "RateLimiter(5, cost={'requests': 2}, algorithm='sliding_window')",
-        "RateLimiter(limits=(Limit(5, per=60.0, unit='tokens'),"
-        " Limit(1, per=1.0, burst=3)), cost={'tokens': 1})",
+        "RateLimiter(cost={'tokens': 1}, limits=(Limit(5, per=60.0, unit='tokens'),"
+        " Limit(1, per=1.0, burst=3)))",
     ],
 )
 def test_its_repr_is_the_call_that_made_it(made: str) -> None:

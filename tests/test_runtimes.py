@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -21,6 +23,7 @@ from resilient import (
     Timeout,
     TimeoutExceededError,
     _clock,
+    _runtimes,
     constant,
 )
 from resilient._runtimes import asyncio as asyncio_runtime
@@ -44,7 +47,7 @@ def run_now(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def test_each_loop_is_recognised() -> None:
-    """asyncio by its task, trio by its own."""
+    """Asyncio by its task, trio by its own."""
 
     async def runtime() -> tuple[Any, Any]:
         call = Call("x")
@@ -90,7 +93,13 @@ def test_a_callback_of_a_loop_is_no_task() -> None:
 
 
 def test_what_is_not_imported_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither library is imported to find out."""
+    """Neither library is imported to find out; half imported is not yet."""
+    monkeypatch.setattr(_runtimes, "_asyncio", None)
+    monkeypatch.setattr(_runtimes, "_trio", None)
+    for name in ("asyncio", "trio"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    with pytest.raises(RuntimeError, match="no task"):
+        current_runtime(Call("x"))
     monkeypatch.delitem(sys.modules, "asyncio")
     monkeypatch.delitem(sys.modules, "trio")
     with pytest.raises(RuntimeError, match="no task"):
@@ -103,6 +112,7 @@ def test_what_is_not_imported_does_not_run(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def in_every_loop(body: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    """Run a test over each runtime, in virtual time."""
     with virtual_time():
         run_now(body(SYNC))
     virtual_time.run(body, ASYNCIO, backend="asyncio")
@@ -263,13 +273,8 @@ def test_it_refuses_to_park_where_a_loop_runs() -> None:
         with bulkhead.guard():
             with pytest.raises(RuntimeError, match="through `acall`"):
                 # In a context of its own: it is no call inside the guard.
-                await _elsewhere(lambda: bulkhead.call(int))
+                contextvars.Context().run(bulkhead.call, int)
         assert (0, 0) == (bulkhead.in_use, bulkhead.queued)
-
-    async def _elsewhere(function: Callable[[], Any]) -> Any:
-        import contextvars
-
-        return contextvars.Context().run(function)
 
     asyncio.run(main())
     trio.run(main)
@@ -320,6 +325,7 @@ def test_it_does_not_warn_where_no_loop_runs(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def timers(loop: Any) -> int:
+    """Count the timers that are armed."""
     return sum(not handle.cancelled() for handle in loop._scheduled)
 
 
@@ -389,15 +395,7 @@ def test_a_call_that_ends_between_timer_and_delivery_is_not_cancelled() -> None:
     """The cancellation comes one turn later, and finds nobody."""
 
     async def main() -> None:
-        timeout = Timeout(10)
-        answer = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(timeout.acall(lambda: answer, ) if False else _ask())
-        await asyncio.sleep(0)
-        await task
-
-    async def _ask() -> None:
-        call = Call("x")
-        limit = ASYNCIO.limit(call, {}, 10.0)
+        limit = ASYNCIO.limit(Call("x"), {}, 10.0)
         limit.queue.timer.cancel()  # type: ignore[union-attr]
         _clock.sleep(11)
         limit.queue.expire()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import dataclasses
 import threading
@@ -12,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.colours import World, in_async_colours, in_every_colour, in_sync
 
 from resilient import (
     Bulkhead,
@@ -35,7 +37,6 @@ from resilient import (
     remaining,
 )
 from resilient.testing import virtual_time
-from tests.colours import World, in_async_colours, in_every_colour, in_sync
 
 
 def recorder(*policies: Any) -> list[Any]:
@@ -487,9 +488,13 @@ async def test_a_stream_is_bounded_as_a_whole(w: World) -> None:
             yield number
 
     seen: list[int] = []
-    with pytest.raises(TimeoutExceededError) as caught:
+
+    async def consume() -> None:
         async for number in ticks():
             seen.append(number)
+
+    with pytest.raises(TimeoutExceededError) as caught:
+        await consume()
     assert [0, 1] == seen
     assert 2.5 == w.now()
     assert (2.5, 2.5) == (caught.value.seconds, caught.value.elapsed)
@@ -529,6 +534,30 @@ async def test_a_stream_of_slow_consumption_is_refused_its_next_step(
 
 
 @in_async_colours
+async def test_a_first_item_that_comes_too_late_holds_nothing(w: World) -> None:
+    """The stream is closed, and the slot inside the timeout goes back."""
+    bulkhead = Bulkhead(1)
+    closed: list[float] = []
+
+    @Pipeline(Timeout(1), bulkhead)
+    async def stubborn() -> Any:
+        try:
+            await w.sleep(100)
+        except BaseException:
+            with _shielded(w):
+                await w.sleep(2)
+        try:
+            yield "too late"
+        finally:
+            closed.append(w.now())
+
+    with pytest.raises(TimeoutExceededError):
+        await anext(stubborn())
+    assert 0 == bulkhead.in_use
+    assert [3.0] == closed
+
+
+@in_async_colours
 async def test_an_attempt_timeout_bounds_the_first_item_only(w: World) -> None:
     """Inside a Retry it is the attempt that is bounded."""
 
@@ -545,6 +574,7 @@ async def test_an_attempt_timeout_bounds_the_first_item_only(w: World) -> None:
 
 
 def on_asyncio(main: Callable[[], Any]) -> Any:
+    """Run a test of asyncio's own, in virtual time."""
     return virtual_time.run(main, backend="asyncio")
 
 
@@ -565,8 +595,7 @@ def test_an_answer_that_has_arrived_wins() -> None:
         assert "answer" == await timeout.acall(ask)
         assert 1.4 == _clock.now()
         assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]
-        # Cut too late to matter: the answer came after the limit.
-        assert [False] == [event.delivered for event in events]
+        assert [] == events
 
     on_asyncio(main)
 
@@ -590,17 +619,40 @@ def test_a_count_left_over_at_entry_is_not_ours() -> None:
     on_asyncio(main)
 
 
+def test_who_swallows_the_caller_s_cancellation_too_is_no_timeout() -> None:
+    """Both were delivered: what came of it is the function's affair."""
+
+    async def main() -> None:
+        async def stubborn() -> str:
+            for _ in range(2):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(100)
+            return "here I am"
+
+        timeout = Timeout(1)
+        task = asyncio.create_task(timeout.acall(stubborn))
+        await asyncio.sleep(2)
+        task.cancel()
+        assert "here I am" == await task
+        assert 2.0 == _clock.now()
+
+    on_asyncio(main)
+
+
 def test_after_a_failed_task_group_a_timeout_works() -> None:
     """On 3.11 and 3.12 the count can stay."""
 
     async def fails() -> None:
         raise OSError
 
+    async def group() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fails())
+            await asyncio.sleep(9)
+
     async def main() -> None:
         with pytest.raises(ExceptionGroup):
-            async with asyncio.TaskGroup() as group:
-                group.create_task(fails())
-                await asyncio.sleep(9)
+            await group()
         with pytest.raises(TimeoutExceededError):
             await Timeout(1).acall(asyncio.sleep, 9)
 
@@ -654,6 +706,7 @@ def test_a_task_group_inside_is_cut_short() -> None:
 
 
 def on_trio(main: Callable[[], Any]) -> Any:
+    """Run a test of trio's own, in virtual time."""
     return virtual_time.run(main, backend="trio")
 
 
@@ -753,8 +806,11 @@ def test_an_answer_at_the_limit_wins_on_trio() -> None:
         return "answer"
 
     async def main() -> None:
-        assert "answer" == await Timeout(1).acall(busy)
-        assert "answer" == await Timeout(1).acall(shielded)
+        timeout = Timeout(1)
+        events = recorder(timeout)
+        assert "answer" == await timeout.acall(busy)
+        assert "answer" == await timeout.acall(shielded)
+        assert [] == events
 
     on_trio(main)
 
@@ -888,14 +944,20 @@ async def test_what_is_no_exception_comes_through_from_the_thread(w: World) -> N
 
 @in_sync
 async def test_an_awaitable_from_the_thread_is_refused(w: World) -> None:
-    """It cannot be protected; nothing stays behind."""
+    """It cannot be protected, is no outcome to retry, and leaves nothing."""
+    calls: list[int] = []
 
     async def asynchronous() -> None:
         raise AssertionError  # pragma: no cover
 
+    def disguised() -> Any:
+        calls.append(1)
+        return asynchronous()
+
     timeout = Timeout(1, abandon=True)
     with pytest.raises(TypeError, match="returned an awaitable"):
-        timeout.call(lambda: asynchronous())
+        Pipeline(Retry(TypeError, backoff=constant(0)), timeout).call(disguised)
+    assert [1] == calls
     assert 0 == timeout._crew.running  # type: ignore[union-attr]
 
 
@@ -1013,7 +1075,6 @@ async def test_an_answer_between_the_limit_and_the_look_counts(w: World) -> None
 
     def blind(lock: threading.Lock, seconds: float | None) -> bool:
         assert real(lock, seconds)
-        lock.release()
         _clock.sleep(2)
         return False
 
@@ -1042,6 +1103,25 @@ async def test_an_interrupted_wait_leaves_the_thread(w: World) -> None:
         _clock.wait = real
     assert 1 == timeout.abandoned
     _clock.sleep(6)
+    assert 0 == timeout.abandoned
+
+
+@in_sync
+async def test_an_interrupt_as_the_thread_ends_abandons_nothing(w: World) -> None:
+    """Ctrl-C when the answer was there: no thread is left to count."""
+    timeout = Timeout(9, abandon=True)
+    real = _clock.wait
+
+    def interrupted(lock: threading.Lock, seconds: float | None) -> bool:
+        assert real(lock, seconds)
+        raise KeyboardInterrupt
+
+    _clock.wait = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            timeout.call(int)
+    finally:
+        _clock.wait = real
     assert 0 == timeout.abandoned
 
 

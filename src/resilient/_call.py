@@ -111,11 +111,16 @@ class Held:
     """Permits that last until the work of a call has ended, wherever it runs.
 
     Whoever ends the work owns this; policies only append.
+
+    Args:
+        outlives: Whether the work goes on though nobody wants its answer, as
+            a thread does that was left behind.
     """
 
-    __slots__ = ("_ended", "_lock", "_releases")
+    __slots__ = ("_ended", "_lock", "_outlives", "_releases")
 
-    def __init__(self) -> None:
+    def __init__(self, *, outlives: bool = False) -> None:
+        self._outlives = outlives
         self._lock = threading.Lock()
         self._releases: list[Callable[[Outcome | None], None]] = []
         self._ended = False
@@ -127,6 +132,11 @@ class Held:
                 self._releases.append(release)
                 return
         release(None)
+
+    def discard(self) -> None:
+        """Give everything back if the work ends where its answer is not wanted."""
+        if not self._outlives:
+            self.end(None)
 
     def end(self, outcome: Outcome | None) -> None:
         """Give everything back, once.

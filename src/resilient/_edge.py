@@ -172,7 +172,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                         break
                     except BaseException as raised:
                         if raised is value:
-                            raised.__traceback__ = trace
+                            BaseException.with_traceback(raised, trace)
                         raise
                     if request is not RUN:
                         value, trace = misused(request), None
@@ -192,14 +192,12 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                         value, trace = unwinding, unwinding.__traceback__
                         resume = coroutine.throw
                     else:
-                        if call.runner is not None:
-                            resume = coroutine.send
-                        elif hasattr(value, "__await__"):
-                            value, trace = refuse_awaitable(name, value), None
-                            resume = coroutine.throw
-                        else:
+                        if call.runner is None:
                             value = Outcome(value)
-                            resume = coroutine.send
+                        resume = coroutine.send
+                        if hasattr(value.value, "__await__"):
+                            value, trace = refuse_awaitable(name, value.value), None
+                            resume = coroutine.throw
             assert outcome is not None
             if outcome.error is None:
                 return outcome.value
@@ -241,7 +239,7 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                         break
                     except BaseException as raised:
                         if raised is value:
-                            raised.__traceback__ = trace
+                            BaseException.with_traceback(raised, trace)
                         raise
                     # NB: the user's call has a `try` of its own: its
                     # StopIteration is none of ours.
@@ -320,7 +318,7 @@ class Drive:
             return self._resume(self.coroutine.throw, error)
         except BaseException as raised:
             if raised is error:
-                raised.__traceback__ = trace
+                BaseException.with_traceback(raised, trace)
             raise
 
     def _resume(self, resume: Callable[[Any], object], value: object) -> object:

@@ -174,8 +174,9 @@ class DeadlineExceededError(RejectedError, TimeoutError):
     def __init__(
         self, policy: str, retry_after: float | None = None, overdue: float = 0.0
     ) -> None:
-        super().__init__(policy, retry_after)
-        self.args = (policy,)
+        ResilientError.__init__(self, policy)
+        self.policy = policy
+        self.retry_after = retry_after
         self.overdue = overdue
 
     def __str__(self) -> str:

@@ -222,4 +222,4 @@ def _warn_of(defeats: Iterator[str]) -> None:
         while frame is not None and frame.f_code.co_filename.startswith(HERE):
             frame = frame.f_back
             level += 1
-        warnings.warn(text, ResilientWarning, stacklevel=level - 1)
+        warnings.warn(text, ResilientWarning, stacklevel=level)

@@ -418,7 +418,7 @@ def _spell(value: object) -> str:
         return value.__qualname__.rpartition("<locals>.")[2]
     if isinstance(value, tuple):
         inner = ", ".join(map(_spell, cast("tuple[object, ...]", value)))
-        return f"({inner},)" if inner.count(",") == 0 else f"({inner})"
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
     return repr(value)
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from resilient import _clock
 from resilient._call import Held, Outcome
-from resilient._edge import failed, refuse_awaitable
+from resilient._edge import failed
 
 
 class Crew:
     """At most `size` threads at once, abandoned ones included."""
 
-    __slots__ = ("lock", "_size", "abandoned", "running")
+    __slots__ = ("_size", "abandoned", "lock", "running")
 
     def __init__(self, size: int) -> None:
         self.lock = threading.Lock()
@@ -40,7 +40,7 @@ class Crew:
             if self.running >= self._size:
                 return None
             self.running += 1
-        stint = Stint(self, name)
+        stint = Stint(self)
         context = copy_context()
         try:
             _clock.start_thread(
@@ -57,28 +57,23 @@ class Crew:
 class Stint:
     """One function in its thread, and what came of it."""
 
-    __slots__ = ("_crew", "_gate", "_left", "_name", "_outcome", "_unwinding", "held")
+    __slots__ = ("_crew", "_gate", "_left", "_outcome", "_over", "_unwinding", "held")
 
-    def __init__(self, crew: Crew, name: str) -> None:
+    def __init__(self, crew: Crew) -> None:
         self._crew = crew
-        self._name = name
         self._gate = threading.Lock()
         self._gate.acquire()
-        self._left = False
+        self._left = self._over = False
         self._outcome: Outcome | None = None
         self._unwinding: BaseException | None = None
-        self.held = Held()
+        self.held = Held(outlives=True)
 
     def run(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         """Run the function; called in the thread."""
         try:
-            value = fn(*args, **kwargs)
-            if hasattr(value, "__await__"):
-                self._unwinding = refuse_awaitable(self._name, value)
-            else:
-                self._outcome = Outcome(value)
+            self._outcome = Outcome(fn(*args, **kwargs))
         except Exception as error:
             self._outcome = failed(error)
         except BaseException as unwinding:
@@ -86,6 +81,7 @@ class Stint:
         crew = self._crew
         with crew.lock:
             crew.running -= 1
+            self._over = True
             if self._left:
                 crew.abandoned -= 1
                 self._outcome = self._unwinding = None
@@ -106,7 +102,7 @@ class Stint:
 
     def _leave(self) -> bool:
         with self._crew.lock:
-            if self._gate.locked():
+            if not self._over:
                 self._left = True
                 self._crew.abandoned += 1
             return self._left

@@ -156,19 +156,21 @@ class Bulkhead(AdmissionPolicy):
 
     def readmit(self, wait: _Ticket, call: Call) -> Admission:
         now = _clock.now()
+        overdue = call.deadline is not None and now >= call.deadline
         with self._lock:
             if wait.granted:
-                return self._permit_locked(call)
-            if wait.until is None or now < wait.until:
+                if not overdue:
+                    return self._permit_locked(call)
+            elif wait.until is None or now < wait.until:
                 return wait
-            self._slots.leave(wait)
+            granted = self._slots.leave(wait)
+        self._wake(granted)
         return self._full(call, now - wait.began)
 
     def withdraw(self, wait: _Ticket) -> None:
         with self._lock:
             granted = self._slots.leave(wait)
-        if granted:
-            self._wake(granted)
+        self._wake(granted)
 
     def settle(self, permit: Call, outcome: Outcome | None) -> None:
         with self._lock:

@@ -77,8 +77,8 @@ class Fallback(Policy[V], Generic[V]):
             raise TypeError("Fallback takes exactly one of `value` and `function`")
         if isinstance(value, (list, dict, set, bytearray)):
             raise TypeError(
-                f"`value` must not be a {type(cast(object, value)).__name__}, which all callers"
-                " would share: use function=lambda error: …"
+                f"`value` must not be a {type(cast(object, value)).__name__}, which"
+                " all callers would share: use function=lambda error: …"
             )
         if inspect.isroutine(value):
             raise TypeError(
@@ -93,12 +93,12 @@ class Fallback(Policy[V], Generic[V]):
 
     def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
         super().accept(spelling, classified=classified)
-        if spelling == "sync" and self.function is not None:
-            if colour_of(self.function) == "async":
-                raise TypeError(
-                    "an async fallback cannot answer for a synchronous call:"
-                    f" {self!r} needs a plain function there"
-                )
+        function = self.function if spelling == "sync" else None
+        if function is not None and colour_of(function) == "async":
+            raise TypeError(
+                "an async fallback cannot answer for a synchronous call:"
+                f" {self!r} needs a plain function there"
+            )
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         outcome = await proceed(call)
@@ -155,7 +155,9 @@ def _takes_call(function: Callable[..., Any]) -> bool:
         # A builtin without a signature.
         return False
     if _fits(signature, 1):
-        spread = (one.kind is one.VAR_POSITIONAL for one in signature.parameters.values())
+        spread = (
+            one.kind is one.VAR_POSITIONAL for one in signature.parameters.values()
+        )
         return any(spread) and _fits(signature, 2)
     if not _fits(signature, 2):
         raise TypeError(

@@ -18,18 +18,6 @@ _LOOKED_AT: Final = 32
 new: enough to spare what was learnt, few enough for a flood of new keys."""
 
 
-class _Entry:
-    """One key's policy, and how many calls are inside."""
-
-    __slots__ = ("calls", "policy", "told")
-
-    def __init__(self, policy: Policy[Any]) -> None:
-        self.policy = policy
-        self.calls = 0
-        # Whether it has our listener.
-        self.told = False
-
-
 class PerKey(Policy[F]):
     """Give each key a policy of its own, made when the key is first seen.
 
@@ -53,7 +41,16 @@ class PerKey(Policy[F]):
             factory made no policy.
     """
 
-    __slots__ = ("_entries", "_lock", "_spellings", "factory", "key", "max_keys")
+    __slots__ = (
+        "_inside",
+        "_lock",
+        "_policies",
+        "_spellings",
+        "_told",
+        "factory",
+        "key",
+        "max_keys",
+    )
 
     def __init__(
         self,
@@ -72,23 +69,29 @@ class PerKey(Policy[F]):
         self.key = key
         self.max_keys = count("max_keys", max_keys, minimum=1)
         self._lock = threading.Lock()
-        # NB: a plain dict, least recently used first, takes half the memory
-        # of an OrderedDict.
-        self._entries: dict[Hashable, _Entry] = {}
+        # Least recently used first. NB: a plain dict takes half the memory of
+        # an OrderedDict, and there may be ten thousand idle keys: what only
+        # some of them have stands elsewhere.
+        self._policies: dict[Hashable, Policy[F]] = {}
+        # How many calls are inside, for those in use.
+        self._inside: dict[Hashable, int] = {}
+        # Which have our listener, once there is one.
+        self._told: set[Hashable] = set()
         self._spellings: tuple[tuple[Spelling, bool], ...] = ()
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
-        entry = self._enter(self._key_of(call), call)
+        key = self._key_of(call)
+        policy = self._policy(key, call)
         try:
-            outcome = await entry.policy.around(proceed, call)
+            outcome = await policy.around(proceed, call)
         except BaseException:
-            self._leave(entry)
+            self._leave(key)
             raise
         if outcome.held is None:
-            self._leave(entry)
+            self._leave(key)
         else:
             # Its permits last as long as its stream, and so does its use.
-            outcome.held.append(lambda last: self._leave(entry))
+            outcome.held.append(lambda last: self._leave(key))
         return outcome
 
     def _key_of(self, call: Call) -> Any:
@@ -102,22 +105,22 @@ class PerKey(Policy[F]):
         return call.key
 
     def __getitem__(self, key: Hashable) -> Policy[F]:
-        return self._enter(key, None).policy
+        return self._policy(key, None)
 
     def __len__(self) -> int:
         with self._lock:
-            return len(self._entries)
+            return len(self._policies)
 
     def __contains__(self, key: Hashable) -> bool:
         with self._lock:
-            return key in self._entries
+            return key in self._policies
 
     def __bool__(self) -> bool:
         # A policy, whatever it holds.
         return True
 
-    def _enter(self, key: Hashable, call: Call | None) -> _Entry:
-        entering = call is not None
+    def _policy(self, key: Hashable, call: Call | None) -> Policy[F]:
+        """Return the key's policy; in use, if there is a call, until it leaves."""
         try:
             hash(key)
         except TypeError:
@@ -125,25 +128,32 @@ class PerKey(Policy[F]):
                 f"`key` must be hashable, got an object of {type(key)}"
             ) from None
         with self._lock:
-            entry = self._entries.pop(key, None)
-            if entry is not None:
+            policy = self._policies.pop(key, None)
+            if policy is not None:
                 # Put back at the end: used last.
-                self._entries[key] = entry
-                entry.calls += entering
-                return entry
-        made = _Entry(self._made(key))
+                self._policies[key] = policy
+                if call is not None:
+                    self._inside[key] = self._inside.get(key, 0) + 1
+                return policy
+        made = self._made(key)
         with self._lock:
             # NB: somebody else may have made one meanwhile; the first stays.
-            entry = self._entries.setdefault(key, made)
-            entry.calls += entering
+            policy = self._policies.setdefault(key, made)
+            if call is not None:
+                self._inside[key] = self._inside.get(key, 0) + 1
         if self._listeners:
-            self._tell(entry)
+            self._tell(key, policy)
         self._make_room(key, call)
-        return entry
+        return policy
 
-    def _leave(self, entry: _Entry) -> None:
+    def _leave(self, key: Hashable) -> None:
         with self._lock:
-            entry.calls -= 1
+            # NB: the policy is still this key's: one in use is never dropped.
+            left = self._inside[key] - 1
+            if left:
+                self._inside[key] = left
+            else:
+                del self._inside[key]
 
     def _made(self, key: Hashable) -> Policy[F]:
         policy = self.factory(key)
@@ -160,24 +170,26 @@ class PerKey(Policy[F]):
                 # Every one is in use: room is made when the next key comes.
                 return
             # NB: asked without the lock, for it is the policies' own code.
-            fresh = next((place for place in idle if place[1].policy.fresh()), None)
-            key, entry = fresh or idle[0]
+            fresh = next((each for each in idle if each[1].fresh()), None)
+            key, policy = fresh or idle[0]
             with self._lock:
                 # It may be in use by now, or be gone: then once more.
-                gone = self._entries.get(key) is entry and not entry.calls
+                gone = self._policies.get(key) is policy and key not in self._inside
                 if gone:
-                    del self._entries[key]
+                    del self._policies[key]
+                    self._told.discard(key)
             if gone and self._listeners:
                 name = None if call is None else call.name
-                send(self._listeners, KeyEvicted(self.label, name, fresh is not None))
+                event = KeyEvicted(self.label, name, fresh is not None)
+                send(self._listeners, event)
 
-    def _least_used(self, newest: Hashable) -> list[tuple[Hashable, _Entry]]:
+    def _least_used(self, newest: Hashable) -> list[tuple[Hashable, Policy[F]]]:
         """Return the least recently used of those that no call is inside."""
         with self._lock:
             idle = (
-                (key, entry)
-                for key, entry in self._entries.items()
-                if not entry.calls and key != newest
+                (key, policy)
+                for key, policy in self._policies.items()
+                if key not in self._inside and key != newest
             )
             return list(islice(idle, _LOOKED_AT))
 
@@ -185,38 +197,40 @@ class PerKey(Policy[F]):
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         unsubscribe = super().subscribe(listener)
-        for entry in self._snapshot():
-            self._tell(entry)
+        for key, policy in self._snapshot():
+            self._tell(key, policy)
         return unsubscribe
 
-    def _tell(self, entry: _Entry) -> None:
-        """Have the policy's events sent on to our listeners."""
+    def _tell(self, key: Hashable, policy: Policy[F]) -> None:
+        """Have the policy's events sent on to our listeners, once."""
         with self._lock:
-            told, entry.told = entry.told, True
-        if not told:
-            entry.policy.subscribe(lambda event: send(self._listeners, event))
+            new = key not in self._told and self._policies.get(key) is policy
+            if new:
+                self._told.add(key)
+        if new:
+            policy.subscribe(lambda event: send(self._listeners, event))
 
     def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
         super().accept(spelling, classified=classified)
         if (spelling, classified) not in self._spellings:
             # For the policies yet to be made, too.
             self._spellings = (*self._spellings, (spelling, classified))
-        for entry in self._snapshot():
-            entry.policy.accept(spelling, classified=classified)
+        for _, policy in self._snapshot():
+            policy.accept(spelling, classified=classified)
 
     def reset(self) -> None:
         """Reset every key's policy."""
-        for entry in self._snapshot():
-            entry.policy.reset()
+        for _, policy in self._snapshot():
+            policy.reset()
 
     def fresh(self) -> bool:
-        return all(entry.policy.fresh() for entry in self._snapshot())
+        return all(policy.fresh() for _, policy in self._snapshot())
 
     def contains(self, other: Policy[Any]) -> bool:
         return other is self or any(
-            entry.policy.contains(other) for entry in self._snapshot()
+            policy.contains(other) for _, policy in self._snapshot()
         )
 
-    def _snapshot(self) -> list[_Entry]:
+    def _snapshot(self) -> list[tuple[Hashable, Policy[F]]]:
         with self._lock:
-            return list(self._entries.values())
+            return list(self._policies.items())

@@ -213,6 +213,7 @@ class RateLimiter(AdmissionPolicy):
 
     def readmit(self, wait: _Ticket, call: Call) -> Admission:
         now = _clock.now()
+        overdue = call.deadline is not None and now >= call.deadline
         with self._lock:
             line = self._line
             if line is None or wait not in line.tickets:
@@ -227,7 +228,7 @@ class RateLimiter(AdmissionPolicy):
                 return wait
             else:
                 wait.missing = self._together_locked(now, line.total_until(wait))
-            granted = wait.missing == 0.0
+            granted = wait.missing == 0.0 and not overdue
             if granted:
                 self._take_locked(now, wait.amounts)
             following = self._leave_locked(wait)

@@ -96,10 +96,10 @@ class Retry(Policy):
     """
 
     __slots__ = (
+        # NB: not `attempts`: the method of that name is one of the spellings.
+        "_attempts",
         "_budget",
         "_judge",
-        # The method of that name is one of the five spellings.
-        "_attempts",
         "backoff",
         "budget",
         "max_retry_after",
@@ -157,7 +157,11 @@ class Retry(Policy):
         if on_result is not None and not callable(on_result):
             raise TypeError(f"`on_result` must be a function, got {on_result!r}")
         self.on_result = on_result
-        if budget is not None and budget != "own" and not isinstance(budget, RetryBudget):
+        if (
+            budget is not None
+            and budget != "own"
+            and not isinstance(budget, RetryBudget)
+        ):
             raise TypeError(
                 f'`budget` must be a RetryBudget, "own" or None, got {budget!r}'
             )
@@ -226,6 +230,9 @@ class Retry(Policy):
                         RetryScheduled(self.label, call.name, attempt, name, delay),
                     )
                 previous = delay
+                if outcome.held is not None:
+                    # A stream whose first item will not do.
+                    outcome.held.discard()
                 await self._wait(delay, outcome, call, attempt)
                 if call.deadline is not None and _clock.now() >= call.deadline:
                     # The wait overran: no time is left to begin in.
@@ -317,7 +324,7 @@ class Retry(Policy):
             tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
             note = f"{tries} in {elapsed:.3g} s; stopped: {reason}"
             if outcome.retry_after is not None:
-                note += f"; retry in {outcome.retry_after:.3g} s"
+                note += f"; retry in {outcome.retry_after:.6g} s"
             _annotate(error, note)
             if reason != "not retryable":
                 _remember(error, call)
@@ -359,6 +366,6 @@ def _annotate(error: Exception, note: str) -> None:
                 if not str(one).startswith(_NOTE)
             ]
         error.add_note(f"{_NOTE}{note}")
-    except Exception:  # noqa: BLE001, S110
+    except Exception:
         # It refuses attributes, as a frozen dataclass does: it goes unnoted.
         pass

@@ -75,6 +75,4 @@ class RetryBudget:
         """Fill it."""
         with self._lock:
             machine = self._machine
-            self._machine = Budget(
-                machine.ratio, machine.capacity, machine.per_second
-            )
+            self._machine = Budget(machine.ratio, machine.capacity, machine.per_second)

@@ -131,7 +131,7 @@ class Timeout(Policy):
                 return self._left_behind(outcome, call, began)
             if not call.retried:
                 self._bound_stream(call, began)
-        if self._listeners:
+        if self._listeners and not limit.fired:
             self._tell_if_late(call, began)
         return outcome
 

@@ -40,6 +40,15 @@ class Waiter(Protocol):
 class TimeLimit(Protocol):
     """A limit in force. `leave` must be called once, in every way out."""
 
+    @property
+    def fired(self) -> bool:
+        """Whether its time was up, and noticed, before the end.
+
+        Asked after `leave`: what was let pass then had arrived in the same
+        moment. False where nothing could look at the clock meanwhile.
+        """
+        ...
+
     def leave(self, error: BaseException | None) -> bool:
         """End the limit.
 

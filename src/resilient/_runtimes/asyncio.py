@@ -113,12 +113,12 @@ def _expire(future: asyncio.Future[bool]) -> None:
 class AsyncioLimit:
     """One limited stretch of one task: an entry of its queue."""
 
-    __slots__ = ("cancelling", "deadline", "delivered", "queue", "task")
+    __slots__ = ("cancelling", "deadline", "delivered", "fired", "queue", "task")
 
     def __init__(self, task: asyncio.Task[Any], queue: _Deadlines) -> None:
         self.task = task
         self.queue = queue
-        self.delivered = False
+        self.fired = self.delivered = False
         # NB: on 3.11 and 3.12 the count can stay at 1 after a failed TaskGroup,
         # so what matters is how it differs at the end.
         self.cancelling = task.cancelling()
@@ -132,12 +132,11 @@ class AsyncioLimit:
         self.queue.entries.pop(self, None)
         if not self.delivered:
             return False
-        others = self.task.uncancel() > self.cancelling
-        if error is None or isinstance(error, Exception):
-            return True
-        # A cancellation is ours unless somebody else asked for one as well;
-        # KeyboardInterrupt and its like never are.
-        return isinstance(error, asyncio.CancelledError) and not others
+        if self.task.uncancel() > self.cancelling:
+            # Somebody else asked for a cancellation as well, and comes first.
+            return False
+        # NB: KeyboardInterrupt and its like are nobody's cancellation.
+        return error is None or isinstance(error, (Exception, asyncio.CancelledError))
 
     def deliver(self) -> None:
         if self in self.queue.entries:
@@ -181,6 +180,7 @@ class _Deadlines:
                 # and the timer came a little early.
                 self.arm(entry.deadline)
                 break
+            entry.fired = True
             self.loop.call_soon(entry.deliver)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import sys
 import threading
 import warnings
@@ -78,6 +80,7 @@ class UnenforceableLimit:
     """Synchronous code cannot be interrupted: the limit is a deadline only."""
 
     __slots__ = ()
+    fired: Literal[False] = False
 
     def leave(self, error: BaseException | None) -> bool:
         return False
@@ -91,19 +94,25 @@ def _loop_runs_here() -> bool:
     return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _warned = False
 
 
 def _warn_once() -> None:
     global _warned
-    if not _warned:
-        _warned = True
-        warnings.warn(
-            "a synchronous call sleeps on a thread that runs an event loop, and"
-            " stops every task of it; use the async spelling there (said once)",
-            ResilientWarning,
-            stacklevel=2,
-        )
+    if _warned:
+        return
+    _warned = True
+    # The line to point at is the one that called us, whoever waits for it.
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        "a synchronous call sleeps on a thread that runs an event loop, and"
+        " stops every task of it; use the async spelling there (said once)",
+        ResilientWarning,
+        stacklevel=level,
+    )
 
 
 SYNC = SyncRuntime()

@@ -68,10 +68,10 @@ class TrioWaiter:
         self.event = trio.Event()
 
     def wake(self) -> bool:
-        if trio.lowlevel.in_trio_run():
-            if trio.lowlevel.current_trio_token() is self.token:
-                self._wake()
-                return True
+        lowlevel = trio.lowlevel
+        if lowlevel.in_trio_run() and lowlevel.current_trio_token() is self.token:
+            self._wake()
+            return True
         try:
             self.token.run_sync_soon(self._wake)
         except trio.RunFinishedError:
@@ -85,9 +85,10 @@ class TrioWaiter:
 class TrioLimit:
     """A cancel scope that is entered and left by hand."""
 
-    __slots__ = ("deadline", "scope")
+    __slots__ = ("deadline", "fired", "scope")
 
     def __init__(self, seconds: float) -> None:
+        self.fired = False
         self.deadline = trio.current_time() + seconds
         self.scope = trio.CancelScope(deadline=self.deadline)
         self.scope.__enter__()
@@ -100,10 +101,10 @@ class TrioLimit:
         # NB: `cancel_called` compares the deadline with the clock when it is
         # read; without one it says what the scheduler has really done.
         scope.deadline = math.inf
-        called = scope.cancel_called
+        self.fired = scope.cancel_called
         if error is None or isinstance(error, Exception):
             scope.__exit__(None, None, None)
-            return called and self._was_delivered(error)
+            return self.fired and self._was_delivered(error)
         try:
             return scope.__exit__(type(error), error, error.__traceback__)
         except BaseExceptionGroup as rest:
@@ -120,9 +121,9 @@ class TrioLimit:
 
     def _was_delivered(self, error: Exception | None) -> bool:
         """Whether what ended the call came after its cancellation."""
-        if error is not None:
-            if any(isinstance(one, trio.Cancelled) for one in family(error)):
-                return True
+        causes = () if error is None else family(error)
+        if any(isinstance(one, trio.Cancelled) for one in causes):
+            return True
         return trio.current_time() - self.deadline > SAME_TICK
 
 

@@ -1,0 +1,449 @@
+"""Calls and outcomes: the current call, its deadline, its verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from resilient import (
+    Call,
+    CircuitOpenError,
+    DeadlineExceededError,
+    Outcome,
+    Pipeline,
+    RejectedError,
+    Retry,
+    Timeout,
+    TimeoutExceededError,
+    Verdict,
+    constant,
+    current_call,
+    current_deadline,
+    deadline_after,
+    remaining,
+)
+from resilient._call import Held, family, judge_by, verdict_of
+from resilient._errors import BulkheadFullError
+from tests.colours import World, in_async_colours, in_every_colour
+
+# --- the current call -------------------------------------------------------------
+
+
+@in_every_colour
+async def test_there_is_no_call_outside_one(w: World) -> None:
+    """Asking for it is a LookupError; there is no deadline either."""
+    with pytest.raises(LookupError, match="no call of a resilient policy"):
+        current_call()
+    assert current_deadline() is None
+    assert remaining() is None
+
+
+@in_every_colour
+async def test_the_function_sees_its_call(w: World) -> None:
+    """Its name, arguments and the number of the attempt."""
+    seen: list[Any] = []
+
+    async def look(number: int, *, text: str) -> None:
+        call = current_call()
+        seen.append((call.name, call.args, call.kwargs, call.attempt))
+        if len(seen) == 1:
+            raise OSError
+
+    look.__qualname__ = "look"
+    retry = Retry(OSError, backoff=constant(0))
+    await w.call(retry, look, 1, text="a")
+    assert [("look", (1,), {"text": "a"}, n) for n in (1, 2)] == seen
+
+
+@in_every_colour
+async def test_the_innermost_call_is_the_current_one(w: World) -> None:
+    """And the one around it is, as soon as that has returned."""
+    seen: list[Any] = []
+    inner, outer = Pipeline(name="inner"), Pipeline(name="outer")
+
+    async def innermost() -> None:
+        seen.append(current_call().policy)
+
+    async def middle() -> None:
+        await w.call(inner, innermost)
+        seen.append(current_call().policy)
+        with pytest.raises(KeyError):
+            await w.call(inner, fail)
+        seen.append(current_call().policy)
+
+    async def fail() -> None:
+        raise KeyError
+
+    await w.call(outer, middle)
+    assert [inner, outer, outer] == seen
+    with pytest.raises(LookupError):
+        current_call()
+
+
+@in_every_colour
+async def test_a_deadline_alone_is_no_call(w: World) -> None:
+    """`deadline_after` calls nothing: the call around it stays the current one."""
+    with deadline_after(1), pytest.raises(LookupError):
+        current_call()
+
+    policy = Pipeline()
+
+    async def policy_of() -> Any:
+        with deadline_after(1), deadline_after(2):
+            return current_call().policy
+
+    assert policy is await w.call(policy, policy_of)
+
+
+def test_an_ended_call_tells_nothing() -> None:
+    """A task that outlives the call it was started from is not in it."""
+    seen: list[Any] = []
+
+    async def straggler(ended: asyncio.Event) -> None:
+        await ended.wait()
+        with pytest.raises(LookupError):
+            current_call()
+        seen.append((current_deadline(), remaining()))
+        seen.append(await Pipeline().acall(depth))
+        with deadline_after(5):
+            seen.append(remaining() is not None)
+
+    async def depth() -> Any:
+        return current_call().enclosing
+
+    async def start(ended: asyncio.Event) -> Any:
+        return asyncio.ensure_future(straggler(ended))
+
+    async def main() -> None:
+        ended = asyncio.Event()
+        task = await Timeout(60).acall(start, ended)
+        ended.set()
+        await task
+
+    asyncio.run(main())
+    assert [(None, None), None, True] == seen
+
+
+def test_an_ended_call_keeps_nothing() -> None:
+    """Whoever still holds it does not hold what it was called with."""
+    calls: list[Call] = []
+
+    def look(secret: str) -> None:
+        calls.append(current_call())
+
+    Timeout(5).call(look, "secret")
+    [call] = calls
+    assert call.ended
+    assert ((), None, None) == (call.args, call.kwargs, call.deadline)
+    assert (None, ()) == (call.enclosing, call.given_up)
+    call.settle(tokens=5)
+
+
+def test_a_call_does_not_show_its_arguments() -> None:
+    """They may be secret."""
+    assert "<Call 'login', attempt 1>" == repr(Call("login", ("secret",)))
+
+
+# --- deadlines --------------------------------------------------------------------
+
+
+@in_every_colour
+async def test_a_timeout_is_a_deadline_for_what_is_inside(w: World) -> None:
+    """The inner one of two, never later than the outer one."""
+    seen: list[Any] = []
+
+    async def look() -> None:
+        seen.append(remaining())
+
+    for outer, inner in ((5, 3), (3, 3.5)):
+        with deadline_after(outer):
+            await w.call(Timeout(inner), look)
+            seen.append(remaining())
+    assert [3.0, 5.0, 3.0, 3.0] == seen
+
+
+@in_every_colour
+async def test_deadline_after_tells_the_time_that_is_left(w: World) -> None:
+    """Counted from the moment the block is entered, at least 0."""
+    block = deadline_after(timedelta(seconds=3))
+    await w.sleep(1)
+    with block:
+        assert 4.0 == current_deadline()
+        await w.sleep(2)
+        assert 1.0 == remaining()
+        await w.sleep(2)
+        assert 0.0 == remaining()
+    assert current_deadline() is None
+
+
+@in_every_colour
+async def test_the_earlier_deadline_counts(w: World) -> None:
+    """An inner block can shorten the time, not lengthen it."""
+    with deadline_after(5):
+        with deadline_after(10):
+            assert 5.0 == remaining()
+        with deadline_after(2):
+            assert 2.0 == remaining()
+        with deadline_after(float("inf")):
+            assert 5.0 == remaining()
+        assert 5.0 == remaining()
+    with deadline_after(float("inf")):
+        assert remaining() is None
+
+
+@in_every_colour
+async def test_a_call_after_its_deadline_does_not_begin(w: World) -> None:
+    """At the very moment it is too late already."""
+
+    async def never() -> None:
+        raise AssertionError("not reached")
+
+    with deadline_after(1):
+        await w.sleep(1)
+        with pytest.raises(DeadlineExceededError, match=r"had passed 0 s ago") as now:
+            await w.call(Pipeline(), never)
+        await w.sleep(2)
+        with pytest.raises(DeadlineExceededError, match=r"had passed 2 s ago"):
+            await w.decorate(Pipeline(), never)()
+    assert isinstance(now.value, TimeoutError)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), True, "1", None])
+def test_a_deadline_needs_a_duration(seconds: Any) -> None:
+    """Refused when the block is made."""
+    with pytest.raises((TypeError, ValueError), match="`seconds` must be"):
+        deadline_after(seconds)
+
+
+@in_every_colour
+async def test_retries_stop_where_the_wait_would_end_after_the_deadline(
+    w: World,
+) -> None:
+    """The last real error is raised at once instead."""
+
+    async def fail() -> None:
+        raise OSError("down")
+
+    with deadline_after(5):
+        with pytest.raises(OSError, match="down") as caught:
+            await w.call(Retry(OSError, attempts=9, backoff=constant(2)), fail)
+    assert 4.0 == w.now()
+    assert "stopped: deadline" in caught.value.__notes__[0]
+
+
+# --- the context variable ---------------------------------------------------------
+
+
+@in_async_colours
+async def test_concurrent_calls_do_not_see_each_other(w: World) -> None:
+    """Each task has its own current call."""
+    first, second = Pipeline(name="first"), Pipeline(name="second")
+
+    async def look() -> Any:
+        await w.sleep(1)
+        return current_call().policy
+
+    assert [first, second] == await w.gather(
+        lambda: first.acall(look), lambda: second.acall(look)
+    )
+
+
+@in_every_colour
+async def test_the_variable_is_restored_however_a_call_ends(w: World) -> None:
+    """By a value, an error, and unwinding."""
+
+    async def raises(error: BaseException) -> None:
+        raise error
+
+    for error in (KeyError(), KeyboardInterrupt(), SystemExit()):
+        with pytest.raises(type(error)):
+            await w.call(Pipeline(Timeout(5)), raises, error)
+        with pytest.raises(LookupError):
+            current_call()
+        assert current_deadline() is None
+
+
+def test_a_call_closed_in_another_context_is_let_go() -> None:
+    """As the collector does with the tasks of a loop that is gone."""
+
+    async def hang() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    pending: Any = None
+
+    async def main() -> None:
+        nonlocal pending
+        pending = Pipeline(Timeout(5)).acall(hang)
+        pending.send(None)
+
+    asyncio.run(main())
+    contextvars.Context().run(pending.close)
+    with pytest.raises(LookupError):
+        current_call()
+
+
+# --- verdicts ---------------------------------------------------------------------
+
+
+def test_an_outcome_without_a_judge() -> None:
+    """Values are successes, errors failures, rejections nobody's business."""
+    assert Verdict.SUCCESS is Outcome(1).verdict
+    assert Verdict.FAILURE is Outcome(None, OSError()).verdict
+    rejected = Outcome(None, CircuitOpenError("c", 3.0))
+    assert (Verdict.IGNORED, 3.0) == (rejected.verdict, rejected.retry_after)
+
+
+def test_an_outcome_does_not_show_what_it_carries() -> None:
+    """Values and texts of errors may be secret; types are not."""
+    assert "<Outcome success: str>" == repr(Outcome("secret"))
+    assert "<Outcome failure: OSError>" == repr(Outcome(None, OSError("secret")))
+
+
+def test_a_discarded_outcome_carries_nothing() -> None:
+    """Nobody will see it, so it keeps nothing alive."""
+    outcome = Outcome("value", OSError())
+    outcome.discard()
+    assert (None, None) == (outcome.value, outcome.error)
+
+
+TIMED_OUT = TimeoutExceededError("t", 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (None, Verdict.SUCCESS),
+        (OSError(), Verdict.FAILURE),
+        (ConnectionError(), Verdict.FAILURE),
+        (ValueError(), Verdict.SUCCESS),
+        (TIMED_OUT, Verdict.FAILURE),
+        (CircuitOpenError("c"), Verdict.FAILURE),
+        (BulkheadFullError("b"), Verdict.IGNORED),
+        (ExceptionGroup("", [OSError()]), Verdict.SUCCESS),
+    ],
+    ids=repr,
+)
+def test_types_say_what_is_a_failure(
+    error: Exception | None, verdict: Verdict
+) -> None:
+    """Those listed, timeouts further in, and rejections only by name."""
+    judge = judge_by("on", (OSError, CircuitOpenError), None)
+    assert judge is not None
+    assert verdict is judge(Outcome(None, error))
+
+
+def test_a_base_of_rejections_names_them_all() -> None:
+    """`RejectedError` listed means every one of them; `Exception` none."""
+    named, everything = judge_by("on", RejectedError), judge_by("on", Exception)
+    assert named is not None
+    assert everything is not None
+    rejected = Outcome(None, BulkheadFullError("b"))
+    assert Verdict.FAILURE is named(rejected)
+    assert Verdict.IGNORED is everything(rejected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "retry_after"),
+    [
+        (True, Verdict.FAILURE, None),
+        (False, Verdict.SUCCESS, None),
+        (Verdict.PUSHBACK, Verdict.PUSHBACK, None),
+        (2, Verdict.FAILURE, 2.0),
+        (0.0, Verdict.FAILURE, 0.0),
+    ],
+    ids=repr,
+)
+def test_a_function_answers_in_three_ways(
+    answer: Any, verdict: Verdict, retry_after: float | None
+) -> None:
+    """A verdict, a bool (True: failure), or seconds to wait."""
+    judge = judge_by("on", lambda outcome: answer)
+    outcome = Outcome(503)
+    assert judge is not None
+    assert verdict is judge(outcome)
+    assert retry_after == outcome.retry_after
+
+
+@pytest.mark.parametrize("answer", [None, "yes", float("nan"), -1])
+def test_any_other_answer_is_a_bug_in_the_function(answer: Any) -> None:
+    """It reaches the caller."""
+    with pytest.raises((TypeError, ValueError), match="`on` must"):
+        verdict_of("on", answer, Outcome())
+
+
+def test_types_and_a_function_together() -> None:
+    """The function is asked about what the types leave open, and is final."""
+    asked: list[Any] = []
+
+    def not_found(outcome: Outcome) -> bool:
+        asked.append(outcome.error or outcome.value)
+        return outcome.value == 404
+
+    judge = judge_by("classify", (OSError, not_found))
+    assert judge is not None
+    assert Verdict.FAILURE is judge(Outcome(None, OSError()))
+    assert Verdict.FAILURE is judge(Outcome(404))
+    assert Verdict.SUCCESS is judge(Outcome(200))
+    rejected = BulkheadFullError("b")
+    assert Verdict.SUCCESS is judge(Outcome(None, rejected))
+    assert [404, 200, rejected] == asked
+
+
+def test_nothing_said_is_no_judge() -> None:
+    """Then somebody else's word counts."""
+    assert judge_by("on", None) is None
+    assert judge_by("on", (), None) is None
+
+
+@pytest.mark.parametrize(
+    ("condition", "text"),
+    [
+        (KeyboardInterrupt, "must list subclasses of Exception, got KeyboardInterrup"),
+        ((OSError, 3), "`on` must be exception types or a function of the outcome"),
+        ((bool, print), "must list subclasses of Exception, got bool"),
+        ((print, repr), "`on` must be one function, got 2"),
+    ],
+)
+def test_a_condition_is_checked(condition: Any, text: str) -> None:
+    """When the policy is made, not when the first call fails."""
+    with pytest.raises(TypeError, match=text):
+        judge_by("on", condition)
+
+
+def test_the_family_of_an_error() -> None:
+    """Itself, causes, contexts and members, each once, in circles too."""
+    cause, context, member = KeyError("cause"), KeyError("context"), KeyError("member")
+    group = ExceptionGroup("group", [member, cause])
+    group.__cause__, group.__context__ = cause, context
+    cause.__context__ = group
+    assert {id(one) for one in (group, cause, context, member)} == {
+        id(one) for one in family(group)
+    }
+    assert 4 == len(list(family(group)))
+
+
+# --- permits that last ------------------------------------------------------------
+
+
+def test_held_permits_go_back_once() -> None:
+    """At the end, and at once when it is past."""
+    held, seen = Held(), list[Any]()
+    outcome = Outcome()
+    held.append(seen.append)
+    held.end(outcome)
+    held.end(None)
+    held.append(seen.append)
+    assert [outcome, None] == seen
+
+
+def test_held_permits_of_work_that_goes_on_stay() -> None:
+    """A thread that was left behind ends when it does."""
+    seen: list[Any] = []
+    for held in (Held(outlives=True), Held()):
+        held.append(seen.append)
+        held.discard()
+    assert [None] == seen

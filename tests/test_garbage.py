@@ -1,0 +1,272 @@
+"""Nothing is left behind: no cycles, tasks, threads or timers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from resilient import (
+    Bulkhead,
+    CircuitBreaker,
+    Fallback,
+    Pipeline,
+    RateLimiter,
+    Retry,
+    Timeout,
+    constant,
+    current_call,
+)
+from tests.colours import World, in_every_colour
+
+
+def pipeline() -> Pipeline[Any]:
+    return Pipeline(
+        Timeout(60),
+        Retry(OSError, backoff=constant(0.5)),
+        CircuitBreaker(minimum_calls=1000),
+        RateLimiter(100),
+        Bulkhead(5),
+        Timeout(10),
+    )
+
+
+@contextlib.contextmanager
+def no_garbage() -> Iterator[None]:
+    """Fail if what happens inside leaves anything to the cycle collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        found = gc.collect()
+        left = [type(one).__name__ for one in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert [] == left
+    assert 0 == found
+
+
+class Spellings:
+    """Every spelling as a coroutine function that swallows the final error."""
+
+    def __init__(self, w: World, policy: Pipeline[Any], error: type[Exception]) -> None:
+        self.w = w
+        self.policy = policy
+        self.error = error
+        # Decorated once: a decorated function is a cycle of its own names.
+        self.function = policy(self.plain_fail if w.is_sync else self.fail)
+        self.generator = policy(self.plain_stream if w.is_sync else self.stream)
+        self.blocks = Pipeline(*policy.policies[:1], *policy.policies[2:])
+
+    def plain_fail(self) -> None:
+        current_call()
+        raise self.error("down")
+
+    async def fail(self) -> None:
+        await self.w.sleep(0.1)
+        raise self.error("down")
+
+    def plain_stream(self) -> Iterator[int]:
+        yield 1
+        raise self.error("down")
+
+    async def stream(self) -> AsyncIterator[int]:
+        await self.w.sleep(0.1)
+        yield 1
+        raise self.error("down")
+
+    async def decorated(self) -> None:
+        result = self.function()
+        if not self.w.is_sync:
+            await result
+
+    async def called(self) -> None:
+        if self.w.is_sync:
+            self.policy.call(self.plain_fail)
+        else:
+            await self.policy.acall(self.fail)
+
+    async def guarded(self) -> None:
+        if self.w.is_sync:
+            with self.blocks.guard():
+                self.plain_fail()
+        else:
+            async with self.blocks.guard():
+                await self.fail()
+
+    async def attempted(self) -> None:
+        if self.w.is_sync:
+            for attempt in self.policy.attempts():
+                with attempt:
+                    self.plain_fail()
+        else:
+            async for attempt in self.policy.attempts():
+                async with attempt:
+                    await self.fail()
+
+    async def plainly_attempted(self) -> None:
+        if self.w.is_sync:
+            return
+        async for attempt in self.policy.attempts():
+            with attempt:
+                await self.fail()
+
+    async def generated(self) -> None:
+        if self.w.is_sync:
+            for _ in self.generator():
+                pass
+        else:
+            async for _ in self.generator():
+                pass
+
+    def all(self) -> list[Callable[[], Any]]:
+        return [
+            self.decorated,
+            self.called,
+            self.guarded,
+            self.attempted,
+            self.plainly_attempted,
+            self.generated,
+        ]
+
+
+@in_every_colour
+async def test_a_failing_call_leaves_nothing_to_the_collector(w: World) -> None:
+    """In every spelling, retried or not: its frames die with the error."""
+    for error in (OSError, KeyError):
+        spellings = Spellings(w, pipeline(), error)
+        for spelling in spellings.all():
+            for _ in range(2):
+                # NB: the first round warms caches that are made once.
+                with no_garbage() if _ else contextlib.nullcontext():
+                    try:
+                        await spelling()
+                    except error:
+                        pass
+
+
+@in_every_colour
+async def test_a_good_call_leaves_nothing_to_the_collector(w: World) -> None:
+    """A value, and a fallback's answer after failures."""
+    policy = Pipeline(Fallback("instead"), pipeline())
+
+    async def fail() -> None:
+        raise OSError("down")
+
+    async def work() -> str:
+        return "done"
+
+    for expected, fn in (("done", work), ("instead", fail)):
+        assert expected == await w.call(policy, fn)
+        with no_garbage():
+            assert expected == await w.call(policy, fn)
+
+
+@in_every_colour
+async def test_a_timeout_leaves_nothing_to_the_collector(w: World) -> None:
+    """Its error carries the interruption, and neither carries itself."""
+    if w.is_sync:
+        return
+    policy = Pipeline(Retry(OSError, attempts=2, backoff=constant(1)), Timeout(1))
+
+    async def hang() -> None:
+        await w.sleep(60)
+
+    async def timed_out() -> None:
+        try:
+            await policy.acall(hang)
+        except TimeoutError:
+            pass
+
+    await timed_out()
+    if w.colour == "trio":
+        # trio's own cancellation leaves cycles of its own.
+        return
+    with no_garbage():
+        await timed_out()
+
+
+@pytest.mark.parametrize("spelling", range(6))
+def test_a_call_leaves_no_task_and_no_timer(spelling: int) -> None:
+    """Beyond the one timer that the calls of one duration share."""
+    loops: list[Any] = []
+
+    async def main(w: World) -> None:
+        spellings = Spellings(w, pipeline(), KeyError)
+        loop = asyncio.get_running_loop()
+        loops.append(loop)
+        for _ in range(3):
+            with contextlib.suppress(KeyError):
+                await spellings.all()[spelling]()
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+        timers = [one for one in loop._scheduled if not one.cancelled()]  # type: ignore[attr-defined]  # asyncio's own
+        assert len(timers) <= 2
+
+    before = threading.enumerate()
+    World("asyncio").run(main)
+    assert before == threading.enumerate()
+
+
+def test_sync_calls_start_neither_loop_nor_thread() -> None:
+    """A plain function stays plain."""
+    before = threading.enumerate()
+    w = World("sync")
+
+    async def main(w: World) -> None:
+        for spelling in Spellings(w, pipeline(), OSError).all():
+            with contextlib.suppress(OSError):
+                await spelling()
+            assert asyncio._get_running_loop() is None
+
+    w.run(main)
+    assert before == threading.enumerate()
+
+
+def test_a_predicate_that_raises_leaves_nothing_to_the_collector() -> None:
+    """A bug in it unwinds through our frames, which let go of everything."""
+
+    def bug(outcome: Any) -> bool:
+        return bool(1 // 0)
+
+    def fail() -> None:
+        raise OSError
+
+    policy = Pipeline(Retry(), CircuitBreaker(), classify=bug)
+
+    def call() -> None:
+        try:
+            policy.call(fail)
+        except ZeroDivisionError:
+            pass
+
+    call()
+    with no_garbage():
+        call()
+
+
+def test_an_error_is_freed_with_the_last_who_has_it() -> None:
+    """No frame, note, call or policy of ours keeps it."""
+
+    class Big(Exception):
+        pass
+
+    def fail() -> None:
+        raise Big
+
+    policy = pipeline()
+    with pytest.raises(Big) as caught:
+        policy.call(fail)
+    error = caught.value
+    del caught
+    error.__traceback__ = None
+    # The name here and the argument of `getrefcount`.
+    assert sys.getrefcount(error) <= 2

@@ -1,0 +1,493 @@
+"""PerKey, in three colours."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.colours import World, in_async_colours, in_every_colour
+
+from resilient import (
+    Bulkhead,
+    BulkheadFullError,
+    CallRejected,
+    CircuitBreaker,
+    CircuitState,
+    Event,
+    Fallback,
+    KeyEvicted,
+    PerKey,
+    Pipeline,
+    Policy,
+    RateLimitedError,
+    RateLimiter,
+    Retry,
+    constant,
+)
+
+
+def limiter(key: object) -> RateLimiter:
+    """Make a limiter of one call an hour."""
+    return RateLimiter(1, per=3600)
+
+
+async def visit(host: str, path: str = "/") -> str:
+    """Answer."""
+    return host
+
+
+def by_host(host: str, path: str = "/") -> str:
+    """Return the key of `visit`."""
+    return host
+
+
+# -- Keys
+
+
+@in_every_colour
+async def test_each_key_has_a_policy_of_its_own(w: World) -> None:
+    """One key's limit is not another's."""
+    hosts = PerKey(limiter, key=by_host)
+    assert "a" == await w.call(hosts, visit, "a")
+    assert "b" == await w.call(hosts, visit, "b", path="/x")
+    for host in "ab":
+        with pytest.raises(RateLimitedError):
+            await w.call(hosts, visit, host)
+    assert 2 == len(hosts)
+    assert "a" in hosts
+    assert "c" not in hosts
+
+
+@in_every_colour
+async def test_a_block_has_the_key_that_it_is_given(w: World) -> None:
+    """It has no arguments that a function could look at."""
+    for hosts in (PerKey(limiter), PerKey(limiter, key=by_host)):
+        if w.is_sync:
+            with hosts.guard(key="a"):
+                pass
+            for attempt in hosts.attempts(key="b"):
+                with attempt:
+                    pass
+        else:
+            async with hosts.guard(key="a"):
+                pass
+            async for attempt in hosts.attempts(key="b"):
+                async with attempt:
+                    pass
+        assert (2, True, True) == (len(hosts), "a" in hosts, "b" in hosts)
+
+
+@in_every_colour
+async def test_a_call_without_a_key_is_refused(w: World) -> None:
+    """It would be nobody's, or everybody's."""
+    hosts = PerKey(limiter)
+    with pytest.raises(TypeError) as caught:
+        await w.call(Pipeline(Retry(Exception), hosts), visit, "a")
+    assert (
+        "'visit' has no key for PerKey(limiter): give PerKey a key=… function,"
+        " or the block a key=…"
+    ) == str(caught.value)
+    with pytest.raises(TypeError, match="has no key"):
+        PerKey(limiter, key=by_host).guard().__enter__()
+
+
+@in_every_colour
+async def test_a_key_has_to_be_hashable(w: World) -> None:
+    """The error says so, and not what it was: it may be secret."""
+    hosts = PerKey(limiter, key=lambda host: [host])
+    with pytest.raises(TypeError) as caught:
+        await w.call(hosts, visit, "secret")
+    text = "`key` must be hashable, got an object of <class 'list'>"
+    assert text == str(caught.value)
+
+
+@in_every_colour
+async def test_what_a_key_function_raises_reaches_the_caller(w: World) -> None:
+    """It is a bug: nothing is retried."""
+    hosts = PerKey(limiter, key=lambda host: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        await w.call(Pipeline(Retry(Exception), hosts), visit, "a")
+
+
+def test_a_policy_can_be_had_by_its_key() -> None:
+    """It is made if need be, and the same every time."""
+    hosts = PerKey(lambda key: CircuitBreaker(name=f"host {key}"), key=by_host)
+    breaker = hosts["a"]
+    assert "host a" == breaker.name
+    assert breaker is hosts["a"]
+    assert isinstance(breaker, CircuitBreaker)
+    breaker.force_open()
+    with pytest.raises(Exception, match="circuit 'host a' is forced open"):
+        hosts.call(by_host, "a")
+    assert hosts
+
+
+def test_an_empty_one_is_true() -> None:
+    """It is a policy, not a container."""
+    assert PerKey(limiter)
+
+
+def test_two_threads_that_ask_for_a_new_key_get_one_policy() -> None:
+    """The factory may run twice; one result is kept."""
+    barrier = threading.Barrier(2)
+    made: list[RateLimiter] = []
+
+    def factory(key: object) -> RateLimiter:
+        made.append(limiter(key))
+        barrier.wait(5)
+        return made[-1]
+
+    hosts = PerKey(factory)
+    got: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: got.append(hosts["a"])) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 2 == len(made)
+    assert got[0] is got[1] is hosts["a"]
+
+
+# -- Room
+
+
+def evictions(hosts: PerKey[Any]) -> list[KeyEvicted]:
+    """Return a list to which evictions will be added."""
+    events: list[KeyEvicted] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, KeyEvicted):
+            events.append(event)
+
+    hosts.subscribe(note)
+    return events
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    """A call is a use, and so is a look."""
+    hosts = PerKey(limiter, key=by_host, max_keys=3, name="hosts")
+    events = evictions(hosts)
+    for host in "abc":
+        hosts.call(by_host, host)
+    with pytest.raises(RateLimitedError):
+        hosts.call(by_host, "a")
+    hosts["b"]
+    hosts.call(by_host, "d")
+    assert [True, True, False, True] == [host in hosts for host in "abcd"]
+    assert [KeyEvicted("hosts", "by_host", False)] == events
+
+
+def test_one_that_is_as_good_as_new_goes_before() -> None:
+    """Nothing is forgotten then."""
+    hosts = PerKey(limiter, max_keys=3, name="hosts")
+    events = evictions(hosts)
+    for host in "abc":
+        with hosts.guard(key=host):
+            pass
+    hosts["b"].reset()
+    hosts["d"]
+    assert [True, False, True, True] == [host in hosts for host in "abcd"]
+    assert [KeyEvicted("hosts", None, True)] == events
+
+
+def test_a_flood_of_new_keys_resets_nobodys_limit_soon() -> None:
+    """What was learnt is spared while there are others to drop."""
+    hosts = PerKey(limiter, key=by_host, max_keys=10)
+    for host in "abc":
+        hosts.call(by_host, host)
+    for number in range(1000):
+        hosts[number]
+    assert 10 == len(hosts)
+    for host in "abc":
+        with pytest.raises(RateLimitedError):
+            hosts.call(by_host, host)
+
+
+@in_every_colour
+async def test_one_in_use_never_goes(w: World) -> None:
+    """There may be more than fit; room is made when the next key comes."""
+    hosts = PerKey(lambda key: Bulkhead(1), key=by_host, max_keys=1)
+
+    async def outer(host: str) -> None:
+        await w.call(hosts, visit, "b")
+        # It was idle, and the outer one was not.
+        await w.call(hosts, visit, "c")
+        assert [True, False, True] == [host in hosts for host in "abc"]
+        with pytest.raises(BulkheadFullError):
+            await w.call(hosts, visit, "a")
+
+    await w.call(hosts, outer, "a")
+    assert 2 == len(hosts)
+    await w.call(hosts, visit, "d")
+    assert ["d"] == [host for host in "abcd" if host in hosts]
+
+
+@in_every_colour
+async def test_one_with_a_stream_is_in_use(w: World) -> None:
+    """Until that ends: its slot is taken until then, too."""
+    hosts = PerKey(lambda key: Bulkhead(1), key=by_host, max_keys=1)
+
+    async def rows(host: str) -> Any:
+        yield 1
+        yield 2
+
+    def sync_rows(host: str) -> Any:
+        yield 1
+        yield 2
+
+    async def others() -> None:
+        await w.call(hosts, visit, "b")
+        assert "a" in hosts
+
+    if w.is_sync:
+        for _ in hosts(sync_rows)("a"):
+            await others()
+    else:
+        async for _ in hosts(rows)("a"):
+            await others()
+    await w.call(hosts, visit, "c")
+    assert ["c"] == [host for host in "abc" if host in hosts]
+
+
+@in_every_colour
+async def test_it_is_out_of_use_however_a_call_ends(w: World) -> None:
+    """By an error, by a rejection, by unwinding."""
+    hosts = PerKey(limiter, key=by_host, max_keys=1)
+
+    async def end(host: str, error: BaseException) -> None:
+        raise error
+
+    with pytest.raises(OSError, match="down"):
+        await w.call(hosts, end, "a", OSError("down"))
+    with pytest.raises(RateLimitedError):
+        await w.call(hosts, end, "a", OSError("down"))
+    hosts.reset()
+    with pytest.raises(KeyboardInterrupt):
+        await w.call(hosts, end, "a", KeyboardInterrupt())
+    await w.call(hosts, visit, "b")
+    assert "a" not in hosts
+
+
+@in_async_colours
+async def test_calls_under_way_finish_on_the_policy_they_began_with(w: World) -> None:
+    """Removed or not, each gives back what it took where it took it."""
+    hosts = PerKey(lambda key: Bulkhead(2), key=by_host, max_keys=1)
+    bulkhead = hosts["a"]
+    assert isinstance(bulkhead, Bulkhead)
+
+    async def stay(host: str) -> None:
+        assert 1 <= bulkhead.in_use <= 2
+        await w.sleep(1)
+
+    await w.gather(*[lambda: w.call(hosts, stay, "a")] * 2)
+    assert 0 == bulkhead.in_use
+
+
+def test_one_that_comes_into_use_meanwhile_is_spared() -> None:
+    """Whether it is fresh is asked outside of the lock."""
+    hosts: PerKey[Any]
+
+    class Curious(Bulkhead):
+        """Is called while it is asked."""
+
+        def fresh(self) -> bool:
+            if not guards:
+                guards.append(hosts.guard(key="a"))
+                guards[0].__enter__()
+            return super().fresh()
+
+    guards: list[Any] = []
+    hosts = PerKey(lambda key: Curious(1), max_keys=1)
+    hosts["a"]
+    hosts["b"]
+    assert "a" in hosts
+    assert "b" in hosts
+    hosts["c"]
+    assert ["a", "c"] == [key for key in "abc" if key in hosts]
+    guards[0].__exit__(None, None, None)
+
+
+# -- Listeners
+
+
+@in_every_colour
+async def test_a_listener_is_told_of_every_key(w: World) -> None:
+    """Of those there are, and those to come; until it unsubscribes."""
+    hosts = PerKey(limiter, key=by_host)
+    events: list[Event] = []
+    hosts["a"]
+    unsubscribe = hosts.subscribe(events.append)
+    hosts["b"]
+    hosts.subscribe(lambda event: None)
+
+    async def reject(host: str) -> None:
+        with pytest.raises(RateLimitedError):
+            await w.call(hosts, visit, host)
+
+    for host in "abc":
+        await w.call(hosts, visit, host)
+        await reject(host)
+    assert 3 == sum(isinstance(event, CallRejected) for event in events)
+    unsubscribe()
+    await reject("c")
+    await w.call(hosts, visit, "d")
+    await reject("d")
+    assert 3 == len(events)
+
+
+# -- All keys at once
+
+
+def test_a_reset_is_one_of_every_key() -> None:
+    """They stay."""
+    hosts = PerKey(limiter, key=by_host)
+    assert hosts.fresh()
+    hosts.call(by_host, "a")
+    assert not hosts.fresh()
+    hosts.reset()
+    assert hosts.fresh()
+    hosts.call(by_host, "a")
+    assert 1 == len(hosts)
+
+
+def test_it_contains_what_its_keys_have() -> None:
+    """Itself too."""
+    hosts = PerKey(limiter)
+    assert hosts.contains(hosts)
+    assert hosts.contains(hosts["a"])
+    assert not hosts.contains(limiter("a"))
+
+
+def test_a_spelling_is_refused_for_every_key() -> None:
+    """Those there are at once, those to come when they are made."""
+    hosts: PerKey[Any] = PerKey(lambda key: Fallback(key), key=by_host)
+    hosts["a"]
+    with pytest.raises(TypeError, match="may answer in the place"):
+        hosts.attempts()
+    empty: PerKey[Any] = PerKey(lambda key: Fallback(key))
+    pipeline = Pipeline(empty)
+
+    def rows() -> Any:
+        yield 1
+
+    pipeline(rows)
+    empty(rows)
+    with pytest.raises(TypeError, match="has no meaning for a generator"):
+        empty["a"]
+    assert 0 == len(empty)
+
+
+# -- Construction
+
+
+def test_its_repr_is_the_call_that_made_it() -> None:
+    """Functions go by their names; keys are not shown."""
+    hosts = PerKey(limiter, key=by_host, max_keys=5, name="hosts")
+    hosts["secret"]
+    made = "PerKey(limiter, key=by_host, max_keys=5, name='hosts')"
+    assert made == repr(hosts)
+    other = hosts.with_(max_keys=6)
+    assert made.replace("5", "6") == repr(other)
+    assert 0 == len(other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ((5,), TypeError, "`factory` must be a function of the key, got 5"),
+        (
+            (RateLimiter(1),),
+            TypeError,
+            "`factory` must be a function of the key, got RateLimiter(1)",
+        ),
+    ],
+)
+def test_a_wrong_factory_is_refused(
+    arguments: Any, error: type[Exception], text: str
+) -> None:
+    """A policy that all keys would share most of all."""
+    with pytest.raises(error) as caught:
+        PerKey(*arguments)
+    assert text == str(caught.value)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    """With parameter, rule and value."""
+    with pytest.raises(TypeError, match="`key` must be a function or None, got 'a'"):
+        PerKey(limiter, key="a")  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(ValueError, match="`max_keys` must be >= 1, got 0"):
+        PerKey(limiter, max_keys=0)
+
+
+def test_a_factory_has_to_make_policies() -> None:
+    """Otherwise the call is refused."""
+    hosts: PerKey[Any] = PerKey(lambda key: key)
+    with pytest.raises(TypeError, match="`factory` must make a policy, got 'a'"):
+        hosts["a"]
+    assert 0 == len(hosts)
+
+
+@in_every_colour
+async def test_it_stands_in_a_pipeline(w: World) -> None:
+    """Each attempt asks for its key's policy."""
+    hosts = PerKey(
+        lambda key: CircuitBreaker(failure_rate=None, consecutive_failures=2),
+        key=lambda host, results: host,
+    )
+    pipeline = Pipeline(Retry(OSError, attempts=2, backoff=constant(1)), hosts)
+
+    async def flaky(host: str, results: list[Any]) -> Any:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    assert "ok" == await w.call(pipeline, flaky, "a", [OSError(), "ok"])
+    with pytest.raises(OSError, match="2"):
+        await w.call(pipeline, flaky, "b", [OSError("1"), OSError("2"), "ok"])
+    states = [hosts[host].state for host in "ab"]  # type: ignore[attr-defined]
+    assert [CircuitState.CLOSED, CircuitState.OPEN] == states
+
+
+# -- Memory
+
+
+@pytest.mark.parametrize(
+    ("factory", "limit"),
+    [
+        (lambda key: RateLimiter(10, per=60, max_wait=1), 450),
+        (lambda key: RateLimiter(10, per=60, cost=2, name="api"), 450),
+        (lambda key: CircuitBreaker(), 1500),
+        (lambda key: Bulkhead(10), 500),
+    ],
+    ids=["limiter", "costly limiter", "breaker", "bulkhead"],
+)
+def test_a_key_takes_little_memory(
+    factory: Callable[[int], Policy[Any]], limit: int
+) -> None:
+    """Ten thousand of them are what one process may have."""
+    hosts = PerKey(factory, key=lambda key: key)
+    calling = hosts(lambda key: None)
+
+    def use(first: int) -> None:
+        for key in keys[first : first + 2_000]:
+            calling(key)
+
+    keys = [str(number) for number in range(4_000)]
+    use(0)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        use(2_000)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 2_000 <= limit
