@@ -25,7 +25,7 @@ LAYERS = (
     "pipeline",
     "integrations",
 )
-FOUNDATION = {"_errors", "_call", "_events", "_clock", "_arguments"}
+FOUNDATION = {"_errors", "_call", "_events", "_clock", "_arguments", "_signature"}
 # What a policy is, and what several share.
 POLICY = {
     "_admission",

@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 import pytest
+from tests.colours import World, in_async_colours, in_every_colour
 
 from resilient import (
     Attempts,
@@ -30,7 +31,6 @@ from resilient import (
     current_call,
     deadline_after,
 )
-from tests.colours import World, in_async_colours, in_every_colour
 
 
 class _Either:
@@ -52,6 +52,7 @@ class _Either:
 
 
 def guard(w: World, policy: Policy[Any], **options: Any) -> _Either:
+    """Return a guard of this colour."""
     return _Either(w, policy.guard(**options))
 
 
@@ -75,6 +76,7 @@ class _Loop:
 
 
 def retry(attempts: int = 3, delay: float = 1.0) -> Retry:
+    """Return a Retry on OSError that waits a constant time."""
     return Retry(OSError, attempts=attempts, backoff=constant(delay))
 
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.colours import World, in_async_colours, in_every_colour
 
 from resilient import (
     Call,
@@ -28,7 +29,6 @@ from resilient import (
 )
 from resilient._call import Held, family, judge_by, verdict_of
 from resilient._errors import BulkheadFullError
-from tests.colours import World, in_async_colours, in_every_colour
 
 # --- the current call -------------------------------------------------------------
 
@@ -146,6 +146,21 @@ def test_an_ended_call_keeps_nothing() -> None:
 def test_a_call_does_not_show_its_arguments() -> None:
     """They may be secret."""
     assert "<Call 'login', attempt 1>" == repr(Call("login", ("secret",)))
+
+
+def test_settling_reaches_every_booking_of_the_attempt() -> None:
+    """Each limiter that took something learns what it really cost."""
+    settled: list[Any] = []
+
+    class Booked:
+        def settle(self, costs: Any) -> None:
+            settled.append(costs)
+
+    call = Call("ask")
+    call.settle(tokens=1)
+    call.bookings = {1: Booked(), 2: Booked()}
+    call.settle(tokens=812)
+    assert [{"tokens": 812}, {"tokens": 812}] == settled
 
 
 # --- deadlines --------------------------------------------------------------------
@@ -327,9 +342,7 @@ TIMED_OUT = TimeoutExceededError("t", 1.0, 1.0)
     ],
     ids=repr,
 )
-def test_types_say_what_is_a_failure(
-    error: Exception | None, verdict: Verdict
-) -> None:
+def test_types_say_what_is_a_failure(error: Exception | None, verdict: Verdict) -> None:
     """Those listed, timeouts further in, and rejections only by name."""
     judge = judge_by("on", (OSError, CircuitOpenError), None)
     assert judge is not None

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.colours import World, in_every_colour
 
 from resilient import (
     Bulkhead,
@@ -23,10 +24,10 @@ from resilient import (
     constant,
     current_call,
 )
-from tests.colours import World, in_every_colour
 
 
 def pipeline() -> Pipeline[Any]:
+    """Return the six policies that need no function of their own."""
     return Pipeline(
         Timeout(60),
         Retry(OSError, backoff=constant(0.5)),
@@ -145,9 +146,9 @@ async def test_a_failing_call_leaves_nothing_to_the_collector(w: World) -> None:
     for error in (OSError, KeyError):
         spellings = Spellings(w, pipeline(), error)
         for spelling in spellings.all():
-            for _ in range(2):
+            for warm in (False, True):
                 # NB: the first round warms caches that are made once.
-                with no_garbage() if _ else contextlib.nullcontext():
+                with no_garbage() if warm else contextlib.nullcontext():
                     try:
                         await spelling()
                     except error:
@@ -256,14 +257,14 @@ def test_a_predicate_that_raises_leaves_nothing_to_the_collector() -> None:
 def test_an_error_is_freed_with_the_last_who_has_it() -> None:
     """No frame, note, call or policy of ours keeps it."""
 
-    class Big(Exception):
+    class BigError(Exception):
         pass
 
     def fail() -> None:
-        raise Big
+        raise BigError
 
     policy = pipeline()
-    with pytest.raises(Big) as caught:
+    with pytest.raises(BigError) as caught:
         policy.call(fail)
     error = caught.value
     del caught

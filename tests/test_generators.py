@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.colours import World, in_async_colours, in_every_colour
 
 from resilient import (
     Bulkhead,
@@ -27,7 +28,6 @@ from resilient import (
     remaining,
 )
 from resilient.testing import off
-from tests.colours import World, in_async_colours, in_every_colour
 
 GenFunction = Callable[..., AsyncIterator[Any]]
 
@@ -51,7 +51,9 @@ class Stream:
             raise StopAsyncIteration from None
 
     async def send(self, value: object) -> Any:
-        return self._made.send(value) if self.w.is_sync else await self._made.asend(value)
+        if self.w.is_sync:
+            return self._made.send(value)
+        return await self._made.asend(value)
 
     async def throw(self, error: BaseException) -> Any:
         if self.w.is_sync:
@@ -96,6 +98,7 @@ def _plain(fn: GenFunction) -> Callable[[], Iterator[Any]]:
 
 
 async def collect(stream: Any) -> list[Any]:
+    """Return the items of a stream."""
     return [item async for item in stream]
 
 
@@ -265,11 +268,13 @@ async def test_a_policy_may_make_an_error_of_an_unwinding(w: World) -> None:
 
 
 def pipeline() -> tuple[Pipeline[Any], CircuitBreaker, Bulkhead]:
+    """Return a pipeline of two, and the two."""
     breaker, bulkhead = CircuitBreaker(), Bulkhead(1)
     return Pipeline(breaker, bulkhead), breaker, bulkhead
 
 
 async def three() -> AsyncIterator[int]:
+    """Count to three."""
     for number in range(3):
         yield number
 
@@ -466,7 +471,7 @@ def test_the_return_value_of_a_generator_is_kept() -> None:
     @Bulkhead(1)
     def returns(items: int) -> Iterator[int]:
         yield from range(items)
-        return "the end"  # noqa: B901 - that is the point
+        return "the end"
 
     def delegates(items: int) -> Iterator[Any]:
         yield (yield from returns(items))  # type: ignore[func-returns-value]
@@ -479,13 +484,15 @@ def test_the_return_value_of_a_generator_is_kept() -> None:
 async def test_a_decorated_stream_shows_one_frame_of_ours(w: World) -> None:
     """For the first item and for a later one."""
 
-    async def breaks() -> AsyncIterator[int]:
-        if first:
-            raise OSError("now")
+    async def breaks_at_once() -> AsyncIterator[int]:
+        raise OSError("now")
+        yield
+
+    async def breaks_later() -> AsyncIterator[int]:
         yield 1
         raise OSError("now")
 
-    for first in (True, False):
+    for breaks in (breaks_at_once, breaks_later):
         stream = Stream(w, Pipeline(Retry(OSError, attempts=1), Bulkhead(1)), breaks)
         with pytest.raises(OSError, match="now") as caught:
             await collect(stream)
@@ -515,6 +522,8 @@ async def test_a_switched_off_stream_goes_straight_through(w: World) -> None:
 
 
 def slow(w: World, *pauses: float) -> GenFunction:
+    """Return a stream that pauses before each item and says what time is left."""
+
     async def sleeps() -> AsyncIterator[float | None]:
         for pause in pauses:
             await w.sleep(pause)

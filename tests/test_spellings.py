@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from tests.colours import World, in_every_colour
 
 from resilient import (
     Bulkhead,
@@ -26,8 +27,8 @@ from resilient import (
     Timeout,
     constant,
 )
+from resilient._edge import RUN
 from resilient.testing import off
-from tests.colours import World, in_every_colour
 
 ALONE: list[Callable[[], Policy[Any]]] = [
     lambda: Retry(OSError, backoff=constant(0)),
@@ -40,7 +41,17 @@ ALONE: list[Callable[[], Policy[Any]]] = [
     Pipeline,
     lambda: Pipeline(Timeout(5), Retry(OSError, backoff=constant(0)), Bulkhead(1)),
 ]
-IDS = "retry breaker bulkhead limiter timeout fallback perkey empty pipeline".split()
+IDS = [
+    "retry",
+    "breaker",
+    "bulkhead",
+    "limiter",
+    "timeout",
+    "fallback",
+    "per key",
+    "empty",
+    "pipeline",
+]
 
 every_policy = pytest.mark.parametrize("make", ALONE, ids=IDS)
 
@@ -128,7 +139,7 @@ def kinds() -> dict[str, tuple[Callable[..., Any], bool]]:
         "bound method": (Doubler().method, False),
         "bound async method": (Doubler().amethod, True),
         "lambda": (lambda number: 2 * number, False),
-        "builtin": (2 .__mul__, False),
+        "builtin": ((2).__mul__, False),
         "mock": (mock.Mock(return_value=6), False),
         "async mock": (mock.AsyncMock(return_value=6), True),
     }
@@ -151,9 +162,7 @@ def test_every_kind_of_callable_can_be_called(kind: str) -> None:
     fn, is_async = kinds()[kind]
     policy = Bulkhead(1)
 
-    assert 6 == (
-        asyncio.run(policy.acall(fn, 3)) if is_async else policy.call(fn, 3)
-    )
+    assert 6 == (asyncio.run(policy.acall(fn, 3)) if is_async else policy.call(fn, 3))
 
 
 def test_call_takes_a_class() -> None:
@@ -410,7 +419,7 @@ def test_a_plain_function_that_returns_an_awaitable_is_refused(spell: str) -> No
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(TypeError, match="'.*sly' is a plain function that return"):
+        with pytest.raises(TypeError, match=r"'.*sly' is a plain function that return"):
             bulkhead.call(sly, 1) if spell == "call" else bulkhead(sly)(1)
         gc.collect()
     assert 0 == bulkhead.in_use
@@ -598,3 +607,18 @@ def test_an_error_of_the_event_loop_goes_to_the_policy() -> None:
         return await Waits().acall(adouble, 1)
 
     assert 2 == asyncio.run(main())
+
+
+def test_a_function_run_elsewhere_is_held_to_the_same() -> None:
+    """In a thread that may be abandoned an awaitable is refused as well."""
+    policy = Pipeline(Timeout(60, abandon=True), Bulkhead(1))
+    assert 7 == policy.call(double, 3, plus=1)
+    with pytest.raises(TypeError, match="make it `async def`"):
+        policy.call(lambda: adouble(1))
+    with pytest.raises(ZeroDivisionError):
+        policy.call(lambda: 1 // 0)
+
+
+def test_the_requests_of_the_edge_have_names() -> None:
+    """A debugger that stops at one shows what is asked for."""
+    assert "RUN" == repr(RUN)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pytest
+from tests.colours import World, in_async_colours, in_every_colour, in_sync
 
 import resilient
 from resilient import (
@@ -22,9 +23,8 @@ from resilient import (
     Timeout,
     constant,
 )
-from tests.colours import World, in_async_colours, in_every_colour, in_sync
 
-LIBRARY = os.path.dirname(resilient.__file__)
+LIBRARY = str(Path(resilient.__file__).parent)
 CAUSE, CONTEXT = KeyError("cause"), KeyError("context")
 
 
@@ -37,10 +37,12 @@ def frames(error: BaseException) -> list[str]:
 
 
 def length(trace: TracebackType | None) -> int:
+    """Return how many entries a traceback has."""
     return 0 if trace is None else 1 + length(trace.tb_next)
 
 
 def pipeline() -> Pipeline[Any]:
+    """Return the policies that call again, refuse and cut short."""
     return Pipeline(
         Timeout(60),
         Retry(OSError, backoff=constant(1)),
@@ -52,14 +54,17 @@ def pipeline() -> Pipeline[Any]:
 
 
 async def fail() -> None:
+    """Fail, one frame further in."""
     helper()
 
 
 def helper() -> None:
+    """Fail."""
     raise OSError("down")
 
 
 async def error_of(attempt: Awaitable[Any]) -> OSError:
+    """Return the error that awaiting this raises."""
     with pytest.raises(OSError, match="down") as caught:
         await attempt
     return caught.value
@@ -304,7 +309,7 @@ def test_a_thousand_is_deep_enough_for_nothing_to_recurse() -> None:
             raise error
 
 
-class Frozen(Exception):
+class FrozenError(Exception):
     """An exception that refuses attributes, as a frozen dataclass does."""
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -316,16 +321,16 @@ async def test_an_exception_that_refuses_attributes_stays_what_it_is(
     w: World,
 ) -> None:
     """It is never replaced by its refusal, in any spelling."""
-    error = Frozen("down")
+    error = FrozenError("down")
 
     async def raises() -> None:
         raise error
 
-    policy = Pipeline(Retry(Frozen, backoff=constant(1)), Bulkhead(1))
-    with pytest.raises(Frozen) as caught:
+    policy = Pipeline(Retry(FrozenError, backoff=constant(1)), Bulkhead(1))
+    with pytest.raises(FrozenError) as caught:
         await w.call(policy, raises)
     assert error is caught.value
-    with pytest.raises(Frozen) as caught:
+    with pytest.raises(FrozenError) as caught:
         if w.is_sync:
             for attempt in policy.attempts():
                 with attempt:
@@ -335,7 +340,7 @@ async def test_an_exception_that_refuses_attributes_stays_what_it_is(
                 async with attempt:
                     raise error
     assert error is caught.value
-    with pytest.raises(Frozen) as caught:
+    with pytest.raises(FrozenError) as caught:
         if w.is_sync:
             with Bulkhead(1).guard():
                 raise error

@@ -56,13 +56,14 @@ from resilient._machines.backoff import (
     linear,
 )
 from resilient._machines.circuit import CircuitState
+from resilient._machines.terms import Limit
 from resilient._pipeline import Pipeline
 from resilient._policy import Policy
 from resilient.bulkhead import Bulkhead
 from resilient.circuit_breaker import CircuitBreaker, calls
 from resilient.fallback import Fallback
 from resilient.per_key import PerKey
-from resilient.rate_limiter import Limit, RateLimiter
+from resilient.rate_limiter import RateLimiter
 from resilient.retry import Retry
 from resilient.retry_budget import RetryBudget
 from resilient.timeout import Timeout

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Coroutine
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from resilient._call import Call, current
 from resilient._edge import DONE, RUN, Drive, strip
@@ -102,7 +102,7 @@ def _final_error(drive: Drive) -> Exception | None:
     return error
 
 
-def _unwinds(raised: BaseException, error: BaseException | None) -> bool:
+def _unwinds(raised: BaseException, error: BaseException | None) -> Literal[False]:
     """Let what unwinds through a block go on as it came, or raise what does.
 
     NB: raised again from ``__exit__``, it would show the block's frame twice.
@@ -144,7 +144,7 @@ class Guard:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool:
+    ) -> Literal[False]:
         drive = self._leave()
         try:
             standstill = drive.in_sync(drive.ended(error, drive.call.result))
@@ -163,7 +163,7 @@ class Guard:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool:
+    ) -> Literal[False]:
         drive = self._leave()
         try:
             ended = drive.ended(error, drive.call.result)
@@ -197,7 +197,7 @@ class Guard:
 
     def _exit(
         self, drive: Drive, standstill: object, error: BaseException | None
-    ) -> bool:
+    ) -> Literal[False]:
         if standstill is RUN:
             drive.close()
             raise unrepeatable(self._policy, "guard")
@@ -230,7 +230,7 @@ class Attempt:
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
         self._turn = loop.turn
-        self.number = loop.drive.call.attempt
+        self.number: int = loop.drive.call.attempt
 
     def __repr__(self) -> str:
         return f"<Attempt {self.number}>"
@@ -298,13 +298,13 @@ class _Loop:
     __slots__ = ("drive", "due", "lost", "standstill", "turn")
 
     def __init__(self, drive: Drive) -> None:
-        self.drive = drive
+        self.drive: Drive = drive
         # Where the policies stand; None while a block is due or runs.
         self.standstill: object = None
         # Whether an attempt was handed out and not entered yet.
-        self.due = False
+        self.due: bool = False
         # How many were.
-        self.turn = 0
+        self.turn: int = 0
         # The type of the error that the next attempt is to make good.
         self.lost: str | None = None
 

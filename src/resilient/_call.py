@@ -28,7 +28,6 @@ from resilient._errors import (
     RejectedError,
     TimeoutExceededError,
 )
-
 from resilient._runtimes import current_runtime
 
 if TYPE_CHECKING:
@@ -81,10 +80,11 @@ class Outcome:
     __slots__ = ("error", "held", "retry_after", "value", "verdict")
 
     def __init__(self, value: Any = None, error: Exception | None = None) -> None:
-        self.value = value
+        self.value: Any = value
         self.error = error
         self.retry_after: float | None = None
         self.held: Held | None = None
+        self.verdict: Verdict
         if error is None:
             self.verdict = SUCCESS
         elif isinstance(error, RejectedError):
@@ -202,18 +202,18 @@ class Call:
         key: Any = None,
         policy: Policy[Any] | None = None,
     ) -> None:
-        self.name = name
-        self.args = args
+        self.name: str = name
+        self.args: tuple[Any, ...] = args
         self.kwargs = kwargs
         self._runtime = runtime
-        self.key = key
+        self.key: Any = key
         # What the user called; the policies inside are its own affair.
-        self.policy = policy
-        self.attempt = 1
+        self.policy: Policy[Any] | None = policy
+        self.attempt: int = 1
         # Whether a Retry is around: what is inside it happens once an attempt.
-        self.retried = False
+        self.retried: bool = False
         # Whether a pipeline's `classify` has judged what came of it.
-        self.classified = False
+        self.classified: bool = False
         self.task: Any = None
         self.result: Any = None
         # Errors that a Retry gave up on, here or in a call made from here.
@@ -224,7 +224,7 @@ class Call:
         self.runner: Callable[..., Outcome] | None = None
         # The `Timeout` that bounds a stream after its first item.
         self.stream_limit: Any = None
-        self.ended = False
+        self.ended: bool = False
         self.deadline: float | None = None
         self.enclosing: Call | None = None
         if current.get() is not None:

@@ -108,7 +108,7 @@ def colour_of(function: Callable[..., Any]) -> Colour:
         function = function.func
     # NB: the object itself comes first: a test's `AsyncMock` says what it is,
     # its class does not.
-    for candidate in (function, getattr(type(function), "__call__", None)):
+    for candidate in (function, type(function).__call__):
         if inspect.iscoroutinefunction(candidate):
             return "async"
         if inspect.isasyncgenfunction(candidate):
@@ -290,7 +290,7 @@ class Drive:
     __slots__ = ("call", "coroutine", "outcome")
 
     def __init__(self, policy: Policy[Any], call: Call) -> None:
-        self.call = call
+        self.call: Call = call
         self.outcome: Outcome | None = None
         self.coroutine: Driven | None = None
         if not enabled:
@@ -350,7 +350,7 @@ class Drive:
         while standstill is not RUN and standstill is not DONE:
             try:
                 answer = await suspend(standstill)
-            except BaseException as error:  # noqa: BLE001 - it is thrown on
+            except BaseException as error:
                 standstill = self.throw(error)
             else:
                 standstill = self.send(answer)
@@ -358,6 +358,6 @@ class Drive:
 
     def close(self) -> None:
         """Give everything back: nobody will resume."""
-        if self.coroutine is not None:
-            self.coroutine.close()
+        assert self.coroutine is not None
+        self.coroutine.close()
         self.call.end()

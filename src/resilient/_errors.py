@@ -76,7 +76,14 @@ class CircuitOpenError(RejectedError):
         window: str = "",
     ) -> None:
         super().__init__(policy, retry_after)
-        self.args = (policy, retry_after, reason, failed, calls, window)
+        self.args: tuple[Any, ...] = (
+            policy,
+            retry_after,
+            reason,
+            failed,
+            calls,
+            window,
+        )
         self.reason = reason
         self.failed = failed
         self.calls = calls
@@ -113,7 +120,13 @@ class BulkheadFullError(RejectedError):
         waited: float = 0.0,
     ) -> None:
         super().__init__(policy, retry_after)
-        self.args = (policy, retry_after, max_concurrency, queued, waited)
+        self.args: tuple[Any, ...] = (
+            policy,
+            retry_after,
+            max_concurrency,
+            queued,
+            waited,
+        )
         self.max_concurrency = max_concurrency
         self.queued = queued
         self.waited = waited
@@ -137,7 +150,7 @@ class RateLimitedError(RejectedError):
         self, policy: str, retry_after: float | None = None, max_wait: float = 0.0
     ) -> None:
         super().__init__(policy, retry_after)
-        self.args = (policy, retry_after, max_wait)
+        self.args: tuple[Any, ...] = (policy, retry_after, max_wait)
         self.max_wait = max_wait
 
     def _complaint(self) -> str:

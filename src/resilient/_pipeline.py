@@ -68,8 +68,8 @@ class Pipeline(Policy[F]):
                     f"Pipeline takes policies, got {policy!r}; a decorator needs"
                     " its parentheses, @Pipeline(…)"
                 )
-        self.policies = policies
-        self.classify = classify
+        self.policies: tuple[Policy[F], ...] = policies
+        self.classify: Condition | None = classify
         self._judge: Judge | None = judge_by("classify", classify)
         every = list(self._walk())
         for policy in every:
@@ -208,12 +208,15 @@ def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
             f"{inner!r} stands inside {outer!r}, which will never see a failure;"
             " list it before the Retry"
         )
-    if isinstance(outer, Timeout) and isinstance(inner, Timeout):
-        if (outer.seconds or math.inf) <= (inner.seconds or 0.0):
-            yield (
-                f"{inner!r} stands inside {outer!r} and can never be reached; the"
-                " outer one has to be the longer"
-            )
+    if (
+        isinstance(outer, Timeout)
+        and isinstance(inner, Timeout)
+        and (outer.seconds or math.inf) <= (inner.seconds or 0.0)
+    ):
+        yield (
+            f"{inner!r} stands inside {outer!r} and can never be reached; the"
+            " outer one has to be the longer"
+        )
 
 
 def _warn_of(defeats: Iterator[str]) -> None:

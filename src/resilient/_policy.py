@@ -23,7 +23,16 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NoReturn,
+    TypeAlias,
+    cast,
+    overload,
+)
 
 from resilient._blocks import Attempts, Guard, unrepeatable
 from resilient._call import Call, Outcome
@@ -36,11 +45,12 @@ from resilient._edge import (
 )
 from resilient._events import Listener
 from resilient._generators import async_generator_edge, generator_edge
+from resilient._signature import arguments_of, parameters_of, spell, spell_call
 
 if TYPE_CHECKING:
-    from typing import ParamSpec, Self, overload
+    from typing import Never, ParamSpec, Self
 
-    from typing_extensions import Never, TypeVar
+    from typing_extensions import TypeVar
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -49,9 +59,6 @@ else:
     from typing import TypeVar
 
     F = TypeVar("F", covariant=True)
-
-    def overload(function):
-        return None
 
 
 Spelling: TypeAlias = Literal[
@@ -101,9 +108,7 @@ class Policy(Generic[F]):
         self._listeners: tuple[Listener, ...] = ()
         self._accepted: tuple[Spelling, ...] = ()
 
-    def around(
-        self, proceed: Proceed, call: Call
-    ) -> Coroutine[Any, Any, Outcome]:
+    def around(self, proceed: Proceed, call: Call) -> Coroutine[Any, Any, Outcome]:
         """Stand around one call; an ``async def``.
 
         Args:
@@ -152,36 +157,14 @@ class Policy(Generic[F]):
         Raises:
             TypeError: The constructor has no such argument.
         """
-        positional, keywords = self._arguments()
-        for key, parameter in _parameters(self).items():
+        positional, keywords = arguments_of(self, Policy)
+        for key, parameter in parameters_of(self).items():
             if parameter.kind is parameter.VAR_POSITIONAL:
                 positional = changes.pop(key, positional)
         return type(self)(*positional, **{**keywords, **changes})
 
     def __repr__(self) -> str:
-        positional, keywords = self._arguments()
-        words = [_spell(value) for value in positional]
-        in_place = True
-        for key, parameter in _parameters(self).items():
-            if key not in keywords or _same(keywords[key], parameter.default):
-                in_place = False
-                continue
-            word = _spell(keywords[key])
-            bare = in_place and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-            words.append(word if bare else f"{key}={word}")
-        return f"{type(self).__name__}({', '.join(words)})"
-
-    def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return what the constructor was given, read off the attributes."""
-        positional: tuple[Any, ...] = ()
-        keywords: dict[str, Any] = {}
-        for key, parameter in _parameters(self).items():
-            value = getattr(self, f"_{key}" if hasattr(Policy, key) else key)
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                positional = value
-            else:
-                keywords[key] = value
-        return positional, keywords
+        return spell_call(self, Policy)
 
     # -- Events
 
@@ -239,15 +222,12 @@ class Policy(Generic[F]):
             self.accept(spelling)
             self._accepted = (*self._accepted, spelling)
 
-    if TYPE_CHECKING:
-
-        @overload
-        def __call__(
-            self, fn: Callable[P, Coroutine[Any, Any, T]], /
-        ) -> Callable[P, Coroutine[Any, Any, T | F]]: ...
-        @overload
-        def __call__(self, fn: Callable[P, T], /) -> Callable[P, T | F]: ...
-
+    @overload
+    def __call__(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> Callable[P, Coroutine[Any, Any, T | F]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, T], /) -> Callable[P, T | F]: ...
     def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
         """Decorate a function.
 
@@ -269,7 +249,7 @@ class Policy(Generic[F]):
             )
         if isinstance(fn, type) or not callable(fn):
             raise TypeError(
-                f"a policy decorates functions, got {_spell(fn)}; a class is"
+                f"a policy decorates functions, got {spell(fn)}; a class is"
                 " protected method by method"
             )
         colour = colour_of(fn)
@@ -284,9 +264,7 @@ class Policy(Generic[F]):
         wrapper.__name__ = wrapper.__qualname__ = name_of(fn)
         return functools.update_wrapper(wrapper, fn, ("__module__", "__doc__"), ())
 
-    def call(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T | F:
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | F:
         """Call a plain function under this policy.
 
         Raises:
@@ -297,8 +275,7 @@ class Policy(Generic[F]):
         if colour != "sync":
             hint = "acall" if colour == "async" else "the decorator"
             raise TypeError(
-                f"`call` takes plain functions, {_spell(fn)} is {_A[colour]}:"
-                f" use {hint}"
+                f"`call` takes plain functions, {spell(fn)} is {_A[colour]}: use {hint}"
             )
         self._accept("sync")
         try:
@@ -324,7 +301,7 @@ class Policy(Generic[F]):
         if colour != "async":
             hint = "call" if colour == "sync" else "the decorator"
             raise TypeError(
-                f"`acall` takes coroutine functions, {_spell(fn)} is {_A[colour]}:"
+                f"`acall` takes coroutine functions, {spell(fn)} is {_A[colour]}:"
                 f" use {hint}"
             )
         self._accept("async")
@@ -401,26 +378,3 @@ def _forget_frame(error: BaseException) -> None:
     trace = error.__traceback__
     if trace is not None:  # pragma: no branch - it was raised
         BaseException.with_traceback(error, trace.tb_next)
-
-
-def _parameters(policy: Policy[Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a policy's constructor that hold its arguments.
-
-    One that begins with an underscore only catches what is misplaced.
-    """
-    parameters = inspect.signature(type(policy)).parameters
-    return {key: one for key, one in parameters.items() if not key.startswith("_")}
-
-
-def _spell(value: object) -> str:
-    """Spell an argument as the code that made it would."""
-    if inspect.isfunction(value) or inspect.ismethod(value) or isinstance(value, type):
-        return value.__qualname__.rpartition("<locals>.")[2]
-    if isinstance(value, tuple):
-        inner = ", ".join(map(_spell, cast("tuple[object, ...]", value)))
-        return f"({inner},)" if len(value) == 1 else f"({inner})"
-    return repr(value)
-
-
-def _same(value: object, default: object) -> bool:
-    return value is default or (type(value) is type(default) and value == default)

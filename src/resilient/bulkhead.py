@@ -26,9 +26,9 @@ class _Ticket(Wait):
 
     def __init__(self, call: Call, began: float, until: float | None) -> None:
         super().__init__(call.runtime.waiter(call), until)
-        self.call = call
-        self.began = began
-        self.granted = False
+        self.call: Call = call
+        self.began: float = began
+        self.granted: bool = False
 
 
 class Bulkhead(AdmissionPolicy):
@@ -72,8 +72,8 @@ class Bulkhead(AdmissionPolicy):
     ) -> None:
         super().__init__(name)
         limit = count("max_concurrency", max_concurrency, minimum=1)
-        self.max_queue = count("max_queue", max_queue, minimum=0)
-        self.max_wait = (
+        self.max_queue: int = count("max_queue", max_queue, minimum=0)
+        self.max_wait: float | None = (
             None if max_wait is None else seconds_argument("max_wait", max_wait)
         )
         if order not in ("fifo", "lifo"):
@@ -135,9 +135,13 @@ class Bulkhead(AdmissionPolicy):
         return self._slots.in_use == 0
 
     def admit(self, call: Call) -> Admission:
-        with self._lock:
+        lock = self._lock
+        lock.acquire()  # NB: by hand, see `_admission`
+        try:
             if self._slots.take():
                 return self._permit_locked(call)
+        finally:
+            lock.release()
         if self.max_queue == 0 or self.max_wait == 0:
             return self._full(call, 0.0)
         now = _clock.now()
@@ -173,10 +177,14 @@ class Bulkhead(AdmissionPolicy):
         self._wake(granted)
 
     def settle(self, permit: Call, outcome: Outcome | None) -> None:
-        with self._lock:
+        lock = self._lock
+        lock.acquire()  # NB: by hand, see `_admission`
+        try:
             if self._holders is not None:
                 self._holders.remove(permit)
             granted = self._slots.release()
+        finally:
+            lock.release()
         if granted:
             self._wake(granted)
 

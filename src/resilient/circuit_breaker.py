@@ -150,8 +150,8 @@ class CircuitBreaker(AdmissionPolicy):
         else:
             self.window = seconds_argument("window", window, zero=False)
             most, empty = None, TimeWindow(self.window)
-        self.failure_rate = _optional_ratio("failure_rate", failure_rate)
-        self.minimum_calls = minimum_calls
+        self.failure_rate: float | None = _optional_ratio("failure_rate", failure_rate)
+        self.minimum_calls: int | None = minimum_calls
         if minimum_calls is None:
             minimum_calls = 20 if most is None else min(20, most)
         count("minimum_calls", minimum_calls, minimum=1)
@@ -160,17 +160,19 @@ class CircuitBreaker(AdmissionPolicy):
                 f"`minimum_calls` must be <= {most}, the window's size, got"
                 f" {minimum_calls}: the circuit could never open"
             )
-        self.consecutive_failures = (
+        self.consecutive_failures: int | None = (
             None
             if consecutive_failures is None
             else count("consecutive_failures", consecutive_failures, minimum=1)
         )
-        self.slow_call_duration = (
+        self.slow_call_duration: float | None = (
             None
             if slow_call_duration is None
             else seconds_argument("slow_call_duration", slow_call_duration)
         )
-        self.slow_call_rate = _optional_ratio("slow_call_rate", slow_call_rate)
+        self.slow_call_rate: float | None = _optional_ratio(
+            "slow_call_rate", slow_call_rate
+        )
         if self.slow_call_rate is not None and self.slow_call_duration is None:
             raise ValueError(
                 f"`slow_call_duration` must be given with slow_call_rate="
@@ -184,11 +186,11 @@ class CircuitBreaker(AdmissionPolicy):
         self.open_for: float | Backoff | Callable[[int], float] = (
             open_for if callable(open_for) else seconds_argument("open_for", open_for)
         )
-        self.half_open_calls = count("half_open_calls", half_open_calls, minimum=1)
-        self.probe_timeout = seconds_argument(
+        self.half_open_calls: int = count("half_open_calls", half_open_calls, minimum=1)
+        self.probe_timeout: float = seconds_argument(
             "probe_timeout", probe_timeout, zero=False, infinite=True
         )
-        self.on = on
+        self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on)
         self._lock = threading.Lock()
         self._outbox: Outbox | None = None
@@ -239,9 +241,15 @@ class CircuitBreaker(AdmissionPolicy):
             if self.slow_call_duration is not None:
                 permit, began = permit
                 slow = now - began > self.slow_call_duration
-            with self._lock:
-                self._circuit.settle(permit, now, failed, slow)
-                changes = self._changes_locked()
+            circuit, lock = self._circuit, self._lock
+            changes: tuple[Change | Note, ...] = ()
+            lock.acquire()  # NB: by hand, see `_admission`
+            try:
+                circuit.settle(permit, now, failed, slow)
+                if circuit.changes:
+                    changes = self._changes_locked()
+            finally:
+                lock.release()
             if changes:
                 self._follow_up(changes)
 

@@ -52,7 +52,7 @@ class Fallback(Policy[V], Generic[V]):
     def __init__(
         self,
         *,
-        function: Callable[..., Awaitable[V]],
+        function: Callable[[Any], Awaitable[V]] | Callable[[Any, Call], Awaitable[V]],
         on: Condition | None = None,
         name: str | None = None,
     ) -> None: ...
@@ -60,7 +60,7 @@ class Fallback(Policy[V], Generic[V]):
     def __init__(
         self,
         *,
-        function: Callable[..., V],
+        function: Callable[[Any], V] | Callable[[Any, Call], V],
         on: Condition | None = None,
         name: str | None = None,
     ) -> None: ...
@@ -85,10 +85,10 @@ class Fallback(Policy[V], Generic[V]):
                 "`value` must not be a function: use function=…, or"
                 " @Fallback(…) with parentheses to decorate"
             )
-        self.value = value
-        self.function = function
+        self.value: Any = value
+        self.function: Callable[..., Any] | None = function
         self._takes_call = function is not None and _takes_call(function)
-        self.on = on
+        self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on)
 
     def accept(self, spelling: Spelling, *, classified: bool = False) -> None:

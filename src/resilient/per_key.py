@@ -65,9 +65,9 @@ class PerKey(Policy[F]):
             raise TypeError(f"`factory` must be a function of the key, got {factory!r}")
         if key is not None and not callable(key):
             raise TypeError(f"`key` must be a function or None, got {key!r}")
-        self.factory = factory
-        self.key = key
-        self.max_keys = count("max_keys", max_keys, minimum=1)
+        self.factory: Callable[[Any], Policy[F]] = factory
+        self.key: Callable[..., Hashable] | None = key
+        self.max_keys: int = count("max_keys", max_keys, minimum=1)
         self._lock = threading.Lock()
         # Least recently used first. NB: a plain dict takes half the memory of
         # an OrderedDict, and there may be ten thousand idle keys: what only

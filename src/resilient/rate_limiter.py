@@ -1,9 +1,8 @@
 """RateLimiter: so many calls, or so many units of any kind, in so much time.
 
-The module is long because three things that mean nothing alone stand in it:
-the policy, the terms it was made with (`_Terms`: immutable, and shared by all
-limiters made alike, for a `PerKey` may hold ten thousand of them), and the
-line of those who wait (`_Line`).
+The module is long because the policy and the line of those who wait for it
+mean nothing without each other; how much may pass when is `_machines.limit`,
+and what a limiter was made with `_machines.terms`.
 """
 
 from __future__ import annotations
@@ -12,11 +11,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from copy import copy
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
-from weakref import WeakValueDictionary
-
-import attrs
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from resilient import _clock
 from resilient._admission import Admission, AdmissionPolicy, Wait
@@ -24,60 +19,26 @@ from resilient._arguments import number
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome
 from resilient._errors import RateLimitedError
-from resilient._machines.limit import FixedWindow, RateLimit, SlidingWindow, TokenBucket
+from resilient._machines.terms import (
+    Algorithm,
+    Cost,
+    Limit,
+    checked_limits,
+    copied_cost,
+    terms,
+)
 from resilient._runtimes import Waiter
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-Algorithm: TypeAlias = Literal["token_bucket", "sliding_window", "fixed_window"]
-Cost: TypeAlias = (
-    "float | Mapping[str, float] | Callable[[Call], float | Mapping[str, float]]"
-)
-
-REQUESTS: Final = "requests"
-"""The unit that is meant where none is named."""
+__all__ = ["Limit", "RateLimiter"]
 
 _PERMIT: Final = True
 
 # Later than any deadline, and yet before never: who may wait for ever need not
 # wait for what will never come.
 _LAST_MOMENT: Final = math.nextafter(math.inf, 0.0)
-
-
-def _checked_per(per: float | timedelta) -> float:
-    return seconds_argument("per", per, zero=False)
-
-
-@attrs.frozen
-class Limit:
-    """One limit of a `RateLimiter` that has several.
-
-    Args:
-        rate: Units per `per` seconds.
-        per: Seconds, or a timedelta.
-        unit: What is counted: "requests", "tokens", whatever the server says.
-        burst: Units that may be taken at once; default one period's worth,
-            at least 1. Token buckets only.
-    """
-
-    rate: float = attrs.field()
-    per: float = attrs.field(default=1.0, kw_only=True, converter=_checked_per)
-    unit: str = attrs.field(default=REQUESTS, kw_only=True)
-    burst: float | None = attrs.field(default=None, kw_only=True)
-
-    def __attrs_post_init__(self) -> None:
-        number("rate", self.rate, minimum=0, exclusive=True)
-        if self.burst is not None:
-            number("burst", self.burst, minimum=0, exclusive=True)
-        if not isinstance(self.unit, str):
-            raise TypeError(f"`unit` must be a string, got {self.unit!r}")
-
-    def __repr__(self) -> str:
-        text = f"Limit({self.rate!r}, per={self.per!r}"
-        if self.unit != REQUESTS:
-            text += f", unit={self.unit!r}"
-        return text + (")" if self.burst is None else f", burst={self.burst!r})")
 
 
 class RateLimiter(AdmissionPolicy):
@@ -138,12 +99,11 @@ class RateLimiter(AdmissionPolicy):
         super().__init__(name)
         if (rate is None) == (limits is None):
             raise TypeError("RateLimiter takes exactly one of `rate` and `limits`")
-        self._terms = _terms(
+        self._terms = terms(
             None if rate is None else Limit(rate, per=per, burst=burst),
-            None if limits is None else _checked_limits(limits, per, burst),
+            None if limits is None else checked_limits(limits, per, burst),
             None if max_wait is None else seconds_argument("max_wait", max_wait),
-            # NB: a dict of the caller's may change.
-            dict(cost) if isinstance(cost, Mapping) else cost,
+            copied_cost(cost),
             algorithm,
         )
         self._lock = threading.Lock()
@@ -194,8 +154,12 @@ class RateLimiter(AdmissionPolicy):
         if amounts is None:
             assert callable(terms.cost)
             amounts = terms.amounts_of(terms.cost(call))
-        with self._lock:
+        lock = self._lock
+        lock.acquire()  # NB: by hand, see `_admission`
+        try:
             wait = self._try_take_locked(now, amounts)
+        finally:
+            lock.release()
         if wait == 0.0:
             return self._taken(call, amounts, now)
         latest = self._latest(call, now)
@@ -459,144 +423,6 @@ class RateLimiter(AdmissionPolicy):
             )
 
 
-@attrs.frozen(eq=False, weakref_slot=True)
-class _Terms:
-    """What a limiter was made with; limiters made alike share one.
-
-    Attributes:
-        single: Its limit, where it was given a `rate`.
-        limits: Its limits, where it was given those.
-        each: Its limits in any case.
-        amounts: What a call takes of each; None where a function says.
-        corrigible: Whether `settle` may have something to correct.
-    """
-
-    single: Limit | None
-    limits: tuple[Limit, ...] | None
-    max_wait: float | None
-    cost: Cost
-    algorithm: Algorithm
-    each: tuple[Limit, ...] = attrs.field(init=False)
-    # A fresh rule for each, to be copied: the numbers in them are shared too.
-    rules: tuple[RateLimit, ...] = attrs.field(init=False)
-    amounts: tuple[float, ...] | None = attrs.field(init=False)
-    corrigible: bool = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        if self.algorithm not in ("token_bucket", "sliding_window", "fixed_window"):
-            raise ValueError(
-                '`algorithm` must be "token_bucket", "sliding_window" or'
-                f' "fixed_window", got {self.algorithm!r}'
-            )
-        each = self.limits or (() if self.single is None else (self.single,))
-        put = object.__setattr__
-        put(self, "each", each)
-        put(self, "rules", tuple([self._rule_for(limit) for limit in each]))
-        put(self, "corrigible", self.limits is not None or self.cost != 1)
-        fixed = None if callable(self.cost) else self.amounts_of(self.cost)
-        put(self, "amounts", fixed)
-
-    def _rule_for(self, limit: Limit) -> RateLimit:
-        if self.algorithm == "token_bucket":
-            return TokenBucket(limit.rate, limit.per, limit.burst)
-        if limit.burst is not None:
-            raise ValueError(
-                f"`burst` must be None with algorithm={self.algorithm!r}, got"
-                f" {limit.burst!r}: windows have no burst"
-            )
-        kind = SlidingWindow if self.algorithm == "sliding_window" else FixedWindow
-        return kind(limit.rate, limit.per)
-
-    def new_rules(self) -> tuple[RateLimit, ...]:
-        return tuple([copy(rule) for rule in self.rules])
-
-    def with_limit(self, place: int, limit: Limit) -> _Terms:
-        if self.limits is None:
-            return _terms(limit, None, self.max_wait, self.cost, self.algorithm)
-        limits = (*self.limits[:place], limit, *self.limits[place + 1 :])
-        return _terms(None, limits, self.max_wait, self.cost, self.algorithm)
-
-    def place_of(self, unit: str | None) -> int:
-        units = [limit.unit for limit in self.each]
-        if unit is None:
-            unit = units[0] if len(units) == 1 else REQUESTS
-        if unit not in units:
-            raise ValueError(f"`unit` must be one of {units}, got {unit!r}")
-        return units.index(unit)
-
-    def amounts_of(self, cost: object) -> tuple[float, ...]:
-        """Return what to take of each limit for a cost.
-
-        Raises:
-            TypeError, ValueError: It is no cost, names an unknown unit, or
-                could never be taken.
-        """
-        units = [limit.unit for limit in self.each]
-        if isinstance(cost, Mapping):
-            costs = cast("Mapping[object, object]", cost)
-            unknown = [unit for unit in costs if unit not in units]
-            if unknown:
-                raise ValueError(f"`cost` must name units of {units}, got {unknown}")
-            amounts = tuple(
-                number("cost", costs.get(unit, 0), minimum=0) for unit in units
-            )
-        else:
-            amount = number("cost", cost, minimum=0)
-            counted = units[0] if len(units) == 1 else REQUESTS
-            if counted not in units:
-                raise TypeError(
-                    f"`cost` must be a dict by unit where limits count {units}, got"
-                    f" {cost!r}"
-                )
-            amounts = tuple(amount if unit == counted else 0.0 for unit in units)
-        for rule, unit, amount in zip(self.rules, units, amounts, strict=True):
-            if amount > rule.capacity:
-                raise ValueError(
-                    f"`cost` must be <= {rule.capacity:g} {unit}, the most that can"
-                    f" be taken at once, got {amount:g}: it could never pass"
-                )
-        return amounts
-
-
-_shared: WeakValueDictionary[tuple[object, ...], _Terms] = WeakValueDictionary()
-
-
-def _terms(
-    single: Limit | None,
-    limits: tuple[Limit, ...] | None,
-    max_wait: float | None,
-    cost: Cost,
-    algorithm: Algorithm,
-) -> _Terms:
-    """Return the terms of these arguments: the same object for equal ones."""
-    # NB: with the type, or a cost of True would pass for a 1 seen before.
-    key = (single, limits, max_wait, cost, type(cost), algorithm)
-    try:
-        terms = _shared.get(key)
-    except TypeError:
-        # A dict has no hash.
-        return _Terms(single, limits, max_wait, cost, algorithm)
-    if terms is None:
-        terms = _shared[key] = _Terms(single, limits, max_wait, cost, algorithm)
-    return terms
-
-
-def _checked_limits(
-    limits: Iterable[Limit], per: object, burst: object
-) -> tuple[Limit, ...]:
-    if per != 1.0 or burst is not None:
-        raise TypeError("`per` and `burst` belong into each Limit of `limits`")
-    if not isinstance(limits, Iterable):
-        raise TypeError(f"`limits` must be a list of Limit objects, got {limits!r}")
-    checked = tuple(limits)
-    for limit in checked:
-        if not isinstance(limit, Limit):
-            raise TypeError(f"`limits` must be Limit objects, got {limit!r}")
-    if not checked:
-        raise ValueError("`limits` must name at least one Limit, got none")
-    return checked
-
-
 class _Ticket(Wait):
     """A call in line.
 
@@ -612,9 +438,9 @@ class _Ticket(Wait):
         self, waiter: Waiter, amounts: tuple[float, ...], latest: float
     ) -> None:
         super().__init__(waiter, None)
-        self.amounts = amounts
-        self.latest = latest
-        self.missing = 0.0
+        self.amounts: tuple[float, ...] = amounts
+        self.latest: float = latest
+        self.missing: float = 0.0
 
 
 class _Line:

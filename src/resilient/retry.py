@@ -133,13 +133,13 @@ class Retry(Policy):
                     " to on=…, and a decorator needs its parentheses,"
                     " @Retry(SomeError)"
                 )
-        self.types = types
-        self.on = on
+        self.types: tuple[type[Exception], ...] = types
+        self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", types, on)
         self._attempts = (
             None if attempts is None else count("attempts", attempts, minimum=1)
         )
-        self.within = (
+        self.within: float | None = (
             None
             if within is None
             else seconds_argument("within", within, infinite=True)
@@ -153,10 +153,10 @@ class Retry(Policy):
             raise TypeError(
                 f"`backoff` must be a function of the attempt, got {backoff!r}"
             )
-        self.backoff = backoff
+        self.backoff: Delay = backoff
         if on_result is not None and not callable(on_result):
             raise TypeError(f"`on_result` must be a function, got {on_result!r}")
-        self.on_result = on_result
+        self.on_result: Callable[[Any], Answer] | None = on_result
         if (
             budget is not None
             and budget != "own"
@@ -167,8 +167,8 @@ class Retry(Policy):
             )
         self.budget = budget
         self._budget = RetryBudget() if budget == "own" else budget
-        self.nested = nested
-        self.max_retry_after = seconds_argument(
+        self.nested: bool = nested
+        self.max_retry_after: float = seconds_argument(
             "max_retry_after", max_retry_after, infinite=True
         )
 

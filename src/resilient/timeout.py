@@ -72,13 +72,13 @@ class Timeout(Policy):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.seconds = (
+        self.seconds: float | None = (
             None
             if seconds is None
             else seconds_argument("seconds", seconds, zero=False)
         )
-        self.abandon = abandon
-        self.max_threads = count("max_threads", max_threads, minimum=1)
+        self.abandon: bool = abandon
+        self.max_threads: int = count("max_threads", max_threads, minimum=1)
         self._crew = Crew(self.max_threads) if abandon else None
         self._shelf: dict[Any, Any] = {}
         if abandon and seconds is None:
@@ -222,10 +222,10 @@ class StreamLimit:
 
     def __init__(self, timeout: Timeout, call: Call, began: float) -> None:
         assert timeout.seconds is not None
-        self.timeout = timeout
-        self.name = timeout.name_in(call)
-        self.began = began
-        self.deadline = began + timeout.seconds
+        self.timeout: Timeout = timeout
+        self.name: str = timeout.name_in(call)
+        self.began: float = began
+        self.deadline: float = began + timeout.seconds
 
     def exceeded(self, now: float) -> TimeoutExceededError:
         """Return the error of a stream that ran out of time."""

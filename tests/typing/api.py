@@ -6,19 +6,65 @@ infers nothing, and an ignored error that is none is an error itself.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from datetime import timedelta
 from typing import Any, assert_type
 
 from resilient import (
+    AdmissionPolicy,
+    Attempt,
+    Attempts,
+    Backoff,
     Bulkhead,
+    BulkheadFullError,
+    Call,
+    CallAbandoned,
+    CallRejected,
     CircuitBreaker,
+    CircuitChanged,
+    CircuitNoted,
+    CircuitOpenError,
+    CircuitState,
+    ConcurrencyLimitedError,
+    DeadlineExceededError,
+    Event,
     Fallback,
+    FallbackUsed,
+    Guard,
+    KeyEvicted,
+    Limit,
+    Outcome,
     PerKey,
+    PermitWaited,
     Pipeline,
+    Policy,
+    RateLimitedError,
     RateLimiter,
+    RejectedError,
+    ResilientError,
+    ResilientWarning,
+    RetriesExhausted,
     Retry,
+    RetryBudget,
+    RetryCancelled,
+    RetryScheduled,
+    ThrottledError,
+    TimedOut,
     Timeout,
+    TimeoutExceededError,
+    Verdict,
+    Wait,
+    calls,
+    constant,
+    current_call,
     current_deadline,
+    deadline_after,
+    decorrelated,
+    delays,
+    exponential,
+    linear,
     remaining,
 )
 
@@ -57,6 +103,21 @@ class Shop:
     async def price_async(self, article: str) -> float:
         return float(len(article))
 
+    @classmethod
+    @pipeline
+    def named(cls, name: str) -> str:
+        return name
+
+    @staticmethod
+    @pipeline
+    def open(hour: int) -> bool:
+        return hour > 8
+
+
+class Adder:
+    def __call__(self, number: int) -> float:
+        return number + 0.5
+
 
 @Retry(ConnectionError, TimeoutError, attempts=5)
 def alone(number: int) -> str:
@@ -68,7 +129,12 @@ def signatures() -> None:
     assert_type(generator(1), Iterator[int])
     assert_type(async_generator(1), AsyncIterator[int])
     assert_type(Shop().price("tea"), float)
+    assert_type(Shop.named("tea"), str)
+    assert_type(Shop.open(9), bool)
     assert_type(alone(1), str)
+    assert_type(pipeline(Adder())(1), float)
+    assert_type(pipeline(functools.partial(function, 1))(), str)
+    assert_type(pipeline(Shop().price)("tea"), float)
 
     function("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     function(1, texts="")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -78,6 +144,8 @@ async def signatures_async() -> None:
     pending = coroutine_function(1, text="a")
     assert_type(await assert_type(pending, Coroutine[Any, Any, str]), str)
     assert_type(await Shop().price_async("tea"), float)
+    async for item in async_generator(1):
+        assert_type(item, int)
 
 
 # `call` and `acall` take a function's own arguments and return its own result.
@@ -88,34 +156,172 @@ def spellings() -> None:
 
     pipeline.call(function, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
-    for attempt in pipeline.attempts():
-        with attempt:
+    for attempt in assert_type(pipeline.attempts(key="k"), Attempts):
+        with assert_type(attempt, Attempt) as call:
+            assert_type(call, Call)
+            assert_type(attempt.number, int)
             assert_type(function(1), str)
 
-    with Timeout(1).guard():
+    with assert_type(Timeout(1).guard(key="k"), Guard) as call:
+        call.result = 1
+        assert_type(current_call(), Call)
         assert_type(remaining(), float | None)
         assert_type(current_deadline(), float | None)
+    with deadline_after(timedelta(seconds=1)):
+        pass
+
+
+def narrowed() -> int:
+    with pipeline.guard():
+        return 1  # a guard swallows nothing: no return is missing below
 
 
 async def spellings_async() -> None:
     assert_type(await pipeline.acall(coroutine_function, 1, text="a"), str)
 
     async for attempt in pipeline.attempts():
-        async with attempt:
+        async with attempt as call:
+            assert_type(call.attempt, int)
             assert_type(await coroutine_function(1), str)
+        with attempt:
+            pass
 
-    async with Bulkhead(1).guard():
-        pass
+    async with Bulkhead(1).guard() as call:
+        assert_type(call.deadline, float | None)
+
+
+# A Fallback adds the type of its answer, alone, in pipelines and per key.
+
+
+@Fallback(None)
+def maybe(number: int) -> str:
+    return str(number)
+
+
+@Pipeline(Fallback(0.5), Retry(OSError))
+async def maybe_later(number: int) -> str:
+    return str(number)
+
+
+async def instead(error: Exception | None) -> bytes:
+    return b""
+
+
+def fallbacks(hosts: PerKey[bool]) -> None:
+    assert_type(maybe(1), str | None)
+    assert_type(Fallback(None).call(alone, 1), str | None)
+    assert_type(Pipeline(Timeout(1), Fallback(1)).call(alone, 1), str | int)
+    assert_type(hosts.call(alone, 1), str | bool)
+    assert_type(Fallback(function=instead), Fallback[bytes])
+    assert_type(Fallback(function=lambda error: 1, on=OSError), Fallback[int])
+
+
+async def fallbacks_async() -> None:
+    assert_type(await maybe_later(1), str | float)
+    assert_type(await Fallback(None).acall(coroutine_function, 1), str | None)
 
 
 # Policies are values that keep their own type.
 
 
+def judge(outcome: Outcome) -> Verdict | bool | float:
+    if isinstance(outcome.error, TimeoutExceededError):
+        return Verdict.PUSHBACK
+    return outcome.verdict is Verdict.FAILURE
+
+
+def key_of(host: str, *, port: int = 80) -> tuple[str, int]:
+    return host, port
+
+
 def values() -> None:
-    hosts = PerKey(lambda host: CircuitBreaker(name=f"{host}"))
+    hosts = PerKey(lambda host: CircuitBreaker(name=f"{host}"), key=key_of, max_keys=10)
     assert_type(RateLimiter(100).with_(max_wait=1.0), RateLimiter)
     assert_type(Retry(ConnectionError).with_(attempts=5), Retry)
-    Pipeline(Fallback(None), hosts, pipeline)
+    assert_type(hosts["a"].label, str)
+    assert_type(pipeline.name, str | None)
+    Pipeline(Fallback(None), hosts, pipeline, classify=(OSError, judge), name="all")
+    Retry(on=judge, attempts=None, within=math.inf, budget=RetryBudget(0.2, 20))
+    Retry(OSError, backoff=lambda attempt: attempt / 2, budget=None, nested=True)
+    Timeout(timedelta(seconds=1), abandon=True, max_threads=4)
+    Bulkhead.for_load(100, 0.2).resize(5)
+    limits = [Limit(500, per=60), Limit(90_000, per=60, unit="tokens")]
+    RateLimiter(limits=limits, cost={"tokens": 100}, algorithm="sliding_window")
+    CircuitBreaker(window=calls(100), open_for=exponential(5), on=(OSError, judge))
+    assert_type(CircuitBreaker().state, CircuitState)
+
+
+def backoffs() -> list[Backoff]:
+    return [
+        constant(1),
+        linear(1, step=0.5, cap=10),
+        exponential(0.1, factor=2, cap=20, jitter="equal"),
+        decorrelated(0.1, cap=20),
+        delays([1, 2, 5]),
+    ]
+
+
+def listen(event: Event) -> None:
+    match event:
+        case RetryScheduled():
+            assert_type(event.delay, float)
+        case RetriesExhausted() | RetryCancelled():
+            assert_type(event.policy, str)
+        case CircuitChanged():
+            assert_type(event.new, str)
+        case CircuitNoted() | CallAbandoned() | FallbackUsed() | KeyEvicted():
+            assert_type(event.call, str | None)
+        case CallRejected():
+            assert_type(event.retry_after, float | None)
+        case PermitWaited():
+            assert_type(event.waited, float)
+        case TimedOut():
+            assert_type(event.seconds, float)
+        case _:
+            pass
+
+
+unsubscribe: Callable[[], None] = pipeline.subscribe(listen)
+
+
+def errors() -> None:
+    try:
+        function(1)
+    except CircuitOpenError as error:
+        assert_type(error.reason, str)
+    except (BulkheadFullError, RateLimitedError, ThrottledError) as error:
+        assert_type(error.retry_after, float | None)
+    except (ConcurrencyLimitedError, DeadlineExceededError, RejectedError) as error:
+        assert_type(error.policy, str)
+    except TimeoutExceededError as error:
+        assert_type(error.elapsed, float)
+    except (ResilientError, ResilientWarning):
+        pass
+
+
+# Policies of one's own.
+
+
+class Twice(Policy):
+    reruns = True
+
+    async def around(
+        self, proceed: Callable[[Call], Awaitable[Outcome]], call: Call
+    ) -> Outcome:
+        outcome = await proceed(call)
+        return await proceed(call) if outcome.error is not None else outcome
+
+
+class Gate(AdmissionPolicy):
+    def admit(self, call: Call) -> RejectedError | Wait | bool:
+        return RejectedError(self.label) if call.key is None else True
+
+    def settle(self, permit: object, outcome: Outcome | None) -> None:
+        pass
+
+
+def own() -> None:
+    assert_type(Pipeline(Twice(), Gate(name="gate")).call(alone, 1), str)
 
 
 # What cannot be a policy is refused by the checker already.
@@ -124,6 +330,7 @@ def values() -> None:
 def refusals() -> None:
     Pipeline(function)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Timeout("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    CircuitBreaker(function)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 synchronous: Callable[[int], str] = alone

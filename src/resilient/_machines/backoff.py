@@ -46,7 +46,6 @@ import sys
 
 # NB: the C base class; importing `random` itself costs milliseconds.
 from _random import Random
-from _random import Random
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import timedelta

@@ -93,7 +93,7 @@ class Slots(Generic[T]):
     def release(self) -> list[T]:
         """Give a slot back."""
         self.in_use -= 1
-        return self._grant()
+        return self._grant() if self._line else []
 
     def resize(self, limit: int) -> list[T]:
         """Set another limit."""

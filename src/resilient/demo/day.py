@@ -88,9 +88,9 @@ class Day:
     def __init__(self, seconds: int, seed: int) -> None:
         self.seconds = seconds
         self.seed = seed
-        self.outage = seconds / 4
-        self.recovery = self.outage + 0.3 * seconds
-        self.settled = self.recovery + SETTLING
+        self.outage: float = seconds / 4
+        self.recovery: float = self.outage + 0.3 * seconds
+        self.settled: float = self.recovery + SETTLING
         chance = random.Random(seed)
         # NB: kept off the edges of the slot, so that rounding to the four
         # decimals of the URL never moves a request into the next one.

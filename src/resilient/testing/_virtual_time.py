@@ -189,4 +189,4 @@ def refuse_inside_loop(what: str) -> None:
         )
 
 
-virtual_time = VirtualTime()
+virtual_time: VirtualTime = VirtualTime()
