@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import types
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -27,7 +28,7 @@ from resilient import (
     Timeout,
     constant,
 )
-from resilient._edge import RUN
+from resilient._edge import RUN, colour_of
 from resilient.testing import off
 
 ALONE: list[Callable[[], Policy[Any]]] = [
@@ -143,6 +144,25 @@ def kinds() -> dict[str, tuple[Callable[..., Any], bool]]:
         "mock": (mock.Mock(return_value=6), False),
         "async mock": (mock.AsyncMock(return_value=6), True),
     }
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize(
+    ("fn", "colour"),
+    [
+        (lambda: None, "sync"),
+        (lambda: (yield), "generator"),
+        (adouble, "async"),
+        (acount_up, "async generator"),
+    ],
+)
+def test_colours_are_told_from_the_code(
+    fn: Callable[..., Any], colour: str, marked: bool
+) -> None:
+    """With and without attributes, which may be marks."""
+    if marked:
+        fn = functools.wraps(fn)(types.FunctionType(fn.__code__, fn.__globals__))
+    assert colour == colour_of(fn)
 
 
 @pytest.mark.parametrize("kind", kinds())

@@ -39,7 +39,7 @@ class Server:
 
     def __init__(self, day: Day) -> None:
         self.day = day
-        self.url = ""
+        self.url: str = ""
         self.given: dict[float, Fault | None] = {}
         self.connections: set[Connection] = set()
         self._loop = asyncio.new_event_loop()
