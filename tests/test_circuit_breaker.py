@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.colours import World, in_async_colours, in_every_colour
+from tests.colours import World, in_async_colours, in_every_colour, in_sync
 
 from resilient import (
     Bulkhead,
@@ -453,7 +453,7 @@ async def test_a_call_is_slow_when_it_takes_longer(w: World) -> None:
     await w.call(breaker, take, 0.5)
     await w.call(breaker, take, 1.25)
     assert OPEN is breaker.state
-    assert "(2 of 4 calls failed" in str(await rejection(w, breaker))
+    assert "(2 of 4 calls were slow" in str(await rejection(w, breaker))
     await w.sleep(1)
     await w.call(breaker, take, 2)
     assert OPEN is breaker.state
@@ -899,3 +899,46 @@ def test_a_bare_decorator_is_refused() -> None:
     """It would be a breaker that a function had configured."""
     with pytest.raises(TypeError, match="needs its parentheses"):
         CircuitBreaker(bool)  # type: ignore[call-overload]  # that is the point
+
+
+@in_every_colour
+async def test_a_circuit_opened_by_slow_calls_says_so(w: World) -> None:
+    """The text of the rejection names what was wrong with the calls."""
+    breaker = CircuitBreaker(
+        slow_call_duration=1, slow_call_rate=0.5, minimum_calls=2, open_for=5.0
+    )
+
+    async def slow() -> None:
+        await w.sleep(2)
+
+    await w.call(breaker, slow)
+    await w.call(breaker, slow)
+    with pytest.raises(CircuitOpenError) as caught:
+        await w.call(breaker, slow)
+    expected = "circuit 'slow' is open (2 of 2 calls were slow in 10.0 s); retry in 5 s"
+    assert expected == str(caught.value)
+
+
+@in_sync
+async def test_the_wait_is_known_when_a_lost_probe_reopens_the_circuit(
+    w: World,
+) -> None:
+    """The refusal that notices a lost lease has the open time of the new state."""
+    breaker = CircuitBreaker(
+        consecutive_failures=1,
+        open_for=lambda openings: 10.0 * openings,
+        half_open_calls=1,
+        probe_timeout=3,
+    )
+
+    def fails() -> None:
+        raise OSError
+
+    with pytest.raises(OSError):
+        breaker.call(fails)
+    await w.sleep(10)
+    with breaker.guard():
+        await w.sleep(3)
+        with pytest.raises(CircuitOpenError) as caught:
+            breaker.call(fails)
+    assert 20.0 == caught.value.retry_after

@@ -244,7 +244,9 @@ async def test_nothing_of_a_call_but_its_name_is_in_an_event(w: World) -> None:
 
 def test_a_listener_has_to_be_callable() -> None:
     """And is refused at once otherwise."""
-    with pytest.raises(TypeError, match="`listener` must be callable, got 5"):
+    with pytest.raises(
+        TypeError, match="`listener` must be a plain function of the event, got 5"
+    ):
         RateLimiter(1).subscribe(5)  # type: ignore[arg-type]  # that is the point
 
 
@@ -252,3 +254,12 @@ def test_the_reasons_of_a_change_are_in_its_event() -> None:
     """With the numbers that led to it."""
     event = CircuitChanged("c", None, "closed", "open", "failure_rate", 20, 10, 1)
     assert (20, 10, 1) == (event.calls, event.failed, event.slow)
+
+
+def test_an_async_listener_is_refused() -> None:
+    """Nobody would await it."""
+
+    async def listener(event: Event) -> None: ...
+
+    with pytest.raises(TypeError, match="`listener` must be a plain function"):
+        RateLimiter(1).subscribe(listener)

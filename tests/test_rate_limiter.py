@@ -1097,3 +1097,18 @@ async def test_the_wait_counts_against_a_timeout_around(w: World) -> None:
     with pytest.raises(RateLimitedError):
         await w.call(Pipeline(Timeout(3), limiter), nothing)
     assert 0.0 == w.now()
+
+
+@in_every_colour
+async def test_a_cost_that_nobody_inside_counts_goes_to_the_call_around(
+    w: World,
+) -> None:
+    """A function under an inner policy settles for the limiter further out."""
+    limiter = RateLimiter(limits=[Limit(100, per=60, unit="tokens")])
+
+    async def settles() -> None:
+        current_call().settle(tokens=30)
+
+    inner = w.decorate(Timeout(3), settles)
+    await w.call(limiter, inner)
+    assert 70 == limiter.available("tokens")

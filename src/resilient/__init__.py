@@ -55,7 +55,7 @@ from resilient._machines.backoff import (
     exponential,
     linear,
 )
-from resilient._machines.circuit import CircuitState
+from resilient._machines.circuit import CircuitState, CircuitStatistics
 from resilient._machines.terms import Limit
 from resilient._pipeline import Pipeline
 from resilient._policy import Policy
@@ -83,6 +83,7 @@ __all__ = [
     "CircuitNoted",
     "CircuitOpenError",
     "CircuitState",
+    "CircuitStatistics",
     "ConcurrencyLimitedError",
     "DeadlineExceededError",
     "Event",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
@@ -154,7 +154,9 @@ class Held:
 class Booking(Protocol):
     """What a limiter took for one attempt, to be corrected."""
 
-    def settle(self, costs: Mapping[str, float]) -> None: ...
+    def settle(self, costs: Mapping[str, float]) -> Collection[str]:
+        """Correct it, once for each unit; return the units it counts."""
+        ...
 
 
 class Call:
@@ -257,7 +259,8 @@ class Call:
         Each limiter that counts a named unit takes the difference between
         what it took at the start and the number given: more is a debt that
         later calls wait for, less is given back. The first word counts;
-        further ones for the same unit do nothing.
+        further ones for the same unit do nothing. Units that no limiter of
+        this call counts go to the call around it.
 
         Args:
             **costs: Units and their real amounts, as in ``tokens=812``.
@@ -265,8 +268,13 @@ class Call:
         Raises:
             TypeError, ValueError: An amount is not a number >= 0.
         """
-        for booking in tuple((self.bookings or {}).values()):
-            booking.settle(costs)
+        call: Call | None = self
+        while call is not None and costs:
+            bookings = tuple((call.bookings or {}).values())
+            counted = {unit for one in bookings for unit in one.settle(costs)}
+            # What nobody here counts may be counted by a call around this one.
+            costs = {unit: costs[unit] for unit in costs.keys() - counted}
+            call = call.enclosing
 
     def end(self) -> None:
         """Cut every tie: nobody may learn anything from a call that ended."""

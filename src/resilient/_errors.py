@@ -24,7 +24,7 @@ open circuit rejects thousands of calls a second.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 
 class ResilientError(Exception):
@@ -64,6 +64,7 @@ class CircuitOpenError(RejectedError):
         failed: Failed (or slow) calls in the window when the circuit opened.
         calls: All calls in that window.
         window: Its length as text: "10.0 s" or "100 calls".
+        how: "failed" or "were slow".
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class CircuitOpenError(RejectedError):
         failed: int = 0,
         calls: int = 0,
         window: str = "",
+        how: Literal["failed", "were slow"] = "failed",
     ) -> None:
         super().__init__(policy, retry_after)
         self.args: tuple[Any, ...] = (
@@ -83,11 +85,13 @@ class CircuitOpenError(RejectedError):
             failed,
             calls,
             window,
+            how,
         )
         self.reason = reason
         self.failed = failed
         self.calls = calls
         self.window = window
+        self.how = how
 
     def _complaint(self) -> str:
         if self.reason == "forced_open":
@@ -96,7 +100,8 @@ class CircuitOpenError(RejectedError):
             return f"circuit {self.policy!r} is half-open and its probes are taken"
         text = f"circuit {self.policy!r} is open"
         if self.calls:
-            text += f" ({self.failed} of {self.calls} calls failed in {self.window})"
+            text += f" ({self.failed} of {self.calls} calls {self.how}"
+            text += f" in {self.window})"
         return text
 
 
@@ -134,7 +139,7 @@ class BulkheadFullError(RejectedError):
     def _complaint(self) -> str:
         text = f"bulkhead {self.policy!r} is full ({self.max_concurrency} running"
         text += f", {self.queued} waiting)" if self.queued else ")"
-        return f"{text} after {self.waited:.3g} s" if self.waited else text
+        return f"{text} after {spell_seconds(self.waited)}" if self.waited else text
 
 
 class RateLimitedError(RejectedError):
@@ -155,7 +160,9 @@ class RateLimitedError(RejectedError):
 
     def _complaint(self) -> str:
         text = f"rate limiter {self.policy!r} has no permit left"
-        return f"{text} within {self.max_wait:.3g} s" if self.max_wait else text
+        return (
+            f"{text} within {spell_seconds(self.max_wait)}" if self.max_wait else text
+        )
 
 
 class ThrottledError(RejectedError):
@@ -195,7 +202,7 @@ class DeadlineExceededError(RejectedError, TimeoutError):
     def __str__(self) -> str:
         return (
             f"{self.policy!r} did not begin: its deadline had passed"
-            f" {self.overdue:.3g} s ago"
+            f" {spell_seconds(self.overdue)} ago"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -221,8 +228,8 @@ class TimeoutExceededError(ResilientError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"timeout {self.policy!r} of {self.seconds:.4g} s exceeded"
-            f" after {self.elapsed:.4g} s"
+            f"timeout {self.policy!r} of {spell_seconds(self.seconds)} exceeded"
+            f" after {spell_seconds(self.elapsed)}"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -235,4 +242,11 @@ class ResilientWarning(UserWarning):
 
 
 def _retry_in(seconds: float | None) -> str:
-    return "" if seconds is None else f"; retry in {seconds:.3g} s"
+    return "" if seconds is None else f"; retry in {spell_seconds(seconds)}"
+
+
+def spell_seconds(seconds: float) -> str:
+    """Spell a duration for a reader: four digits, never an exponent."""
+    if seconds >= 1000:
+        return f"{seconds:.0f} s"
+    return f"{seconds if seconds >= 0.0005 else 0:.4g} s"

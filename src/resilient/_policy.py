@@ -178,10 +178,12 @@ class Policy(Generic[F]):
             A function that ends the subscription; calling it again is fine.
 
         Raises:
-            TypeError: `listener` is not callable.
+            TypeError: `listener` is not a plain function of the event.
         """
-        if not callable(listener):
-            raise TypeError(f"`listener` must be callable, got {listener!r}")
+        if not callable(listener) or colour_of(listener) != "sync":
+            raise TypeError(
+                f"`listener` must be a plain function of the event, got {listener!r}"
+            )
         with _subscribing:
             self._listeners = (*self._listeners, listener)
         ended = False

@@ -27,9 +27,9 @@ from resilient._machines.circuit import (
     Change,
     Circuit,
     CircuitState,
+    CircuitStatistics,
     Note,
     Refusal,
-    Statistics,
 )
 from resilient._machines.window import CountWindow, TimeWindow, Window
 
@@ -222,6 +222,9 @@ class CircuitBreaker(AdmissionPolicy):
         if changes:
             self._follow_up(changes)
         if isinstance(permit, Refusal):
+            if changes:
+                # It has just opened again, for a time that only now is known.
+                permit.retry_after = circuit.retry_after(now)
             return self._rejection(permit, call)
         return (permit, now) if timed else permit
 
@@ -265,6 +268,7 @@ class CircuitBreaker(AdmissionPolicy):
             trip.culprits,
             trip.counts.calls,
             trip.window,
+            "were slow" if trip.by_slow else "failed",
         )
 
     # -- Controls
@@ -274,7 +278,7 @@ class CircuitBreaker(AdmissionPolicy):
         """Where the circuit stands. It leaves OPEN when the first call probes."""
         return self._circuit.state
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> CircuitStatistics:
         """Return what the circuit knows now."""
         with self._lock:
             return self._circuit.statistics(_clock.now())

@@ -214,7 +214,9 @@ class RateLimiter(AdmissionPolicy):
         if self._terms.corrigible:
             if call.bookings is None:
                 call.bookings = {}
-            call.bookings[self] = _Booking(self._correct, amounts, now)
+            call.bookings[self] = _Booking(
+                self._correct, self._terms.units, amounts, now
+            )
         return _PERMIT
 
     def _correct(
@@ -484,22 +486,28 @@ def _sums(these: Iterable[float], those: Iterable[float]) -> list[float]:
 class _Booking:
     """What was taken for one attempt, to be corrected once for each unit."""
 
-    __slots__ = ("_amounts", "_at", "_correct", "_settled")
+    __slots__ = ("_amounts", "_at", "_correct", "_settled", "_units")
 
     def __init__(
-        self, correct: _Correct, amounts: tuple[float, ...], at: float
+        self,
+        correct: _Correct,
+        units: frozenset[str],
+        amounts: tuple[float, ...],
+        at: float,
     ) -> None:
         self._correct = correct
+        self._units = units
         self._amounts = amounts
         self._at = at
         self._settled: frozenset[str] = frozenset()
 
-    def settle(self, costs: Mapping[str, float]) -> None:
+    def settle(self, costs: Mapping[str, float]) -> frozenset[str]:
         for unit, cost in costs.items():
             number(unit, cost, minimum=0)
         due = {unit: costs[unit] for unit in costs.keys() - self._settled}
         self._settled |= due.keys()
         self._correct(due, self._amounts, self._at)
+        return self._units
 
 
 _Correct: TypeAlias = Callable[[Mapping[str, float], tuple[float, ...], float], None]

@@ -20,6 +20,7 @@ from resilient._call import (
     verdict_of,
 )
 from resilient._edge import Proceed
+from resilient._errors import spell_seconds
 from resilient._events import (
     RetriesExhausted,
     RetryCancelled,
@@ -322,9 +323,9 @@ class Retry(Policy):
         # one, which says more than ours would.
         if error is not None and not _is_among(error, call.given_up):
             tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
-            note = f"{tries} in {elapsed:.3g} s; stopped: {reason}"
+            note = f"{tries} in {spell_seconds(elapsed)}; stopped: {reason}"
             if outcome.retry_after is not None:
-                note += f"; retry in {outcome.retry_after:.6g} s"
+                note += f"; retry in {spell_seconds(outcome.retry_after)}"
             _annotate(error, note)
             if reason != "not retryable":
                 _remember(error, call)

@@ -95,7 +95,7 @@ __all__ = [
     "Note",
     "Probe",
     "Refusal",
-    "Statistics",
+    "CircuitStatistics",
     "Trip",
 ]
 
@@ -154,10 +154,14 @@ class Trip:
     window: str
 
     @property
+    def by_slow(self) -> bool:
+        """Whether slow calls met the rule, not failed ones."""
+        return self.rule in ("slow_call_rate", "probes_slow")
+
+    @property
     def culprits(self) -> int:
         """Calls that met the rule: the slow ones or the failed ones."""
-        by_slow = self.rule in ("slow_call_rate", "probes_slow")
-        return self.counts.slow if by_slow else self.counts.failures
+        return self.counts.slow if self.by_slow else self.counts.failures
 
 
 @attrs.frozen
@@ -241,7 +245,7 @@ class Refusal:
 
 
 @attrs.frozen(kw_only=True)
-class Statistics:
+class CircuitStatistics:
     """What a circuit knew at one moment.
 
     Attributes:
@@ -519,14 +523,14 @@ class Circuit:
             and not self._window.counts(now).calls
         )
 
-    def statistics(self, now: float) -> Statistics:
+    def statistics(self, now: float) -> CircuitStatistics:
         """Return what the circuit knows at `now` (monotonic seconds).
 
         Looking changes no state: an open circuit whose time is over is OPEN,
         and a probe whose lease has run out is in flight, until a call comes.
         """
         counts = self._window.counts(now)
-        return Statistics(
+        return CircuitStatistics(
             state=self.state,
             since=self._since,
             calls=counts.calls,

@@ -87,6 +87,7 @@ class Terms:
         single: Its limit, where it was given a `rate`.
         limits: Its limits, where it was given those.
         each: Its limits in any case.
+        units: What they count.
         rules: A fresh rule for each, to be copied: the numbers in them are
             shared too.
         amounts: What a call takes of each; None where a function says.
@@ -105,6 +106,7 @@ class Terms:
         "max_wait",
         "rules",
         "single",
+        "units",
     )
 
     def __init__(
@@ -126,6 +128,7 @@ class Terms:
         self.cost = cost
         self.algorithm: Algorithm = algorithm
         self.each = limits or (() if single is None else (single,))
+        self.units = frozenset([limit.unit for limit in self.each])
         self.rules = tuple([self._rule_for(limit) for limit in self.each])
         self.corrigible = limits is not None or cost != 1
         self.amounts = None if callable(cost) else self.amounts_of(cost)
