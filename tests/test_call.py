@@ -153,8 +153,9 @@ def test_settling_reaches_every_booking_of_the_attempt() -> None:
     settled: list[Any] = []
 
     class Booked:
-        def settle(self, costs: Any) -> None:
+        def settle(self, costs: Any) -> set[str]:
             settled.append(costs)
+            return {"tokens"}
 
     call = Call("ask")
     call.settle(tokens=1)

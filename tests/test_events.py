@@ -244,9 +244,7 @@ async def test_nothing_of_a_call_but_its_name_is_in_an_event(w: World) -> None:
 
 def test_a_listener_has_to_be_callable() -> None:
     """And is refused at once otherwise."""
-    with pytest.raises(
-        TypeError, match="`listener` must be a plain function of the event, got 5"
-    ):
+    with pytest.raises(TypeError, match="plain function of the event, got 5"):
         RateLimiter(1).subscribe(5)  # type: ignore[arg-type]  # that is the point
 
 
