@@ -25,7 +25,15 @@ LAYERS = (
     "pipeline",
     "integrations",
 )
-FOUNDATION = {"_errors", "_call", "_events", "_clock", "_arguments", "_signature"}
+FOUNDATION = {
+    "_arguments",
+    "_call",
+    "_clock",
+    "_errors",
+    "_events",
+    "_signature",
+    "_warnings",
+}
 # What a policy is, and what several share.
 POLICY = {
     "_admission",

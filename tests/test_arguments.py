@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resilient._arguments import count, number, ratio, seconds
+from resilient._arguments import count, flag, number, plain, ratio, seconds
 
 
 class Seconds(float):
@@ -202,3 +202,26 @@ def test_whatever_passes_is_a_finite_time(value: object) -> None:
     else:
         assert not isinstance(value, bool)
         assert 0 <= duration < math.inf
+
+
+def test_a_switch_is_a_bool() -> None:
+    """A word or a number for it is a mistake, and most of them are true."""
+    assert flag("nested", True) is True
+    assert flag("nested", False) is False
+    with pytest.raises(TypeError) as caught:
+        flag("nested", "no")
+    assert "`nested` must be True or False, got 'no'" == str(caught.value)
+
+
+def test_a_function_that_nobody_awaits_is_plain() -> None:
+    """A coroutine function would be called and never run."""
+
+    async def later() -> None: ...
+
+    assert plain("key", len) is len
+    with pytest.raises(TypeError) as caught:
+        plain("key", later)
+    expected = "`key` must be a plain function, got a coroutine function"
+    assert expected == str(caught.value)
+    with pytest.raises(TypeError, match="`key` must be a function, got 3"):
+        plain("key", 3)

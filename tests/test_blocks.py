@@ -27,10 +27,12 @@ from resilient import (
     Timeout,
     TimeoutExceededError,
     Verdict,
+    _clock,
     constant,
     current_call,
     deadline_after,
 )
+from resilient.testing import virtual_time
 
 
 class _Either:
@@ -497,6 +499,48 @@ async def test_a_plain_with_works_in_an_async_loop(w: World) -> None:
 
 
 @in_async_colours
+async def test_a_wait_begins_with_the_next_turn_of_the_loop(w: World) -> None:
+    """What the caller does before it is under no limit of the wait's."""
+    numbers: list[int] = []
+    async for attempt in retry().attempts():
+        with attempt:
+            numbers.append(attempt.number)
+            if attempt.number == 1:
+                raise OSError
+        await w.sleep(5)
+    assert [1, 2] == numbers
+    assert 11.0 == w.now()
+
+
+@in_every_colour
+async def test_a_wait_may_take_no_time(w: World) -> None:
+    """In an async loop of plain blocks too."""
+    numbers: list[int] = []
+    async for attempt in _Loop(w, retry(delay=0)):
+        with attempt.block:
+            numbers.append(attempt.block.number)
+            if attempt.block.number < 3:
+                raise OSError
+    assert [1, 2, 3] == numbers
+    assert 0.0 == w.now()
+
+
+@in_async_colours
+async def test_a_policy_may_wait_before_the_first_attempt(w: World) -> None:
+    """For no time, too."""
+
+    class Waits(Policy):
+        async def around(self, proceed: Any, call: Any) -> Outcome:
+            await call.runtime.sleep(0)
+            await w.sleep(0)
+            return await proceed(call)  # type: ignore[no-any-return]
+
+    async for attempt in Waits().attempts():
+        async with attempt as call:
+            assert 1 == call.attempt
+
+
+@in_async_colours
 async def test_a_plain_with_in_an_async_loop_may_end_in_a_rejection(w: World) -> None:
     """It comes with the next turn, after the wait."""
     breaker = CircuitBreaker(consecutive_failures=1, open_for=60)
@@ -648,6 +692,80 @@ async def test_a_block_left_in_another_task_gives_its_permit_back(w: World) -> N
     assert [RuntimeError] == [type(one) for one in results]
     assert ELSEWHERE in str(results[0])
     assert (0, 0) == (breaker.statistics().calls, bulkhead.in_use)
+
+
+@in_async_colours
+async def test_attempts_go_on_where_they_began(w: World) -> None:
+    """In another task their limits would cancel the wrong one."""
+    bulkhead = Bulkhead(1)
+    attempts = Pipeline(retry(delay=0), bulkhead, Timeout(1)).attempts()
+
+    async def begin() -> None:
+        async with await anext(attempts):
+            raise OSError
+        assert 1 == bulkhead.in_use
+        if w.colour == "asyncio":
+            await w.sleep(100)
+
+    async def go_on() -> None:
+        await w.sleep(0.5)
+        with pytest.raises(RuntimeError, match="continued in another task or thread"):
+            await anext(attempts)
+        assert 0 == bulkhead.in_use
+        with pytest.raises(StopAsyncIteration):
+            await anext(attempts)
+
+    if w.colour == "asyncio":
+        assert [None, None] == await w.gather(begin, go_on)
+    else:
+        # NB: trio says itself that a scope was left open.
+        _, result = await w.gather(begin, go_on)
+        assert result is None
+
+
+def test_attempts_go_on_in_the_thread_they_began_in() -> None:
+    """The next block would be in another."""
+    bulkhead = Bulkhead(1)
+    attempts = Pipeline(retry(delay=0), bulkhead).attempts()
+
+    def begin() -> None:
+        with next(attempts):
+            raise OSError
+
+    with virtual_time():
+        thread = _clock.start_thread(begin, "first")
+        thread.join()
+        assert 1 == bulkhead.in_use
+        with pytest.raises(RuntimeError, match="continued in another task or thread"):
+            next(attempts)
+    assert 0 == bulkhead.in_use
+
+
+def test_attempts_need_a_task() -> None:
+    """Nothing is begun where nothing can be waited for."""
+    with pytest.raises(RuntimeError, match="no task of asyncio or trio"):
+        retry().attempts().__anext__().send(None)
+
+
+@pytest.mark.parametrize("spelling", ["guard", "attempts"])
+def test_a_sync_block_on_the_thread_of_a_loop_cannot_be_cut_short(
+    spelling: str,
+) -> None:
+    """Said at the line of the block, where a timeout is inside."""
+
+    async def main(policy: Policy[Any]) -> None:
+        if spelling == "guard":
+            with policy.guard():
+                pass
+        else:
+            for attempt in policy.attempts():
+                with attempt:
+                    pass
+
+    with pytest.warns(ResilientWarning, match="use `async with`") as said:
+        asyncio.run(main(Pipeline(Timeout(1), Bulkhead(1))))
+    assert [__file__] == [one.filename for one in said]
+    asyncio.run(main(Pipeline(Timeout(None), Bulkhead(1))))
 
 
 def test_a_sync_block_left_in_another_task_of_its_thread_is_noticed() -> None:

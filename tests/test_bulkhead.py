@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
@@ -26,6 +27,7 @@ from resilient import (
     Timeout,
     deadline_after,
 )
+from resilient._machines.slots import Slots
 from resilient._runtimes.sync import SYNC, SyncWaiter
 from resilient.testing import virtual_time
 
@@ -213,6 +215,7 @@ async def test_who_has_no_time_left_does_not_join_the_line(w: World) -> None:
     with pytest.raises(BulkheadFullError) as caught:
         await w.call(bulkhead, retried)
     assert 0.0 == caught.value.waited
+    assert caught.value.by_deadline
 
 
 class SlowAdmission(Bulkhead):
@@ -720,3 +723,156 @@ def test_threads_get_their_slots_in_the_order_they_came() -> None:
         for thread in threads:
             thread.join()
     assert [0, 1, 2] == order
+
+
+@in_async_colours
+async def test_a_rejection_tells_the_deadline_from_max_wait(w: World) -> None:
+    """Whether more time would have let the call wait on."""
+    for max_wait, seconds, expected in (
+        (None, 2, True),
+        (5, 2, True),
+        (2, 2, True),
+        (1, 2, False),
+        (1, None, False),
+        (0, 2, False),
+    ):
+        bulkhead = Bulkhead(1, max_queue=1, max_wait=max_wait)
+        found: list[bool] = []
+
+        async def wait(
+            bulkhead: Bulkhead = bulkhead,
+            seconds: float | None = seconds,
+            found: list[bool] = found,
+        ) -> None:
+            ticket = staying(w, bulkhead, 0)
+            await w.sleep(0.5)
+            with pytest.raises(BulkheadFullError) as caught:
+                if seconds is None:
+                    await ticket()
+                else:
+                    with deadline_after(seconds):
+                        await ticket()
+            found.append(caught.value.by_deadline)
+
+        await w.gather(staying(w, bulkhead, 9), wait)
+        assert ([expected], max_wait, seconds) == (found, max_wait, seconds)
+
+
+@in_async_colours
+async def test_shrinking_closes_no_circle(w: World) -> None:
+    """With fewer slots all who hold one may wait for each other: one cannot."""
+    bulkhead = Bulkhead(3, max_queue=10)
+
+    async def leaf() -> str:
+        return "ok"
+
+    async def outer() -> Any:
+        await w.sleep(1)
+        return await w.call(bulkhead, leaf)
+
+    async def call() -> Any:
+        return await w.call(bulkhead, outer)
+
+    async def resize() -> None:
+        await w.sleep(2)
+        bulkhead.resize(2)
+
+    async def resize_further() -> None:
+        await resize()
+        bulkhead.resize(1)
+
+    # With one slot nothing fits inside a call.
+    for shrink, expected in (
+        (resize, ["BulkheadFullError", "str"]),
+        (resize_further, ["BulkheadFullError"] * 2),
+    ):
+        bulkhead.resize(3)
+        results = await w.gather(call, call, staying(w, bulkhead, 3), shrink)
+        kinds = sorted(type(one).__name__ for one in results[:2])
+        assert expected == kinds
+        assert (0, 0) == (bulkhead.in_use, bulkhead.queued)
+
+
+class Collecting(Slots[Any]):
+    """A machine under which a garbage collection begins."""
+
+    def take(self) -> bool:
+        taken = super().take()
+        gc.collect()
+        return taken
+
+
+@pytest.mark.parametrize("queue", [0, 1])
+def test_a_collection_under_the_lock_cannot_hang(queue: int) -> None:
+    """It may close a lost call, whose slot is free before anybody is refused."""
+    bulkhead = Bulkhead(1, max_queue=queue)
+    bulkhead._slots = Collecting(1, queue)
+    seen: list[Any] = []
+
+    @bulkhead
+    def items() -> Iterator[int]:
+        yield 1
+
+    def lose() -> None:
+        lost = items()
+        next(lost)
+        box: list[Any] = [lost]
+        box.append(box)
+
+    def run() -> None:
+        lose()
+        seen.append(bulkhead.in_use)
+        seen.append(bulkhead.call(str, "ok"))
+        seen.append(bulkhead.in_use)
+
+    thread = threading.Thread(target=run, daemon=True)
+    gc.disable()
+    try:
+        thread.start()
+        thread.join(10)
+    finally:
+        gc.enable()
+    assert [1, "ok", 0] == seen
+
+
+def test_what_is_given_back_under_the_lock_serves_those_who_wait() -> None:
+    """And those who come next, as soon as the lock is free."""
+    bulkhead = Bulkhead(1, max_queue=2)
+    first, second, third = (Call(name, runtime=SYNC) for name in "abc")
+    permit = bulkhead.admit(first)
+    waits = [bulkhead.admit(second), bulkhead.admit(third)]
+    with bulkhead._lock:
+        bulkhead.settle(permit, None)
+        bulkhead.withdraw(waits[0])
+    assert third is bulkhead.readmit(waits[1], third)
+    with bulkhead._lock:
+        bulkhead.settle(third, None)
+    assert first is bulkhead.admit(first)
+    bulkhead.settle(first, None)
+    assert bulkhead.fresh()
+
+
+class ReturnsMeanwhile(Slots[Any]):
+    """A machine under which another call ends while it is asked."""
+
+    ends: Callable[[], None]
+
+    def release(self) -> list[Any]:
+        self.ends()
+        return super().release()
+
+
+def test_what_comes_back_during_a_return_is_taken_too() -> None:
+    """Nobody has to come for it."""
+    bulkhead = Bulkhead(2)
+    one, other = Call("one"), Call("other")
+    machine = bulkhead._slots = ReturnsMeanwhile(2, 0)
+    permits = [bulkhead.admit(one), bulkhead.admit(other)]
+
+    def end() -> None:
+        if permits:
+            bulkhead.settle(permits.pop(), None)
+
+    machine.ends = end
+    bulkhead.settle(permits.pop(0), None)
+    assert 0 == bulkhead.in_use

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 from datetime import timedelta
 from typing import Any
 
@@ -164,6 +165,25 @@ def test_settling_reaches_every_booking_of_the_attempt() -> None:
     assert [{"tokens": 812}, {"tokens": 812}] == settled
 
 
+def test_a_unit_that_nobody_counts_is_a_mistake() -> None:
+    """What is counted is booked all the same; without limits nothing is."""
+    settled: list[Any] = []
+
+    class Booked:
+        def settle(self, costs: Any) -> set[str]:
+            settled.append(costs)
+            return {"tokens"}
+
+    call = Call("ask")
+    call.settle(token=1)
+    with pytest.raises(ValueError, match="`tokens` must be >= 0, got -1"):
+        call.settle(tokens=-1)
+    call.bookings = {1: Booked()}
+    with pytest.raises(ValueError, match="counts `token`; they count tokens"):
+        call.settle(token=812, tokens=3)
+    assert [{"token": 812, "tokens": 3}] == settled
+
+
 # --- deadlines --------------------------------------------------------------------
 
 
@@ -194,6 +214,19 @@ async def test_deadline_after_tells_the_time_that_is_left(w: World) -> None:
         await w.sleep(2)
         assert 0.0 == remaining()
     assert current_deadline() is None
+
+
+@in_every_colour
+async def test_a_deadline_is_for_one_block_at_a_time(w: World) -> None:
+    """One after the other is fine; one inside itself would lose a deadline."""
+    block = deadline_after(3)
+    for _ in range(2):
+        with block:
+            with pytest.raises(RuntimeError, match="for one block at a time"):
+                with block:
+                    raise AssertionError("not reached")
+            assert 3.0 == remaining()
+        assert remaining() is None
 
 
 @in_every_colour
@@ -382,11 +415,26 @@ def test_a_function_answers_in_three_ways(
     assert retry_after == outcome.retry_after
 
 
+async def _answers(outcome: Outcome) -> bool:
+    return True
+
+
+class _Answers:
+    async def __call__(self, outcome: Outcome) -> bool:
+        return True
+
+
 @pytest.mark.parametrize("answer", [None, "yes", float("nan"), -1])
 def test_any_other_answer_is_a_bug_in_the_function(answer: Any) -> None:
     """It reaches the caller."""
     with pytest.raises((TypeError, ValueError), match="`on` must"):
         verdict_of("on", answer, Outcome())
+
+
+def test_an_answer_is_told_by_its_type_alone() -> None:
+    """It may be the result of the call, and that may be secret."""
+    with pytest.raises(TypeError, match=r"seconds, got str$"):
+        verdict_of("on_result", "hunter2", Outcome())
 
 
 def test_types_and_a_function_together() -> None:
@@ -420,6 +468,9 @@ def test_nothing_said_is_no_judge() -> None:
         ((OSError, 3), "`on` must be exception types or a function of the outcome"),
         ((bool, print), "must list subclasses of Exception, got bool"),
         ((print, repr), "`on` must be one function, got 2"),
+        (_answers, "plain function of the outcome, got the coroutine function _ans"),
+        (functools.partial(_answers), "plain function of the outcome"),
+        (_Answers(), "plain function of the outcome"),
     ],
 )
 def test_a_condition_is_checked(condition: Any, text: str) -> None:
@@ -461,3 +512,21 @@ def test_held_permits_of_work_that_goes_on_stay() -> None:
         held.append(seen.append)
         held.discard()
     assert [None] == seen
+
+
+def test_one_release_that_fails_keeps_nobody_from_theirs() -> None:
+    """The first error is raised when everything has been given back."""
+    held, seen = Held(), list[Any]()
+
+    def fail(outcome: Outcome | None) -> None:
+        seen.append("failed")
+        raise ZeroDivisionError(len(seen))
+
+    held.append(fail)
+    held.append(seen.append)
+    held.append(fail)
+    with pytest.raises(ZeroDivisionError, match="1"):
+        held.end(None)
+    assert ["failed", None, "failed"] == seen
+    held.end(None)
+    assert 3 == len(seen)

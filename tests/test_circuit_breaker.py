@@ -16,6 +16,7 @@ from tests.colours import World, in_async_colours, in_every_colour, in_sync
 from resilient import (
     Bulkhead,
     BulkheadFullError,
+    Call,
     CallRejected,
     CircuitBreaker,
     CircuitChanged,
@@ -33,6 +34,7 @@ from resilient import (
     calls,
     constant,
 )
+from resilient._machines.circuit import Circuit
 from resilient.testing import virtual_time
 
 CLOSED, OPEN, HALF_OPEN = (
@@ -942,3 +944,115 @@ async def test_the_wait_is_known_when_a_lost_probe_reopens_the_circuit(
         with pytest.raises(CircuitOpenError) as caught:
             breaker.call(fails)
     assert 20.0 == caught.value.retry_after
+
+
+@in_every_colour
+async def test_ctrl_c_in_a_listener_gives_the_probe_back(w: World) -> None:
+    """The next call may probe."""
+    for slow in (None, 5):
+        breaker = CircuitBreaker(
+            consecutive_failures=1,
+            half_open_calls=1,
+            open_for=1,
+            slow_call_duration=slow,
+        )
+        await failing(w, breaker)
+        await w.sleep(1)
+
+        def interrupt(event: Event) -> None:
+            raise KeyboardInterrupt
+
+        unsubscribe = breaker.subscribe(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            await w.call(breaker, succeed)
+        unsubscribe()
+        assert HALF_OPEN is breaker.state
+        assert 0 == breaker.statistics().in_flight_probes
+        assert "ok" == await w.call(breaker, succeed)
+        assert CLOSED is breaker.state
+
+
+def test_ctrl_c_as_the_circuit_opens_again_has_no_probe_to_give_back() -> None:
+    """A refusal holds nothing."""
+    with virtual_time() as clock:
+        breaker = CircuitBreaker(
+            consecutive_failures=1, half_open_calls=1, open_for=1, probe_timeout=2
+        )
+        with pytest.raises(OSError, match="^$"):
+            breaker.call(_raise)
+        clock.advance(1)
+        breaker.admit(Call("lost"))
+        clock.advance(2)
+
+        def interrupt(event: Event) -> None:
+            raise KeyboardInterrupt
+
+        breaker.subscribe(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            breaker.admit(Call("refused"))
+        assert OPEN is breaker.state
+
+
+def _raise() -> None:
+    raise OSError
+
+
+def test_a_probe_given_back_under_the_lock_is_there_for_the_next() -> None:
+    """The thread that closes a lost call may be the one that has the lock."""
+    with virtual_time() as clock:
+        breaker = CircuitBreaker(consecutive_failures=1, half_open_calls=1, open_for=1)
+        with pytest.raises(OSError, match="^$"):
+            breaker.call(_raise)
+        clock.advance(1)
+        probe = breaker.admit(Call("lost"))
+        with breaker._lock:
+            breaker.settle(probe, None)
+        probe = breaker.admit(Call("next"))
+        assert not isinstance(probe, CircuitOpenError)
+        with breaker._lock:
+            breaker.settle(probe, Outcome("ok"))
+            assert HALF_OPEN is breaker.state
+        assert 0 == breaker.statistics().in_flight_probes
+        assert CLOSED is breaker.state
+
+
+def test_what_comes_back_while_the_machine_is_asked_is_taken_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A garbage collection may close lost calls at any moment."""
+    with virtual_time() as clock:
+        breaker = CircuitBreaker(consecutive_failures=1, half_open_calls=2, open_for=1)
+        with pytest.raises(OSError, match="^$"):
+            breaker.call(_raise)
+        clock.advance(1)
+        lost = [breaker.admit(Call("lost"))]
+        admit, settle = Circuit.admit, Circuit.settle
+
+        def interrupted_admit(*args: Any) -> Any:
+            if lost:
+                breaker.settle(lost.pop(), None)
+            return admit(*args)
+
+        def interrupted_settle(*args: Any) -> Any:
+            if lost:
+                breaker.settle(lost.pop(), None)
+            return settle(*args)
+
+        monkeypatch.setattr(Circuit, "admit", interrupted_admit)
+        monkeypatch.setattr(Circuit, "settle", interrupted_settle)
+        probe = breaker.admit(Call("next"))
+        assert 1 == breaker.statistics().in_flight_probes
+        lost.append(breaker.admit(Call("lost")))
+        breaker.settle(probe, None)
+        assert 0 == breaker.statistics().in_flight_probes
+
+
+def test_an_async_open_for_is_refused() -> None:
+    """It would be a coroutine that nobody awaits."""
+
+    async def open_for(openings: int) -> float:
+        raise AssertionError("it was called")
+
+    function: Any = open_for
+    with pytest.raises(TypeError, match="`open_for` must be a plain function, got an"):
+        CircuitBreaker(open_for=function)

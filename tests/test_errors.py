@@ -130,3 +130,18 @@ def test_rejections_say_who_and_when() -> None:
 def test_a_repr_shows_what_it_was_made_of() -> None:
     """As that of every exception does."""
     assert "RateLimitedError('api', 0.5, 0.0)" == repr(RateLimitedError("api", 0.5))
+
+
+@every_error
+def test_whether_the_deadline_was_to_blame_survives_pickling(
+    error: ResilientError, text: str
+) -> None:
+    """A class says no by default, an error may say yes."""
+    if isinstance(error, RejectedError):
+        assert isinstance(error, DeadlineExceededError) == error.by_deadline
+        for copied in COPIES:
+            late = copy.copy(error)
+            late.by_deadline = True
+            again = copied(late)
+            assert isinstance(again, RejectedError)
+            assert again.by_deadline

@@ -27,7 +27,7 @@ from resilient import (
     deadline_after,
     remaining,
 )
-from resilient.testing import off
+from resilient.testing import off, virtual_time
 
 GenFunction = Callable[..., AsyncIterator[Any]]
 
@@ -178,6 +178,23 @@ async def test_a_first_item_may_be_refused(w: World) -> None:
     assert [3] == await collect(Stream(w, Pipeline(retry, bulkhead), warms_up))
     assert [1, 2, 3] == closed
     assert 0 == bulkhead.in_use
+
+
+def test_a_refused_stream_is_closed_before_its_slot_goes_back() -> None:
+    """A slot is what its stream may use: two would be open at once."""
+    seen: list[Any] = []
+    bulkhead = Bulkhead(1)
+
+    def warms_up() -> Iterator[int]:
+        try:
+            yield len(seen)
+        finally:
+            seen.append(bulkhead.in_use)
+
+    retry = Retry(on_result=lambda item: item < 1, backoff=constant(3))
+    with virtual_time():
+        assert [1] == list(Pipeline(retry, bulkhead)(warms_up)())
+    assert [1, 1] == seen
 
 
 @in_every_colour

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import threading
 import tracemalloc
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour
@@ -461,10 +461,10 @@ async def test_it_stands_in_a_pipeline(w: World) -> None:
 @pytest.mark.parametrize(
     ("factory", "limit"),
     [
-        (lambda key: RateLimiter(10, per=60, max_wait=1), 450),
-        (lambda key: RateLimiter(10, per=60, cost=2, name="api"), 450),
+        (lambda key: RateLimiter(10, per=60, max_wait=1), 510),
+        (lambda key: RateLimiter(10, per=60, cost=2, name="api"), 510),
         (lambda key: CircuitBreaker(), 1500),
-        (lambda key: Bulkhead(10), 500),
+        (lambda key: Bulkhead(10), 540),
     ],
     ids=["limiter", "costly limiter", "breaker", "bulkhead"],
 )
@@ -491,3 +491,85 @@ def test_a_key_takes_little_memory(
     finally:
         tracemalloc.stop()
     assert (after - before) / 2_000 <= limit
+
+
+class Odd(Policy[Any]):
+    """A policy that cannot say whether it is as good as new."""
+
+    async def around(self, proceed: Any, call: Any) -> Any:
+        return await proceed(call)
+
+    def fresh(self) -> bool:
+        raise ZeroDivisionError
+
+
+@in_every_colour
+async def test_a_key_whose_coming_fails_is_not_in_use(w: World) -> None:
+    """Whether a listener was interrupted or a policy cannot be asked."""
+    hosts = PerKey[Any](lambda key: Bulkhead(1), key=by_host, max_keys=1)
+
+    def interrupt(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    hosts.subscribe(interrupt)
+    await w.call(hosts, visit, "a")
+    with pytest.raises(KeyboardInterrupt):
+        await w.call(hosts, visit, "b")
+    assert {} == hosts._inside
+    hosts = PerKey(lambda key: Odd(), key=by_host, max_keys=1)
+    await w.call(hosts, visit, "a")
+    with pytest.raises(ZeroDivisionError):
+        await w.call(hosts, visit, "b")
+    with pytest.raises(ZeroDivisionError):
+        hosts["c"]
+    assert {} == hosts._inside
+
+
+def test_a_call_that_ends_under_the_lock_is_out_of_use() -> None:
+    """The thread that closes a lost call may be the one that has the lock."""
+    hosts = PerKey[Any](limiter, key=by_host)
+
+    @hosts
+    def items(host: str) -> Iterator[int]:
+        yield 1
+
+    class Interrupting(dict[Any, Any]):
+        lost: ClassVar[list[Any]] = []
+
+        def pop(self, *args: Any) -> Any:
+            if self.lost:
+                self.lost.pop().close()
+            return super().pop(*args)
+
+        def __delitem__(self, key: Any) -> None:
+            if self.lost:
+                self.lost.pop().close()
+            super().__delitem__(key)
+
+    hosts = PerKey(lambda key: Bulkhead(2), key=by_host)
+    items = hosts(items.__wrapped__)  # type: ignore[attr-defined]
+    hosts._policies = Interrupting(hosts._policies)
+    hosts._inside = Interrupting(hosts._inside)
+    for host in "ab":
+        lost = items(host)
+        next(lost)
+        Interrupting.lost.append(lost)
+        del lost
+        if host == "a":
+            hosts["a"]
+            assert {} == hosts._inside
+    assert {"b": 1} == hosts._inside
+    hosts.call(by_host, "c")
+    assert {} == hosts._inside
+
+
+def test_async_functions_are_refused() -> None:
+    """They would be coroutines that nobody awaits."""
+
+    async def function(key: object) -> Any:
+        raise AssertionError("it was called")
+
+    with pytest.raises(TypeError, match="`factory` must be a plain function, got an"):
+        PerKey(function)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="`key` must be a plain function, got an"):
+        PerKey(limiter, key=function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from tests.colours import World, in_every_colour
 
 from resilient import (
     Bulkhead,
+    BulkheadFullError,
     CircuitBreaker,
     Event,
     Fallback,
@@ -339,6 +341,25 @@ async def test_an_outer_timeout_ends_what_an_inner_one_retries(w: World) -> None
 # --- names, copies, events, reset -------------------------------------------------
 
 
+@in_every_colour
+async def test_a_pipelines_name_is_that_of_its_policies(w: World) -> None:
+    """In errors, where they have none of their own."""
+
+    async def work() -> None:
+        await w.call(pipeline, work)
+
+    inner: Policy[Any]
+    for inner, whole, name in (
+        (Bulkhead(1), "pay", "pay"),
+        (Bulkhead(1, name="own"), "pay", "own"),
+        (Bulkhead(1), None, "work"),
+    ):
+        pipeline = Pipeline(inner, name=whole)
+        with pytest.raises(BulkheadFullError) as caught:
+            await w.call(pipeline, work)
+        assert name == caught.value.policy
+
+
 def test_a_repr_reads_like_the_call_that_made_it() -> None:
     """Defaults are left out, places are kept."""
 
@@ -359,6 +380,8 @@ def test_a_repr_reads_like_the_call_that_made_it() -> None:
     assert "Pipeline(Timeout(5.0), classify=OSError, name='shop')" == repr(
         Pipeline(Timeout(5), classify=OSError, name="shop")
     )
+    secretive = functools.partial(classify, "secret")
+    assert "Odd(third=classify)" == repr(Odd(third=secretive))
     assert "Retry(OSError, attempts=5)" == repr(Retry(OSError, attempts=5))
 
 

@@ -20,6 +20,7 @@ from resilient import (
     Event,
     Outcome,
     Pipeline,
+    RateLimiter,
     RejectedError,
     ResilientWarning,
     RetriesExhausted,
@@ -991,3 +992,64 @@ def test_waits_repeat_with_the_seed() -> None:
 
     assert 1 == len({waits(colour, 7) for colour in ("sync", "asyncio", "trio")})
     assert waits("sync", 7) != waits("sync", 8)
+
+
+@in_every_colour
+async def test_a_wait_that_the_deadline_refuses_leaves_the_last_real_error(
+    w: World,
+) -> None:
+    """The attempt was not made; that there was no time for it is in the note."""
+    fails = ValueError("real")
+
+    async def body() -> None:
+        raise fails
+
+    pipeline = Pipeline(
+        Timeout(3),
+        Retry(ValueError, backoff=constant(0)),
+        RateLimiter(1, per=10, max_wait=None),
+    )
+    with pytest.raises(ValueError, match="real") as caught:
+        await w.call(pipeline, body)
+    assert fails is caught.value
+    expected = ["resilient: 1 attempt in 0 s; stopped: deadline"]
+    assert expected == caught.value.__notes__
+
+
+@in_every_colour
+async def test_a_rejection_between_attempts_has_the_last_error_as_context(
+    w: World,
+) -> None:
+    """Whoever reads why the breaker refused sees what had gone before."""
+    fails = ValueError("real")
+
+    async def body() -> None:
+        raise fails
+
+    pipeline = Pipeline(
+        Retry(ValueError, backoff=constant(0)), CircuitBreaker(consecutive_failures=1)
+    )
+    with pytest.raises(CircuitOpenError) as caught:
+        await w.call(pipeline, body)
+    assert fails is caught.value.__context__
+
+
+@in_sync
+async def test_only_successes_feed_the_budget(w: World) -> None:
+    """An error is none, also where nothing says to retry on it."""
+    budget = RetryBudget(1, 5, 0)
+    budget.withdraw(5)
+    answers: list[Exception | None] = [KeyError(), OSError(), None]
+
+    def body() -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+
+    retry = Retry(ValueError, on_result=lambda value: False, budget=budget)
+    for _ in range(2):
+        with pytest.raises((KeyError, OSError)):
+            retry.call(body)
+    assert 0.0 == budget.balance
+    retry.call(body)
+    assert 1.0 == budget.balance

@@ -26,8 +26,9 @@ from resilient import (
     _runtimes,
     constant,
 )
+from resilient._edge import suspend
+from resilient._runtimes import PAUSE, current_runtime
 from resilient._runtimes import asyncio as asyncio_runtime
-from resilient._runtimes import current_runtime
 from resilient._runtimes import sync as sync_runtime
 from resilient._runtimes import trio as trio_runtime
 from resilient._runtimes.asyncio import ASYNCIO
@@ -41,6 +42,17 @@ def run_now(coroutine: Coroutine[Any, Any, Any]) -> Any:
     with pytest.raises(StopIteration) as stop:
         coroutine.send(None)
     return stop.value.value
+
+
+async def driven(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Await a verb as an edge does: go on at each pause."""
+    answer: Any = None
+    while True:
+        try:
+            request = coroutine.send(answer)
+        except StopIteration as stop:
+            return stop.value
+        answer = None if request is PAUSE else await suspend(request)
 
 
 # -- Which one runs here
@@ -126,11 +138,11 @@ def test_a_wake_before_the_wait_is_not_lost() -> None:
         waiter = runtime.waiter(Call("x"))
         assert waiter.wake()
         assert waiter.wake()
-        assert await runtime.park(waiter, 5.0)
-        assert not await runtime.park(waiter, 5.0)
+        assert await driven(runtime.park(waiter, 5.0))
+        assert not await driven(runtime.park(waiter, 5.0))
         assert 5.0 == _clock.now()
         assert waiter.wake()
-        assert await runtime.park(waiter, None)
+        assert await driven(runtime.park(waiter, None))
         assert 5.0 == _clock.now()
 
     in_every_loop(body)
@@ -141,13 +153,13 @@ def test_a_wait_ends_when_its_time_is_up() -> None:
 
     async def body(runtime: Any) -> None:
         waiter = runtime.waiter(Call("x"))
-        assert not await runtime.park(waiter, 2.0)
+        assert not await driven(runtime.park(waiter, 2.0))
         assert 2.0 == _clock.now()
-        assert not await runtime.park(waiter, 1.0)
+        assert not await driven(runtime.park(waiter, 1.0))
         assert 2.0 == _clock.now()
-        await runtime.sleep(3.0)
+        await driven(runtime.sleep(3.0))
         assert 5.0 == _clock.now()
-        await runtime.sleep(0)
+        await driven(runtime.sleep(0))
 
     in_every_loop(body)
 
@@ -159,7 +171,7 @@ def test_a_thread_may_wake_any_waiter() -> None:
         waiter = runtime.waiter(Call("x"))
         woken: list[bool] = []
         thread = _clock.start_thread(lambda: woken.append(waiter.wake()), "waker")
-        assert await runtime.park(waiter, None)
+        assert await driven(runtime.park(waiter, None))
         thread.join()
         assert [True] == woken
 
@@ -172,11 +184,11 @@ def test_a_task_of_the_same_loop_may_wake() -> None:
     async def on_asyncio() -> None:
         waiter = ASYNCIO.waiter(Call("x"))
         asyncio.get_running_loop().call_later(1, waiter.wake)
-        assert await ASYNCIO.park(waiter, 9.0)
+        assert await driven(ASYNCIO.park(waiter, 9.0))
         assert 1.0 == _clock.now()
         asyncio.get_running_loop().call_later(1, waiter.wake)
         asyncio.get_running_loop().call_later(1, waiter.wake)
-        assert await ASYNCIO.park(waiter, None)
+        assert await driven(ASYNCIO.park(waiter, None))
 
     async def on_trio() -> None:
         waiter = TRIO.waiter(Call("x"))
@@ -187,7 +199,7 @@ def test_a_task_of_the_same_loop_may_wake() -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wake)
-            assert await TRIO.park(waiter, 9.0)
+            assert await driven(TRIO.park(waiter, 9.0))
         assert 1.0 == _clock.now()
 
     virtual_time.run(on_asyncio, backend="asyncio")
@@ -211,7 +223,7 @@ def test_a_task_of_another_loop_may_wake() -> None:
     async def main() -> None:
         waiter = TRIO.waiter(Call("x"))
         await trio.to_thread.run_sync(trio.run, wakes, waiter)
-        assert await TRIO.park(waiter, None)
+        assert await driven(TRIO.park(waiter, None))
 
     trio.run(main)
 
@@ -232,7 +244,7 @@ def test_a_wake_and_the_end_of_time_at_once() -> None:
         loop = asyncio.get_running_loop()
         waiter = ASYNCIO.waiter(Call("x"))
         loop.call_later(1, asyncio_runtime._expire, loop.create_future())
-        task = asyncio.create_task(ASYNCIO.park(waiter, 5.0))
+        task = asyncio.create_task(driven(ASYNCIO.park(waiter, 5.0)))
         await asyncio.sleep(0)
         future = waiter.future
         assert future is not None
@@ -240,7 +252,7 @@ def test_a_wake_and_the_end_of_time_at_once() -> None:
         waiter.wake()
         asyncio_runtime._expire(future)
         assert not await task
-        assert await ASYNCIO.park(waiter, 5.0)
+        assert await driven(ASYNCIO.park(waiter, 5.0))
 
     virtual_time.run(main, backend="asyncio")
 
@@ -253,7 +265,7 @@ def test_instant_waits_move_the_clock_forward() -> None:
 
     async def body(runtime: Any) -> None:
         before = _clock.now()
-        await runtime.sleep(3600)
+        await driven(runtime.sleep(3600))
         assert _clock.now() - before >= 3600
 
     with instant():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import gc
 import inspect
+import sys
 import types
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,7 +30,9 @@ from resilient import (
     Timeout,
     constant,
 )
-from resilient._edge import RUN, colour_of
+from resilient import _call as resilient_call
+from resilient._edge import RUN, colour_of, suspend
+from resilient._runtimes.sync import SYNC
 from resilient.testing import off
 
 ALONE: list[Callable[[], Policy[Any]]] = [
@@ -642,3 +646,96 @@ def test_a_function_run_elsewhere_is_held_to_the_same() -> None:
 def test_the_requests_of_the_edge_have_names() -> None:
     """A debugger that stops at one shows what is asked for."""
     assert "RUN" == repr(RUN)
+
+
+def test_a_partial_does_not_show_its_arguments() -> None:
+    """They may be secret."""
+
+    def login(password: str) -> None:
+        raise AssertionError("not called")
+
+    partial: Any = functools.partial(login, password="hunter2")
+    with pytest.raises(TypeError, match="takes coroutine functions, login is a plain"):
+        Bulkhead(1).acall(partial).send(None)
+
+
+def test_an_answer_is_not_asked_what_it_is() -> None:
+    """A proxy has every attribute, or fails to have it; its type knows."""
+
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError("not asked")
+
+    proxy = Proxy()
+    assert proxy is Bulkhead(1).call(lambda: proxy)
+
+
+def test_an_interrupt_in_our_own_frame_gives_the_permit_back() -> None:
+    """While its traceback is still alive."""
+    bulkhead = Bulkhead(1)
+    call = bulkhead(lambda: 1)
+
+    def trace(frame: types.FrameType, event: str, arg: Any) -> Any:
+        if event == "line" and bulkhead.in_use and frame.f_code is call.__code__:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    with pytest.raises(KeyboardInterrupt):
+        sys.settrace(trace)
+        try:
+            call()
+        finally:
+            sys.settrace(before)
+    assert 0 == bulkhead.in_use
+
+
+@pytest.mark.parametrize("spelling", ["acall", "guard", "attempts", "generator"])
+def test_a_pending_call_may_be_collected_in_a_cycle(
+    spelling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its coroutines the collector closes first."""
+    bulkhead = Bulkhead(100)
+    noise: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", noise.append)
+
+    async def stuck() -> None:
+        await suspend("a request")
+
+    @bulkhead
+    async def items() -> AsyncIterator[int]:
+        await stuck()
+        yield 1
+
+    async def call(cycle: list[Any]) -> None:
+        if spelling == "acall":
+            await bulkhead.acall(stuck)
+        elif spelling == "guard":
+            async with bulkhead.guard():
+                await stuck()
+        elif spelling == "attempts":
+            async for attempt in bulkhead.attempts():
+                async with attempt:
+                    await stuck()
+        else:
+            await anext(items())
+
+    def abandon() -> None:
+        cycle: list[Any] = []
+        cycle.append(call(cycle))
+        context = contextvars.copy_context()
+        cycle.append(context)
+        context.run(cycle[0].send, None)
+
+    monkeypatch.setattr(resilient_call, "current_runtime", lambda call: SYNC)
+    gc.disable()
+    try:
+        for _ in range(20):
+            abandon()
+        assert 20 == bulkhead.in_use
+    finally:
+        gc.enable()
+    gc.collect()
+    assert [] == noise
+    assert 0 == bulkhead.in_use

@@ -36,6 +36,7 @@ from resilient import (
     deadline_after,
     remaining,
 )
+from resilient._threads import Crew
 from resilient.testing import virtual_time
 
 
@@ -1189,3 +1190,33 @@ def test_its_repr_reads_like_the_call_that_made_it() -> None:
     assert "Timeout(1.0, abandon=True)" == repr(Timeout(1, abandon=True))
     assert 0 == Timeout(1).abandoned
     assert Timeout(1).fresh()
+
+
+def test_a_place_is_counted_once_when_the_start_of_a_thread_is_interrupted() -> None:
+    """Ctrl-C may come before or after the thread has begun."""
+    ran: list[str] = []
+    for begins in (False, True):
+        crew = Crew(1)
+        threads: list[Callable[[], None]] = []
+
+        def start(
+            target: Callable[[], None],
+            name: str,
+            begins: bool = begins,
+            threads: list[Callable[[], None]] = threads,
+        ) -> threading.Thread:
+            threads.append(target)
+            if begins:
+                target()
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_clock, "start_thread", start)
+            with pytest.raises(KeyboardInterrupt):
+                crew.begin("f", ran.append, ("ran",), {})
+        if not begins:
+            # It begins after all, when nobody wants it any more.
+            threads[0]()
+        assert 0 == crew.running
+        assert 0 == crew.abandoned
+    assert ["ran"] == ran

@@ -26,7 +26,7 @@ import trio.testing
 from anyio._core._eventloop import get_async_backend
 from trio._core import _run
 
-from resilient import _clock, _edge, _policy, retry
+from resilient import RetryBudget, _clock, _edge, _policy, retry
 from resilient.testing import (
     VirtualClock,
     VirtualTimeError,
@@ -1125,6 +1125,14 @@ def test_reset_all_finds_every_policy() -> None:
 
     assert isinstance(proxy, Noted)
     assert sorted(policies, key=id) == sorted(log, key=id)
+
+
+def test_reset_all_fills_shared_budgets() -> None:
+    """A budget that several share belongs to none of them, and to the test."""
+    budget = RetryBudget(0, 5, 0)
+    budget.withdraw(5)
+    reset_all()
+    assert budget.balance == 5.0
 
 
 # --- the real clock ---------------------------------------------------------------

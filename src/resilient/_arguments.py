@@ -16,10 +16,14 @@ Ground rules:
 
 from __future__ import annotations
 
+import inspect
 import math
 from datetime import timedelta
+from typing import TypeVar
 
-__all__ = ["count", "number", "ratio", "seconds"]
+__all__ = ["count", "flag", "number", "plain", "ratio", "seconds"]
+
+T = TypeVar("T")
 
 
 def seconds(
@@ -101,6 +105,30 @@ def number(
     if checked == math.inf:
         raise ValueError(f"`{name}` must be finite, got {value!r}")
     return checked
+
+
+def flag(name: str, value: object) -> bool:
+    """Return a switch.
+
+    Raises:
+        TypeError: The value is not a `bool`; "no" would be true.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}")
+    return value
+
+
+def plain(name: str, value: T) -> T:
+    """Return a function that is called in passing, where nobody can await.
+
+    Raises:
+        TypeError: The value is not callable, or a coroutine function.
+    """
+    if not callable(value):
+        raise TypeError(f"`{name}` must be a function, got {value!r}")
+    if inspect.iscoroutinefunction(value):
+        raise TypeError(f"`{name}` must be a plain function, got a coroutine function")
+    return value
 
 
 def _real(name: str, value: object, rule: str) -> float:

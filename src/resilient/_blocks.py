@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from resilient._call import Call, current
 from resilient._edge import DONE, RUN, Drive, strip
 from resilient._errors import ResilientWarning
-from resilient._runtimes.sync import SYNC
+from resilient._runtimes import Mark
+from resilient._runtimes.sync import SYNC, loop_runs_here
+from resilient._warnings import warn
 
 if TYPE_CHECKING:
     from resilient._policy import Policy
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+BLOCK = Mark("BLOCK")
+"""Where the policies of a loop stand while a block is due or runs."""
 
 
 def _frameless(method: Callable[P, T]) -> Callable[P, T]:
@@ -59,6 +64,14 @@ def _aframeless(
     return stripped
 
 
+def _is_here(call: Call, place: object) -> bool:
+    try:
+        return call.runtime.place() == place
+    except RuntimeError:
+        # No task at all.
+        return False
+
+
 class _Stay:
     """A block's stay: it holds the one context variable while it runs."""
 
@@ -75,17 +88,26 @@ class _Stay:
         Raises:
             RuntimeError: This is another task or thread than it began in.
         """
+        here = _is_here(self.call, self.place)
         try:
-            here = self.call.runtime.place() == self.place
             current.reset(self.token)
-        except (RuntimeError, ValueError):
-            # No task at all, or another context.
+        except ValueError:
+            # Another context.
             here = False
         if not here:
             raise RuntimeError(
                 "a block of a policy was left in another task or thread than it"
                 " was entered in; its permits were given back undecided"
             )
+
+
+def _warn_if_deaf(policy: Policy[Any]) -> None:
+    """Warn of a synchronous block that only an async one could cut short."""
+    if loop_runs_here() and policy.interrupts:
+        warn(
+            f"{policy.label!r} cannot interrupt a synchronous block: use"
+            " `async with` (`async for`) on a thread that runs an event loop"
+        )
 
 
 def _call_of(policy: Policy[Any], runtime: Runtime | None, key: Any) -> Call:
@@ -135,6 +157,7 @@ class Guard:
 
     @_frameless
     def __enter__(self) -> Call:
+        _warn_if_deaf(self._policy)
         drive = self._open(SYNC)
         return self._enter(drive, drive.in_sync(drive.begin()))
 
@@ -145,7 +168,7 @@ class Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> Literal[False]:
-        drive = self._leave()
+        drive = self._leave(error)
         try:
             standstill = drive.in_sync(drive.ended(error, drive.call.result))
         except BaseException as raised:
@@ -164,7 +187,7 @@ class Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> Literal[False]:
-        drive = self._leave()
+        drive = self._leave(error)
         try:
             ended = drive.ended(error, drive.call.result)
             standstill = await drive.forward(ended)
@@ -186,13 +209,15 @@ class Guard:
         self._stay = _Stay(drive.call)
         return drive.call
 
-    def _leave(self) -> Drive:
+    def _leave(self, error: BaseException | None) -> Drive:
         assert self._drive is not None
         try:
             self._stay.leave()
         except RuntimeError:
             self._drive.close()
-            raise
+            # NB: the collector leaves blocks wherever it runs.
+            if not isinstance(error, GeneratorExit):
+                raise
         return self._drive
 
     def _exit(
@@ -251,7 +276,7 @@ class Attempt:
         trace: TracebackType | None,
     ) -> bool:
         loop = self._loop
-        self._leave()
+        self._leave(error)
         try:
             loop.ended(error)
             if loop.drive.call.runtime is SYNC:
@@ -273,7 +298,7 @@ class Attempt:
         trace: TracebackType | None,
     ) -> bool:
         loop = self._loop
-        self._leave()
+        self._leave(error)
         try:
             loop.ended(error)
             loop.standstill = await loop.drive.forward(loop.standstill)
@@ -282,25 +307,28 @@ class Attempt:
             return _unwinds(raised, error)
         return loop.left(error)
 
-    def _leave(self) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         loop = self._loop
         try:
             self._stay.leave()
         except RuntimeError:
             loop.standstill = DONE
             loop.drive.close()
-            raise
+            if not isinstance(error, GeneratorExit):
+                raise
 
 
 class _Loop:
     """What the attempts of one loop share."""
 
-    __slots__ = ("drive", "due", "lost", "standstill", "turn")
+    __slots__ = ("drive", "due", "lost", "place", "standstill", "turn")
 
-    def __init__(self, drive: Drive) -> None:
+    def __init__(self, drive: Drive, place: object) -> None:
         self.drive: Drive = drive
-        # Where the policies stand; None while a block is due or runs.
-        self.standstill: object = None
+        # The task or thread that the loop runs in.
+        self.place = place
+        # Where the policies stand.
+        self.standstill: object = BLOCK
         # Whether an attempt was handed out and not entered yet.
         self.due: bool = False
         # How many were.
@@ -352,8 +380,10 @@ class Attempts:
     def __next__(self) -> Attempt:
         loop = self._loop
         if loop is None:
+            _warn_if_deaf(self._policy)
             loop = self._open(SYNC)
             loop.standstill = loop.drive.in_sync(loop.drive.begin())
+        self._resumes(loop)
         return self._next(loop, StopIteration)
 
     @_aframeless
@@ -362,7 +392,7 @@ class Attempts:
         if loop is None:
             loop = self._open(None)
             loop.standstill = loop.drive.begin()
-        if loop.standstill is not None:
+        if self._resumes(loop):
             try:
                 loop.standstill = await loop.drive.forward(loop.standstill)
             except BaseException:
@@ -372,14 +402,32 @@ class Attempts:
 
     def _open(self, runtime: Runtime | None) -> _Loop:
         call = _call_of(self._policy, runtime, self._key)
-        self._loop = _Loop(Drive(self._policy, call))
+        place = call.runtime.place()
+        self._loop = _Loop(Drive(self._policy, call), place)
         return self._loop
 
+    def _resumes(self, loop: _Loop) -> bool:
+        """Whether the policies are to go on; they do so where they began.
+
+        Raises:
+            RuntimeError: This is another task or thread.
+        """
+        if loop.standstill is BLOCK or loop.standstill is DONE:
+            return False
+        if not _is_here(loop.drive.call, loop.place):
+            loop.standstill = DONE
+            loop.drive.close()
+            raise RuntimeError(
+                "attempts of a policy were continued in another task or thread"
+                " than they began in; their permits were given back undecided"
+            )
+        return True
+
     def _next(self, loop: _Loop, stop: type[Exception]) -> Attempt:
-        if loop.standstill is None:
+        if loop.standstill is BLOCK:
             raise RuntimeError("the attempt before this one was not used: with it")
         if loop.standstill is RUN:
-            loop.standstill, loop.due = None, True
+            loop.standstill, loop.due = BLOCK, True
             loop.turn += 1
             return Attempt(loop)
         loop.lost = None

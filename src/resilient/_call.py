@@ -14,6 +14,7 @@ Ground rules:
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,6 +23,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from resilient import _clock
+from resilient._arguments import number
 from resilient._arguments import seconds as seconds_argument
 from resilient._errors import (
     DeadlineExceededError,
@@ -29,6 +31,7 @@ from resilient._errors import (
     TimeoutExceededError,
 )
 from resilient._runtimes import current_runtime
+from resilient._signature import spell
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -141,14 +144,27 @@ class Held:
     def end(self, outcome: Outcome | None) -> None:
         """Give everything back, once.
 
+        One that fails keeps nobody from having theirs; the first error is
+        raised when all is done.
+
         Args:
             outcome: How the work ended; None: nobody's business.
         """
         with self._lock:
             self._ended = True
             releases, self._releases = self._releases, []
+        first: BaseException | None = None
         for release in releases:
-            release(outcome)
+            try:
+                release(outcome)
+            except BaseException as error:
+                first = error if first is None else first
+        if first is not None:
+            try:
+                raise first
+            finally:
+                # NB: or its traceback and this frame would be a cycle.
+                del first
 
 
 class Booking(Protocol):
@@ -260,21 +276,33 @@ class Call:
         what it took at the start and the number given: more is a debt that
         later calls wait for, less is given back. The first word counts;
         further ones for the same unit do nothing. Units that no limiter of
-        this call counts go to the call around it.
+        this call counts go to the call around it. Where no limiter stands
+        around, it does nothing.
 
         Args:
             **costs: Units and their real amounts, as in ``tokens=812``.
 
         Raises:
-            TypeError, ValueError: An amount is not a number >= 0.
+            TypeError, ValueError: An amount is not a number >= 0, or there are
+                limiters and none of them counts the unit; what they do count
+                is booked all the same.
         """
+        for unit, cost in costs.items():
+            number(unit, cost, minimum=0)
+        known: set[str] = set()
         call: Call | None = self
         while call is not None and costs:
             bookings = tuple((call.bookings or {}).values())
             counted = {unit for one in bookings for unit in one.settle(costs)}
             # What nobody here counts may be counted by a call around this one.
             costs = {unit: costs[unit] for unit in costs.keys() - counted}
+            known |= counted
             call = call.enclosing
+        if costs and known:
+            raise ValueError(
+                f"no limiter of this call counts `{min(costs)}`; they count"
+                f" {', '.join(sorted(known))}"
+            )
 
     def end(self) -> None:
         """Cut every tie: nobody may learn anything from a call that ended."""
@@ -341,14 +369,21 @@ class deadline_after:  # noqa: N801 - a context manager named as a function
 
     Raises:
         TypeError, ValueError: `seconds` is not a duration >= 0.
+        RuntimeError: It is entered again before it was left.
     """
 
     __slots__ = ("_call", "_seconds", "_token")
 
     def __init__(self, seconds: float | timedelta) -> None:
         self._seconds = seconds_argument("seconds", seconds, infinite=True)
+        self._call: Call | None = None
 
     def __enter__(self) -> None:
+        if self._call is not None:
+            raise RuntimeError(
+                "a deadline_after is for one block at a time: call it anew for"
+                " each block"
+            )
         self._call = call = Call("deadline_after")
         deadline = _clock.now() + self._seconds
         if call.deadline is None or deadline < call.deadline:
@@ -356,7 +391,9 @@ class deadline_after:  # noqa: N801 - a context manager named as a function
         self._token = current.set(call)
 
     def __exit__(self, *exc: object) -> None:
-        self._call.end()
+        call, self._call = self._call, None
+        assert call is not None
+        call.end()
         current.reset(self._token)
 
 
@@ -409,6 +446,11 @@ def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
                     )
                 types.append(one)
             elif callable(one):
+                if _is_coroutine_function(one):
+                    raise TypeError(
+                        f"`{parameter}` must be a plain function of the outcome,"
+                        f" got the coroutine function {spell(one)}"
+                    )
                 functions.append(one)
             elif one is not None:
                 raise TypeError(
@@ -420,6 +462,12 @@ def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
     if functions:
         return _by_function(parameter, tuple(types), functions[0])
     return _by_types(tuple(types)) if types else None
+
+
+def _is_coroutine_function(function: Callable[..., object]) -> bool:
+    return any(
+        inspect.iscoroutinefunction(one) for one in (function, type(function).__call__)
+    )
 
 
 def _by_types(types: tuple[type[Exception], ...]) -> Judge:
@@ -471,7 +519,9 @@ def verdict_of(parameter: str, answer: object, outcome: Outcome) -> Verdict:
         outcome.retry_after = seconds_argument(parameter, answer)
         return FAILURE
     raise TypeError(
-        f"`{parameter}` must answer a Verdict, a bool or seconds, got {answer!r}"
+        f"`{parameter}` must answer a Verdict, a bool or seconds,"
+        # NB: it may be the call's result, which may be secret.
+        f" got {type(answer).__name__}"
     )
 
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from resilient import _clock
 from resilient._call import Call, Outcome, current, overdue
+from resilient._runtimes import PAUSE, Mark
 from resilient._runtimes.sync import SYNC
 
 if TYPE_CHECKING:
@@ -50,18 +51,6 @@ _SUSPENDS = sum(_COLOURS)
 
 enabled = True
 """Whether policies do anything: `resilient.testing.off` turns them off."""
-
-
-class Mark:
-    """A unique object with a name."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return self.name
 
 
 RUN = Mark("RUN")
@@ -169,6 +158,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
         value: Any = None
         outcome: Outcome | None = None
         trace: types.TracebackType | None = None
+        coroutine: Coroutine[Any, Any, Outcome] | None = None
         try:
             if call.deadline is not None:
                 outcome = overdue(call, _clock.now())
@@ -206,7 +196,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                         if call.runner is None:
                             value = Outcome(value)
                         resume = coroutine.send
-                        if hasattr(value.value, "__await__"):
+                        if hasattr(type(value.value), "__await__"):
                             value, trace = refuse_awaitable(name, value.value), None
                             resume = coroutine.throw
             assert outcome is not None
@@ -216,6 +206,10 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
         finally:
             current.reset(token)
             call.end()
+            if coroutine is not None:
+                # NB: after Ctrl-C in this very frame it is still under way,
+                # and the error's traceback would keep it.
+                coroutine.close()
             # NB: the error's traceback holds this frame; the frame must not
             # hold the error.
             outcome = value = trace = None
@@ -257,6 +251,8 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                     try:
                         if request is RUN:
                             value = Outcome(await fn(*args, **kwargs))
+                        elif request is PAUSE:
+                            value = None
                         else:
                             value = await suspend(request)
                     except Exception as error:
@@ -266,6 +262,11 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                         else:
                             value, trace = error, error.__traceback__
                             resume = coroutine.throw
+                    except GeneratorExit:
+                        # NB: of a cycle the collector may have closed the
+                        # policies already, and then nothing can be thrown in.
+                        coroutine.close()
+                        raise
                     except BaseException as unwinding:
                         value, trace = unwinding, unwinding.__traceback__
                         resume = coroutine.throw
@@ -294,8 +295,8 @@ class Drive:
     """The policies of one call, driven from one standstill to the next.
 
     A standstill is `RUN` (they want the function run), `DONE` (`outcome` is
-    set) or, in async calls, a request for the event loop, to be given to
-    `forward`.
+    set) or, in async calls, `PAUSE` (a wait is about to begin) or a request
+    for the event loop, to be given to `forward`.
     """
 
     __slots__ = ("call", "coroutine", "outcome")
@@ -326,6 +327,11 @@ class Drive:
         assert self.coroutine is not None
         trace = error.__traceback__
         try:
+            if isinstance(error, GeneratorExit):
+                # NB: of a cycle the collector may have closed the policies
+                # already, and then nothing can be thrown in.
+                self.close()
+                raise error
             return self._resume(self.coroutine.throw, error)
         except BaseException as raised:
             if raised is error:
@@ -359,6 +365,9 @@ class Drive:
     async def forward(self, standstill: object) -> object:
         """Let the event loop resolve standstills until `RUN` or `DONE`."""
         while standstill is not RUN and standstill is not DONE:
+            if standstill is PAUSE:
+                standstill = self.send(None)
+                continue
             try:
                 answer = await suspend(standstill)
             except BaseException as error:

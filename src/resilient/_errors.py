@@ -38,7 +38,11 @@ class RejectedError(ResilientError):
         policy: Name of the policy that refused.
         retry_after: Seconds after which another try makes sense, or None
             where the policy cannot know.
+        by_deadline: Whether the call would have been let in, or would still
+            wait, had its deadline not been too near.
     """
+
+    by_deadline: bool = False
 
     def __init__(self, policy: str, retry_after: float | None = None) -> None:
         super().__init__(policy, retry_after)
@@ -189,7 +193,10 @@ class DeadlineExceededError(RejectedError, TimeoutError):
         policy: Name of the policy or call that refused to begin.
         retry_after: Always None.
         overdue: Seconds by which the deadline had passed.
+        by_deadline: Always true.
     """
+
+    by_deadline = True
 
     def __init__(
         self, policy: str, retry_after: float | None = None, overdue: float = 0.0

@@ -86,6 +86,10 @@ class _Stream:
         outcome.held = self.held
         return outcome
 
+    def closes(self, items: Generator[Any, Any, Any]) -> None:
+        """Have a stream closed before anything is given back."""
+        self.held.append(lambda last: items.close())
+
     def __enter__(self) -> None:
         call, limit = self.call, self.limit
         # NB: this step may be taken by another task, or inside another call,
@@ -160,8 +164,8 @@ def generator_edge(
                 while standstill is RUN:
                     if items is not None:
                         stream.again()
-                        items.close()
                     items = fn(*args, **kwargs)
+                    stream.closes(items)
                     try:
                         value = stream.first(next(items))
                     except StopIteration as stop:
@@ -226,8 +230,8 @@ def async_generator_edge(
                 standstill = await drive.forward(drive.begin())
                 while standstill is RUN:
                     if items is not None:
-                        stream.again()
                         await items.aclose()
+                        stream.again()
                     items = fn(*args, **kwargs)
                     try:
                         value = stream.first(await items.__anext__())

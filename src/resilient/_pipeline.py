@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import math
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from resilient._call import Call, Condition, Judge, Outcome, judge_by
-from resilient._edge import HERE, Proceed, leaf
-from resilient._errors import ResilientWarning
+from resilient._edge import Proceed, leaf
 from resilient._events import Listener
 from resilient._policy import F, Policy, Spelling
+from resilient._warnings import warn
 from resilient.bulkhead import Bulkhead
 from resilient.fallback import Fallback
 from resilient.retry import Retry
@@ -44,8 +42,8 @@ class Pipeline(Policy[F]):
             exception types, or a function of the `Outcome` that returns a
             `Verdict`, a bool (True: failure), or the seconds after which to
             try again.
-        name: Name in errors and events; default: that of the function it
-            first decorates.
+        name: Name in errors of those of its policies that have none of their
+            own; default: that of the function it first decorates.
 
     Raises:
         TypeError: Something listed is no policy, or is a `Retry` that nothing
@@ -82,7 +80,8 @@ class Pipeline(Policy[F]):
             if isinstance(policy, Retry) and not classified:
                 policy.refuse_unconditional()
         self._around_leaf = self._compose(leaf)
-        _warn_of(_defeats(policies))
+        for text in _defeats(policies):
+            warn(text)
 
     @property
     def reruns(self) -> bool:  # type: ignore[override]  # it is that of its policies
@@ -95,6 +94,10 @@ class Pipeline(Policy[F]):
     @property
     def judges(self) -> bool:  # type: ignore[override]  # it depends on `classify`
         return self._judge is not None or any(one.judges for one in self.policies)
+
+    @property
+    def interrupts(self) -> bool:  # type: ignore[override]  # it is that of its policies
+        return any(policy.interrupts for policy in self.policies)
 
     def with_(self, **changes: Any) -> Self:
         if "policies" not in changes:
@@ -217,12 +220,3 @@ def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
             f"{inner!r} stands inside {outer!r} and can never be reached; the"
             " outer one has to be the longer"
         )
-
-
-def _warn_of(defeats: Iterator[str]) -> None:
-    for text in defeats:
-        level, frame = 1, inspect.currentframe()
-        while frame is not None and frame.f_code.co_filename.startswith(HERE):
-            frame = frame.f_back
-            level += 1
-        warnings.warn(text, ResilientWarning, stacklevel=level)

@@ -99,6 +99,9 @@ class Policy(Generic[F]):
     judges: bool = False
     """Whether it says for those around it what a failure is."""
 
+    interrupts: bool = False
+    """Whether it cuts short what takes too long, where that is possible."""
+
     def __init__(self, name: str | None = None) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a string, got {name!r}")
@@ -145,8 +148,13 @@ class Policy(Generic[F]):
         return self._name or self._alias or type(self).__name__
 
     def name_in(self, call: Call) -> str:
-        """Return what to call this policy in an error of `call`."""
-        return self._name or self._alias or call.name
+        """Return what to call this policy in an error of `call`.
+
+        Its own name; else that of the pipeline around it; else what it was
+        called after, or the function.
+        """
+        whole = None if call.policy is None else call.policy._name
+        return self._name or whole or self._alias or call.name
 
     def with_(self, **changes: Any) -> Self:
         """Return a copy with other arguments and fresh state.

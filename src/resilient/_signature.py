@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any, cast
 
@@ -55,7 +56,12 @@ def spell_call(thing: object, base: type[object]) -> str:
 
 
 def spell(value: object) -> str:
-    """Spell an argument as the code that made it would."""
+    """Spell an argument as the code that made it would.
+
+    NB: of a partial only what it calls: its arguments may be secret.
+    """
+    while isinstance(value, functools.partial):
+        value = cast("functools.partial[object]", value).func
     if inspect.isfunction(value) or inspect.ismethod(value) or isinstance(value, type):
         return value.__qualname__.rpartition("<locals>.")[2]
     if isinstance(value, tuple):

@@ -47,9 +47,9 @@ class Crew:
                 lambda: context.run(stint.run, fn, args, kwargs), f"resilient {name}"
             )
         except BaseException:
-            # The system has no thread left to give.
-            with self.lock:
-                self.running -= 1
+            # The system has no thread left to give; or Ctrl-C, and the thread
+            # may have begun all the same.
+            stint.call_off()
             raise
         return stint
 
@@ -57,13 +57,23 @@ class Crew:
 class Stint:
     """One function in its thread, and what came of it."""
 
-    __slots__ = ("_crew", "_gate", "_left", "_outcome", "_over", "_unwinding", "held")
+    __slots__ = (
+        "_begun",
+        "_called_off",
+        "_crew",
+        "_gate",
+        "_left",
+        "_outcome",
+        "_over",
+        "_unwinding",
+        "held",
+    )
 
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
         self._gate = threading.Lock()
         self._gate.acquire()
-        self._left = self._over = False
+        self._begun = self._called_off = self._left = self._over = False
         self._outcome: Outcome | None = None
         self._unwinding: BaseException | None = None
         self.held = Held(outlives=True)
@@ -72,13 +82,17 @@ class Stint:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         """Run the function; called in the thread."""
+        crew = self._crew
+        with crew.lock:
+            if self._called_off:
+                return
+            self._begun = True
         try:
             self._outcome = Outcome(fn(*args, **kwargs))
         except Exception as error:
             self._outcome = failed(error)
         except BaseException as unwinding:
             self._unwinding = unwinding
-        crew = self._crew
         with crew.lock:
             crew.running -= 1
             self._over = True
@@ -87,6 +101,15 @@ class Stint:
                 self._outcome = self._unwinding = None
             self._gate.release()
         self.held.end(None)
+
+    def call_off(self) -> None:
+        """Give the place back, unless the thread has begun: then leave it."""
+        with self._crew.lock:
+            if not self._begun:
+                self._called_off = True
+                self._crew.running -= 1
+                return
+        self._leave()
 
     def wait(self, until: float) -> bool:
         """Wait for the end; return False, and leave, if it takes too long."""

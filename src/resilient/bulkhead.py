@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Literal
 
 from resilient import _clock
-from resilient._admission import Admission, AdmissionPolicy, Wait
+from resilient._admission import Admission, AdmissionPolicy, Returnable, Wait
 from resilient._arguments import count, number
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome
@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 class _Ticket(Wait):
     """A call in line."""
 
-    __slots__ = ("began", "call", "granted")
+    __slots__ = ("began", "by_deadline", "call", "granted")
 
-    def __init__(self, call: Call, began: float, until: float | None) -> None:
+    def __init__(
+        self, call: Call, began: float, until: float | None, *, by_deadline: bool
+    ) -> None:
         super().__init__(call.runtime.waiter(call), until)
+        self.by_deadline: bool = by_deadline
         self.call: Call = call
         self.began: float = began
         self.granted: bool = False
 
 
-class Bulkhead(AdmissionPolicy):
+class Bulkhead(AdmissionPolicy, Returnable):
     """Let at most so many calls run at once, and few or none wait.
 
     A call that finds no slot waits in line if there is room, else it is
@@ -59,7 +62,15 @@ class Bulkhead(AdmissionPolicy):
     Source: M. Nygard, *Release It!*, "Bulkheads"; Little's law.
     """
 
-    __slots__ = ("_holders", "_lock", "_slots", "max_queue", "max_wait", "order")
+    __slots__ = (
+        "_holders",
+        "_lock",
+        "_returned",
+        "_slots",
+        "max_queue",
+        "max_wait",
+        "order",
+    )
 
     def __init__(
         self,
@@ -80,6 +91,7 @@ class Bulkhead(AdmissionPolicy):
             raise ValueError(f'`order` must be "fifo" or "lifo", got {order!r}')
         self.order = order
         self._lock = threading.Lock()
+        self._returned: list[Call | _Ticket] = []
         self._slots: Slots[_Ticket] = Slots(limit, self.max_queue, lifo=order == "lifo")
         # Who holds a slot, where a wait may be endless; None where it cannot.
         endless = self.max_queue > 0 and self.max_wait is None
@@ -127,9 +139,8 @@ class Bulkhead(AdmissionPolicy):
         not given out again until few enough are in use.
         """
         limit = count("max_concurrency", max_concurrency, minimum=1)
-        with self._lock:
-            granted = self._slots.resize(limit)
-        self._wake(granted)
+        with self._locked() as granted:
+            granted += self._slots.resize(limit) or self._break_circle_locked()
 
     def fresh(self) -> bool:
         return self._slots.in_use == 0
@@ -140,18 +151,29 @@ class Bulkhead(AdmissionPolicy):
         try:
             if self._slots.take():
                 return self._permit_locked(call)
+            stale = bool(self._returned)
         finally:
             lock.release()
+            if self._returned:
+                self._drain()
+        if stale:
+            # A slot had been given back, but not been taken back yet.
+            with self._locked():
+                if self._slots.take():
+                    return self._permit_locked(call)
         if self.max_queue == 0 or self.max_wait == 0:
             return self._full(call, 0.0)
         now = _clock.now()
         until = None if self.max_wait is None else now + self.max_wait
-        if call.deadline is not None and (until is None or call.deadline < until):
+        by_deadline = call.deadline is not None and (
+            until is None or call.deadline <= until
+        )
+        if by_deadline:
             until = call.deadline
         if until is not None and until <= now:
-            return self._full(call, 0.0)
-        ticket = _Ticket(call, now, until)
-        with self._lock:
+            return self._full(call, 0.0, by_deadline=by_deadline)
+        ticket = _Ticket(call, now, until, by_deadline=by_deadline)
+        with self._locked():
             if self._slots.take():
                 return self._permit_locked(call)
             if not self._closes_circle_locked(ticket) and self._slots.join(ticket):
@@ -161,32 +183,44 @@ class Bulkhead(AdmissionPolicy):
     def readmit(self, wait: _Ticket, call: Call) -> Admission:
         now = _clock.now()
         overdue = call.deadline is not None and now >= call.deadline
-        with self._lock:
+        with self._locked() as granted:
             if wait.granted:
                 if not overdue:
                     return self._permit_locked(call)
             elif wait.until is None or now < wait.until:
                 return wait
-            granted = self._slots.leave(wait)
-        self._wake(granted)
-        return self._full(call, now - wait.began)
+            # Who was granted a slot in time has woken up too late for it.
+            by_deadline = wait.granted or wait.by_deadline
+            granted += self._slots.leave(wait)
+        return self._full(call, now - wait.began, by_deadline=by_deadline)
 
     def withdraw(self, wait: _Ticket) -> None:
-        with self._lock:
-            granted = self._slots.leave(wait)
-        self._wake(granted)
+        self._give_back(wait)
 
     def settle(self, permit: Call, outcome: Outcome | None) -> None:
         lock = self._lock
-        lock.acquire()  # NB: by hand, see `_admission`
+        if not lock.acquire(False):  # NB: by hand, see `_admission`
+            self._give_back(permit)
+            return
         try:
             if self._holders is not None:
                 self._holders.remove(permit)
             granted = self._slots.release()
+            if self._holders and not granted:
+                granted = self._break_circle_locked()
         finally:
             lock.release()
         if granted:
-            self._wake(granted)
+            self._follow_up(granted)
+        if self._returned:
+            self._drain()
+
+    def _take_back_locked(self, item: Call | _Ticket) -> list[_Ticket]:
+        if isinstance(item, _Ticket):
+            return self._slots.leave(item)
+        if self._holders is not None:
+            self._holders.remove(item)
+        return self._slots.release() or self._break_circle_locked()
 
     def _permit_locked(self, call: Call) -> Call:
         """Return the permit of a slot that was taken: its holder."""
@@ -194,20 +228,22 @@ class Bulkhead(AdmissionPolicy):
             self._holders.append(call)
         return call
 
-    def _wake(self, granted: list[_Ticket]) -> None:
-        # NB: a loop, for there may be thousands of them.
-        while granted:
-            ticket = granted.pop(0)
+    def _follow_up(self, effects: list[_Ticket]) -> None:
+        """Wake those who were granted a slot, or put out of line."""
+        for ticket in effects:
             if not ticket.waiter.wake():
                 # Its event loop is gone: the slot goes to the next.
-                with self._lock:
-                    granted += self._slots.leave(ticket)
+                self._returned.append(ticket)
 
-    def _full(self, call: Call, waited: float) -> BulkheadFullError:
+    def _full(
+        self, call: Call, waited: float, *, by_deadline: bool = False
+    ) -> BulkheadFullError:
         slots = self._slots
-        return BulkheadFullError(
+        error = BulkheadFullError(
             self.name_in(call), None, slots.limit, slots.queued, waited
         )
+        error.by_deadline = by_deadline
+        return error
 
     def _closes_circle_locked(self, ticket: _Ticket) -> bool:
         """Whether all who hold a slot would wait for one, and without end."""
@@ -220,6 +256,19 @@ class Bulkhead(AdmissionPolicy):
             if other.until is None:
                 blocked |= self._held_around_locked(other)
         return len(blocked) == self._slots.in_use
+
+    def _break_circle_locked(self) -> list[_Ticket]:
+        """Put the newest out of line whose wait closes a circle, if any does.
+
+        None could when they joined; with fewer slots one may.
+        """
+        for ticket in reversed(list(self._slots.waiting())):
+            if self._closes_circle_locked(ticket):
+                self._slots.leave(ticket)
+                # It is over: `readmit` rejects it.
+                ticket.until = -math.inf
+                return [ticket]
+        return []
 
     def _held_around_locked(self, ticket: _Ticket) -> set[Call]:
         """Return the calls around that of a ticket which hold a slot."""

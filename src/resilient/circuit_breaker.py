@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, Any, Never
 import attrs
 
 from resilient import _clock
-from resilient._admission import Admission, AdmissionPolicy
+from resilient._admission import Admission, AdmissionPolicy, Returnable, plain_function
 from resilient._arguments import count, ratio
 from resilient._arguments import seconds as seconds_argument
-from resilient._call import Call, Condition, Judge, Outcome, Verdict, judge_by
+from resilient._call import (
+    IGNORED,
+    SUCCESS,
+    Call,
+    Condition,
+    Judge,
+    Outcome,
+    judge_by,
+)
 from resilient._errors import CircuitOpenError
 from resilient._events import (
     CircuitChanged,
@@ -37,7 +45,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 _CLOSED = CircuitState.CLOSED
-_SUCCESS, _IGNORED = Verdict.SUCCESS, Verdict.IGNORED
 
 
 def _checked_size(size: int) -> int:
@@ -54,7 +61,7 @@ class calls:  # noqa: N801 - it reads as what it is: window=calls(100)
         return f"calls({self.size})"
 
 
-class CircuitBreaker(AdmissionPolicy):
+class CircuitBreaker(AdmissionPolicy, Returnable):
     """Reject calls while what they call keeps failing.
 
     Closed, it counts outcomes in a window. When too many failed it opens and
@@ -103,6 +110,7 @@ class CircuitBreaker(AdmissionPolicy):
         "_judge",
         "_lock",
         "_outbox",
+        "_returned",
         "consecutive_failures",
         "failure_rate",
         "half_open_calls",
@@ -183,6 +191,7 @@ class CircuitBreaker(AdmissionPolicy):
                 "`failure_rate`, `consecutive_failures` or `slow_call_rate` must"
                 " be given, got None for each: the circuit could never open"
             )
+        plain_function("open_for", open_for)
         self.open_for: float | Backoff | Callable[[int], float] = (
             open_for if callable(open_for) else seconds_argument("open_for", open_for)
         )
@@ -193,6 +202,7 @@ class CircuitBreaker(AdmissionPolicy):
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on)
         self._lock = threading.Lock()
+        self._returned: list[tuple[Any, float, bool | None, bool]] = []
         self._outbox: Outbox | None = None
         self._circuit = Circuit(
             window=empty,
@@ -216,11 +226,26 @@ class CircuitBreaker(AdmissionPolicy):
         if circuit.state is _CLOSED:
             return (era, _clock.now()) if timed else era
         now = _clock.now()
-        with self._lock:
+        lock = self._lock
+        lock.acquire()  # NB: by hand, for rejections have to be cheap too
+        try:
+            # First what was given back: it may be the probe that is wanted.
+            changes = self._drain_locked() if self._returned else []
             permit = circuit.admit(now)
-            changes = self._changes_locked()
-        if changes:
-            self._follow_up(changes)
+            if circuit.changes:
+                changes += self._changes_locked()
+        finally:
+            lock.release()
+        try:
+            if changes:
+                self._follow_up(changes)
+            if self._returned:
+                self._drain()
+        except BaseException:
+            # Ctrl-C in a listener: the probe is held already.
+            if not isinstance(permit, Refusal):
+                self.settle((permit, now) if timed else permit, None)
+            raise
         if isinstance(permit, Refusal):
             if changes:
                 # It has just opened again, for a time that only now is known.
@@ -234,8 +259,8 @@ class CircuitBreaker(AdmissionPolicy):
             if outcome is not None:
                 judge = self._judge
                 verdict = outcome.verdict if judge is None else judge(outcome)
-                if verdict is not _IGNORED:
-                    failed = verdict is not _SUCCESS
+                if verdict is not IGNORED:
+                    failed = verdict is not SUCCESS
         finally:
             # NB: a judge that raises is a bug that reaches the caller, after
             # the permit has gone back.
@@ -245,16 +270,26 @@ class CircuitBreaker(AdmissionPolicy):
                 permit, began = permit
                 slow = now - began > self.slow_call_duration
             circuit, lock = self._circuit, self._lock
-            changes: tuple[Change | Note, ...] = ()
-            lock.acquire()  # NB: by hand, see `_admission`
-            try:
-                circuit.settle(permit, now, failed, slow)
-                if circuit.changes:
-                    changes = self._changes_locked()
-            finally:
-                lock.release()
-            if changes:
-                self._follow_up(changes)
+            if lock.acquire(False):  # NB: by hand, see `_admission`
+                changes: list[Change | Note] = []
+                try:
+                    circuit.settle(permit, now, failed, slow)
+                    if circuit.changes:
+                        changes = self._changes_locked()
+                finally:
+                    lock.release()
+                if changes:
+                    self._follow_up(changes)
+                if self._returned:
+                    self._drain()
+            else:
+                self._give_back((permit, now, failed, slow))
+
+    def _take_back_locked(
+        self, item: tuple[Any, float, bool | None, bool]
+    ) -> list[Change | Note]:
+        self._circuit.settle(*item)
+        return self._changes_locked()
 
     def _rejection(self, refusal: Refusal, call: Call) -> CircuitOpenError:
         trip = refusal.trip
@@ -280,7 +315,7 @@ class CircuitBreaker(AdmissionPolicy):
 
     def statistics(self) -> CircuitStatistics:
         """Return what the circuit knows now."""
-        with self._lock:
+        with self._locked():
             return self._circuit.statistics(_clock.now())
 
     def reset(self) -> None:
@@ -301,40 +336,38 @@ class CircuitBreaker(AdmissionPolicy):
 
     def _control(self, control: Callable[[float], None]) -> None:
         now = _clock.now()
-        with self._lock:
+        with self._locked() as changes:
             control(now)
-            changes = self._changes_locked()
-        if changes:
-            self._follow_up(changes)
+            changes += self._changes_locked()
 
     def fresh(self) -> bool:
-        with self._lock:
+        with self._locked():
             return self._circuit.is_fresh(_clock.now())
 
     # -- Changes
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        with self._lock:
+        with self._locked():
             # NB: before there is a listener, and never a second one: events
             # in two outboxes would have no order.
             if self._outbox is None:
                 self._outbox = Outbox()
         return super().subscribe(listener)
 
-    def _changes_locked(self) -> tuple[Change | Note, ...]:
+    def _changes_locked(self) -> list[Change | Note]:
         """Take the changes, and queue their events in the order they came."""
         circuit = self._circuit
         if not circuit.changes:
-            return ()
-        changes = circuit.take_changes()
+            return []
+        changes = list(circuit.take_changes())
         if self._listeners and self._outbox is not None:
             for change in changes:
                 self._outbox.put(self._event(change))
         return changes
 
-    def _follow_up(self, changes: tuple[Change | Note, ...]) -> None:
+    def _follow_up(self, effects: list[Change | Note]) -> None:
         """Do what follows from changes, outside the lock."""
-        for change in changes:
+        for change in effects:
             if isinstance(change, Change) and change.new is CircuitState.OPEN:
                 self._set_open_time(change)
         if self._outbox is not None:
@@ -355,7 +388,7 @@ class CircuitBreaker(AdmissionPolicy):
             if self._listeners and self._outbox is not None:
                 self._outbox.put(CircuitNoted(self.label, None, "open_for_failed"))
             return
-        with self._lock:
+        with self._locked():
             self._circuit.set_open_time(change.era, seconds)
 
     def _event(self, change: Change | Note) -> Event:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar, cast, overload
 
 from resilient._call import Call, Condition, Judge, Outcome, Verdict, judge_by
-from resilient._edge import Mark, Proceed, colour_of, failed
+from resilient._edge import Proceed, colour_of, failed
 from resilient._errors import RejectedError
 from resilient._events import FallbackUsed, error_name, send
 from resilient._policy import Policy, Spelling
+from resilient._runtimes import Mark
 
 V = TypeVar("V", covariant=True)
 _NOTHING: Any = Mark("<nothing>")
@@ -80,9 +82,9 @@ class Fallback(Policy[V], Generic[V]):
                 f"`value` must not be a {type(cast(object, value)).__name__}, which"
                 " all callers would share: use function=lambda error: …"
             )
-        if inspect.isroutine(value):
+        if inspect.isroutine(value) or isinstance(value, (type, functools.partial)):
             raise TypeError(
-                "`value` must not be a function: use function=…, or"
+                "`value` must not be a function or class: use function=…, or"
                 " @Fallback(…) with parentheses to decorate"
             )
         self.value: Any = value

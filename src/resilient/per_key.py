@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from itertools import islice
 from typing import Any, Final
 
+from resilient._admission import Returnable, plain_function
 from resilient._arguments import count
 from resilient._call import Call, Outcome
 from resilient._edge import Proceed
@@ -18,7 +19,7 @@ _LOOKED_AT: Final = 32
 new: enough to spare what was learnt, few enough for a flood of new keys."""
 
 
-class PerKey(Policy[F]):
+class PerKey(Policy[F], Returnable):
     """Give each key a policy of its own, made when the key is first seen.
 
     At most `max_keys` are kept. Room is made by dropping one that is as good
@@ -45,6 +46,7 @@ class PerKey(Policy[F]):
         "_inside",
         "_lock",
         "_policies",
+        "_returned",
         "_spellings",
         "_told",
         "factory",
@@ -65,10 +67,13 @@ class PerKey(Policy[F]):
             raise TypeError(f"`factory` must be a function of the key, got {factory!r}")
         if key is not None and not callable(key):
             raise TypeError(f"`key` must be a function or None, got {key!r}")
+        plain_function("factory", factory)
+        plain_function("key", key)
         self.factory: Callable[[Any], Policy[F]] = factory
         self.key: Callable[..., Hashable] | None = key
         self.max_keys: int = count("max_keys", max_keys, minimum=1)
         self._lock = threading.Lock()
+        self._returned: list[Hashable] = []
         # Least recently used first. NB: a plain dict takes half the memory of
         # an OrderedDict, and there may be ten thousand idle keys: what only
         # some of them have stands elsewhere.
@@ -108,11 +113,11 @@ class PerKey(Policy[F]):
         return self._policy(key, None)
 
     def __len__(self) -> int:
-        with self._lock:
+        with self._locked():
             return len(self._policies)
 
     def __contains__(self, key: Hashable) -> bool:
-        with self._lock:
+        with self._locked():
             return key in self._policies
 
     def __bool__(self) -> bool:
@@ -127,7 +132,8 @@ class PerKey(Policy[F]):
             raise TypeError(
                 f"`key` must be hashable, got an object of {type(key)}"
             ) from None
-        with self._lock:
+        self._lock.acquire()  # NB: by hand, see `_admission`
+        try:
             policy = self._policies.pop(key, None)
             if policy is not None:
                 # Put back at the end: used last.
@@ -135,25 +141,46 @@ class PerKey(Policy[F]):
                 if call is not None:
                     self._inside[key] = self._inside.get(key, 0) + 1
                 return policy
+        finally:
+            self._lock.release()
+            if self._returned:
+                self._drain()
         made = self._made(key)
-        with self._lock:
+        with self._locked():
             # NB: somebody else may have made one meanwhile; the first stays.
             policy = self._policies.setdefault(key, made)
             if call is not None:
                 self._inside[key] = self._inside.get(key, 0) + 1
-        if self._listeners:
-            self._tell(key, policy)
-        self._make_room(key, call)
+        try:
+            if self._listeners:
+                self._tell(key, policy)
+            self._make_room(key, call)
+        except BaseException:
+            # The policies' own code, or Ctrl-C in a listener.
+            if call is not None:
+                self._leave(key)
+            raise
         return policy
 
     def _leave(self, key: Hashable) -> None:
-        with self._lock:
-            # NB: the policy is still this key's: one in use is never dropped.
-            left = self._inside[key] - 1
-            if left:
-                self._inside[key] = left
-            else:
-                del self._inside[key]
+        if not self._lock.acquire(False):  # NB: by hand, see `_admission`
+            self._give_back(key)
+            return
+        try:
+            self._take_back_locked(key)
+        finally:
+            self._lock.release()
+        if self._returned:
+            self._drain()
+
+    def _take_back_locked(self, item: Hashable) -> list[Any]:
+        # NB: the policy is still this key's: one in use is never dropped.
+        left = self._inside[item] - 1
+        if left:
+            self._inside[item] = left
+        else:
+            del self._inside[item]
+        return []
 
     def _made(self, key: Hashable) -> Policy[F]:
         policy = self.factory(key)
@@ -172,7 +199,7 @@ class PerKey(Policy[F]):
             # NB: asked without the lock, for it is the policies' own code.
             fresh = next((each for each in idle if each[1].fresh()), None)
             key, policy = fresh or idle[0]
-            with self._lock:
+            with self._locked():
                 # It may be in use by now, or be gone: then once more.
                 gone = self._policies.get(key) is policy and key not in self._inside
                 if gone:
@@ -185,7 +212,7 @@ class PerKey(Policy[F]):
 
     def _least_used(self, newest: Hashable) -> list[tuple[Hashable, Policy[F]]]:
         """Return the least recently used of those that no call is inside."""
-        with self._lock:
+        with self._locked():
             idle = (
                 (key, policy)
                 for key, policy in self._policies.items()
@@ -203,7 +230,7 @@ class PerKey(Policy[F]):
 
     def _tell(self, key: Hashable, policy: Policy[F]) -> None:
         """Have the policy's events sent on to our listeners, once."""
-        with self._lock:
+        with self._locked():
             new = key not in self._told and self._policies.get(key) is policy
             if new:
                 self._told.add(key)
@@ -232,5 +259,5 @@ class PerKey(Policy[F]):
         )
 
     def _snapshot(self) -> list[tuple[Hashable, Policy[F]]]:
-        with self._lock:
+        with self._locked():
             return list(self._policies.items())

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from resilient import _clock
-from resilient._admission import Admission, AdmissionPolicy, Wait
+from resilient._admission import Admission, AdmissionPolicy, Returnable, Wait
+from resilient._admission import plain_function
 from resilient._arguments import number
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome
@@ -41,7 +42,7 @@ _PERMIT: Final = True
 _LAST_MOMENT: Final = math.nextafter(math.inf, 0.0)
 
 
-class RateLimiter(AdmissionPolicy):
+class RateLimiter(AdmissionPolicy, Returnable):
     """Let calls pass at a limited rate; let few or none wait for it.
 
     A wait is computed first: one that cannot fit `max_wait` or the deadline is
@@ -79,7 +80,7 @@ class RateLimiter(AdmissionPolicy):
     Source: see `resilient._machines.limit`.
     """
 
-    __slots__ = ("_line", "_lock", "_rules", "_terms")
+    __slots__ = ("_line", "_lock", "_returned", "_rules", "_terms")
 
     # What was taken is taken, whenever the stream ends.
     holds_streams = False
@@ -97,6 +98,7 @@ class RateLimiter(AdmissionPolicy):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
+        plain_function("cost", cost)
         if (rate is None) == (limits is None):
             raise TypeError("RateLimiter takes exactly one of `rate` and `limits`")
         self._terms = terms(
@@ -107,6 +109,7 @@ class RateLimiter(AdmissionPolicy):
             algorithm,
         )
         self._lock = threading.Lock()
+        self._returned: list[_Ticket] = []
         self._line: _Line | None = None
         self._rules = self._terms.new_rules()
 
@@ -153,19 +156,22 @@ class RateLimiter(AdmissionPolicy):
         amounts = terms.amounts
         if amounts is None:
             assert callable(terms.cost)
-            amounts = terms.amounts_of(terms.cost(call))
+            amounts = terms.amounts_of(terms.cost(call), computed=True)
         lock = self._lock
         lock.acquire()  # NB: by hand, see `_admission`
         try:
             wait = self._try_take_locked(now, amounts)
         finally:
             lock.release()
+            if self._returned:
+                self._drain()
         if wait == 0.0:
             return self._taken(call, amounts, now)
-        latest = self._latest(call, now)
+        patience = self._patience(now)
+        latest = _latest(call, patience)
         if now + wait <= latest:
-            ticket = _Ticket(call.runtime.waiter(call), amounts, latest)
-            with self._lock:
+            ticket = _Ticket(call.runtime.waiter(call), amounts, latest, patience)
+            with self._locked():
                 # NB: others may have come or gone meanwhile.
                 wait = self._try_take_locked(now, amounts)
                 if wait > 0.0 and now + wait <= latest:
@@ -173,16 +179,17 @@ class RateLimiter(AdmissionPolicy):
                     return ticket
             if wait == 0.0:
                 return self._taken(call, amounts, now)
-        return self._rejection(call, wait)
+        return self._rejection(call, wait, fits=now + wait <= patience)
 
     def readmit(self, wait: _Ticket, call: Call) -> Admission:
         now = _clock.now()
         overdue = call.deadline is not None and now >= call.deadline
-        with self._lock:
+        with self._locked() as woken:
             line = self._line
             if line is None or wait not in line.tickets:
                 # A change of the rate put it out of the line.
-                return self._rejection(call, wait.missing)
+                fits = now + wait.missing <= wait.patience
+                return self._rejection(call, wait.missing, fits=fits)
             if line.first is wait:
                 wait.missing = self._alone_locked(now, wait.amounts)
                 if wait.missing > 0.0 and now + wait.missing <= wait.latest:
@@ -195,16 +202,14 @@ class RateLimiter(AdmissionPolicy):
             granted = wait.missing == 0.0 and not overdue
             if granted:
                 self._take_locked(now, wait.amounts)
-            following = self._leave_locked(wait)
-        self._wake(following)
+            woken += self._leave_locked(wait)
         if granted:
             return self._taken(call, wait.amounts, now)
-        return self._rejection(call, wait.missing)
+        fits = now + wait.missing <= wait.patience
+        return self._rejection(call, wait.missing, fits=fits)
 
     def withdraw(self, wait: _Ticket) -> None:
-        with self._lock:
-            following = self._leave_locked(wait)
-        self._wake(following)
+        self._give_back(wait)
 
     def settle(self, permit: object, outcome: Outcome | None) -> None:
         # What was taken is taken, however the call went.
@@ -224,35 +229,39 @@ class RateLimiter(AdmissionPolicy):
     ) -> None:
         """Book the difference to the `amounts` that were taken at `at`."""
         now = _clock.now()
-        with self._lock:
+        with self._locked() as woken:
             limits = self._terms.each
             for limit, rule, amount in zip(limits, self._rules, amounts, strict=True):
                 if limit.unit in costs:
                     rule.book(now, costs[limit.unit] - amount, since=at)
-            first = None if self._line is None else self._line.first
-        self._wake(first)
+            woken += [] if self._line is None else [self._line.first]
 
-    def _latest(self, call: Call, now: float) -> float:
-        """Return when a wait of `call` has to be over, at the latest."""
+    def _patience(self, now: float) -> float:
+        """Return when a wait that begins now has been as long as it may be."""
         max_wait = self._terms.max_wait
-        latest = math.inf if max_wait is None else now + max_wait
-        if call.deadline is not None and call.deadline <= latest:
-            # An attempt starts while any time is left.
-            return math.nextafter(call.deadline, -math.inf)
         # NB: endless waits are fine, waits for what never comes are not.
-        return min(latest, _LAST_MOMENT)
+        return _LAST_MOMENT if max_wait is None else now + max_wait
 
-    def _rejection(self, call: Call, wait: float) -> RateLimitedError:
-        return RateLimitedError(
+    def _rejection(self, call: Call, wait: float, *, fits: bool) -> RateLimitedError:
+        """Return the error of a call that cannot wait so long.
+
+        Args:
+            call: The call.
+            wait: Seconds.
+            fits: Whether `max_wait` is long enough: it is the deadline then.
+        """
+        error = RateLimitedError(
             self.name_in(call),
             wait if wait < math.inf else None,
             self._terms.max_wait or 0.0,
         )
+        error.by_deadline = fits
+        return error
 
     # -- The rules; the lock is held
 
     def _try_take_locked(self, now: float, amounts: tuple[float, ...]) -> float:
-        """Take, if nobody waits and all can be taken; return the wait."""
+        """Take what can be taken now; return the wait, 0.0 if it was taken."""
         rules = self._rules
         if self._line is None:
             if len(rules) == 1:
@@ -264,7 +273,11 @@ class RateLimiter(AdmissionPolicy):
         if not any(amounts):
             # A free call waits for nobody.
             return 0.0
-        return self._together_locked(now, _sums(self._line.total, amounts))
+        wait = self._together_locked(now, _sums(self._line.total, amounts))
+        if wait == 0.0:
+            # Those in line are due too, and only not awake yet.
+            self._take_locked(now, amounts)
+        return wait
 
     def _alone_locked(self, now: float, amounts: tuple[float, ...]) -> float:
         """Return the wait of the first in line; infinite if it never fits."""
@@ -293,17 +306,17 @@ class RateLimiter(AdmissionPolicy):
             ticket.until = None if ticket.latest == _LAST_MOMENT else ticket.latest
         self._line.join(ticket)
 
-    def _leave_locked(self, ticket: _Ticket) -> _Ticket | None:
+    def _leave_locked(self, ticket: _Ticket) -> list[_Ticket]:
         """Take a ticket out of line; return who is first now, if that changed."""
         line = self._line
         if line is None or ticket not in line.tickets:
-            return None
+            return []
         was_first = line.first is ticket
         line.leave(ticket)
         if not line.tickets:
             self._line = None
-            return None
-        return line.first if was_first else None
+            return []
+        return [line.first] if was_first else []
 
     def _judge_anew_locked(self, now: float) -> list[_Ticket]:
         """Put out of line who no longer fits; return whom to wake."""
@@ -323,11 +336,15 @@ class RateLimiter(AdmissionPolicy):
             woken += [ahead.first] if ahead.tickets else []
         return woken
 
-    def _wake(self, ticket: _Ticket | None) -> None:
-        while ticket is not None and not ticket.waiter.wake():
-            # Its event loop is gone: the next one is first.
-            with self._lock:
-                ticket = self._leave_locked(ticket)
+    def _take_back_locked(self, item: _Ticket) -> list[_Ticket]:
+        return self._leave_locked(item)
+
+    def _follow_up(self, effects: list[_Ticket]) -> None:
+        """Wake those who have to look anew."""
+        for ticket in effects:
+            if not ticket.waiter.wake():
+                # Its event loop is gone: the next one is first.
+                self._returned.append(ticket)
 
     # -- Live changes
 
@@ -358,7 +375,7 @@ class RateLimiter(AdmissionPolicy):
                 Nothing has changed then.
         """
         now = _clock.now()
-        with self._lock:
+        with self._locked() as woken:
             place = self._terms.place_of(unit)
             old = self._terms.each[place]
             limit = Limit(
@@ -369,9 +386,7 @@ class RateLimiter(AdmissionPolicy):
             )
             self._terms = self._terms.with_limit(place, limit)
             self._rules[place].change(now, limit.rate, limit.per, limit.burst)
-            woken = self._judge_anew_locked(now)
-        for ticket in woken:
-            self._wake(ticket)
+            woken += self._judge_anew_locked(now)
 
     def update(
         self, remaining: float, reset: float | timedelta, unit: str | None = None
@@ -392,16 +407,14 @@ class RateLimiter(AdmissionPolicy):
         number("remaining", remaining, minimum=0)
         reset = seconds_argument("reset", reset)
         now = _clock.now()
-        with self._lock:
+        with self._locked() as woken:
             self._rules[place].learn(now, remaining, reset)
-            woken = self._judge_anew_locked(now)
-        for ticket in woken:
-            self._wake(ticket)
+            woken += self._judge_anew_locked(now)
 
     def available(self, unit: str | None = None) -> float:
         """Return the units that could be taken now; below 0 in debt."""
         place = self._terms.place_of(unit)
-        with self._lock:
+        with self._locked():
             return self._rules[place].level(_clock.now())
 
     @property
@@ -412,14 +425,13 @@ class RateLimiter(AdmissionPolicy):
 
     def reset(self) -> None:
         """Forget what was taken, not the rate. Who waits goes on at once."""
-        with self._lock:
+        with self._locked() as woken:
             self._rules = self._terms.new_rules()
-            first = None if self._line is None else self._line.first
-        self._wake(first)
+            woken += [] if self._line is None else [self._line.first]
 
     def fresh(self) -> bool:
         now = _clock.now()
-        with self._lock:
+        with self._locked():
             return self._line is None and all(
                 rule.level(now) >= rule.capacity for rule in self._rules
             )
@@ -431,15 +443,21 @@ class _Ticket(Wait):
     Attributes:
         amounts: What it wants, by rule.
         latest: When it has waited long enough.
+        patience: The same, if it had no deadline.
         missing: Seconds it would have had to wait, once it is rejected.
     """
 
-    __slots__ = ("amounts", "latest", "missing")
+    __slots__ = ("amounts", "latest", "missing", "patience")
 
     def __init__(
-        self, waiter: Waiter, amounts: tuple[float, ...], latest: float
+        self,
+        waiter: Waiter,
+        amounts: tuple[float, ...],
+        latest: float,
+        patience: float,
     ) -> None:
         super().__init__(waiter, None)
+        self.patience: float = patience
         self.amounts: tuple[float, ...] = amounts
         self.latest: float = latest
         self.missing: float = 0.0
@@ -477,6 +495,14 @@ class _Line:
         tickets = list(self.tickets)
         until = tickets[: tickets.index(ticket) + 1]
         return list(map(math.fsum, zip(*[one.amounts for one in until], strict=True)))
+
+
+def _latest(call: Call, patience: float) -> float:
+    """Return when a wait of `call` has to be over, at the latest."""
+    if call.deadline is not None and call.deadline <= patience:
+        # An attempt starts while any time is left.
+        return math.nextafter(call.deadline, -math.inf)
+    return patience
 
 
 def _sums(these: Iterable[float], those: Iterable[float]) -> list[float]:

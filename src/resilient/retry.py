@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from resilient import _clock
-from resilient._arguments import count
+from resilient._arguments import count, flag, plain
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import (
     Answer,
@@ -20,7 +20,7 @@ from resilient._call import (
     verdict_of,
 )
 from resilient._edge import Proceed
-from resilient._errors import spell_seconds
+from resilient._errors import RejectedError, spell_seconds
 from resilient._events import (
     RetriesExhausted,
     RetryCancelled,
@@ -206,6 +206,7 @@ class Retry(Policy):
         counted = call.attempt
         attempt = 1
         previous: float | None = None
+        last: Exception | None = None
         try:
             while True:
                 call.attempt = attempt
@@ -214,10 +215,19 @@ class Retry(Policy):
                 call.given_up = ()
                 outcome = await proceed(call)
                 verdict = self._judged(outcome, call)
-                if verdict is Verdict.SUCCESS and self._budget is not None:
-                    self._budget.deposit()
                 if outcome.error is None and verdict in _FINAL:
+                    if self._budget is not None and verdict is Verdict.SUCCESS:
+                        self._budget.deposit()
                     return outcome
+                if last is not None and isinstance(outcome.error, RejectedError):
+                    if outcome.error.by_deadline:
+                        # A wait that the deadline refused is no news: the last
+                        # real error is.
+                        outcome = Outcome(None, last)
+                        self._give_up(outcome, call, attempt - 1, "deadline", began)
+                        return outcome
+                    if outcome.error.__context__ is None:
+                        outcome.error.__context__ = last
                 delay = self._next_delay(
                     outcome, verdict, call, attempt, began, previous
                 )
@@ -239,10 +249,13 @@ class Retry(Policy):
                     # The wait overran: no time is left to begin in.
                     self._give_up(outcome, call, attempt, "deadline", began)
                     return outcome
+                last = outcome.error
                 outcome.discard()
                 attempt += 1
         finally:
             call.retried, call.attempt = retried, counted
+            # NB: its traceback holds frames that wait for this one.
+            last = None
 
     def _judged(self, outcome: Outcome, call: Call) -> Verdict:
         if self.on_result is not None and outcome.error is None:

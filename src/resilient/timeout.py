@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resilient import _clock
-from resilient._arguments import count
+from resilient._arguments import count, flag
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome, overdue
 from resilient._edge import Proceed, strip
@@ -83,6 +83,10 @@ class Timeout(Policy):
         self._shelf: dict[Any, Any] = {}
         if abandon and seconds is None:
             raise ValueError("`abandon` must have `seconds` to abandon after")
+
+    @property
+    def interrupts(self) -> bool:  # type: ignore[override]  # None limits nothing
+        return self.seconds is not None
 
     def fresh(self) -> bool:
         return self._crew is None or self._crew.running == 0

@@ -161,8 +161,13 @@ class Terms:
             raise ValueError(f"`unit` must be one of {units}, got {unit!r}")
         return units.index(unit)
 
-    def amounts_of(self, cost: object) -> tuple[float, ...]:
+    def amounts_of(self, cost: object, *, computed: bool = False) -> tuple[float, ...]:
         """Return what to take of each limit for a cost.
+
+        Args:
+            cost: A number, or a dict by unit.
+            computed: Whether a function made it, of a call: it may be
+                anything then, and secret, so that no error shows it.
 
         Raises:
             TypeError, ValueError: It is no cost, names an unknown unit, or
@@ -173,11 +178,21 @@ class Terms:
             costs = cast("Mapping[object, object]", cost)
             unknown = [unit for unit in costs if unit not in units]
             if unknown:
+                if computed:
+                    unknown = [
+                        unit if isinstance(unit, str) else type(unit)
+                        for unit in unknown
+                    ]
                 raise ValueError(f"`cost` must name units of {units}, got {unknown}")
+            if computed:
+                for amount in costs.values():
+                    _refuse_unseen(amount)
             amounts = tuple(
                 number("cost", costs.get(unit, 0), minimum=0) for unit in units
             )
         else:
+            if computed:
+                _refuse_unseen(cost)
             amount = number("cost", cost, minimum=0)
             counted = units[0] if len(units) == 1 else REQUESTS
             if counted not in units:
@@ -193,6 +208,12 @@ class Terms:
                     f" be taken at once, got {amount:g}: it could never pass"
                 )
         return amounts
+
+
+def _refuse_unseen(cost: object) -> None:
+    """Refuse what is no number, and show its type only."""
+    if isinstance(cost, bool) or not isinstance(cost, (int, float)):
+        raise TypeError(f"`cost` must be a number, got an object of {type(cost)}")
 
 
 _shared: WeakValueDictionary[tuple[object, ...], Terms] = WeakValueDictionary()

@@ -13,16 +13,44 @@ place    tell which task or thread this is
 ======== ==================================================================
 
 asyncio and trio are imported when one of them is seen running, never before.
+
+`sleep` and `park` of an async runtime begin with a `pause`: whoever drives the
+policies goes on at once, but need not. The plain ``with`` of an attempt stops
+there, so that no wait, and no scope of one, is open while the caller's own
+code runs on to the next attempt.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from resilient._call import Call
+
+
+class Mark:
+    """A unique object with a name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+PAUSE = Mark("PAUSE")
+"""What a `pause` yields: a wait is about to begin; send me None."""
+
+
+@types.coroutine
+def pause() -> Generator[object, None, None]:
+    """Let the driver choose the moment in which a wait begins."""
+    yield PAUSE
 
 
 class Waiter(Protocol):

@@ -19,6 +19,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
+from resilient._runtimes import pause
 
 if TYPE_CHECKING:
     from resilient._call import Call
@@ -31,6 +32,7 @@ class AsyncioRuntime:
     name: Literal["asyncio"] = "asyncio"
 
     async def sleep(self, seconds: float) -> None:
+        await pause()
         if _clock.skip is not None:
             _clock.skip(seconds)
             seconds = 0
@@ -40,6 +42,7 @@ class AsyncioRuntime:
         return AsyncioWaiter(asyncio.get_running_loop())
 
     async def park(self, waiter: AsyncioWaiter, until: float | None) -> bool:
+        await pause()
         if waiter.woken:
             waiter.woken = False
             return True

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import os
 import sys
 import threading
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
-from resilient._errors import ResilientWarning
+from resilient._warnings import warn
 
 if TYPE_CHECKING:
     from resilient._call import Call
@@ -26,7 +23,7 @@ class SyncRuntime:
         if _clock.skip is not None:
             _clock.skip(seconds)
         elif seconds > 0:
-            if _loop_runs_here():
+            if loop_runs_here():
                 _warn_once()
             _clock.sleep(seconds)
 
@@ -37,7 +34,7 @@ class SyncRuntime:
             RuntimeError: The thread runs an event loop: whoever could wake it
                 may need that very loop, so waiting could never end.
         """
-        if _loop_runs_here():
+        if loop_runs_here():
             raise RuntimeError(
                 f"{call.name!r} would have to wait on a thread that runs an"
                 " event loop, which could never end: call it through `acall`,"
@@ -86,7 +83,8 @@ class UnenforceableLimit:
         return False
 
 
-def _loop_runs_here() -> bool:
+def loop_runs_here() -> bool:
+    """Whether this thread runs an event loop."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
         return True
@@ -94,7 +92,6 @@ def _loop_runs_here() -> bool:
     return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
-_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _warned = False
 
 
@@ -103,15 +100,9 @@ def _warn_once() -> None:
     if _warned:
         return
     _warned = True
-    # The line to point at is the one that called us, whoever waits for it.
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(
+    warn(
         "a synchronous call sleeps on a thread that runs an event loop, and"
-        " stops every task of it; use the async spelling there (said once)",
-        ResilientWarning,
-        stacklevel=level,
+        " stops every task of it; use the async spelling there (said once)"
     )
 
 

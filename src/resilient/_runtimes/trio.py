@@ -16,6 +16,7 @@ import trio
 
 from resilient import _clock
 from resilient._call import family
+from resilient._runtimes import pause
 
 if TYPE_CHECKING:
     from resilient._call import Call
@@ -31,6 +32,7 @@ class TrioRuntime:
     name: Literal["trio"] = "trio"
 
     async def sleep(self, seconds: float) -> None:
+        await pause()
         if _clock.skip is not None:
             _clock.skip(seconds)
             seconds = 0
@@ -40,6 +42,7 @@ class TrioRuntime:
         return TrioWaiter()
 
     async def park(self, waiter: TrioWaiter, until: float | None) -> bool:
+        await pause()
         seconds = math.inf if until is None else max(0.0, until - _clock.now())
         with trio.move_on_after(seconds):
             await waiter.event.wait()

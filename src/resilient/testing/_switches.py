@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from resilient import _clock, _edge, _policy, retry
+from resilient.retry_budget import RetryBudget
 from resilient._arguments import count
 
 
@@ -81,12 +82,14 @@ def attempts(n: int) -> Generator[None]:
 
 
 def reset_all() -> None:
-    """Put every policy of the process into the state it was made in.
+    """Have every policy and `RetryBudget` of the process forget what it learnt.
+
+    What was configured live (`Bulkhead.resize`, `RateLimiter.set_rate`) stays.
 
     Finds them through the garbage collector, so that production need not keep
     a list of them: this is for between tests, it is slow.
     """
     for thing in gc.get_objects():
         # NB: not isinstance(), which asks proxies and mocks for `__class__`.
-        if issubclass(type(thing), _policy.Policy):
+        if issubclass(type(thing), (_policy.Policy, RetryBudget)):
             thing.reset()
