@@ -8,6 +8,7 @@ import pytest
 from tests.colours import World, in_every_colour
 
 from resilient import AdmissionPolicy, Call, Event, Outcome, RejectedError, Wait, _clock
+from resilient._admission import Returnable
 from resilient._runtimes.sync import SYNC
 from resilient.testing import instant
 
@@ -143,3 +144,12 @@ def test_an_author_has_to_say_how() -> None:
         policy.readmit(None, call)
     with pytest.raises(NotImplementedError):
         policy.withdraw(None)
+
+
+def test_what_can_be_given_back_has_to_be_taken() -> None:
+    """By whoever says that it can."""
+    returnable = Returnable()
+    with pytest.raises(NotImplementedError):
+        returnable._take_back_locked(None)
+    with pytest.raises(NotImplementedError):
+        returnable._follow_up([])

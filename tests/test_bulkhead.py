@@ -848,6 +848,12 @@ def test_what_is_given_back_under_the_lock_serves_those_who_wait() -> None:
     with bulkhead._lock:
         bulkhead.settle(third, None)
     assert first is bulkhead.admit(first)
+    lost = bulkhead.admit(second)
+    with bulkhead._lock:
+        bulkhead.withdraw(lost)
+    wait = bulkhead.admit(third)
+    assert (1, 1) == (bulkhead.in_use, bulkhead.queued)
+    bulkhead.withdraw(wait)
     bulkhead.settle(first, None)
     assert bulkhead.fresh()
 

@@ -978,7 +978,7 @@ def test_ctrl_c_as_the_circuit_opens_again_has_no_probe_to_give_back() -> None:
         breaker = CircuitBreaker(
             consecutive_failures=1, half_open_calls=1, open_for=1, probe_timeout=2
         )
-        with pytest.raises(OSError, match="^$"):
+        with pytest.raises(OSError, match=r"^$"):
             breaker.call(_raise)
         clock.advance(1)
         breaker.admit(Call("lost"))
@@ -1001,7 +1001,7 @@ def test_a_probe_given_back_under_the_lock_is_there_for_the_next() -> None:
     """The thread that closes a lost call may be the one that has the lock."""
     with virtual_time() as clock:
         breaker = CircuitBreaker(consecutive_failures=1, half_open_calls=1, open_for=1)
-        with pytest.raises(OSError, match="^$"):
+        with pytest.raises(OSError, match=r"^$"):
             breaker.call(_raise)
         clock.advance(1)
         probe = breaker.admit(Call("lost"))
@@ -1022,7 +1022,7 @@ def test_what_comes_back_while_the_machine_is_asked_is_taken_too(
     """A garbage collection may close lost calls at any moment."""
     with virtual_time() as clock:
         breaker = CircuitBreaker(consecutive_failures=1, half_open_calls=2, open_for=1)
-        with pytest.raises(OSError, match="^$"):
+        with pytest.raises(OSError, match=r"^$"):
             breaker.call(_raise)
         clock.advance(1)
         lost = [breaker.admit(Call("lost"))]
@@ -1054,5 +1054,5 @@ def test_an_async_open_for_is_refused() -> None:
         raise AssertionError("it was called")
 
     function: Any = open_for
-    with pytest.raises(TypeError, match="`open_for` must be a plain function, got an"):
+    with pytest.raises(TypeError, match="`open_for` must be a plain function"):
         CircuitBreaker(open_for=function)

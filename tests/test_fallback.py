@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -356,6 +357,13 @@ async def test_its_use_is_told(w: World) -> None:
 def test_a_value_that_all_callers_would_share_is_refused(value: Any) -> None:
     """One caller's change would be everybody's."""
     with pytest.raises(TypeError, match="would share"):
+        Fallback(value)
+
+
+@pytest.mark.parametrize("value", [len, functools.partial(print, "x"), int], ids=repr)
+def test_a_function_is_no_value(value: Any) -> None:
+    """Nor is what makes one: it would be the answer, uncalled."""
+    with pytest.raises(TypeError, match="must not be a function or class"):
         Fallback(value)
 
 

@@ -1193,7 +1193,7 @@ def test_an_async_cost_is_refused() -> None:
         raise AssertionError("it was called")
 
     function: Any = cost
-    with pytest.raises(TypeError, match="`cost` must be a plain function, got an"):
+    with pytest.raises(TypeError, match="`cost` must be a plain function"):
         RateLimiter(1, cost=function)
 
 

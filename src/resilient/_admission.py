@@ -16,9 +16,8 @@ thread. See `Returnable`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from inspect import iscoroutinefunction
 from typing import Any, ClassVar, TypeAlias
 
 from resilient import _clock
@@ -53,18 +52,6 @@ class Wait:
 
 Admission: TypeAlias = Any
 """A permit of any kind, a `RejectedError`, or a `Wait`."""
-
-
-def plain_function(parameter: str, function: object) -> None:
-    """Refuse an async function where its answer is needed at once.
-
-    Raises:
-        TypeError: It is one.
-    """
-    if iscoroutinefunction(function):
-        raise TypeError(
-            f"`{parameter}` must be a plain function, got an async one: {function!r}"
-        )
 
 
 class Returnable:
@@ -115,7 +102,7 @@ class Returnable:
         return effects
 
     @contextmanager
-    def _locked(self) -> Iterator[list[Any]]:
+    def _locked(self) -> Generator[list[Any], None, None]:
         """Hold the lock, with everything taken back first and afterwards.
 
         Yields:

@@ -196,7 +196,9 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                         if call.runner is None:
                             value = Outcome(value)
                         resume = coroutine.send
-                        if hasattr(type(value.value), "__await__"):
+                        # NB: the type: the value may be a proxy that answers.
+                        returned: object = value.value
+                        if hasattr(type(returned), "__await__"):
                             value, trace = refuse_awaitable(name, value.value), None
                             resume = coroutine.throw
             assert outcome is not None
@@ -212,7 +214,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                 coroutine.close()
             # NB: the error's traceback holds this frame; the frame must not
             # hold the error.
-            outcome = value = trace = None
+            outcome = value = returned = trace = None
 
     return wrapper
 

@@ -203,11 +203,10 @@ class Bulkhead(AdmissionPolicy, Returnable):
             self._give_back(permit)
             return
         try:
+            granted = self._slots.release()
             if self._holders is not None:
                 self._holders.remove(permit)
-            granted = self._slots.release()
-            if self._holders and not granted:
-                granted = self._break_circle_locked()
+                granted = granted or self._break_circle_locked()
         finally:
             lock.release()
         if granted:

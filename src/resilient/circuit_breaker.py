@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Never
 import attrs
 
 from resilient import _clock
-from resilient._admission import Admission, AdmissionPolicy, Returnable, plain_function
-from resilient._arguments import count, ratio
+from resilient._admission import Admission, AdmissionPolicy, Returnable
+from resilient._arguments import count, plain, ratio
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import (
     IGNORED,
@@ -191,9 +191,10 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
                 "`failure_rate`, `consecutive_failures` or `slow_call_rate` must"
                 " be given, got None for each: the circuit could never open"
             )
-        plain_function("open_for", open_for)
         self.open_for: float | Backoff | Callable[[int], float] = (
-            open_for if callable(open_for) else seconds_argument("open_for", open_for)
+            plain("open_for", open_for)
+            if callable(open_for)
+            else seconds_argument("open_for", open_for)
         )
         self.half_open_calls: int = count("half_open_calls", half_open_calls, minimum=1)
         self.probe_timeout: float = seconds_argument(
@@ -271,7 +272,7 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
                 slow = now - began > self.slow_call_duration
             circuit, lock = self._circuit, self._lock
             if lock.acquire(False):  # NB: by hand, see `_admission`
-                changes: list[Change | Note] = []
+                changes: list[Change | Note] | None = None
                 try:
                     circuit.settle(permit, now, failed, slow)
                     if circuit.changes:

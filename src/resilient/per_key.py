@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable
 from itertools import islice
 from typing import Any, Final
 
-from resilient._admission import Returnable, plain_function
-from resilient._arguments import count
+from resilient._admission import Returnable
+from resilient._arguments import count, plain
 from resilient._call import Call, Outcome
 from resilient._edge import Proceed
 from resilient._events import KeyEvicted, Listener, send
@@ -67,10 +67,10 @@ class PerKey(Policy[F], Returnable):
             raise TypeError(f"`factory` must be a function of the key, got {factory!r}")
         if key is not None and not callable(key):
             raise TypeError(f"`key` must be a function or None, got {key!r}")
-        plain_function("factory", factory)
-        plain_function("key", key)
-        self.factory: Callable[[Any], Policy[F]] = factory
-        self.key: Callable[..., Hashable] | None = key
+        self.factory: Callable[[Any], Policy[F]] = plain("factory", factory)
+        self.key: Callable[..., Hashable] | None = (
+            None if key is None else plain("key", key)
+        )
         self.max_keys: int = count("max_keys", max_keys, minimum=1)
         self._lock = threading.Lock()
         self._returned: list[Hashable] = []

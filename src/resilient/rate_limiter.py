@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from resilient import _clock
 from resilient._admission import Admission, AdmissionPolicy, Returnable, Wait
-from resilient._admission import plain_function
-from resilient._arguments import number
+from resilient._arguments import number, plain
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome
 from resilient._errors import RateLimitedError
@@ -98,14 +97,13 @@ class RateLimiter(AdmissionPolicy, Returnable):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        plain_function("cost", cost)
         if (rate is None) == (limits is None):
             raise TypeError("RateLimiter takes exactly one of `rate` and `limits`")
         self._terms = terms(
             None if rate is None else Limit(rate, per=per, burst=burst),
             None if limits is None else checked_limits(limits, per, burst),
             None if max_wait is None else seconds_argument("max_wait", max_wait),
-            copied_cost(cost),
+            plain("cost", cost) if callable(cost) else copied_cost(cost),
             algorithm,
         )
         self._lock = threading.Lock()
