@@ -145,3 +145,10 @@ def test_whether_the_deadline_was_to_blame_survives_pickling(
             again = copied(late)
             assert isinstance(again, RejectedError)
             assert again.by_deadline
+
+
+def test_a_long_wait_is_spelt_without_an_exponent() -> None:
+    """A reader of a log has no use for 1.2e+03 s."""
+    assert "rate limiter 'api' has no permit left; retry in 86400 s" == str(
+        RateLimitedError("api", 86_400.0)
+    )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from resilient import _clock
-from resilient._arguments import count, flag, plain
+from resilient._arguments import count
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import (
     Answer,
@@ -207,6 +207,7 @@ class Retry(Policy):
         attempt = 1
         previous: float | None = None
         last: Exception | None = None
+        error: Exception | None = None
         try:
             while True:
                 call.attempt = attempt
@@ -219,15 +220,16 @@ class Retry(Policy):
                     if self._budget is not None and verdict is Verdict.SUCCESS:
                         self._budget.deposit()
                     return outcome
-                if last is not None and isinstance(outcome.error, RejectedError):
-                    if outcome.error.by_deadline:
+                error = outcome.error
+                if last is not None and isinstance(error, RejectedError):
+                    if error.by_deadline:
                         # A wait that the deadline refused is no news: the last
                         # real error is.
                         outcome = Outcome(None, last)
                         self._give_up(outcome, call, attempt - 1, "deadline", began)
                         return outcome
-                    if outcome.error.__context__ is None:
-                        outcome.error.__context__ = last
+                    if error.__context__ is None:
+                        error.__context__ = last
                 delay = self._next_delay(
                     outcome, verdict, call, attempt, began, previous
                 )
@@ -254,8 +256,8 @@ class Retry(Policy):
                 attempt += 1
         finally:
             call.retried, call.attempt = retried, counted
-            # NB: its traceback holds frames that wait for this one.
-            last = None
+            # NB: their tracebacks hold frames that wait for this one.
+            last = error = None
 
     def _judged(self, outcome: Outcome, call: Call) -> Verdict:
         if self.on_result is not None and outcome.error is None:

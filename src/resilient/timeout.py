@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resilient import _clock
-from resilient._arguments import count, flag
+from resilient._arguments import count
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome, overdue
 from resilient._edge import Proceed, strip

@@ -8,8 +8,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from resilient import _clock, _edge, _policy, retry
-from resilient.retry_budget import RetryBudget
 from resilient._arguments import count
+from resilient.retry_budget import RetryBudget
 
 
 @contextmanager
