@@ -326,7 +326,7 @@ class _Loop:
     def __init__(self, drive: Drive, place: object) -> None:
         self.drive: Drive = drive
         # The task or thread that the loop runs in.
-        self.place = place
+        self.place: object = place
         # Where the policies stand.
         self.standstill: object = BLOCK
         # Whether an attempt was handed out and not entered yet.
