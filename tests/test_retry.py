@@ -1053,3 +1053,23 @@ async def test_only_successes_feed_the_budget(w: World) -> None:
     assert 0.0 == budget.balance
     retry.call(body)
     assert 1.0 == budget.balance
+
+
+@in_every_colour
+async def test_a_rejection_keeps_the_context_it_has(w: World) -> None:
+    """What the function itself was handling says more than the last attempt."""
+    handled = KeyError("handled")
+    calls: list[None] = []
+
+    async def body() -> None:
+        calls.append(None)
+        if len(calls) == 1:
+            raise ValueError
+        try:
+            raise handled
+        except KeyError:
+            raise RejectedError("elsewhere")  # noqa: B904 - the context is meant
+
+    with pytest.raises(RejectedError) as caught:
+        await w.call(Retry(ValueError, backoff=constant(0)), body)
+    assert handled is caught.value.__context__
