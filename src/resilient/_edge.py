@@ -126,11 +126,15 @@ def name_of(function: Callable[..., Any]) -> str:
     return str(name).rpartition("<locals>.")[2]
 
 
+def close_unbegun(awaitable: object) -> None:
+    """Tell the interpreter that a coroutine is not awaited on purpose."""
+    if isinstance(awaitable, Coroutine):
+        awaitable.close()
+
+
 def refuse_awaitable(name: str, value: object) -> TypeError:
     """Return the error for a plain function that returned an awaitable."""
-    if isinstance(value, Coroutine):
-        # It was never begun; closing it says so to the interpreter.
-        value.close()
+    close_unbegun(value)
     return TypeError(
         f"{name!r} is a plain function that returned an awaitable, which a"
         " policy around the function cannot protect: make it `async def`"

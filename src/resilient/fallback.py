@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast, overload
 
 from resilient._call import Call, Condition, Judge, Outcome, Verdict, judge_by
-from resilient._edge import Proceed, colour_of, failed
+from resilient._edge import Proceed, close_unbegun, colour_of, failed
 from resilient._errors import RejectedError
 from resilient._events import FallbackUsed, error_name, send
 from resilient._policy import Policy, Spelling
@@ -177,9 +177,7 @@ def _fits(signature: inspect.Signature, places: int) -> bool:
 
 
 def _unawaitable(fallback: Fallback[Any], answer: object) -> TypeError:
-    if isinstance(answer, Coroutine):
-        # It was never begun; closing it says so to the interpreter.
-        answer.close()
+    close_unbegun(answer)
     return TypeError(
         f"the function of {fallback!r} returned an awaitable, which a"
         " synchronous call cannot await: it needs a plain function there"
