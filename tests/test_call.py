@@ -505,13 +505,19 @@ def test_held_permits_go_back_once() -> None:
     assert [outcome, None] == seen
 
 
-def test_held_permits_of_work_that_goes_on_stay() -> None:
-    """A thread that was left behind ends when it does."""
+def test_discarding_ends_the_work_before_permits_go_back() -> None:
+    """Once; a thread that was left behind has no such end, and keeps them."""
     seen: list[Any] = []
-    for held in (Held(outlives=True), Held()):
+
+    async def close() -> None:
+        seen.append("closed")
+
+    for held in (Held(close), Held()):
         held.append(seen.append)
-        held.discard()
-    assert [None] == seen
+        for _ in range(2):
+            with pytest.raises(StopIteration):
+                held.discard().send(None)
+    assert ["closed", None] == seen
 
 
 def test_one_release_that_fails_keeps_nobody_from_theirs() -> None:

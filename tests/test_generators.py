@@ -102,6 +102,31 @@ async def collect(stream: Any) -> list[Any]:
     return [item async for item in stream]
 
 
+async def swallow(w: World) -> None:
+    """Take a second over a cancellation that is not passed on."""
+    if w.colour == "trio":
+        import trio
+
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+    else:
+        await asyncio.sleep(1)
+
+
+async def cancelled_after(w: World, seconds: float, step: Callable[[], Any]) -> None:
+    """Take a step of a stream that its consumer gives up."""
+    if w.colour == "trio":
+        import trio
+
+        with trio.move_on_after(seconds) as scope:
+            await step()
+        assert scope.cancelled_caught
+    else:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await step()
+
+
 # --- attempts ---------------------------------------------------------------------
 
 
@@ -180,21 +205,85 @@ async def test_a_first_item_may_be_refused(w: World) -> None:
     assert 0 == bulkhead.in_use
 
 
-def test_a_refused_stream_is_closed_before_its_slot_goes_back() -> None:
+@in_every_colour
+async def test_a_refused_stream_is_closed_before_its_slot_goes_back(w: World) -> None:
     """A slot is what its stream may use: two would be open at once."""
-    seen: list[Any] = []
+    seen: list[tuple[int, float]] = []
     bulkhead = Bulkhead(1)
 
-    def warms_up() -> Iterator[int]:
+    async def warms_up() -> AsyncIterator[int]:
         try:
             yield len(seen)
         finally:
-            seen.append(bulkhead.in_use)
+            await w.sleep(1)
+            seen.append((bulkhead.in_use, w.now()))
 
     retry = Retry(on_result=lambda item: item < 1, backoff=constant(3))
-    with virtual_time():
-        assert [1] == list(Pipeline(retry, bulkhead)(warms_up)())
-    assert [1, 1] == seen
+    assert [1] == await collect(Stream(w, Pipeline(retry, bulkhead), warms_up))
+    # Closed at once, and then waited; the second one ends by itself.
+    assert [(1, 1.0), (1, 5.0)] == seen
+    assert 0 == bulkhead.in_use
+
+
+@in_async_colours
+async def test_a_late_first_item_is_closed_before_its_slot_goes_back(w: World) -> None:
+    """A timeout that refuses one gives nothing back that is still in use."""
+    seen: list[int] = []
+    bulkhead = Bulkhead(1)
+
+    async def stubborn() -> AsyncIterator[int]:
+        try:
+            await w.sleep(2)
+        except BaseException:
+            await swallow(w)
+        try:
+            yield 1
+        finally:
+            seen.append(bulkhead.in_use)
+
+    retry = Retry(OSError, attempts=2, backoff=constant(1))
+    policy = Pipeline(retry, Timeout(1), bulkhead)
+    with pytest.raises(TimeoutExceededError):
+        await collect(Stream(w, policy, stubborn))
+    assert ([1, 1], 0) == (seen, bulkhead.in_use)
+
+
+@in_async_colours
+async def test_closing_a_refused_stream_may_be_cancelled(w: World) -> None:
+    """Its slot goes back all the same, after its end, and nothing is tried again."""
+    seen: list[int] = []
+    bulkhead = Bulkhead(1)
+
+    async def slow_to_close() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            try:
+                await w.sleep(60)
+            finally:
+                seen.append(bulkhead.in_use)
+
+    retry = Retry(on_result=lambda item: True, backoff=constant(1))
+    stream = Stream(w, Pipeline(retry, bulkhead), slow_to_close)
+    await cancelled_after(w, 5, stream.__anext__)
+    assert ([1], 0, 5.0) == (seen, bulkhead.in_use, w.now())
+
+
+@in_every_colour
+async def test_an_error_while_closing_a_refused_stream_is_raised(w: World) -> None:
+    """It is a bug of the generator's; its slot goes back."""
+    bulkhead = Bulkhead(1)
+
+    async def breaks() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            raise KeyError("while closing")
+
+    retry = Retry(KeyError, on_result=lambda item: True, backoff=constant(1))
+    with pytest.raises(KeyError):
+        await Stream(w, Pipeline(retry, bulkhead), breaks).__anext__()
+    assert (0, 0.0) == (bulkhead.in_use, w.now())
 
 
 @in_every_colour
@@ -643,13 +732,7 @@ async def test_a_step_that_swallows_its_cancellation_is_too_late(w: World) -> No
         try:
             await w.sleep(10)
         except BaseException:
-            if w.colour == "trio":
-                import trio
-
-                with trio.CancelScope(shield=True):
-                    await trio.sleep(1)
-            else:
-                await asyncio.sleep(1)
+            await swallow(w)
         yield 2
 
     stream = Stream(w, Timeout(3), swallows)
@@ -668,13 +751,7 @@ async def test_a_first_item_that_comes_too_late_gives_back(w: World) -> None:
         try:
             await w.sleep(10)
         except BaseException:
-            if w.colour == "trio":
-                import trio
-
-                with trio.CancelScope(shield=True):
-                    await trio.sleep(1)
-            else:
-                await asyncio.sleep(1)
+            await swallow(w)
         try:
             yield 1
         finally:
@@ -693,16 +770,7 @@ async def test_cancellation_in_a_step_decides_nothing(w: World) -> None:
     bulkhead = Bulkhead(1)
     stream = Stream(w, Pipeline(Timeout(30), bulkhead), slow(w, 0, 10))
     await stream.__anext__()
-    if w.colour == "trio":
-        import trio
-
-        with trio.move_on_after(1) as scope:
-            await stream.__anext__()
-        assert scope.cancelled_caught
-    else:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(1):
-                await stream.__anext__()
+    await cancelled_after(w, 1, stream.__anext__)
     assert (1.0, 0) == (w.now(), bulkhead.in_use)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import math
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
@@ -113,17 +113,19 @@ class Outcome:
 class Held:
     """Permits that last until the work of a call has ended, wherever it runs.
 
-    Whoever ends the work owns this; policies only append.
+    Whoever does the work ends this. Policies append to it, and discard it
+    before they discard its outcome.
 
     Args:
-        outlives: Whether the work goes on though nobody wants its answer, as
-            a thread does that was left behind.
+        close: ``await close()`` ends the work early. None: nothing does, and
+            it goes on though nobody wants its answer, as a thread does that
+            was left behind.
     """
 
-    __slots__ = ("_ended", "_lock", "_outlives", "_releases")
+    __slots__ = ("_close", "_ended", "_lock", "_releases")
 
-    def __init__(self, *, outlives: bool = False) -> None:
-        self._outlives = outlives
+    def __init__(self, close: Callable[[], Awaitable[object]] | None = None) -> None:
+        self._close = close
         self._lock = threading.Lock()
         self._releases: list[Callable[[Outcome | None], None]] = []
         self._ended = False
@@ -136,10 +138,18 @@ class Held:
                 return
         release(None)
 
-    def discard(self) -> None:
-        """Give everything back if the work ends where its answer is not wanted."""
-        if not self._outlives:
-            self.end(None)
+    async def discard(self) -> None:
+        """End the work, where that is possible, and then give everything back.
+
+        It may take as long as the user's own cleanup, and is cancelled with
+        it. What that raises is raised when everything has been given back.
+        """
+        close, self._close = self._close, None
+        if close is not None:
+            try:
+                await close()
+            finally:
+                self.end(None)
 
     def end(self, outcome: Outcome | None) -> None:
         """Give everything back, once.
@@ -152,6 +162,7 @@ class Held:
         """
         with self._lock:
             self._ended = True
+            self._close = None
             releases, self._releases = self._releases, []
         first: BaseException | None = None
         for release in releases:

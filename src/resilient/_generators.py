@@ -16,7 +16,8 @@ The two wrappers are one text in two colours, as generators have to be.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -76,19 +77,16 @@ class _Stream:
         self.limit: StreamLimit | None = None
         self._limit: TimeLimit | None = None
 
-    def again(self) -> None:
-        """Give back what an item that was not good enough held."""
+    def begin(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Take up a generator, which ``close`` ends if it is not wanted."""
+        # NB: of the one before, whatever a policy did not give back.
         self.held.end(None)
-        self.held = Held()
+        self.held = Held(close)
 
     def first(self, item: Any) -> Outcome:
         outcome = Outcome(item)
         outcome.held = self.held
         return outcome
-
-    def closes(self, items: Generator[Any, Any, Any]) -> None:
-        """Have a stream closed before anything is given back."""
-        self.held.append(lambda last: items.close())
 
     def __enter__(self) -> None:
         call, limit = self.call, self.limit
@@ -144,6 +142,10 @@ def _begun(drive: Drive) -> tuple[Outcome, Exception | None]:
     return outcome, error
 
 
+async def _close(items: Generator[Any, Any, Any]) -> None:
+    items.close()
+
+
 def generator_edge(
     policy: Policy[Any], fn: Callable[..., Generator[Any, Any, Any]]
 ) -> Callable[..., Any]:
@@ -163,9 +165,9 @@ def generator_edge(
                 standstill = drive.in_sync(drive.begin())
                 while standstill is RUN:
                     if items is not None:
-                        stream.again()
+                        items.close()
                     items = fn(*args, **kwargs)
-                    stream.closes(items)
+                    stream.begin(functools.partial(_close, items))
                     try:
                         value = stream.first(next(items))
                     except StopIteration as stop:
@@ -231,8 +233,8 @@ def async_generator_edge(
                 while standstill is RUN:
                     if items is not None:
                         await items.aclose()
-                        stream.again()
                     items = fn(*args, **kwargs)
+                    stream.begin(items.aclose)
                     try:
                         value = stream.first(await items.__anext__())
                     except StopAsyncIteration:

@@ -76,7 +76,7 @@ class Stint:
         self._begun = self._called_off = self._left = self._over = False
         self._outcome: Outcome | None = None
         self._unwinding: BaseException | None = None
-        self.held = Held(outlives=True)
+        self.held = Held()
 
     def run(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]

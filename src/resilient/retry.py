@@ -243,9 +243,6 @@ class Retry(Policy):
                         RetryScheduled(self.label, call.name, attempt, name, delay),
                     )
                 previous = delay
-                if outcome.held is not None:
-                    # A stream whose first item will not do.
-                    outcome.held.discard()
                 await self._wait(delay, outcome, call, attempt)
                 if call.deadline is not None and _clock.now() >= call.deadline:
                     # The wait overran: no time is left to begin in.
@@ -318,6 +315,9 @@ class Retry(Policy):
         self, delay: float, outcome: Outcome, call: Call, attempt: int
     ) -> None:
         try:
+            if outcome.held is not None:
+                # A stream whose first item will not do.
+                await outcome.held.discard()
             await call.runtime.sleep(delay)
         except BaseException as unwinding:
             if unwinding.__context__ is None:

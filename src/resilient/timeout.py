@@ -129,7 +129,11 @@ class Timeout(Policy):
         if limit.leave(outcome.error):
             cause = outcome.error
             outcome.discard()
-            return self._exceeded(call, began, cause)
+            exceeded = self._exceeded(call, began, cause)
+            if outcome.held is not None:
+                # A stream whose first item came too late.
+                await outcome.held.discard()
+            return exceeded
         if outcome.held is not None:
             if outcome.error is not None:
                 return self._left_behind(outcome, call, began)
