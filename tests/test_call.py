@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import gc
 from datetime import timedelta
 from typing import Any
 
@@ -518,6 +519,16 @@ def test_discarding_ends_the_work_before_permits_go_back() -> None:
             with pytest.raises(StopIteration):
                 held.discard().send(None)
     assert ["closed", None] == seen
+
+
+def test_held_permits_go_back_when_nobody_can_end_the_work() -> None:
+    """Whoever was to do so is gone."""
+    seen: list[Any] = []
+    held = Held()
+    held.append(seen.append)
+    del held
+    gc.collect()
+    assert [None] == seen
 
 
 def test_one_release_that_fails_keeps_nobody_from_theirs() -> None:

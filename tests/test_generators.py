@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import inspect
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,8 @@ from resilient import (
     remaining,
 )
 from resilient.testing import off, virtual_time
+
+ALREADY_RUNNING = "aclose(): asynchronous generator is already running"
 
 GenFunction = Callable[..., AsyncIterator[Any]]
 
@@ -493,6 +496,45 @@ def test_a_stream_abandoned_in_its_first_step_gives_back() -> None:
     del step
     gc.collect()
     assert 0 == bulkhead.in_use
+
+
+@pytest.mark.parametrize("where", ["first item", "refused", "later item"])
+def test_a_stream_whose_consumer_is_lost_gives_back(where: str) -> None:
+    """Wherever it stands; before 3.13 Python itself cannot close it any more."""
+    bulkhead, messages = Bulkhead(1), set[str]()
+    retry = Retry(on_result=lambda item: where == "refused", backoff=constant(1))
+
+    @Pipeline(retry, bulkhead)
+    async def hangs() -> AsyncIterator[int]:
+        if where == "first item":
+            await asyncio.get_running_loop().create_future()
+        try:
+            yield 1
+        finally:
+            await asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(
+            lambda loop, context: messages.add(str(context["exception"]))
+        )
+
+        async def consume() -> None:
+            async for _ in hangs():
+                pass
+
+        lost = consume()
+        lost.send(None)
+        assert 1 == bulkhead.in_use
+        lost.close()
+        gc.collect()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert 0 == bulkhead.in_use
+
+    asyncio.run(main())
+    gc.collect()
+    assert (set() if sys.version_info >= (3, 13) else {ALREADY_RUNNING}) == messages
 
 
 @in_every_colour

@@ -177,6 +177,13 @@ class Held:
                 # NB: or its traceback and this frame would be a cycle.
                 del first
 
+    def __del__(self) -> None:
+        # Whoever was to end the work is gone. NB: before 3.13 that is what
+        # becomes of an async generator whose consumer is lost in the middle
+        # of a step: Python calls it "already running" and never closes it.
+        if self._releases:
+            self.end(None)
+
 
 class Booking(Protocol):
     """What a limiter took for one attempt, to be corrected."""
