@@ -96,6 +96,34 @@ def strip(error: BaseException) -> None:
     BaseException.with_traceback(error, trace)
 
 
+def raised_by(policy: Policy[Any], error: Exception) -> Exception:
+    """Prepare an error that a policy's edge is about to raise.
+
+    An error object that is raised again and again keeps the traceback of each
+    time. What Python itself adds is Python's affair; of the frame that the
+    edge adds, the one of the time before goes.
+    """
+    newer: list[types.TracebackType] = []
+    entry = error.__traceback__
+    while entry is not None:
+        frame = entry.tb_frame
+        if (
+            frame.f_code.co_filename.startswith(HERE)
+            and frame.f_locals.get("policy") is policy
+        ):
+            # NB: copied, for setting `tb_next` looks for loops in all the rest.
+            trace = entry.tb_next
+            for one in reversed(newer):
+                trace = types.TracebackType(
+                    trace, one.tb_frame, one.tb_lasti, one.tb_lineno
+                )
+            BaseException.with_traceback(error, trace)
+            break
+        newer.append(entry)
+        entry = entry.tb_next
+    return error
+
+
 def colour_of(function: Callable[..., Any]) -> Colour:
     """Tell how a callable has to be called: from its code, without calling it.
 
@@ -208,7 +236,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
             assert outcome is not None
             if outcome.error is None:
                 return outcome.value
-            raise outcome.error
+            raise raised_by(policy, outcome.error)
         finally:
             current.reset(token)
             call.end()
@@ -281,7 +309,7 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
             assert outcome is not None
             if outcome.error is None:
                 return outcome.value
-            raise outcome.error
+            raise raised_by(policy, outcome.error)
         finally:
             try:
                 current.reset(token)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient import _clock, _edge
 from resilient._call import Call, Held, Outcome, current, overdue
-from resilient._edge import RUN, Drive, failed, name_of
+from resilient._edge import RUN, Drive, failed, name_of, raised_by
 from resilient._runtimes.sync import SYNC
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def generator_edge(
                     standstill = drive.in_sync(drive.send(value))
             value, error = _begun(drive)
             if error is not None:
-                raise error
+                raise raised_by(policy, error)
             if value.held is not stream.held:
                 return value.value
             stream.limit = call.stream_limit
@@ -247,7 +247,7 @@ def async_generator_edge(
                     standstill = await drive.forward(drive.send(value))
             value, error = _begun(drive)
             if error is not None:
-                raise error
+                raise raised_by(policy, error)
             if value.held is not stream.held:
                 return
             stream.limit = call.stream_limit
