@@ -28,7 +28,7 @@ from resilient import (
     deadline_after,
     remaining,
 )
-from resilient.testing import off, virtual_time
+from resilient.testing import off
 
 ALREADY_RUNNING = "aclose(): asynchronous generator is already running"
 

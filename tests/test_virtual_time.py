@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import gc
 import os
 import random
 import socket
@@ -554,6 +555,24 @@ def test_time_waits_until_trio_has_blocked_everywhere() -> None:
             return trio.current_time()
 
     assert 0.0 == virtual_time.run(main, backend="trio")
+
+
+def test_looking_at_threads_leaves_nothing_to_the_collector(backend: Backend) -> None:
+    """Among their frames is the one that looks; it must not keep itself."""
+
+    async def main() -> None:
+        # A thread of the loop's own stays for a while when its work is done.
+        await anyio.to_thread.run_sync(int)
+        gc.collect()
+        gc.disable()
+        try:
+            await anyio.sleep(1)
+            found = gc.collect()
+        finally:
+            gc.enable()
+        assert 0 == found
+
+    virtual_time.run(main, backend=backend)
 
 
 # --- dead-locks -------------------------------------------------------------------

@@ -180,7 +180,10 @@ def _threads_at_work() -> Iterator[int | None]:
     """
     expected = trio.testing.active_thread_count()
     if threading.active_count() > 1:
-        for ident, innermost in _whereabouts.frames_by_thread().items():
+        frames = _whereabouts.frames_by_thread()
+        # NB: this thread's own leads back here, and would be a cycle.
+        del frames[threading.get_ident()]
+        for ident, innermost in frames.items():
             names = [f.f_code.co_qualname for f in _whereabouts.callers(innermost)]
             if _RUNS_JOB in names:
                 expected -= 1
