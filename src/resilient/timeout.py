@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ class Timeout(Policy):
     ``task.cancelling()``.
     """
 
-    __slots__ = ("_crew", "_shelf", "abandon", "max_threads", "seconds")
+    __slots__ = ("_crews", "_shelf", "abandon", "max_threads", "seconds")
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class Timeout(Policy):
         )
         self.abandon: bool = abandon
         self.max_threads: int = count("max_threads", max_threads, minimum=1)
-        self._crew = Crew(self.max_threads) if abandon else None
+        self._crews: dict[int, Crew] = {}
         self._shelf: dict[Any, Any] = {}
         if abandon and seconds is None:
             raise ValueError("`abandon` must have `seconds` to abandon after")
@@ -89,12 +90,19 @@ class Timeout(Policy):
         return self.seconds is not None
 
     def fresh(self) -> bool:
-        return self._crew is None or self._crew.running == 0
+        return self._crew().running == 0
 
     @property
     def abandoned(self) -> int:
         """Threads that were left behind and still run."""
-        return 0 if self._crew is None else self._crew.abandoned
+        return self._crew().abandoned
+
+    def _crew(self) -> Crew:
+        """Return this process's threads: a forked child has none of its parent's."""
+        process = os.getpid()
+        crew = self._crews.get(process)
+        # NB: two threads may come at once; the first one's stays.
+        return crew or self._crews.setdefault(process, Crew(self.max_threads))
 
     def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
         super().accept(spelling, classified=classified)
@@ -115,8 +123,8 @@ class Timeout(Policy):
         deadline = began + seconds
         if outer is None or deadline < outer:
             call.deadline = deadline
-        if self._crew is not None:
-            return await self._around_thread(self._crew, proceed, call, began, outer)
+        if self.abandon:
+            return await self._around_thread(proceed, call, began, outer)
         limit = call.runtime.limit(call, self._shelf, seconds)
         try:
             outcome = await proceed(call)
@@ -144,13 +152,10 @@ class Timeout(Policy):
         return outcome
 
     async def _around_thread(
-        self,
-        crew: Crew,
-        proceed: Proceed,
-        call: Call,
-        began: float,
-        outer: float | None,
+        self, proceed: Proceed, call: Call, began: float, outer: float | None
     ) -> Outcome:
+        crew = self._crew()
+
         def run(fn: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
             stint = crew.begin(call.name, fn, args, kwargs)
             if stint is None:

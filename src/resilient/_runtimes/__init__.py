@@ -22,6 +22,7 @@ code runs on to the next attempt.
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections.abc import Callable, Generator
@@ -60,9 +61,26 @@ class Waiter(Protocol):
         """Wake it, from any thread; a wake before the wait is not lost.
 
         Returns:
-            False if nobody will ever wait there again: its loop is gone.
+            False if nobody will ever wait there again: its loop is gone, or
+            it was left behind in the process that this one was forked from.
         """
         ...
+
+
+class Local:
+    """Something of the process that it was made in.
+
+    A forked child has a copy of it, but not of the thread that it belongs to.
+    """
+
+    __slots__ = ("_process",)
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+
+    def is_copy(self) -> bool:
+        """Whether this is a forked child's copy."""
+        return os.getpid() != self._process
 
 
 class TimeLimit(Protocol):

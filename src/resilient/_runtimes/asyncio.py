@@ -19,7 +19,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
-from resilient._runtimes import pause
+from resilient._runtimes import Local, pause
 
 if TYPE_CHECKING:
     from resilient._call import Call
@@ -77,7 +77,7 @@ class AsyncioRuntime:
         return asyncio.current_task()
 
 
-class AsyncioWaiter:
+class AsyncioWaiter(Local):
     """A future that is made anew for each wait, and a flag for early wakes.
 
     Both belong to the loop's thread; `wake` goes there.
@@ -86,11 +86,14 @@ class AsyncioWaiter:
     __slots__ = ("future", "loop", "woken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
         self.loop = loop
         self.future: asyncio.Future[bool] | None = None
         self.woken = False
 
     def wake(self) -> bool:
+        if self.is_copy():
+            return False
         if asyncio._get_running_loop() is self.loop:
             self._wake()
             return True

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
+from resilient._runtimes import Local
 from resilient._warnings import warn
 
 if TYPE_CHECKING:
@@ -55,16 +56,19 @@ class SyncRuntime:
         return threading.get_ident()
 
 
-class SyncWaiter:
+class SyncWaiter(Local):
     """A one-shot gate: a lock that is held until somebody wakes the waiter."""
 
     __slots__ = ("gate",)
 
     def __init__(self) -> None:
+        super().__init__()
         self.gate = threading.Lock()
         self.gate.acquire()
 
     def wake(self) -> bool:
+        if self.is_copy():
+            return False
         try:
             self.gate.release()
         except RuntimeError:

@@ -16,7 +16,7 @@ import trio
 
 from resilient import _clock
 from resilient._call import family
-from resilient._runtimes import pause
+from resilient._runtimes import Local, pause
 
 if TYPE_CHECKING:
     from resilient._call import Call
@@ -61,16 +61,19 @@ class TrioRuntime:
         return trio.lowlevel.current_task()
 
 
-class TrioWaiter:
+class TrioWaiter(Local):
     """An event that is made anew for each wait."""
 
     __slots__ = ("event", "token")
 
     def __init__(self) -> None:
+        super().__init__()
         self.token = trio.lowlevel.current_trio_token()
         self.event = trio.Event()
 
     def wake(self) -> bool:
+        if self.is_copy():
+            return False
         lowlevel = trio.lowlevel
         if lowlevel.in_trio_run() and lowlevel.current_trio_token() is self.token:
             self._wake()
