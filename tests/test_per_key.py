@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import threading
 import tracemalloc
@@ -25,7 +27,9 @@ from resilient import (
     Policy,
     RateLimitedError,
     RateLimiter,
+    ResilientWarning,
     Retry,
+    Timeout,
     constant,
 )
 
@@ -576,3 +580,21 @@ def test_async_functions_are_refused() -> None:
         PerKey(function)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="`key` must be a plain function"):
         PerKey(limiter, key=function)
+
+
+@pytest.mark.parametrize(("factory", "warns"), [(Timeout, True), (Bulkhead, False)])
+def test_it_interrupts_where_its_policies_do(factory: Any, warns: bool) -> None:
+    """Known with the first of them: a synchronous block on a loop is deaf to it."""
+    per_key = PerKey(lambda key: factory(1))
+    assert not per_key.interrupts
+    with per_key.guard(key="a"):
+        pass
+    assert warns == per_key.interrupts
+
+    async def main() -> None:
+        told = pytest.warns(ResilientWarning, match="cannot interrupt")
+        with told if warns else contextlib.nullcontext():
+            with per_key.guard(key="b"):
+                pass
+
+    asyncio.run(main())

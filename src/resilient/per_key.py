@@ -253,6 +253,13 @@ class PerKey(Policy[F], Returnable):
     def fresh(self) -> bool:
         return all(policy.fresh() for _, policy in self._snapshot())
 
+    @property
+    def interrupts(self) -> bool:  # type: ignore[override]  # its factory's policies do
+        # NB: those of one factory are alike; none is made for asking.
+        with self._locked():
+            latest = next(reversed(self._policies.values()), None)
+        return latest is not None and latest.interrupts
+
     def contains(self, other: Policy[Any]) -> bool:
         return other is self or any(
             policy.contains(other) for _, policy in self._snapshot()
