@@ -337,6 +337,11 @@ class Policy(Generic[F]):
     def attempts(self, *, key: Any = None) -> Attempts:
         """Return an iterator, sync and async, over attempts at one block.
 
+        Leaving the loop after a failed block gives everything back when the
+        iterator dies: at once where only the ``for`` has it. Kept in a
+        variable it keeps what stands outside its attempts, too: a total
+        `Timeout` stays armed and cancels what the task does next.
+
         Args:
             key: The call's key, for `PerKey`.
 
