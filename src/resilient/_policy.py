@@ -281,12 +281,8 @@ class Policy(Generic[F]):
             TypeError: `fn` is a coroutine function or a generator.
         """
         __tracebackhide__ = True
-        colour = colour_of(fn)
-        if colour != "sync":
-            hint = "acall" if colour == "async" else "the decorator"
-            raise TypeError(
-                f"`call` takes plain functions, {spell(fn)} is {_A[colour]}: use {hint}"
-            )
+        if colour_of(fn) != "sync":
+            raise _miscalled(fn, "`call` takes plain functions", "acall")
         self._accept("sync")
         try:
             return sync_edge(self, fn)(*args, **kwargs)  # type: ignore[no-any-return]
@@ -307,13 +303,8 @@ class Policy(Generic[F]):
             TypeError: `fn` is a plain function or a generator.
         """
         __tracebackhide__ = True
-        colour = colour_of(fn)
-        if colour != "async":
-            hint = "call" if colour == "sync" else "the decorator"
-            raise TypeError(
-                f"`acall` takes coroutine functions, {spell(fn)} is {_A[colour]}:"
-                f" use {hint}"
-            )
+        if colour_of(fn) != "async":
+            raise _miscalled(fn, "`acall` takes coroutine functions", "call")
         self._accept("async")
         try:
             return await async_edge(self, fn)(*args, **kwargs)  # type: ignore[no-any-return]
@@ -382,6 +373,13 @@ _WHAT: dict[str, str] = {
     "generator": "a generator, whose items the consumer has seen",
     "async generator": "a generator, whose items the consumer has seen",
 }
+
+
+def _miscalled(fn: Callable[..., Any], rule: str, twin: str) -> TypeError:
+    """Return the error for a function that needs the `twin`, or the decorator."""
+    colour = colour_of(fn)
+    hint = twin if colour in ("sync", "async") else "the decorator"
+    return TypeError(f"{rule}, {spell(fn)} is {_A[colour]}: use {hint}")
 
 
 def _forget_frame(error: BaseException) -> None:
