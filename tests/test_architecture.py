@@ -31,6 +31,7 @@ FOUNDATION = {
     "_clock",
     "_errors",
     "_events",
+    "_priority",
     "_signature",
     "_warnings",
 }

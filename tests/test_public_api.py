@@ -26,6 +26,7 @@ CONTRACT = {
     "PerKey",
     "Pipeline",
     "Policy",
+    "Priority",
     "RateLimitedError",
     "RateLimiter",
     "RejectedError",
@@ -46,6 +47,7 @@ CONTRACT = {
     "delays",
     "exponential",
     "linear",
+    "priority",
     "remaining",
 }
 

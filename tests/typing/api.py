@@ -40,6 +40,7 @@ from resilient import (
     PermitWaited,
     Pipeline,
     Policy,
+    Priority,
     RateLimitedError,
     RateLimiter,
     RejectedError,
@@ -65,6 +66,7 @@ from resilient import (
     delays,
     exponential,
     linear,
+    priority,
     remaining,
 )
 
@@ -167,8 +169,11 @@ def spellings() -> None:
         assert_type(current_call(), Call)
         assert_type(remaining(), float | None)
         assert_type(current_deadline(), float | None)
-    with deadline_after(timedelta(seconds=1)):
+        assert_type(current_call().priority, Priority)
+        assert_type(current_call().lot, float)
+    with deadline_after(timedelta(seconds=1)), priority("batch", key="k"):
         pass
+    priority("urgent")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def narrowed() -> int:
