@@ -406,7 +406,6 @@ class _Telling:
 
     def _tell(self, call: Call) -> None:
         """Write to the call of a block what it is to tell."""
-        raise NotImplementedError
 
     def __enter__(self) -> None:
         name = type(self).__name__
