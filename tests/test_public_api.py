@@ -11,6 +11,7 @@ import pytest
 import resilient
 
 CONTRACT = {
+    "AdaptiveThrottle",
     "AdmissionPolicy",
     "Bulkhead",
     "BulkheadFullError",

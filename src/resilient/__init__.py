@@ -61,6 +61,7 @@ from resilient._machines.terms import Limit
 from resilient._pipeline import Pipeline
 from resilient._policy import Policy
 from resilient._priority import Priority
+from resilient.adaptive_throttle import AdaptiveThrottle
 from resilient.bulkhead import Bulkhead
 from resilient.circuit_breaker import CircuitBreaker, calls
 from resilient.fallback import Fallback
@@ -71,6 +72,7 @@ from resilient.retry_budget import RetryBudget
 from resilient.timeout import Timeout
 
 __all__ = [
+    "AdaptiveThrottle",
     "AdmissionPolicy",
     "Attempt",
     "Attempts",

@@ -275,6 +275,13 @@ class Call:
         if enclosing is not None and self.standing is None:
             self.standing = enclosing.standing
 
+    def strain(self) -> None:
+        """Tell every hedge around that what is called is in trouble.
+
+        It then adds no load. For policies further in that would rather have
+        fewer calls: a circuit that is not closed, a throttle that rejects.
+        """
+
     @property
     def priority(self) -> Priority:
         """How important it is: what the `priority` block around it says."""

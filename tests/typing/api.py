@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from resilient import (
+    AdaptiveThrottle,
     AdmissionPolicy,
     Attempt,
     Attempts,
@@ -254,6 +255,8 @@ def values() -> None:
     RateLimiter(limits=limits, cost={"tokens": 100}, algorithm="sliding_window")
     CircuitBreaker(window=calls(100), open_for=exponential(5), on=(OSError, judge))
     assert_type(CircuitBreaker().state, CircuitState)
+    AdaptiveThrottle(k=1.5, window=timedelta(seconds=30), on=(OSError, judge))
+    assert_type(AdaptiveThrottle().rejecting, float)
 
 
 def backoffs() -> list[Backoff]:
