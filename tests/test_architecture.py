@@ -31,6 +31,7 @@ FOUNDATION = {
     "_clock",
     "_errors",
     "_events",
+    "_priority",
     "_signature",
     "_warnings",
 }
@@ -159,10 +160,10 @@ def test_policies_never_import_each_other(name: str, path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "path"), MACHINES)
 def test_machines_import_nothing_that_acts(name: str, path: Path) -> None:
-    """A machine knows the standard library, attrs, errors and arguments only."""
+    """It knows the standard library, attrs, errors, arguments and priorities only."""
     imported = imports(name, path)
 
-    assert siblings(imported) <= {"_machines", "_errors", "_arguments"}
+    assert siblings(imported) <= {"_machines", "_errors", "_arguments", "_priority"}
     outside = {found.split(".")[0] for found in imported} - {"resilient", "attrs"}
     assert outside <= sys.stdlib_module_names
 

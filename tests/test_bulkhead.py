@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import pickle
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
@@ -26,6 +27,7 @@ from resilient import (
     Retry,
     Timeout,
     deadline_after,
+    priority,
 )
 from resilient._machines.slots import Slots
 from resilient._runtimes.sync import SYNC, SyncWaiter
@@ -149,6 +151,85 @@ async def test_waiting_is_an_event(w: World) -> None:
     [event] = events
     assert isinstance(event, PermitWaited)
     assert 3.0 == event.waited
+
+
+# -- Priority
+
+
+def important(
+    w: World, bulkhead: Bulkhead, name: Any, *, after: float
+) -> Callable[[], Awaitable[float]]:
+    """Return a call of a class that begins `after` and stays for 10 s."""
+
+    async def call() -> float:
+        await w.sleep(after)
+        with priority(name):
+            return await staying(w, bulkhead, 10)()
+
+    return call
+
+
+@in_async_colours
+async def test_the_most_important_in_line_goes_first(w: World) -> None:
+    """Of the same class, the oldest."""
+    bulkhead = Bulkhead(1, max_queue=4)
+    names = ("normal", "batch", "critical", "normal", "critical")
+    calls = [
+        important(w, bulkhead, name, after=after) for after, name in enumerate(names)
+    ]
+    assert [0.0, 40.0, 10.0, 30.0, 20.0] == await w.gather(*calls)
+
+
+@in_async_colours
+async def test_a_full_queue_makes_room_for_a_more_important_call(w: World) -> None:
+    """The least important that waits is rejected at once, and told why."""
+    bulkhead = Bulkhead(1, max_queue=2, name="db")
+    events: list[Event] = []
+    bulkhead.subscribe(events.append)
+    names = ("normal", "batch", "sheddable", "normal", "sheddable")
+    calls = [
+        important(w, bulkhead, name, after=after) for after, name in enumerate(names)
+    ]
+    results = await w.gather(*calls)
+    assert [
+        0.0,
+        "bulkhead 'db' is full (1 running, 2 waiting) after 2 s:"
+        " the place in line went to a more important call",
+        20.0,
+        10.0,
+        "bulkhead 'db' is full (1 running, 2 waiting)",
+    ] == texts(results)
+    displaced = results[1]
+    assert ("displaced", None) == (displaced.reason, results[4].reason)
+    assert not displaced.by_deadline
+    assert "displaced" == pickle.loads(pickle.dumps(displaced)).reason
+    [rejected, _] = [one for one in events if isinstance(one, CallRejected)]
+    assert "displaced" == rejected.reason
+    assert 0 == bulkhead.in_use == bulkhead.queued
+
+
+@in_async_colours
+async def test_a_displaced_call_is_not_rejected_by_its_deadline(w: World) -> None:
+    """With more time it would have been displaced all the same."""
+    bulkhead = Bulkhead(1, max_queue=1)
+
+    async def hurried() -> float:
+        with deadline_after(5):
+            return await important(w, bulkhead, "batch", after=1)()
+
+    results = await w.gather(
+        staying(w, bulkhead, 10), hurried, important(w, bulkhead, "normal", after=2)
+    )
+    assert [0.0, 10.0] == [results[0], results[2]]
+    assert ("displaced", False) == (results[1].reason, results[1].by_deadline)
+
+
+@in_async_colours
+async def test_a_class_that_is_alone_has_every_slot(w: World) -> None:
+    """Priority orders, it reserves nothing."""
+    bulkhead = Bulkhead(2, max_queue=1)
+    calls = [important(w, bulkhead, "batch", after=after) for after in range(3)]
+    assert [0.0, 1.0, 10.0] == await w.gather(*calls)
 
 
 # -- The end of a wait

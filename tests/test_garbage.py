@@ -14,6 +14,7 @@ import pytest
 from tests.colours import World, in_every_colour
 
 from resilient import (
+    AdaptiveThrottle,
     Bulkhead,
     CircuitBreaker,
     Fallback,
@@ -27,11 +28,12 @@ from resilient import (
 
 
 def pipeline() -> Pipeline[Any]:
-    """Return the six policies that need no function of their own."""
+    """Return the seven policies that need no function of their own."""
     return Pipeline(
         Timeout(60),
         Retry(OSError, backoff=constant(0.5)),
         CircuitBreaker(minimum_calls=1000),
+        AdaptiveThrottle(minimum_calls=1000),
         RateLimiter(100),
         Bulkhead(5),
         Timeout(10),

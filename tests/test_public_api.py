@@ -11,6 +11,7 @@ import pytest
 import resilient
 
 CONTRACT = {
+    "AdaptiveThrottle",
     "AdmissionPolicy",
     "Bulkhead",
     "BulkheadFullError",
@@ -26,6 +27,7 @@ CONTRACT = {
     "PerKey",
     "Pipeline",
     "Policy",
+    "Priority",
     "RateLimitedError",
     "RateLimiter",
     "RejectedError",
@@ -46,6 +48,7 @@ CONTRACT = {
     "delays",
     "exponential",
     "linear",
+    "priority",
     "remaining",
 }
 

@@ -38,6 +38,7 @@ from resilient import (
     decorrelated,
     delays,
     exponential,
+    priority,
 )
 from resilient.testing import attempts, virtual_time
 
@@ -626,6 +627,18 @@ async def test_successes_feed_the_budget(w: World) -> None:
     assert 0.0 == budget.balance
     await w.call(retry, Flaky("ok").function)
     assert 0.5 == budget.balance
+
+
+@in_every_colour
+async def test_batch_never_spends_the_last_of_a_budget(w: World) -> None:
+    """It leaves half of it to what matters more."""
+    budget = RetryBudget(0, 4, 0)
+    retry = Retry(OSError, attempts=99, backoff=NOW, budget=budget)
+    for name, left in (("batch", 2.0), ("sheddable", 1.0), ("normal", 0.0)):
+        with priority(name):
+            error = await failure_of(w, retry, Flaky(OSError()))
+        assert left == budget.balance
+        assert notes_of(error)[0].endswith("stopped: budget exhausted")
 
 
 @in_every_colour

@@ -18,6 +18,7 @@ import pytest
 from tests.colours import World, in_every_colour
 
 from resilient import (
+    AdaptiveThrottle,
     Bulkhead,
     BulkheadFullError,
     CircuitBreaker,
@@ -38,6 +39,7 @@ from resilient.testing import off
 ALONE: list[Callable[[], Policy[Any]]] = [
     lambda: Retry(OSError, backoff=constant(0)),
     CircuitBreaker,
+    AdaptiveThrottle,
     lambda: Bulkhead(1),
     lambda: RateLimiter(100),
     lambda: Timeout(5),
@@ -49,6 +51,7 @@ ALONE: list[Callable[[], Policy[Any]]] = [
 IDS = [
     "retry",
     "breaker",
+    "throttle",
     "bulkhead",
     "limiter",
     "timeout",
@@ -366,7 +369,16 @@ def test_a_policy_is_called_after_the_first_function() -> None:
 
 @pytest.mark.parametrize(
     "decorator",
-    [Retry, Timeout, CircuitBreaker, Bulkhead, Fallback, Pipeline, RateLimiter],
+    [
+        AdaptiveThrottle,
+        Bulkhead,
+        CircuitBreaker,
+        Fallback,
+        Pipeline,
+        RateLimiter,
+        Retry,
+        Timeout,
+    ],
 )
 @pytest.mark.parametrize("fn", [double, adouble])
 def test_a_decorator_without_parentheses_is_refused(

@@ -19,6 +19,7 @@ from resilient._call import (
     current_call,
     current_deadline,
     deadline_after,
+    priority,
     remaining,
 )
 from resilient._errors import (
@@ -59,6 +60,8 @@ from resilient._machines.circuit import CircuitState, CircuitStatistics
 from resilient._machines.terms import Limit
 from resilient._pipeline import Pipeline
 from resilient._policy import Policy
+from resilient._priority import Priority
+from resilient.adaptive_throttle import AdaptiveThrottle
 from resilient.bulkhead import Bulkhead
 from resilient.circuit_breaker import CircuitBreaker, calls
 from resilient.fallback import Fallback
@@ -69,6 +72,7 @@ from resilient.retry_budget import RetryBudget
 from resilient.timeout import Timeout
 
 __all__ = [
+    "AdaptiveThrottle",
     "AdmissionPolicy",
     "Attempt",
     "Attempts",
@@ -97,6 +101,7 @@ __all__ = [
     "PermitWaited",
     "Pipeline",
     "Policy",
+    "Priority",
     "RateLimitedError",
     "RateLimiter",
     "RejectedError",
@@ -122,6 +127,7 @@ __all__ = [
     "delays",
     "exponential",
     "linear",
+    "priority",
     "remaining",
 ]
 

@@ -5,9 +5,9 @@ Ground rules:
 * A `Call` lives from the moment the user calls until that call returns. It
   belongs to one task or thread. When it has ended it has no deadline, no
   enclosing call and keeps no exception: whoever still sees it through an
-  inherited context sees nothing.
+  inherited context sees nothing but how important it was.
 * One context variable holds the current call. Only an edge sets it (`_edge`,
-  `_blocks`), and `deadline_after`, which is an edge without a function.
+  `_blocks`), and `deadline_after` and `priority`, edges without a function.
 * An `Outcome` is judged once, by `Verdict`; policies read the verdict. A
   policy with an ``on`` of its own asks its own `Judge` instead.
 """
@@ -29,6 +29,13 @@ from resilient._errors import (
     DeadlineExceededError,
     RejectedError,
     TimeoutExceededError,
+)
+from resilient._priority import (
+    PRIORITIES,
+    Priority,
+    PriorityName,
+    Standing,
+    lot_of,
 )
 from resilient._runtimes import current_runtime
 from resilient._signature import spell
@@ -225,6 +232,7 @@ class Call:
         "result",
         "retried",
         "runner",
+        "standing",
         "stream_limit",
         "task",
     )
@@ -263,6 +271,8 @@ class Call:
         self.ended: bool = False
         self.deadline: float | None = None
         self.enclosing: Call | None = None
+        # What `priority` said of the task; None: nothing yet.
+        self.standing: Standing | None = None
         if current.get() is not None:
             self.inherit()
 
@@ -278,6 +288,40 @@ class Call:
             self.enclosing = self.deadline = None
         else:
             self.enclosing, self.deadline = enclosing, enclosing.deadline
+        # NB: also of one that has ended: background work stays what it was
+        # started as. A generator keeps what it began with.
+        if enclosing is not None and self.standing is None:
+            self.standing = enclosing.standing
+
+    def strain(self) -> None:
+        """Tell every hedge around that what is called is in trouble.
+
+        It then adds no load. For policies further in that would rather have
+        fewer calls: a circuit that is not closed, a throttle that rejects.
+        """
+
+    @property
+    def priority(self) -> Priority:
+        """How important it is: what the `priority` block around it says."""
+        standing = self.standing
+        return _NORMAL if standing is None else standing.priority
+
+    @property
+    def lot(self) -> float:
+        """A number in [0, 1): of one class, who has a lower one is cut first.
+
+        The hash of the key that `priority` was given; else drawn, once for
+        everything inside the outermost block or call.
+        """
+        standing = self.standing
+        if standing is None:
+            outermost = self
+            # NB: a call further out may have drawn since this one began.
+            while outermost.standing is None and outermost.enclosing is not None:
+                outermost = outermost.enclosing
+            standing = outermost.standing or Standing(_NORMAL, _clock.random())
+            self.standing = outermost.standing = standing
+        return standing.lot
 
     @property
     def runtime(self) -> Runtime:
@@ -334,6 +378,8 @@ class Call:
         self.task = None
 
 
+_NORMAL = Priority.NORMAL
+
 current: ContextVar[Call | None] = ContextVar("resilient.current_call", default=None)
 
 
@@ -375,7 +421,35 @@ def remaining() -> float | None:
     return None if deadline is None else max(0.0, deadline - _clock.now())
 
 
-class deadline_after:  # noqa: N801 - a context manager named as a function
+class _Telling:
+    """An edge without a function: it tells those inside something."""
+
+    __slots__ = ("_call", "_token")
+
+    def __init__(self) -> None:
+        self._call: Call | None = None
+
+    def _tell(self, call: Call) -> None:
+        """Write to the call of a block what it is to tell."""
+
+    def __enter__(self) -> None:
+        name = type(self).__name__
+        if self._call is not None:
+            raise RuntimeError(
+                f"a {name} is for one block at a time: call it anew for each block"
+            )
+        self._call = call = Call(name)
+        self._tell(call)
+        self._token = current.set(call)
+
+    def __exit__(self, *exc: object) -> None:
+        call, self._call = self._call, None
+        assert call is not None
+        call.end()
+        current.reset(self._token)
+
+
+class deadline_after(_Telling):  # noqa: N801 - a context manager named as a function
     """Tell everything inside that its time is up in so many seconds.
 
     It tells and cancels nothing (it is not `anyio.fail_after`): policies
@@ -390,29 +464,59 @@ class deadline_after:  # noqa: N801 - a context manager named as a function
         RuntimeError: It is entered again before it was left.
     """
 
-    __slots__ = ("_call", "_seconds", "_token")
+    __slots__ = ("_seconds",)
 
     def __init__(self, seconds: float | timedelta) -> None:
+        super().__init__()
         self._seconds = seconds_argument("seconds", seconds, infinite=True)
-        self._call: Call | None = None
 
-    def __enter__(self) -> None:
-        if self._call is not None:
-            raise RuntimeError(
-                "a deadline_after is for one block at a time: call it anew for"
-                " each block"
-            )
-        self._call = call = Call("deadline_after")
+    def _tell(self, call: Call) -> None:
         deadline = _clock.now() + self._seconds
         if call.deadline is None or deadline < call.deadline:
             call.deadline = None if deadline == math.inf else deadline
-        self._token = current.set(call)
 
-    def __exit__(self, *exc: object) -> None:
-        call, self._call = self._call, None
-        assert call is not None
-        call.end()
-        current.reset(self._token)
+
+class priority(_Telling):  # noqa: N801 - a context manager named as a function
+    """Tell everything inside how important it is.
+
+    Under pressure the lowest goes first: see `Priority`. The innermost block
+    counts. Tasks that are started inside keep what it says, also after it was
+    left: unlike time, importance does not run out.
+
+    Args:
+        name: "critical", "normal" (that of code in no such block),
+            "sheddable" or "batch".
+        key: What identifies the task, such as the id of the request: of one
+            class the same tasks are cut by every policy, in every process,
+            whose calls carry this key. Not that of a customer or host, who
+            would be cut for as long as the pressure lasts. Default: that of
+            the block around, else a number drawn when the block is entered.
+
+    Raises:
+        ValueError: There is no such priority.
+        TypeError: `key` is not a str, bytes or int.
+        RuntimeError: It is entered again before it was left.
+    """
+
+    __slots__ = ("_lot", "_priority")
+
+    def __init__(
+        self, name: PriorityName | Priority, key: str | bytes | int | None = None
+    ) -> None:
+        super().__init__()
+        if isinstance(name, Priority):
+            self._priority = name
+        elif name in PRIORITIES:
+            self._priority = PRIORITIES[name]
+        else:
+            known = ", ".join(f'"{one}"' for one in PRIORITIES)
+            raise ValueError(f"`name` must be one of {known}, got {name!r}")
+        self._lot = None if key is None else lot_of(key)
+
+    def _tell(self, call: Call) -> None:
+        call.standing = Standing(
+            self._priority, call.lot if self._lot is None else self._lot
+        )
 
 
 def overdue(call: Call, now: float) -> Outcome | None:

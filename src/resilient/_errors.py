@@ -118,7 +118,11 @@ class BulkheadFullError(RejectedError):
         max_concurrency: Slots there are.
         queued: Calls that were waiting for one.
         waited: Seconds that this call had waited.
+        reason: "displaced" where it had a place in line, which then went to a
+            more important call; else None.
     """
+
+    reason: Literal["displaced"] | None = None
 
     def __init__(
         self,
@@ -143,7 +147,11 @@ class BulkheadFullError(RejectedError):
     def _complaint(self) -> str:
         text = f"bulkhead {self.policy!r} is full ({self.max_concurrency} running"
         text += f", {self.queued} waiting)" if self.queued else ")"
-        return f"{text} after {spell_seconds(self.waited)}" if self.waited else text
+        if self.waited:
+            text += f" after {spell_seconds(self.waited)}"
+        if self.reason is not None:
+            text += ": the place in line went to a more important call"
+        return text
 
 
 class RateLimitedError(RejectedError):

@@ -13,6 +13,7 @@ from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome
 from resilient._errors import BulkheadFullError
 from resilient._machines.slots import Slots
+from resilient._priority import Priority
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class _Ticket(Wait):
     """A call in line."""
 
-    __slots__ = ("began", "by_deadline", "call", "granted")
+    __slots__ = ("began", "by_deadline", "call", "displaced", "granted", "priority")
 
     def __init__(
         self, call: Call, began: float, until: float | None, *, by_deadline: bool
@@ -32,6 +33,14 @@ class _Ticket(Wait):
         self.call: Call = call
         self.began: float = began
         self.granted: bool = False
+        self.displaced: bool = False
+        # NB: kept: where it stands in line depends on it.
+        self.priority: Priority = call.priority
+
+    def put_out(self) -> None:
+        """Have it rejected as soon as it is woken."""
+        self.until = -math.inf
+        self.by_deadline = False
 
 
 class Bulkhead(AdmissionPolicy, Returnable):
@@ -40,6 +49,10 @@ class Bulkhead(AdmissionPolicy, Returnable):
     A call that finds no slot waits in line if there is room, else it is
     rejected at once. A queue hides overload from everybody who could react to
     it: the default is none, and a good one is at most half the slots.
+
+    The most important call in line goes first (see `priority`), and one that
+    finds the line full takes the place of a less important one, which is
+    rejected then.
 
     The slot of a generator is held until it ends or is closed.
 
@@ -173,11 +186,17 @@ class Bulkhead(AdmissionPolicy, Returnable):
         if until is not None and until <= now:
             return self._full(call, 0.0, by_deadline=by_deadline)
         ticket = _Ticket(call, now, until, by_deadline=by_deadline)
-        with self._locked():
+        with self._locked() as put_out:
             if self._slots.take():
                 return self._permit_locked(call)
-            if not self._closes_circle_locked(ticket) and self._slots.join(ticket):
-                return ticket
+            if not self._closes_circle_locked(ticket):
+                loser = self._slots.join(ticket)
+                if loser is not None and loser is not ticket:
+                    loser.displaced = True
+                    loser.put_out()
+                    put_out.append(loser)
+                if loser is not ticket:
+                    return ticket
         return self._full(call, 0.0)
 
     def readmit(self, wait: _Ticket, call: Call) -> Admission:
@@ -192,7 +211,10 @@ class Bulkhead(AdmissionPolicy, Returnable):
             # Who was granted a slot in time has woken up too late for it.
             by_deadline = wait.granted or wait.by_deadline
             granted += self._slots.leave(wait)
-        return self._full(call, now - wait.began, by_deadline=by_deadline)
+        error = self._full(call, now - wait.began, by_deadline=by_deadline)
+        if wait.displaced:
+            error.reason = "displaced"
+        return error
 
     def withdraw(self, wait: _Ticket) -> None:
         self._give_back(wait)
@@ -257,15 +279,14 @@ class Bulkhead(AdmissionPolicy, Returnable):
         return len(blocked) == self._slots.in_use
 
     def _break_circle_locked(self) -> list[_Ticket]:
-        """Put the newest out of line whose wait closes a circle, if any does.
+        """Put the last out of line whose wait closes a circle, if any does.
 
         None could when they joined; with fewer slots one may.
         """
-        for ticket in reversed(list(self._slots.waiting())):
+        for ticket in reversed(self._slots.waiting()):
             if self._closes_circle_locked(ticket):
                 self._slots.leave(ticket)
-                # It is over: `readmit` rejects it.
-                ticket.until = -math.inf
+                ticket.put_out()
                 return [ticket]
         return []
 

@@ -295,7 +295,9 @@ class Retry(Policy):
             return "deadline"
         if self.within is not None and end - began > self.within:
             return "deadline"
-        if self._budget is not None and not self._budget.withdraw():
+        if self._budget is not None and not self._budget.withdraw(
+            priority=call.priority
+        ):
             return "budget exhausted"
         return delay
 

@@ -6,6 +6,7 @@ import threading
 
 from resilient import _clock
 from resilient._machines.budget import Budget
+from resilient._priority import Priority
 
 
 class RetryBudget:
@@ -15,6 +16,10 @@ class RetryBudget:
     `per_second`, up to `capacity`; each retry takes 1 before its wait. When
     it is empty the original error is raised, with a note. First attempts are
     never refused.
+
+    When little is left, what matters most is retried (see `priority`):
+    sheddable calls leave the last quarter of the capacity alone, batch calls
+    the last half, and always the last retry.
 
     Every `Retry` has one of its own unless it is given one to share. Above 9 %
     of steady errors the default drains: raise `ratio` if your dependency
@@ -55,10 +60,12 @@ class RetryBudget:
             with self._lock:
                 self._machine.deposit()
 
-    def withdraw(self, amount: float = 1.0) -> bool:
+    def withdraw(
+        self, amount: float = 1.0, *, priority: Priority = Priority.NORMAL
+    ) -> bool:
         """Take `amount` retries; return whether there were as many."""
         with self._lock:
-            return self._machine.withdraw(_clock.now(), amount)
+            return self._machine.withdraw(_clock.now(), amount, priority)
 
     @property
     def balance(self) -> float:

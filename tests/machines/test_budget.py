@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from resilient._machines.budget import Budget
+from resilient._priority import Priority
 
 
 def test_a_budget_starts_full() -> None:
@@ -75,6 +76,39 @@ def test_a_refusal_takes_nothing() -> None:
     budget = Budget(0.1, capacity=2, per_second=0.0)
     assert not budget.withdraw(0.0, 3.0)
     assert 2.0 == budget.balance(0.0)
+
+
+@pytest.mark.parametrize(
+    ("priority", "capacity", "spent"),
+    [
+        (Priority.CRITICAL, 10, 10),
+        (Priority.NORMAL, 10, 10),
+        (Priority.SHEDDABLE, 8, 6),
+        (Priority.SHEDDABLE, 1, 1),
+        (Priority.BATCH, 10, 5),
+        (Priority.BATCH, 2, 1),
+        (Priority.BATCH, 1, 0),
+    ],
+)
+def test_what_matters_less_leaves_a_part_of_it(
+    priority: Priority, capacity: float, spent: int
+) -> None:
+    """A quarter, or half and at least one retry; the others have all of it."""
+    budget = Budget(0.1, capacity, per_second=0.0)
+    assert spent == sum(budget.withdraw(0.0, 1.0, priority) for _ in range(20))
+    assert capacity - spent == sum(budget.withdraw(0.0) for _ in range(20))
+
+
+def test_a_class_that_is_alone_spends_all_that_successes_pay_in() -> None:
+    """What it leaves alone is left once, not again and again."""
+    budget = Budget(0.1, per_second=0.0)
+    while budget.withdraw(0.0, 1.0, Priority.BATCH):
+        pass
+    spent = 0
+    for _ in range(1000):
+        budget.deposit()
+        spent += budget.withdraw(0.0, 1.0, Priority.BATCH)
+    assert 100 == spent
 
 
 def test_a_total_outage_costs_the_capacity_and_the_trickle_alone() -> None:

@@ -14,13 +14,18 @@ from hypothesis.stateful import (
 )
 
 from resilient._machines.slots import Slots
+from resilient._priority import Priority
+
+NORMAL = Priority.NORMAL
+LETTERS = {"c": Priority.CRITICAL, "n": NORMAL, "b": Priority.BATCH}
 
 
 class Ticket:
     """Somebody in line, with a name to tell them apart."""
 
-    def __init__(self, name: object = None) -> None:
+    def __init__(self, name: object = None, priority: Priority = NORMAL) -> None:
         self.name = name
+        self.priority = priority
         self.granted = False
 
     def __repr__(self) -> str:
@@ -37,8 +42,15 @@ def full(limit: int, max_queue: int, *, lifo: bool = False) -> Slots[Ticket]:
 def line(slots: Slots[Ticket], names: str) -> list[Ticket]:
     """Put a ticket in line for each letter."""
     tickets = [Ticket(name) for name in names]
-    assert all(slots.join(ticket) for ticket in tickets)
+    assert [None] * len(tickets) == [slots.join(ticket) for ticket in tickets]
     return tickets
+
+
+def arrive(slots: Slots[Ticket], names: str) -> list[object]:
+    """Let a ticket of a class join for each name; return who has no place."""
+    tickets = [Ticket(name, LETTERS[name[0]]) for name in names.split()]
+    put_out = [slots.join(ticket) for ticket in tickets]
+    return [one and one.name for one in put_out]
 
 
 def test_no_more_than_the_limit_are_taken() -> None:
@@ -54,8 +66,11 @@ def test_the_line_is_bounded() -> None:
     """Who finds no place in line is told so, and is not in it."""
     slots = full(1, 2)
     line(slots, "ab")
-    assert not slots.join(Ticket())
+    late = Ticket()
+    assert late is slots.join(late)
     assert 2 == slots.queued
+    closed, late = full(1, 0), Ticket("c", Priority.CRITICAL)
+    assert late is closed.join(late)
 
 
 @pytest.mark.parametrize(("lifo", "order"), [(False, "abc"), (True, "cba")])
@@ -123,6 +138,47 @@ def test_shrinking_interrupts_nobody() -> None:
     assert 2 == slots.in_use
 
 
+@pytest.mark.parametrize(
+    ("lifo", "order"),
+    [(False, "c1 c2 n1 n2 b1 b2"), (True, "c2 c1 n2 n1 b2 b1")],
+)
+def test_the_highest_class_goes_first(lifo: bool, order: str) -> None:
+    """Within a class the order is that of the line."""
+    slots = full(1, 6, lifo=lifo)
+    assert [None] * 6 == arrive(slots, "b1 n1 c1 b2 c2 n2")
+    assert ["c1", "c2", "n1", "n2", "b1", "b2"] == [one.name for one in slots.waiting()]
+    assert order.split() == [slots.release()[0].name for _ in range(6)]
+
+
+@pytest.mark.parametrize(("lifo", "last"), [(False, "b2"), (True, "b1")])
+def test_a_full_line_puts_out_who_would_be_served_last(lifo: bool, last: str) -> None:
+    """Of the lowest class, if that is below the newcomer's."""
+    slots = full(1, 3, lifo=lifo)
+    assert [None, None, None, last] == arrive(slots, "b1 b2 n1 c1")
+    assert 3 == slots.queued
+    other = "b1" if last == "b2" else "b2"
+    assert ["b3", other, "n3"] == arrive(slots, "b3 n2 n3")
+    assert 3 == slots.queued
+
+
+def test_a_class_that_is_alone_has_the_whole_line() -> None:
+    """Priority orders and reserves nothing."""
+    slots = full(2, 3)
+    assert [None, None, None, "b4"] == arrive(slots, "b1 b2 b3 b4")
+
+
+def test_who_was_put_out_leaves_without_effect() -> None:
+    """Whether others of its class still wait or not."""
+    slots = full(1, 2)
+    first, second = (Ticket(name, Priority.BATCH) for name in "ab")
+    assert [None, None] == [slots.join(first), slots.join(second)]
+    assert second is slots.join(Ticket("c"))
+    assert [] == slots.leave(second)
+    assert first is slots.join(Ticket("d"))
+    assert [] == slots.leave(first)
+    assert 2 == slots.queued
+
+
 class NaiveSlots(RuleBasedStateMachine):
     """Slots against two lists: who is inside, and who waits."""
 
@@ -137,27 +193,37 @@ class NaiveSlots(RuleBasedStateMachine):
         self.inside: list[Ticket] = []
         self.waiting: list[Ticket] = []
 
+    def served(self) -> list[Ticket]:
+        """Who waits, in the order in which slots will be theirs."""
+        line = self.waiting[::-1] if self.lifo else self.waiting
+        return sorted(line, key=lambda ticket: -ticket.priority)
+
     def settle(self) -> list[Ticket]:
         """Let in, in the model, whoever can go in; return them."""
         entered: list[Ticket] = []
         while self.waiting and len(self.inside) < self.limit:
-            entered.append(self.waiting.pop(-1 if self.lifo else 0))
+            entered.append(self.served()[0])
+            self.waiting.remove(entered[-1])
             self.inside.append(entered[-1])
         return entered
 
-    @rule(target=tickets)
-    def arrive(self) -> Ticket:
-        ticket = Ticket()
+    @rule(target=tickets, priority=st.sampled_from(Priority))
+    def arrive(self, priority: Priority) -> Ticket:
+        ticket = Ticket(priority=priority)
         if self.slots.take():
             assert not self.waiting
             self.inside.append(ticket)
             assert len(self.inside) <= self.limit
         else:
             assert self.waiting or len(self.inside) >= self.limit
-            has_place = len(self.waiting) < self.queue
-            assert has_place == self.slots.join(ticket)
-            if has_place:
-                self.waiting.append(ticket)
+            expected = None
+            if len(self.waiting) >= self.queue:
+                lower = [one for one in self.served() if one.priority < priority]
+                expected = lower[-1] if lower else ticket
+            assert expected is self.slots.join(ticket)
+            self.waiting.append(ticket)
+            if expected is not None:
+                self.waiting.remove(expected)
         return ticket
 
     @rule(ticket=consumes(tickets))
@@ -192,6 +258,8 @@ class NaiveSlots(RuleBasedStateMachine):
             assert len(self.inside) == self.slots.in_use
             assert len(self.waiting) == self.slots.queued
             assert self.limit == self.slots.limit
+            in_order = sorted(self.waiting, key=lambda ticket: -ticket.priority)
+            assert in_order == self.slots.waiting()
             # Nobody waits while there is room.
             assert not self.waiting or len(self.inside) >= self.limit
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from resilient import (
+    AdaptiveThrottle,
     AdmissionPolicy,
     Attempt,
     Attempts,
@@ -40,6 +41,7 @@ from resilient import (
     PermitWaited,
     Pipeline,
     Policy,
+    Priority,
     RateLimitedError,
     RateLimiter,
     RejectedError,
@@ -65,6 +67,7 @@ from resilient import (
     delays,
     exponential,
     linear,
+    priority,
     remaining,
 )
 
@@ -167,8 +170,11 @@ def spellings() -> None:
         assert_type(current_call(), Call)
         assert_type(remaining(), float | None)
         assert_type(current_deadline(), float | None)
-    with deadline_after(timedelta(seconds=1)):
+        assert_type(current_call().priority, Priority)
+        assert_type(current_call().lot, float)
+    with deadline_after(timedelta(seconds=1)), priority("batch", key="k"):
         pass
+    priority("urgent")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def narrowed() -> int:
@@ -249,6 +255,8 @@ def values() -> None:
     RateLimiter(limits=limits, cost={"tokens": 100}, algorithm="sliding_window")
     CircuitBreaker(window=calls(100), open_for=exponential(5), on=(OSError, judge))
     assert_type(CircuitBreaker().state, CircuitState)
+    AdaptiveThrottle(k=1.5, window=timedelta(seconds=30), on=(OSError, judge))
+    assert_type(AdaptiveThrottle().rejecting, float)
 
 
 def backoffs() -> list[Backoff]:

@@ -28,6 +28,13 @@ What the parameters do:
                  an hour, or whose every call fails, tries again some day.
 ===============  ==========================================================
 
+Who may spend it. When little is left, what matters most is retried: sheddable
+calls leave the last quarter of the capacity alone, batch calls the last half.
+What a class can spend in the long run is what successes pay in, so one that
+is alone loses a part of its first burst and nothing else. There is an
+exception on purpose: batch calls always leave one whole retry, so that a
+budget of a capacity of 1 never pays for any of theirs.
+
 Ground rules:
 
 - Only retries withdraw; a first attempt is never refused by a budget.
@@ -51,11 +58,15 @@ HotOS 2021.
 from __future__ import annotations
 
 from resilient._arguments import number
+from resilient._priority import Priority
 
 __all__ = ["Budget"]
 
 # Ten deposits of 0.1 add up to 0.9999999999999999, and must pay one retry.
 _ROUNDING = 1e-9
+
+# The share of the capacity that a class leaves alone.
+_LEFT_ALONE = {Priority.SHEDDABLE: 0.25, Priority.BATCH: 0.5}
 
 
 class Budget:
@@ -98,12 +109,18 @@ class Budget:
         if self.saved < self.capacity:
             self.saved = min(self.capacity, self.saved + self.ratio)
 
-    def withdraw(self, now: float, amount: float = 1.0) -> bool:
+    def withdraw(
+        self,
+        now: float,
+        amount: float = 1.0,
+        priority: Priority = Priority.NORMAL,
+    ) -> bool:
         """Take `amount` retries if there are as many.
 
         Args:
             now: Monotonic time in seconds.
             amount: Retries to pay for; a fraction is as good as a whole.
+            priority: Whose they are; see the top of this module.
 
         Returns:
             Whether it was taken. If not, nothing was.
@@ -113,10 +130,20 @@ class Budget:
             # NB: never backwards. Threads read the clock before they get the
             # lock; going back would pay the same moment out twice.
             self._seen = now
-        if self.saved < amount - _ROUNDING:
+        if self.saved - self._left_alone(priority) < amount - _ROUNDING:
             return False
         self.saved = max(0.0, self.saved - amount)
         return True
+
+    def _left_alone(self, priority: Priority) -> float:
+        share = _LEFT_ALONE.get(priority)
+        if share is None:
+            return 0.0
+        alone = share * self.capacity
+        if priority is Priority.BATCH:
+            return max(1.0, alone)
+        # NB: of a full budget at least one retry is everybody else's.
+        return min(alone, self.capacity - 1.0)
 
     def balance(self, now: float) -> float:
         """Return how many retries could be taken now; changes nothing."""

@@ -2,10 +2,14 @@
 
 Ground rules:
 
-* A ticket is any object with a ``granted`` attribute; it waits in line until
-  it is granted a slot or leaves. The machine never looks inside.
+* A ticket waits in line until it is granted a slot, is put out or leaves. Of
+  what it is the machine knows its ``priority`` alone.
 * A slot that comes free goes straight to the next in line: `in_use` does not
   fall in between, so nobody can overtake.
+* Next is the highest class, and within a class the oldest ("lifo": the
+  newest). Where the line is full, whoever would be served last of a class
+  below the newcomer's is put out for it: as many wait as may, whatever their
+  class, and the least important of them go first.
 * Every method that frees slots returns the tickets it granted, in order, for
   the caller to wake once it has left its lock.
 * Whoever leaves the line may have been granted a slot in the same instant:
@@ -15,26 +19,32 @@ Ground rules:
 call         in_use < limit, nobody waits   otherwise
 ============ ============================== ================================
 take         in_use + 1, True               False
-join         (not called)                   in line, or False: line is full
+join         (not called)                   in line, perhaps for another; or
+                                            back: line is full
 release      in_use - 1                     slot passes to the next in line
 leave        out of line                    granted: as release
 resize       grants as many as now fit      nobody is interrupted
 ============ ============================== ================================
 
-Deliberately not modelled: time. How long somebody waits is the policy's.
+Deliberately not modelled: time. How long somebody waits is the policy's. A
+class that never gets a turn waits until its policy says that it was enough.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
+
+from resilient._priority import Priority
 
 
 class Ticket(Protocol):
     """Somebody in line."""
 
     granted: bool
+
+    @property
+    def priority(self) -> Priority: ...
 
 
 T = TypeVar("T", bound=Ticket)
@@ -50,50 +60,68 @@ class Slots(Generic[T]):
             long that its caller has gone.
     """
 
-    __slots__ = ("_lifo", "_line", "in_use", "limit", "max_queue")
+    __slots__ = ("_lifo", "_lines", "in_use", "limit", "max_queue")
 
     def __init__(self, limit: int, max_queue: int, *, lifo: bool = False) -> None:
         self.limit = limit
         self.max_queue = max_queue
         self.in_use = 0
         self._lifo = lifo
-        self._line: OrderedDict[T, None] = OrderedDict()
+        # A line for each class that somebody waits in, and no empty one.
+        self._lines: dict[Priority, OrderedDict[T, None]] = {}
 
     @property
     def queued(self) -> int:
         """Tickets in line."""
-        return len(self._line)
+        return sum(map(len, self._lines.values()))
 
-    def waiting(self) -> Iterable[T]:
-        """Return who is in line, oldest first; not to be kept."""
-        return self._line
+    def waiting(self) -> list[T]:
+        """Return who is in line: highest class first, then oldest first."""
+        return [
+            ticket
+            for priority in sorted(self._lines, reverse=True)
+            for ticket in self._lines[priority]
+        ]
 
     def take(self) -> bool:
         """Take a slot if one is free and nobody waits for it."""
-        if self.in_use < self.limit and not self._line:
+        if self.in_use < self.limit and not self._lines:
             self.in_use += 1
             return True
         return False
 
-    def join(self, ticket: T) -> bool:
-        """Stand in line, unless it is full."""
-        if len(self._line) >= self.max_queue:
-            return False
-        self._line[ticket] = None
-        return True
+    def join(self, ticket: T) -> T | None:
+        """Stand in line.
+
+        Returns:
+            Whom there is no place for: nobody, this ticket, or one of a lower
+            class that was put out of line for it.
+        """
+        put_out: T | None = None
+        if self.queued >= self.max_queue:
+            lowest = min(self._lines, default=ticket.priority)
+            if lowest >= ticket.priority:
+                return ticket
+            put_out = self._pop(lowest, last=not self._lifo)
+        self._lines.setdefault(ticket.priority, OrderedDict())[ticket] = None
+        return put_out
 
     def leave(self, ticket: T) -> list[T]:
         """Leave the line, or give back a slot granted in the same instant."""
         if ticket.granted:
             ticket.granted = False
             return self.release()
-        self._line.pop(ticket, None)
+        line = self._lines.get(ticket.priority)
+        if line is not None and ticket in line:
+            del line[ticket]
+            if not line:
+                del self._lines[ticket.priority]
         return []
 
     def release(self) -> list[T]:
         """Give a slot back."""
         self.in_use -= 1
-        return self._grant() if self._line else []
+        return self._grant() if self._lines else []
 
     def resize(self, limit: int) -> list[T]:
         """Set another limit."""
@@ -102,9 +130,16 @@ class Slots(Generic[T]):
 
     def _grant(self) -> list[T]:
         granted: list[T] = []
-        while self._line and self.in_use < self.limit:
-            ticket, _ = self._line.popitem(last=self._lifo)
+        while self._lines and self.in_use < self.limit:
+            ticket = self._pop(max(self._lines), last=self._lifo)
             ticket.granted = True
             self.in_use += 1
             granted.append(ticket)
         return granted
+
+    def _pop(self, priority: Priority, *, last: bool) -> T:
+        line = self._lines[priority]
+        ticket, _ = line.popitem(last=last)
+        if not line:
+            del self._lines[priority]
+        return ticket
