@@ -18,6 +18,8 @@ SHOWN = {
     "04_limit_request_rate": "rate limiter 'complete' has no permit left",
     "05_cut_slow_calls": "timeout 'total' of 0.45 s exceeded",
     "06_compose_pipeline": "west: {'some day': 10}",
+    "07_protect_http_client": "hello Summary(attempts=2, stopped=None",
+    "08_protect_openai_client": "answer: Try again.\nrequests the server saw: 3\n",
 }
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from resilient._policy import Policy
     from resilient._runtimes import Runtime
+    from resilient.rate_limiter import RateLimiter
 
 
 class Verdict(Enum):
@@ -213,6 +214,9 @@ class Call:
             what is inside it.
         key: What `PerKey` tells calls apart by, unless it has its own.
         result: Set it inside a ``with`` block to show a value to ``classify``.
+        unrepeatable: Why the function must not be called again, whatever came
+            of it – as an HTTP request that has side effects and may have
+            arrived; None: nothing is known against it.
     """
 
     __slots__ = (
@@ -227,14 +231,17 @@ class Call:
         "given_up",
         "key",
         "kwargs",
+        "limiters",
         "name",
         "policy",
         "result",
         "retried",
         "runner",
         "standing",
+        "stopped",
         "stream_limit",
         "task",
+        "unrepeatable",
     )
 
     def __init__(
@@ -264,6 +271,12 @@ class Call:
         self.given_up: tuple[Exception, ...] = ()
         # What limiters took for the present attempt; for `settle`.
         self.bookings: dict[Any, Booking] | None = None
+        # The limiters that let the call or its attempts pass, where an answer may
+        # say how much is left; else None.
+        self.limiters: list[RateLimiter] | None = None
+        self.unrepeatable: str | None = None
+        # Why a Retry made no further attempt.
+        self.stopped: str | None = None
         # Runs a plain function in the edge's stead: in a thread to abandon.
         self.runner: Callable[..., Outcome] | None = None
         # The `Timeout` that bounds a stream after its first item.
@@ -374,6 +387,7 @@ class Call:
         self.deadline = None
         self.given_up = ()
         self.bookings = None
+        self.limiters = None
         self.stream_limit = None
         self.task = None
 

@@ -45,7 +45,9 @@ class RejectedError(ResilientError):
     by_deadline: bool = False
 
     def __init__(self, policy: str, retry_after: float | None = None) -> None:
-        super().__init__(policy, retry_after)
+        # NB: not `super()`: in an error that is a client's too, the next in line
+        # may be the client's, whose constructor takes other arguments.
+        ResilientError.__init__(self, policy, retry_after)
         self.policy = policy
         self.retry_after = retry_after
 
@@ -236,7 +238,7 @@ class TimeoutExceededError(ResilientError, TimeoutError):
     """
 
     def __init__(self, policy: str, seconds: float, elapsed: float) -> None:
-        super().__init__(policy)
+        ResilientError.__init__(self, policy)
         self.policy = policy
         self.seconds = seconds
         self.elapsed = elapsed

@@ -60,7 +60,8 @@ class RetriesExhausted(Event):
         attempts: Attempts made.
         elapsed: Seconds since the first began.
         reason: "attempts", "deadline", "budget exhausted", "not retryable",
-            "retry_after too long" or "retried further in".
+            "not repeatable" (see `Call.unrepeatable`), "retry_after too long"
+            or "retried further in".
         error: Name of the type of the last error, None for a result.
     """
 

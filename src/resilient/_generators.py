@@ -40,7 +40,7 @@ class StreamLimit(Protocol):
     def exceeded(self, now: float) -> Exception: ...
 
 
-class _Inside:
+class Inside:
     """Being inside a call, from one item to the next."""
 
     __slots__ = ("call", "token")
@@ -60,7 +60,7 @@ class _Inside:
             pass
 
 
-class _Stream:
+class Stream:
     """A stream, from its call to its end.
 
     As a context manager it is the stretch from one item to the next.
@@ -107,7 +107,7 @@ class _Stream:
             if limit is not None:
                 left = limit.deadline - now
                 self._limit = call.runtime.limit(call, None, left)
-        self._inside = _Inside(call)
+        self._inside = Inside(call)
         self._inside.__enter__()
 
     def __exit__(
@@ -155,12 +155,12 @@ def generator_edge(
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         __tracebackhide__ = True
         call = Call(name, args, kwargs, SYNC, policy=policy)
-        stream = _Stream(call)
+        stream = Stream(call)
         items: Any = None
         value: Any = None
         error: BaseException | None = None
         try:
-            with _Inside(call):
+            with Inside(call):
                 drive = Drive(policy, call)
                 standstill = drive.in_sync(drive.begin())
                 while standstill is RUN:
@@ -222,12 +222,12 @@ def async_generator_edge(
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         __tracebackhide__ = True
         call = Call(name, args, kwargs, policy=policy)
-        stream = _Stream(call)
+        stream = Stream(call)
         items: Any = None
         value: Any = None
         error: BaseException | None = None
         try:
-            with _Inside(call):
+            with Inside(call):
                 drive = Drive(policy, call)
                 standstill = await drive.forward(drive.begin())
                 while standstill is RUN:

@@ -142,6 +142,11 @@ class RateLimiter(AdmissionPolicy, Returnable):
         return self._terms.algorithm
 
     @property
+    def units(self) -> frozenset[str]:
+        """What it counts: "requests", unless `limits` say otherwise."""
+        return self._terms.units
+
+    @property
     def limits(self) -> tuple[Limit, ...] | None:
         """The limits, where there are several."""
         return self._terms.limits
@@ -220,6 +225,9 @@ class RateLimiter(AdmissionPolicy, Returnable):
             call.bookings[self] = _Booking(
                 self._correct, self._terms.units, amounts, now
             )
+        if call.limiters is not None and self not in call.limiters:
+            # NB: it may stand inside a Retry, or around one.
+            call.limiters.append(self)
         return _PERMIT
 
     def _correct(

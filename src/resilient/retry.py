@@ -52,6 +52,9 @@ few enough for a call that lasts as long as its process."""
 _FINAL: Final = (Verdict.SUCCESS, Verdict.IGNORED)
 """Verdicts that another try would not mend."""
 
+_NOT_REPEATABLE: Final = "not repeatable"
+"""Why it stops where the call says why it must not be made again."""
+
 _NOTE: Final = "resilient: "
 
 
@@ -280,6 +283,8 @@ class Retry(Policy):
             return "not retryable"
         if not self.nested and _was_given_up(outcome.error, call):
             return "retried further in"
+        if call.unrepeatable is not None:
+            return _NOT_REPEATABLE
         limit = self._attempts
         if attempts_limit is not None:
             limit = attempts_limit if limit is None else min(limit, attempts_limit)
@@ -336,11 +341,13 @@ class Retry(Policy):
         """Leave a note on the error, and word for every Retry further out."""
         elapsed = _clock.now() - began
         error = outcome.error
+        told = call.unrepeatable if reason == _NOT_REPEATABLE else reason
+        call.stopped = told
         # NB: an error that comes from a Retry further in has the note of that
         # one, which says more than ours would.
         if error is not None and not _is_among(error, call.given_up):
             tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
-            note = f"{tries} in {spell_seconds(elapsed)}; stopped: {reason}"
+            note = f"{tries} in {spell_seconds(elapsed)}; stopped: {told}"
             if outcome.retry_after is not None:
                 note += f"; retry in {spell_seconds(outcome.retry_after)}"
             _annotate(error, note)

@@ -189,11 +189,15 @@ class Timeout(Policy):
         return outcome
 
     def _left_behind(self, outcome: Outcome, call: Call, began: float) -> Outcome:
-        """Answer for an abandoned thread, if it was this limit that ended."""
+        """Answer for what gave up at the deadline, if this limit set it."""
         assert self.seconds is not None
         if _clock.now() < began + self.seconds:
             return outcome
-        exceeded = self._exceeded(call, began, None)
+        cause = outcome.error
+        if isinstance(cause, TimeoutExceededError):
+            # That of an abandoned thread, whose only news is ours too.
+            cause = None
+        exceeded = self._exceeded(call, began, cause)
         exceeded.held = outcome.held
         return exceeded
 

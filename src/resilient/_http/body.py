@@ -1,0 +1,228 @@
+"""Bodies on their way: a response's to the caller, a request's to the server.
+
+A transport is not told whether its caller streams: it hands out the headers
+and the body follows. So what a call holds until its work has ended – a
+bulkhead's slot – is held until the body is read, fails, is closed or collected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import AsyncGeneratorType
+from typing import Any, Final, cast
+
+from resilient import _clock
+from resilient._call import Outcome
+from resilient._errors import ResilientError
+from resilient._generators import Stream
+
+# The shortest timeout: 0 would mean to sockets that they must not block.
+_AT_ONCE = 0.001
+
+
+class Timeouts(dict[str, "float | None"]):
+    """A client's timeouts, cut to what is left of a deadline when one begins.
+
+    Clients ask for ``timeouts.get("read")`` at the moment in which they begin
+    to connect, to write or to read. Each is told what is left then: a fixed
+    number would grant the whole of it anew to every one of them.
+
+    Attributes:
+        deadline: On the clock of `time.monotonic`.
+    """
+
+    # NB: no `__init__`: the one of `dict` is made for each attempt.
+    __slots__ = ("deadline",)
+
+    deadline: float
+
+    def get(self, key: str, default: Any = None) -> Any:
+        own: float | None = super().get(key, default)
+        left = max(_AT_ONCE, self.deadline - _clock.now())
+        if own is not None and own <= left:
+            return own
+        return None if left == math.inf else left
+
+    def __getitem__(self, key: str) -> float | None:
+        value: float | None = self.get(key)
+        return value
+
+
+PHASES: Final = ("connect", "read", "write", "pool")
+UNLIMITED: Final[dict[str, float | None]] = dict.fromkeys(PHASES)
+
+
+class Body:
+    """A response's body that holds permits, and may have a total limit.
+
+    It serves both colours, as a client's own byte streams do; the families
+    derive from it and from their own classes.
+
+    Args:
+        body: The body as the inner transport returned it.
+        stream: What is held until its end, and within what limit.
+        timeouts: Those of the last attempt, where they had a deadline.
+        timeout_exception: The client's errors of what took too long.
+        read_timeout: Makes the one of a read.
+    """
+
+    def __init__(
+        self,
+        body: Any,
+        stream: Stream,
+        timeouts: Timeouts | None,
+        timeout_exception: type[Exception],
+        read_timeout: Callable[[str], Exception],
+    ) -> None:
+        self._body = body
+        self._stream = stream
+        self._timeouts = timeouts
+        self._timeout_exception = timeout_exception
+        self._read_timeout = read_timeout
+
+    def __iter__(self) -> Iterator[bytes]:
+        stream, chunks = self._stream, iter(self._body)
+        try:
+            while True:
+                with stream:
+                    self._shorten()
+                    chunk = next(chunks)
+                yield chunk
+        except StopIteration:
+            stream.last = Outcome()
+        except ResilientError as error:
+            raise self._late(error) from error
+        except self._timeout_exception as error:
+            self._obeyed(error)
+            raise
+        except BaseException as error:
+            stream.failed(error)
+            raise
+        finally:
+            stream.end()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        stream, chunks = self._stream, aiter(self._body)
+        try:
+            while True:
+                with stream:
+                    self._shorten()
+                    chunk = await anext(chunks)
+                yield chunk
+        except StopAsyncIteration:
+            stream.last = Outcome()
+        except ResilientError as error:
+            raise self._late(error) from error
+        except self._timeout_exception as error:
+            self._obeyed(error)
+            raise
+        except BaseException as error:
+            stream.failed(error)
+            raise
+        finally:
+            try:
+                await leave(chunks)
+            finally:
+                stream.end()
+
+    def _shorten(self) -> None:
+        """Let the client wait for a chunk no longer than there is time."""
+        if self._timeouts is not None:
+            deadline = self._stream.call.deadline
+            self._timeouts.deadline = math.inf if deadline is None else deadline
+
+    def _obeyed(self, error: Exception) -> None:
+        """Answer for a timeout of the client's that our limit shortened."""
+        self._stream.failed(error)
+        limit, now = self._stream.limit, _clock.now()
+        if limit is not None and now >= limit.deadline:
+            exceeded = limit.exceeded(now)
+            raise self._late(exceeded) from exceeded
+
+    def _late(self, error: Exception) -> Exception:
+        self._stream.failed(error)
+        return self._read_timeout(str(error))
+
+    def close(self) -> None:
+        """Close it; what is held goes back."""
+        try:
+            self._body.close()
+        finally:
+            self._end()
+
+    async def aclose(self) -> None:
+        """Close it; what is held goes back."""
+        try:
+            await self._body.aclose()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        # The caller had enough: nothing is wrong with that.
+        self._stream.last = Outcome()
+        self._stream.end()
+
+
+class Upload:
+    """A request's body of which nobody knows whether it can be read twice.
+
+    Attributes:
+        body: The body.
+        begun: Whether any of it was read.
+    """
+
+    def __init__(self, body: Any) -> None:
+        self.body: Any = body
+        self.begun: bool = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.begun = True
+        yield from self.body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.begun = True
+        chunks = aiter(self.body)
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            await leave(chunks)
+
+    def close(self) -> None:
+        """Close it."""
+        self.body.close()
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await self.body.aclose()
+
+
+async def leave(chunks: AsyncIterator[bytes]) -> None:
+    """Close an async generator: who stops early leaves it to the collector."""
+    if type(chunks) is AsyncGeneratorType:
+        await chunks.aclose()
+
+
+def is_replayable(body: Any, whole: type[Any]) -> bool:
+    """Tell whether a request's body can be sent again, byte for byte.
+
+    Args:
+        body: The request's stream.
+        whole: The family's class of bodies that are in memory.
+    """
+    if isinstance(body, whole):
+        return True
+    # A form with files: it rewinds those that can be.
+    fields = getattr(body, "fields", None)
+    return isinstance(fields, list) and all(
+        _is_rewindable(getattr(field, "file", b""))
+        for field in cast("list[object]", fields)
+    )
+
+
+def _is_rewindable(file: Any) -> bool:
+    if isinstance(file, (str, bytes)):
+        return True
+    seekable = getattr(file, "seekable", None)
+    return seekable is not None and bool(seekable())

@@ -1,0 +1,330 @@
+"""The transport, in two colours.
+
+The two methods that handle a request are one text twice, as those of `_edge`
+are: a driver that both share would be a frame more in every traceback.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, ClassVar, Generic, Literal, Self, TypeGuard, TypeVar, cast
+from urllib.request import getproxies_environment
+
+from resilient._arguments import count, flag
+from resilient._call import Outcome, current
+from resilient._edge import RUN, Drive
+from resilient._errors import spell_seconds
+from resilient._http.body import PHASES
+from resilient._http.exchange import Exchange, Family, Rules
+from resilient._http.standard import standard_pipeline
+from resilient._pipeline import Pipeline
+from resilient._policy import Policy
+from resilient._runtimes.sync import SYNC
+from resilient._warnings import warn
+from resilient.per_key import PerKey
+from resilient.retry import Retry
+from resilient.timeout import Timeout
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+_UNITS = ("s", "ms")
+
+
+class Transport(Generic[Request, Response]):
+    """Send requests through a pipeline, sync and async.
+
+    Subclasses name their `family` and derive from its transports.
+    """
+
+    family: ClassVar[Family]
+
+    def __init__(
+        self,
+        pipeline: Policy[Any] | None = None,
+        *,
+        inner: Any = None,
+        retry_unsafe: bool = False,
+        idempotency_key: bool = False,
+        read_body: bool | Literal["auto"] = "auto",
+        max_body: int = 1_048_576,
+        deadline_header: tuple[str, Literal["s", "ms"]] | None = None,
+    ) -> None:
+        library = self.family.library
+        if pipeline is not None and not isinstance(pipeline, Policy):
+            raise TypeError(
+                f"`pipeline` must be a Pipeline or a policy, got {pipeline!r}"
+            )
+        bases = (library.BaseTransport, library.AsyncBaseTransport)
+        if inner is not None and not isinstance(inner, bases):
+            raise TypeError(
+                f"`inner` must be a transport of {library.__name__}, got {inner!r}"
+            )
+        if read_body != "auto" and not isinstance(read_body, bool):
+            raise TypeError(
+                f'`read_body` must be "auto", True or False, got {read_body!r}'
+            )
+        self.pipeline: Policy[Any] = (
+            standard_pipeline() if pipeline is None else pipeline
+        )
+        self.inner: Any = inner
+        self._rules = Rules(
+            flag("retry_unsafe", retry_unsafe),
+            flag("idempotency_key", idempotency_key),
+            read_body,
+            count("max_body", max_body, minimum=0),
+            _checked_header(deadline_header),
+        )
+        self._lock = threading.Lock()
+        # The inner transport of each colour, from its first use on.
+        self._inners: dict[str, Any] = {}
+        # The client's timeouts that were looked at last.
+        self._timeouts: Mapping[str, float | None] | None = None
+        self._warned = False
+
+    def __repr__(self) -> str:
+        inner = "" if self.inner is None else f", inner={self.inner!r}"
+        return f"{type(self).__name__}({self.pipeline!r}{inner})"
+
+    # -- Requests
+
+    def handle_request(self, request: Request) -> Response:
+        """Send a request through the pipeline; a client calls it."""
+        __tracebackhide__ = True
+        inner = self._inners.get("sync") or self._first_use("sync")
+        policy = self._policy_for(request, "sync")
+        if policy is None:
+            response: Response = inner.handle_request(request)
+            return response
+        exchange = Exchange(self.family, self._rules, request, policy, SYNC)
+        drive: Drive | None = None
+        outcome: Outcome | None = None
+        token = current.set(exchange.call)
+        try:
+            drive = Drive(policy, exchange.call)
+            standstill = drive.in_sync(drive.begin())
+            while standstill is RUN:
+                exchange.close()
+                try:
+                    answer = inner.handle_request(exchange.begin())
+                    if exchange.reads(answer):
+                        exchange.read(answer)
+                    outcome = exchange.answered(answer, exchange.discard)
+                except Exception as raised:
+                    outcome = exchange.failed(raised)
+                except BaseException as unwinding:
+                    standstill = drive.in_sync(drive.throw(unwinding))
+                    continue
+                standstill = drive.in_sync(drive.send(outcome))
+            response, error = exchange.end(drive)
+            if error is None:
+                return response
+            raise error
+        finally:
+            current.reset(token)
+            exchange.close()
+            exchange.leave(drive)
+            # NB: the error's traceback holds this frame.
+            drive = outcome = error = None
+
+    async def handle_async_request(self, request: Request) -> Response:
+        """Send a request through the pipeline; a client calls it."""
+        __tracebackhide__ = True
+        inner = self._inners.get("async") or self._first_use("async")
+        policy = self._policy_for(request, "async")
+        if policy is None:
+            response: Response = await inner.handle_async_request(request)
+            return response
+        exchange = Exchange(self.family, self._rules, request, policy)
+        drive: Drive | None = None
+        outcome: Outcome | None = None
+        token = current.set(exchange.call)
+        try:
+            drive = Drive(policy, exchange.call)
+            standstill = await drive.forward(drive.begin())
+            while standstill is RUN:
+                await exchange.aclose()
+                try:
+                    answer = await inner.handle_async_request(exchange.begin())
+                    if exchange.reads(answer):
+                        await exchange.aread(answer)
+                    outcome = exchange.answered(answer, exchange.adiscard)
+                except Exception as raised:
+                    outcome = exchange.failed(raised)
+                except BaseException as unwinding:
+                    standstill = await drive.forward(drive.throw(unwinding))
+                    continue
+                standstill = await drive.forward(drive.send(outcome))
+            response, error = exchange.end(drive)
+            if error is None:
+                return response
+            raise error
+        except GeneratorExit:
+            # Nothing can be awaited any more: the connection is lost.
+            exchange.response = None
+            raise
+        finally:
+            try:
+                current.reset(token)
+            except ValueError:
+                # Closed from another context, by the collector or a loop that
+                # shuts down: the variable there was never ours.
+                pass
+            try:
+                await exchange.aclose()
+            finally:
+                exchange.leave(drive)
+                # NB: the error's traceback holds this frame.
+                drive = outcome = error = None
+
+    # -- What is found out once
+
+    def _first_use(self, colour: Literal["sync", "async"]) -> Any:
+        """Return the inner transport for a colour, and look at the pipeline."""
+        # NB: the transport judges every outcome itself.
+        self.pipeline.accept(colour, classified=True)
+        with self._lock:
+            inner = self._inners.get(colour) or self._inner(colour)
+            self._inners[colour] = inner
+        return inner
+
+    def _inner(self, colour: Literal["sync", "async"]) -> Any:
+        library = self.family.library
+        base = library.BaseTransport if colour == "sync" else library.AsyncBaseTransport
+        if self.inner is not None:
+            if not isinstance(self.inner, base):
+                raise TypeError(
+                    f"`inner` must be an instance of {library.__name__}."
+                    f"{base.__name__} for this client, got {self.inner!r}"
+                )
+            return self.inner
+        proxies = getproxies_environment()
+        named = not proxies.keys().isdisjoint(("http", "https", "all"))
+        if named and proxies.get("no") != "*":
+            warn(
+                "the environment names a proxy, which a client that is given a"
+                " transport does not use: give the transport"
+                " inner=HTTPTransport(proxy=…), or `mounts` to the client"
+            )
+        return (
+            library.HTTPTransport()
+            if colour == "sync"
+            else (library.AsyncHTTPTransport())
+        )
+
+    def _policy_for(
+        self, request: Any, colour: Literal["sync", "async"]
+    ) -> Policy[Any] | None:
+        extensions = request.extensions
+        policy: object = extensions.get("resilient", self.pipeline)
+        if policy is not self.pipeline:
+            if policy is None or policy is False:
+                return None
+            if not is_policy(policy):
+                raise TypeError(
+                    "`extensions['resilient']` must be a Pipeline, a policy or False,"
+                    f" got {policy!r}"
+                )
+            policy.accept(colour, classified=True)
+            return policy
+        timeouts = extensions.get("timeout")
+        if timeouts != self._timeouts:
+            # Those of the client: hardly ever others than the last ones.
+            self._timeouts = timeouts
+            self._compare(timeouts or {})
+        return self.pipeline
+
+    def _compare(self, timeouts: Mapping[str, float | None]) -> None:
+        """Warn, once, of a client that would wait longer than the pipeline."""
+        total = _total(self.pipeline)
+        if self._warned or total is None:
+            return
+        for phase in PHASES:
+            own = timeouts.get(phase)
+            if own is None or own > total:
+                self._warned = True
+                spelt = "no limit" if own is None else spell_seconds(own)
+                warn(
+                    f"the client's {phase} timeout ({spelt}) is longer than the"
+                    f" total limit of its transport ({spell_seconds(total)}), which"
+                    " wins: give the client a `timeout` within it, or the"
+                    " pipeline a longer Timeout"
+                )
+                return
+
+    # -- Opening and closing, as the inner transport does
+
+    def __enter__(self) -> Self:
+        inner = self._inners.get("sync") or self._first_use("sync")
+        inner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self._inners["sync"].__exit__(exc_type, exc_value, traceback)
+
+    def close(self) -> None:
+        """Close the inner transport."""
+        inner = self._inners.get("sync", self.inner)
+        if inner is not None:
+            inner.close()
+
+    async def __aenter__(self) -> Self:
+        inner = self._inners.get("async") or self._first_use("async")
+        await inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self._inners["async"].__aexit__(exc_type, exc_value, traceback)
+
+    async def aclose(self) -> None:
+        """Close the inner transport."""
+        inner = self._inners.get("async", self.inner)
+        if inner is not None:
+            await inner.aclose()
+
+
+def is_policy(value: object) -> TypeGuard[Policy[Any]]:
+    return isinstance(value, Policy)
+
+
+def _checked_header(header: object) -> tuple[str, str] | None:
+    if header is None:
+        return None
+    if (
+        not isinstance(header, tuple)
+        or len(cast("tuple[object, ...]", header)) != 2
+        or not isinstance(header[0], str)
+        or header[1] not in _UNITS
+    ):
+        raise TypeError(
+            "`deadline_header` must be a name and a unit, as in"
+            f' ("X-Request-Timeout-Ms", "ms") or (…, "s"), got {header!r}'
+        )
+    return header[0], header[1]
+
+
+def _total(policy: Policy[Any]) -> float | None:
+    """Return the seconds for the whole of a request, if they are limited."""
+    if isinstance(policy, Timeout):
+        return policy.seconds
+    if isinstance(policy, Pipeline):
+        for one in policy.policies:
+            if isinstance(one, (Retry, PerKey)):
+                # What is further in bounds one attempt, or one origin.
+                return None
+            total = _total(one)
+            if total is not None:
+                return total
+    return None

@@ -1,0 +1,512 @@
+"""One request on its way through a pipeline, attempt by attempt.
+
+Ground rules:
+
+* A request is sent again only if nothing can come of it twice: its method is
+  idempotent (RFC 9110, 9.2.2; QUERY by its own draft), or it carries an
+  ``Idempotency-Key``, or it certainly never left; and its body can be sent
+  again byte for byte. A `Retry` learns that from ``call.unrepeatable``.
+* An outcome is judged here, where request and response are known.
+* The request goes back to the caller as it came, but for its
+  ``Idempotency-Key``: a request object is one operation, however often sent.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from typing import Any, Final, NamedTuple
+
+import anyio
+
+from resilient import _clock
+from resilient._call import Call, Held, Outcome, Verdict
+from resilient._edge import Drive, strip
+from resilient._errors import ResilientError
+from resilient._generators import Stream
+from resilient._http import advice
+from resilient._http.body import (
+    UNLIMITED,
+    Body,
+    Timeouts,
+    Upload,
+    is_replayable,
+    leave,
+)
+from resilient._policy import Policy
+
+IDEMPOTENT: Final = frozenset(
+    {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"}
+)
+FAILED: Final = frozenset({408, 429, 500, 502, 503, 504})
+RESEND_COUNT: Final = "http.request.resend_count"
+
+_SWITCHING: Final = 101
+
+_REFUSED_STREAM: Final = 7
+"""Of HTTP/2: nothing was processed, RFC 9113, 8.7."""
+
+_DRAINED: Final = 65_536
+_DRAIN_SECONDS: Final = 1.0
+"""Bytes that are read to save a connection, and how long that may take: more
+costs more than a new one."""
+
+
+class Family(NamedTuple):
+    """The classes of one family of clients.
+
+    Attributes:
+        library: The client library, for its public names.
+        body: Our `Body`, as a stream of that library.
+        upload: Our `Upload`, as a stream of that library.
+        errors: Our errors, each with the one that is the library's too.
+    """
+
+    library: Any
+    body: type[Body]
+    upload: type[Upload]
+    errors: Mapping[type[Exception], type[Exception]]
+
+
+class Rules(NamedTuple):
+    """What a transport was told about requests; see its arguments."""
+
+    retry_unsafe: bool
+    idempotency_key: bool
+    read_body: bool | str
+    max_body: int
+    deadline_header: tuple[str, str] | None
+
+
+class Summary(NamedTuple):
+    """What was done for a response, in ``response.extensions["resilient"]``.
+
+    It is there only where there is something to say: more than one attempt was
+    made, or one that failed was the last.
+
+    Attributes:
+        attempts: How often the request was sent.
+        stopped: Why it was not sent again, as in the note on an error:
+            "attempts", "deadline", "retry_after too long", …; None: the
+            response is a good one, or no `Retry` was asked.
+        retry_after: Seconds after which the server wants to be asked again.
+    """
+
+    attempts: int
+    stopped: str | None
+    retry_after: float | None
+
+
+class Exchange:
+    """One request, from its call to the end of its response's headers.
+
+    Attributes:
+        call: What flows through the pipeline.
+        sent: How often the request was sent.
+        response: The last response, until somebody else owns it.
+    """
+
+    __slots__ = (
+        "_family",
+        "_header",
+        "_own",
+        "_request",
+        "_rules",
+        "_safe",
+        "_stream",
+        "_streams",
+        "_timeouts",
+        "_upload",
+        "_verdict",
+        "call",
+        "response",
+        "sent",
+    )
+
+    def __init__(
+        self,
+        family: Family,
+        rules: Rules,
+        request: Any,
+        policy: Policy[Any],
+        runtime: Any = None,
+    ) -> None:
+        url = request.url
+        origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
+        self.call = call = Call(
+            f"{request.method} {origin}", (request,), {}, runtime, origin, policy
+        )
+        call.limiters = []
+        self.response: Any = None
+        self.sent: int = 0
+        # Whether the caller was given a body that is still to be read.
+        self._streams = False
+        self._family = family
+        self._rules = rules
+        self._request = request
+        self._own: dict[str, Any] = request.extensions
+        self._timeouts: Timeouts | None = None
+        self._stream: Stream | None = None
+        self._verdict = Verdict.SUCCESS
+        self._safe = request.method in IDEMPOTENT or self._is_allowed()
+        self._upload: Upload | None = None
+        if not is_replayable(request.stream, family.library.ByteStream):
+            self._upload = request.stream = family.upload(request.stream)
+        # What a header of ours stands in for.
+        self._header: str | None = None
+        if rules.deadline_header is not None:
+            self._header = request.headers.get(rules.deadline_header[0])
+
+    def _is_allowed(self) -> bool:
+        headers = self._request.headers
+        if "idempotency-key" in headers:
+            return True
+        if self._rules.idempotency_key:
+            headers["Idempotency-Key"] = str(uuid.uuid4())
+            return True
+        return self._rules.retry_unsafe
+
+    def _why_not(self, *, arrived: bool = True, over: bool = True) -> str | None:
+        """Return why the request must not be sent again, if it must not.
+
+        Args:
+            arrived: Whether anything of it may have reached the server.
+            over: Whether the attempt is.
+        """
+        if arrived and not self._safe:
+            return f"{self._request.method} is not idempotent"
+        if self._upload is not None and (self._upload.begun or not over):
+            return "its body can be sent only once"
+        return None
+
+    # -- Each attempt
+
+    def begin(self) -> Any:
+        """Prepare the request for one attempt, and return it."""
+        call, request = self.call, self._request
+        if call.runner is not None:
+            raise TypeError(
+                "Timeout(abandon=True) has no meaning in a transport, whose"
+                " requests obey deadlines: leave out abandon=True"
+            )
+        self.sent += 1
+        # NB: until its outcome is known: a timeout may cut it short.
+        call.unrepeatable = self._why_not(over=False)
+        deadline = call.deadline
+        if deadline is not None or self.sent > 1:
+            request.extensions = extensions = dict(self._own)
+            if deadline is not None:
+                own = extensions.get("timeout") or UNLIMITED
+                extensions["timeout"] = self._timeouts = Timeouts(own)
+                self._timeouts.deadline = deadline
+            if self.sent > 1:
+                extensions[RESEND_COUNT] = self.sent - 1
+        if self._rules.deadline_header is not None and deadline is not None:
+            name, unit = self._rules.deadline_header
+            left = max(0.0, deadline - _clock.now())
+            request.headers[name] = (
+                f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
+            )
+        return request
+
+    def reads(self, response: Any) -> bool:
+        """Tell whether the body is to be read as part of the attempt."""
+        stream = response.stream
+        if isinstance(stream, self._family.library.ByteStream):
+            # It is in memory already.
+            return False
+        if response.status_code == _SWITCHING:
+            # What follows is no body, and has no end.
+            return False
+        mode: bool | str = self._own.get("resilient.read_body", self._rules.read_body)
+        if mode != "auto":
+            return bool(mode)
+        if self._request.method == "HEAD":
+            return True
+        length = _length(response)
+        if length is None or length > self._rules.max_body:
+            return False
+        kind: str = response.headers.get("content-type", "")
+        return not kind.lower().startswith("text/event-stream")
+
+    def read(self, response: Any) -> None:
+        """Read a body as part of the attempt."""
+        with closing(response.stream) as chunks:
+            whole = b"".join(self._in_time(chunks, self.call.deadline))
+        response.stream = self._family.library.ByteStream(whole)
+
+    async def aread(self, response: Any) -> None:
+        """Read a body as part of the attempt."""
+        body, deadline = response.stream, self.call.deadline
+        chunks = aiter(body)
+        parts: list[bytes] = []
+        try:
+            async for chunk in chunks:
+                if deadline is not None and _clock.now() >= deadline:
+                    await leave(chunks)
+                    raise self._too_late()
+                parts.append(chunk)
+        except GeneratorExit:
+            # Nothing can be awaited any more: the connection is lost.
+            raise
+        except BaseException:
+            await _shut(body)
+            raise
+        await _shut(body)
+        response.stream = self._family.library.ByteStream(b"".join(parts))
+
+    def _in_time(
+        self, chunks: Iterable[bytes], deadline: float | None
+    ) -> Iterator[bytes]:
+        """Read until a deadline: nobody interrupts synchronous reading.
+
+        Raises:
+            The client's read timeout, when it has come.
+        """
+        for chunk in chunks:
+            if deadline is not None and _clock.now() >= deadline:
+                raise self._too_late()
+            yield chunk
+
+    def _too_late(self) -> Exception:
+        return self._read_timeout("the time for the request is up")
+
+    def _read_timeout(self, text: str) -> Exception:
+        """Return the client's own error of a read that took too long."""
+        error: Exception = self._family.library.ReadTimeout(text, request=self._request)
+        return error
+
+    def answered(self, response: Any, close: Callable[[], Awaitable[None]]) -> Outcome:
+        """Make an outcome of a response, and judge it.
+
+        Args:
+            response: The response.
+            close: ``await close()`` closes it, should it not be the last.
+        """
+        self.response = response
+        outcome = Outcome(response)
+        status: int = response.status_code
+        if status in FAILED:
+            wait = advice.retry_after(response.headers, time.time())
+            outcome.retry_after = wait
+            asked = status == 429 or (status == 503 and wait is not None)
+            outcome.verdict = Verdict.PUSHBACK if asked else Verdict.FAILURE
+        self._verdict = outcome.verdict
+        if self.call.limiters:
+            self._teach(response)
+        self.call.unrepeatable = self._why_not()
+        if not isinstance(response.stream, self._family.library.ByteStream):
+            self._stream = stream = Stream(self.call)
+            stream.begin(close)
+            outcome.held = stream.held
+        return outcome
+
+    def failed(self, error: Exception) -> Outcome:
+        """Make an outcome of an error, and judge it."""
+        library, call = self._family.library, self.call
+        strip(error)
+        outcome = Outcome(None, error)
+        if isinstance(error, ResilientError):
+            # Of a transport or policy further in: judged as such.
+            pass
+        elif not _blames_server(error) and (
+            not isinstance(error, library.TransportError)
+            or isinstance(
+                error, (library.LocalProtocolError, library.UnsupportedProtocol)
+            )
+        ):
+            outcome.verdict = Verdict.IGNORED
+        call.unrepeatable = self._why_not(arrived=not self._never_left(error))
+        if (
+            call.deadline is not None
+            and isinstance(error, library.TimeoutException)
+            and _clock.now() >= call.deadline
+        ):
+            # It obeyed the deadline: whichever Timeout set it answers for it.
+            outcome.held = Held(_over)
+        return outcome
+
+    def _never_left(self, error: Exception) -> bool:
+        """Tell whether a request certainly did not reach its server."""
+        library = self._family.library
+        if isinstance(
+            error,
+            (
+                library.ConnectError,
+                library.ConnectTimeout,
+                library.PoolTimeout,
+                library.ProxyError,
+            ),
+        ):
+            return True
+        return getattr(_origin(error), "error_code", None) == _REFUSED_STREAM
+
+    def _teach(self, response: Any) -> None:
+        """Tell the limiters that let it pass what the server still grants."""
+        limiters = self.call.limiters or ()
+        for allowance in advice.allowances(response.headers, time.time()):
+            for limiter in limiters:
+                if allowance.unit in limiter.units:
+                    limiter.update(allowance.remaining, allowance.reset, allowance.unit)
+
+    # -- A response that nobody wants
+
+    async def discard(self) -> None:
+        """Read what is left, if it is little, to keep the connection; close."""
+        response, self.response = self.response, None
+        with closing(response.stream) as chunks:
+            if self._is_short(response):
+                with suppress(Exception):
+                    until = _clock.now() + _DRAIN_SECONDS
+                    deque(self._in_time(chunks, until), maxlen=0)
+
+    async def adiscard(self) -> None:
+        """Read what is left, if it is little, to keep the connection; close."""
+        response = self.response
+        if self._is_short(response):
+            with anyio.move_on_after(_DRAIN_SECONDS), suppress(Exception):
+                async for _ in response.stream:
+                    pass
+        await self.aclose()
+
+    def _is_short(self, response: Any) -> bool:
+        length = _length(response)
+        if length is None or length > _DRAINED:
+            return False
+        if self._timeouts is not None:
+            self._timeouts.deadline = _clock.now() + _DRAIN_SECONDS
+        return True
+
+    def close(self) -> None:
+        """Close it, and give back what it held."""
+        response, self.response = self.response, None
+        try:
+            if response is not None:
+                response.stream.close()
+        finally:
+            self._end_stream()
+
+    async def aclose(self) -> None:
+        """Close it, and give back what it held."""
+        response, self.response = self.response, None
+        try:
+            if response is not None:
+                await _shut(response.stream)
+        finally:
+            self._end_stream()
+
+    def _end_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.held.end(None)
+
+    # -- The end
+
+    def end(self, drive: Drive) -> tuple[Any, Exception | None]:
+        """Return the response of a call that is done, or its error.
+
+        Raises:
+            TypeError: A policy answered with something else than a response.
+        """
+        outcome, drive.outcome = drive.outcome, None
+        assert outcome is not None
+        error = outcome.error
+        if error is None:
+            return self._released(outcome), None
+        outcome.discard()
+        if outcome.held is not None:
+            outcome.held.end(outcome)
+        mapped = self._family.errors.get(type(error))
+        if mapped is not None:
+            # NB: the very object in another class, so that its traceback, notes
+            # and cause stay, and a Retry further out knows it again.
+            error.__class__ = mapped
+            error.request = self._request  # type: ignore[attr-defined]  # it has one now
+        return None, error
+
+    def _released(self, outcome: Outcome) -> Any:
+        response, library = outcome.value, self._family.library
+        if not isinstance(response, library.Response):
+            raise TypeError(
+                f"a policy answered {self.call.name!r} with an object of"
+                f" {type(response)}: a transport returns {library.__name__}.Response"
+            )
+        if response is not self.response:
+            # A fallback's.
+            return response
+        self.response = None
+        if self.sent > 1 or self._verdict is not Verdict.SUCCESS:
+            response.extensions["resilient"] = Summary(
+                self.sent, self.call.stopped, outcome.retry_after
+            )
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return response
+        self._streams = True
+        stream.limit = limit = self.call.stream_limit
+        if self._timeouts is not None:
+            # The attempt is over; what is left is the whole call's.
+            self._timeouts.deadline = math.inf if limit is None else limit.deadline
+        response.stream = self._family.body(
+            response.stream,
+            stream,
+            self._timeouts,
+            library.TimeoutException,
+            self._read_timeout,
+        )
+        return response
+
+    def leave(self, drive: Drive | None) -> None:
+        """End the call, and give the request back as it came."""
+        if drive is not None and drive.coroutine is not None:
+            drive.coroutine.close()
+        if not self._streams:
+            self.call.end()
+        request = self._request
+        request.extensions = self._own
+        if self._upload is not None and request.stream is self._upload:
+            # NB: not where a transport has read it, and put its bytes there.
+            request.stream = self._upload.body
+        if self._rules.deadline_header is not None:
+            name = self._rules.deadline_header[0]
+            request.headers.pop(name, None)
+            if self._header is not None:
+                request.headers[name] = self._header
+
+
+def _origin(error: BaseException) -> object:
+    """Return what the HTTP library of a client says of an error, or None."""
+    cause = error.__cause__
+    return cause.args[0] if cause is not None and cause.args else None
+
+
+def _blames_server(error: BaseException) -> bool:
+    """Tell whether an error is the server's, whatever its type says.
+
+    NB: of an HTTP/2 body that is cut short, clients raise an error of h2's as
+    it is, or call it one of their own protocol.
+    """
+    names = [type(one).__name__ for one in (error, _origin(error))]
+    return "InvalidBodyLengthError" in names
+
+
+async def _over() -> None:
+    """End what has ended."""
+
+
+async def _shut(body: Any) -> None:
+    """Close a body, whoever is cancelled meanwhile.
+
+    NB: a connection whose closing is cut short is lost to its pool.
+    """
+    with anyio.CancelScope(shield=True):
+        await body.aclose()
+
+
+def _length(response: Any) -> int | None:
+    text: str | None = response.headers.get("content-length")
+    return int(text) if text is not None and text.isdecimal() else None

@@ -1,0 +1,95 @@
+"""The pipeline that a transport has unless it is given one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from resilient._call import Outcome, Verdict
+from resilient._pipeline import Pipeline
+from resilient._policy import Policy
+from resilient.circuit_breaker import CircuitBreaker
+from resilient.per_key import PerKey
+from resilient.retry import Retry
+from resilient.timeout import Timeout
+
+F = TypeVar("F", covariant=True)
+
+
+def http_verdict(outcome: Outcome) -> Verdict:
+    """Judge an outcome as the transport that made it does.
+
+    For ``classify`` and ``on`` in pipelines of your own::
+
+        Pipeline(Retry(), CircuitBreaker(), classify=http_verdict)
+
+    ============================================= =========================
+    outcome                                       verdict
+    ============================================= =========================
+    429; 503 with a ``Retry-After``               PUSHBACK
+    408, 500, 502, 503, 504                       FAILURE
+    any other response                            SUCCESS
+    connecting, writing or reading failed         FAILURE
+    a timeout, the client's or a policy's         FAILURE
+    our rejections; errors that do not come from  IGNORED
+    the network, as of an invalid URL
+    ============================================= =========================
+
+    The outcome's `retry_after` is what the server asked for.
+    """
+    return outcome.verdict
+
+
+def per_origin(
+    factory: Callable[[str], Policy[F]], *, max_keys: int = 10_000
+) -> PerKey[F]:
+    """Give each origin a policy of its own.
+
+    An origin is scheme, host and port, as in ``https://api.example.com``: one
+    that is dead must not eat what is meant for the others.
+
+    Args:
+        factory: ``factory(origin)`` makes a policy.
+        max_keys: Origins to remember; see `PerKey`.
+    """
+    return PerKey(factory, max_keys=max_keys)
+
+
+def standard_pipeline(
+    *,
+    total: float | timedelta | None = 30.0,
+    attempt: float | timedelta | None = 10.0,
+    attempts: int = 3,
+    breaker: bool = True,
+) -> Pipeline[Any]:
+    """Return what a transport does unless it is given a pipeline.
+
+    ``Timeout(total) · per origin: Retry · CircuitBreaker · Timeout(attempt)``
+
+    The retries' budget and the breaker are each origin's own. Change the
+    result with ``with_``, or write your own after its model.
+
+    Args:
+        total: Seconds for a request with all its attempts, and for the body
+            of its response; None: no limit. Default 30, where browsers and
+            load balancers stop waiting too.
+        attempt: Seconds for the headers of each attempt, and for a body that
+            is read with them; None: no limit.
+        attempts: Attempts in all, the first included.
+        breaker: Whether a circuit breaker stands around each attempt.
+
+    Raises:
+        TypeError, ValueError: An argument is out of range.
+    """
+
+    def for_origin(origin: str) -> Pipeline[Any]:
+        policies: list[Policy[Any]] = [Retry(attempts=attempts)]
+        if breaker:
+            policies.append(CircuitBreaker(name=origin))
+        return Pipeline(*policies, Timeout(attempt), classify=http_verdict)
+
+    # NB: made once for nothing, so that a bad argument is refused here and not
+    # at the first request.
+    for_origin("")
+    return Pipeline(Timeout(total), per_origin(for_origin))

@@ -1,0 +1,172 @@
+"""Transports that make any client of httpx resilient, sync and async.
+
+::
+
+    client = httpx.AsyncClient(transport=ResilientTransport())
+
+Errors that the library raises on its own account are the client's as well:
+``except httpx.TransportError`` catches a rejection by an open circuit, and
+``except httpx.TimeoutException`` a timeout of ours.
+"""
+
+from __future__ import annotations
+
+import httpx
+
+import resilient
+from resilient._http.body import Body as _BodyBase
+from resilient._http.body import Upload as _UploadBase
+from resilient._http.engine import Transport
+from resilient._http.exchange import Family, Summary
+from resilient._http.standard import http_verdict, per_origin, standard_pipeline
+
+__all__ = [
+    "BulkheadFullError",
+    "CircuitOpenError",
+    "ConcurrencyLimitedError",
+    "DeadlineExceededError",
+    "RateLimitedError",
+    "RejectedError",
+    "ResilientTransport",
+    "Summary",
+    "ThrottledError",
+    "TimeoutExceededError",
+    "http_verdict",
+    "per_origin",
+    "standard_pipeline",
+]
+
+
+class _OfRequest:
+    """What an error of a client has: the request that it concerns."""
+
+    _request: httpx.Request | None = None
+
+    @property
+    def request(self) -> httpx.Request:
+        """The request.
+
+        Raises:
+            RuntimeError: The error was made without one.
+        """
+        if self._request is None:
+            raise RuntimeError("The .request property has not been set.")
+        return self._request
+
+    @request.setter
+    def request(self, request: httpx.Request) -> None:
+        self._request = request
+
+
+class RejectedError(_OfRequest, resilient.RejectedError, httpx.TransportError):
+    """A `resilient.RejectedError` that is a client's error too."""
+
+
+class BulkheadFullError(_OfRequest, resilient.BulkheadFullError, httpx.TransportError):
+    """A `resilient.BulkheadFullError` that is a client's error too."""
+
+
+class CircuitOpenError(_OfRequest, resilient.CircuitOpenError, httpx.TransportError):
+    """A `resilient.CircuitOpenError` that is a client's error too."""
+
+
+class ConcurrencyLimitedError(
+    _OfRequest, resilient.ConcurrencyLimitedError, httpx.TransportError
+):
+    """A `resilient.ConcurrencyLimitedError` that is a client's error too."""
+
+
+class RateLimitedError(_OfRequest, resilient.RateLimitedError, httpx.TransportError):
+    """A `resilient.RateLimitedError` that is a client's error too."""
+
+
+class ThrottledError(_OfRequest, resilient.ThrottledError, httpx.TransportError):
+    """A `resilient.ThrottledError` that is a client's error too."""
+
+
+class DeadlineExceededError(
+    _OfRequest, resilient.DeadlineExceededError, httpx.TimeoutException
+):
+    """A `resilient.DeadlineExceededError` that is a client's error too."""
+
+
+class TimeoutExceededError(
+    _OfRequest, resilient.TimeoutExceededError, httpx.TimeoutException
+):
+    """A `resilient.TimeoutExceededError` that is a client's error too."""
+
+
+class _Body(_BodyBase, httpx.SyncByteStream, httpx.AsyncByteStream):
+    pass
+
+
+class _Upload(_UploadBase, httpx.SyncByteStream, httpx.AsyncByteStream):
+    pass
+
+
+class ResilientTransport(
+    Transport[httpx.Request, httpx.Response],
+    httpx.BaseTransport,
+    httpx.AsyncBaseTransport,
+):
+    """Send a client's requests through a pipeline.
+
+    One object serves a `Client` or an `AsyncClient`. A request is sent again
+    only if nothing can come of it twice: its method is idempotent, or it has
+    an ``Idempotency-Key``, or it certainly never left; and if its body can be
+    sent again byte for byte. Else the original error or response comes back,
+    with a note. The last response is returned readable, never turned into an
+    exception; ``response.extensions["resilient"]`` says what was done for it.
+
+    What is left of the deadline cuts the client's own timeouts in each
+    attempt. That is how a sync client obeys a `Timeout`. The attempt's limit
+    covers the headers, and the body if it is read with them; the total limit
+    covers the body too. Redirects are requests of their own.
+
+    Request extensions change it for one request: ``"resilient"`` is another
+    pipeline, or False for none; ``"resilient.read_body"`` overrides
+    `read_body`.
+
+    Args:
+        pipeline: A pipeline, used exactly as built; default
+            `standard_pipeline`. `http_verdict` says what a failure is.
+        inner: The transport that sends; default the client's own, made when
+            it is first used.
+        retry_unsafe: Retry any method, whatever may have become of the
+            request before.
+        idempotency_key: Give requests that need one an ``Idempotency-Key``,
+            the same for all attempts.
+        read_body: Read bodies as part of the attempt, so that one that dies
+            half-way is a failed attempt: "auto" (default) those of at most
+            `max_body` bytes by their ``Content-Length`` that are no event
+            stream; True: all; False: none. What is not read then streams, and
+            fails in the caller's hands with the client's own error.
+        max_body: Bytes. Default 1 MiB.
+        deadline_header: Name of a header and its unit, "s" or "ms", that
+            tells the server how much time is left.
+
+    Raises:
+        TypeError, ValueError: An argument is out of range, or the pipeline
+            has no meaning for requests.
+        RejectedError: A policy refused the request; one of this module's.
+        TimeoutExceededError: A timeout cut it short; this module's.
+    """
+
+    family = Family(
+        httpx,
+        _Body,
+        _Upload,
+        {
+            getattr(resilient, error.__name__): error
+            for error in (
+                BulkheadFullError,
+                CircuitOpenError,
+                ConcurrencyLimitedError,
+                DeadlineExceededError,
+                RateLimitedError,
+                RejectedError,
+                ThrottledError,
+                TimeoutExceededError,
+            )
+        },
+    )

@@ -1,0 +1,342 @@
+"""What headers say, and what they say badly."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient._http.advice import Allowance, allowances, retry_after
+
+# Sun, 06 Nov 1994 08:49:37 GMT, the date of RFC 9110's examples.
+WALL = 784_111_777.0
+NAMES = [
+    "Retry-After",
+    "retry-after-ms",
+    "Date",
+    "RateLimit",
+    "RateLimit-Policy",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
+]
+
+
+@pytest.fixture(params=[httpx2.Headers, httpx.Headers], ids=["httpx2", "httpx"])
+def headers(request: pytest.FixtureRequest) -> Any:
+    """The class of headers of each family."""
+    return request.param
+
+
+def after(headers: Any, **fields: str) -> float | None:
+    """When to come back, by headers with dashes spelt as underscores."""
+    named = {key.replace("_", "-"): value for key, value in fields.items()}
+    return retry_after(headers(named), WALL)
+
+
+def grants(headers: Any, fields: dict[str, str]) -> list[Allowance]:
+    """What is still granted, in the order of its units."""
+    return sorted(allowances(headers(fields), WALL))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        ("007", 7.0),
+        (" 7 ", 7.0),
+        ("1.5", 1.5),
+        ("86400", 86_400.0),
+        ("999999999999999", 999_999_999_999_999.0),
+    ],
+)
+def test_retry_after_is_a_number_of_seconds(
+    headers: Any, text: str, seconds: float
+) -> None:
+    """Decimals as well, which some servers send."""
+    assert seconds == after(headers, Retry_After=text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "abc",
+        "-5",
+        "+5",
+        "1e9",
+        "0x10",
+        "nan",
+        "inf",
+        "5 s",
+        "5,",
+        "1_000",
+        "٣",
+        ".5",
+        "5.",
+        "Sun, 99 Nov 1994 08:49:37 GMT",
+        "Sun, 06 Nov 99999 08:49:37 GMT",
+        "Sun",
+        "tomorrow",
+        "1994-11-06T08:49:37Z",
+    ],
+)
+def test_what_cannot_be_read_was_not_sent(headers: Any, text: str) -> None:
+    """Garbage leaves the wait to be computed."""
+    assert None is retry_after(headers([(b"Retry-After", text.encode())]), WALL)
+
+
+@pytest.mark.parametrize("digits", [16, 20, 400, 5000])
+def test_an_absurd_number_is_a_wait_that_is_too_long(headers: Any, digits: int) -> None:
+    """It says when not to come back; it is no leave to come back at once."""
+    wait = after(headers, Retry_After="9" * digits)
+    assert wait is not None
+    assert 1e15 == wait
+
+
+def test_no_number_is_infinite(headers: Any) -> None:
+    """Limits are computed from them."""
+    nines = "9" * 400
+    for fields in (
+        {"RateLimit": f'"a";r={nines};t={nines}'},
+        {"RateLimit": f"remaining={nines}, reset={nines}"},
+        {"x-ratelimit-remaining": nines, "x-ratelimit-reset": f"{nines}d{nines}h"},
+    ):
+        (one,) = allowances(headers(fields), WALL)
+        assert one.remaining < math.inf
+        assert one.reset < math.inf
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+        "Sun, 06 Nov 1994 08:49:37 -0000",
+        "Sun, 06 Nov 1994 09:49:37 +0100",
+    ],
+)
+def test_retry_after_is_a_date_in_any_format_of_http(headers: Any, date: str) -> None:
+    """Each means UTC unless it says otherwise."""
+    assert 10.0 == retry_after(headers({"Retry-After": date}), WALL - 10)
+
+
+def test_a_date_that_has_passed_is_now(headers: Any) -> None:
+    """It may be asked again at once."""
+    date = "Sun, 06 Nov 1994 08:49:37 GMT"
+    assert 0.0 == retry_after(headers({"Retry-After": date}), WALL + 10)
+
+
+def test_a_date_in_2099_is_far_away(headers: Any) -> None:
+    """It is measured all the same."""
+    date = "Sun, 06 Nov 2099 08:49:37 GMT"
+    wait = retry_after(headers({"Retry-After": date}), WALL)
+    assert wait is not None
+    assert wait > 3e9
+
+
+def test_a_date_is_measured_against_the_clock_of_the_server(headers: Any) -> None:
+    """A wrong clock is wrong in both."""
+    fields = {
+        "Date": "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Retry-After": "Sun, 06 Nov 1994 08:49:52 GMT",
+    }
+    assert 15.0 == retry_after(headers(fields), 0.0)
+
+
+def test_a_date_header_of_garbage_leaves_our_own_clock(headers: Any) -> None:
+    """It is as good as not sent."""
+    fields = {"Date": "now", "Retry-After": "Sun, 06 Nov 1994 08:49:52 GMT"}
+    assert 15.0 == retry_after(headers(fields), WALL)
+
+
+def test_milliseconds_are_finer_than_seconds(headers: Any) -> None:
+    """Who sends both means the finer one."""
+    assert 0.25 == after(headers, retry_after_ms="250", Retry_After="1")
+    assert 1.0 == after(headers, retry_after_ms="soon", Retry_After="1")
+
+
+def test_nothing_is_said_where_nothing_is_sent(headers: Any) -> None:
+    """Neither a wait nor a grant."""
+    assert None is after(headers)
+    assert [] == grants(headers, {})
+
+
+def test_an_allowance_that_is_used_up_says_when_to_come_back(headers: Any) -> None:
+    """The longest of them: all must have something left."""
+    fields = {
+        "X-RateLimit-Remaining-Requests": "0",
+        "X-RateLimit-Reset-Requests": "3s",
+        "X-RateLimit-Remaining-Tokens": "0",
+        "X-RateLimit-Reset-Tokens": "6m0s",
+    }
+    assert 360.0 == retry_after(headers(fields), WALL)
+    fields["X-RateLimit-Remaining-Tokens"] = "1"
+    assert 3.0 == retry_after(headers(fields), WALL)
+    fields["X-RateLimit-Remaining-Requests"] = "1"
+    assert None is retry_after(headers(fields), WALL)
+
+
+def test_garbage_in_retry_after_leaves_the_allowance_to_say_it(headers: Any) -> None:
+    """What can be read is read."""
+    fields = {"Retry-After": "-1", "RateLimit": '"day";r=0;t=12'}
+    assert 12.0 == retry_after(headers(fields), WALL)
+
+
+def test_the_draft_of_today_is_understood(headers: Any) -> None:
+    """A list of names with parameters; units come from the policy."""
+    fields = {
+        "RateLimit-Policy": '"burst";q=100;w=60, "tok" ; q=9 ; qu="tokens";pk=:abc:',
+        "RateLimit": '"burst";r=50;t=30, "tok" ; r=0 ; t=7',
+    }
+    assert [Allowance("requests", 50, 30), Allowance("tokens", 0, 7)] == grants(
+        headers, fields
+    )
+
+
+def test_several_fields_of_one_name_are_one_list(headers: Any) -> None:
+    """As for every list in HTTP."""
+    fields = headers([("RateLimit", '"a";r=5;t=9'), ("RateLimit", '"b";r=2;t=3')])
+    assert [Allowance("requests", 2, 3)] == allowances(fields, WALL)
+
+
+def test_the_draft_of_before_is_understood(headers: Any) -> None:
+    """Three pairs in one field."""
+    fields = {"RateLimit": "limit=100, remaining=50, reset=30"}
+    assert [Allowance("requests", 50, 30)] == grants(headers, fields)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "",
+        "garbage",
+        '"a"',
+        '"a";r=5',
+        '"a";t=5',
+        '"a";r=-1;t=5',
+        '"a";r=x;t=5',
+        "remaining=5",
+        "limit=5, reset=3",
+        '"unfinished;r=5;t=6',
+    ],
+)
+def test_half_an_allowance_is_none(headers: Any, field: str) -> None:
+    """Both numbers are needed."""
+    assert [] == grants(headers, {"RateLimit": field})
+
+
+@pytest.mark.parametrize("prefix", ["", "X-"])
+def test_one_header_for_each_number_is_understood(headers: Any, prefix: str) -> None:
+    """Its unit behind a dash, requests without one."""
+    fields = {
+        f"{prefix}RateLimit-Remaining": "5",
+        f"{prefix}RateLimit-Reset": "30",
+        f"{prefix}RateLimit-Remaining-Tokens": "800",
+        f"{prefix}RateLimit-Reset-Tokens": "1.5",
+    }
+    assert [Allowance("requests", 5, 30), Allowance("tokens", 800, 1.5)] == grants(
+        headers, fields
+    )
+
+
+@pytest.mark.parametrize(
+    ("reset", "seconds"),
+    [
+        ("30", 30.0),
+        ("0", 0.0),
+        ("6m0s", 360.0),
+        ("1h2m3s", 3_723.0),
+        ("2d", 172_800.0),
+        ("20ms", 0.02),
+        ("1s20ms", 1.02),
+        ("1.5s", 1.5),
+        ("1m", 60.0),
+        (f"{WALL + 25:.0f}", 784_111_802.0),  # below 1e9: a number of seconds
+        ("1700000010", 10.0),
+        ("1700000010000", 10.0),
+        ("1600000000", 0.0),
+    ],
+)
+def test_a_reset_is_seconds_or_a_moment_or_a_duration(
+    headers: Any, reset: str, seconds: float
+) -> None:
+    """Whatever the family of servers writes."""
+    fields = {"x-ratelimit-remaining": "1", "x-ratelimit-reset": reset}
+    (one,) = allowances(headers(fields), 1_700_000_000.0)
+    assert pytest.approx(seconds) == one.reset
+
+
+@pytest.mark.parametrize("reset", ["", "-1", "soon", "s", "m", "5x", "1s2h", "1.5m"])
+def test_a_reset_of_garbage_is_none(headers: Any, reset: str) -> None:
+    """So the allowance is half a one."""
+    fields = {"x-ratelimit-remaining": "1", "x-ratelimit-reset": reset}
+    assert [] == grants(headers, fields)
+
+
+def test_a_remaining_without_its_reset_is_none(headers: Any) -> None:
+    """Nobody knows for how long it holds."""
+    assert [] == grants(headers, {"x-ratelimit-remaining": "1"})
+    fields = {"x-ratelimit-remaining-a": "1", "x-ratelimit-reset-b": "1"}
+    assert [] == grants(headers, fields)
+
+
+def test_a_moment_is_measured_against_the_clock_of_the_server(headers: Any) -> None:
+    """As a date is."""
+    fields = {
+        "Date": "Tue, 14 Nov 2023 22:13:20 GMT",  # 1 700 000 000
+        "x-ratelimit-remaining": "1",
+        "x-ratelimit-reset": "1700000007",
+    }
+    (one,) = allowances(headers(fields), 0.0)
+    assert 7.0 == one.reset
+
+
+def test_the_scarcest_of_a_unit_counts(headers: Any) -> None:
+    """Whichever header says it, and in whatever order."""
+    fields = {
+        "RateLimit": '"a";r=9;t=1, "b";r=4;t=2, "c";r=6;t=3',
+        "x-ratelimit-remaining": "5",
+        "x-ratelimit-reset": "4",
+    }
+    assert [Allowance("requests", 4, 2)] == grants(headers, fields)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=60)))
+def test_nothing_that_a_server_sends_raises(fields: dict[str, str]) -> None:
+    """Neither garbage nor half of something."""
+
+    class Plain(dict[str, str]):
+        pass
+
+    _no_trouble(Plain({key.lower(): value for key, value in fields.items()}))
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(NAMES),
+        st.from_regex(
+            r'("[a-z]*"|[0-9.]+|[rtqwudhms=;,: -]|Sun, |GMT|remaining=|reset=){0,9}',
+            fullmatch=True,
+        ),
+    )
+)
+def test_nothing_that_looks_like_an_answer_raises(fields: dict[str, str]) -> None:
+    """Pieces of the real thing in any order."""
+    _no_trouble({key.lower(): value for key, value in fields.items()})
+
+
+def _no_trouble(fields: dict[str, str]) -> None:
+    wait = retry_after(fields, WALL)
+    assert wait is None or 0.0 <= wait < math.inf
+    for one in allowances(fields, WALL):
+        assert 0.0 <= one.remaining < math.inf
+        assert 0.0 <= one.reset < math.inf

@@ -1,0 +1,274 @@
+"""The transports against a real server that misbehaves, over real sockets."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+from h2.errors import ErrorCodes
+from tests.colours import Colour, _finish
+from tests.http.families import Http
+from tests.loopback import Act, Head, Server, answer
+
+from resilient import Bulkhead, Pipeline, Retry, Timeout, constant
+
+pytestmark = pytest.mark.real
+
+Scenario = Callable[["Real", Server], Awaitable[None]]
+
+HTTP = {"HTTP/1.1": {}, "HTTP/2": {"http1": False, "http2": True}}
+BODY = bytes(range(256)) * 40
+
+
+class Real(Http):
+    """The verbs of one colour, with sockets and in real time."""
+
+    def __init__(self, family: str, colour: Colour, version: str = "HTTP/1.1") -> None:
+        super().__init__(family, colour)
+        self.version = version
+
+    def inner(self) -> Any:
+        name = "HTTPTransport" if self.is_sync else "AsyncHTTPTransport"
+        return getattr(self.library, name)(**HTTP[self.version])
+
+    def quick(self, *inside: Any, attempts: int = 3, total: float = 30.0) -> Pipeline:
+        """Make a pipeline that loses no time between attempts."""
+        retry = Retry(attempts=attempts, backoff=constant(0), budget=None)
+        return Pipeline(Timeout(total), retry, *inside, classify=self.ours.http_verdict)
+
+    async def settled(self, server: Server, connections: int) -> None:
+        if self.is_sync:
+            server.wait_until(connections)
+        else:
+            await server.await_until(connections)
+
+
+def _each(
+    *colours: Colour, versions: tuple[str, ...] = ("HTTP/1.1",)
+) -> Callable[[Scenario], Callable[..., None]]:
+    def decorate(scenario: Scenario) -> Callable[..., None]:
+        @pytest.mark.parametrize("version", versions)
+        @pytest.mark.parametrize("colour", colours)
+        @pytest.mark.parametrize("family", ["httpx2", "httpx"])
+        def test(family: str, colour: Colour, version: str) -> None:
+            real = Real(family, colour, version)
+            with Server() as server:
+                if colour == "sync":
+                    _finish(scenario(real, server))
+                else:
+                    anyio.run(scenario, real, server, backend=colour)
+
+        test.__name__ = scenario.__name__
+        test.__doc__ = scenario.__doc__
+        test.__module__ = scenario.__module__
+        return test
+
+    return decorate
+
+
+every_client = _each("sync", "asyncio", "trio")
+every_client_and_version = _each("sync", "asyncio", "trio", versions=tuple(HTTP))
+every_client_over_http2 = _each("sync", "asyncio", "trio", versions=("HTTP/2",))
+every_async_client = _each("asyncio", "trio")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        [Act.CLOSE],
+        [Act.RESET],
+        [Head(200, {"content-length": "9"}), b"ha", Act.CLOSE],
+        answer(503),
+        answer(429, {"retry-after": "0"}),
+        [Head(500), b"of no known length"],
+    ],
+    ids=["closed", "reset", "truncated", "503", "429", "500"],
+)
+def test_a_fault_is_mended(fault: Any) -> None:
+    """Whatever it is, the next attempt answers."""
+
+    @every_client
+    async def scenario(h: Real, server: Server) -> None:
+        server.script("/", fault, answer(200, body=b"well"))
+        async with h.client(h.inner(), h.quick()) as client:
+            response = await h.get(client, server.url)
+        assert (200, b"well") == (response.status_code, response.content)
+        assert 2 == server.hits["/"]
+
+    for family in ("httpx2", "httpx"):
+        for colour in ("sync", "asyncio", "trio"):
+            scenario(family, colour, "HTTP/1.1")
+
+
+@every_client
+async def test_a_refused_connection_may_be_tried_again_by_any_method(
+    h: Real, server: Server
+) -> None:
+    """Nothing was sent; the last error is the client's own."""
+    async with h.client(h.inner(), h.quick()) as client:
+        error = await h.error(
+            h.library.ConnectError, h.post, client, server.refused_url, content=b"x"
+        )
+    assert error.__notes__[0].startswith("resilient: 3 attempts in ")
+
+
+@every_client_over_http2
+async def test_a_refused_stream_was_never_sent(h: Real, server: Server) -> None:
+    """HTTP/2 says so: a POST is sent again."""
+    server.script("/", [ErrorCodes.REFUSED_STREAM], answer(200))
+    async with h.client(h.inner(), h.quick()) as client:
+        response = await h.post(client, server.url, content=b"x")
+    assert (200, 2) == (response.status_code, server.hits["/"])
+
+
+@every_client_over_http2
+async def test_another_reset_may_have_done_something(h: Real, server: Server) -> None:
+    """A POST is not sent again."""
+    server.script("/", [ErrorCodes.INTERNAL_ERROR], answer(200))
+    async with h.client(h.inner(), h.quick()) as client:
+        await h.error(h.library.RemoteProtocolError, h.post, client, server.url)
+    assert 1 == server.hits["/"]
+
+
+@every_client_and_version
+async def test_a_body_is_replayed_byte_for_byte(h: Real, server: Server) -> None:
+    """Each attempt sends all of it."""
+    server.script("/", answer(503), answer(502), answer(200))
+    async with h.client(h.inner(), h.quick()) as client:
+        await h.request(client, "PUT", server.url, content=BODY)
+    assert [(BODY, True)] * 3 == [
+        (bytes(one.body), one.complete) for one in server.requests
+    ]
+
+
+@every_client_and_version
+async def test_a_stream_is_sent_once_and_whole(h: Real, server: Server) -> None:
+    """A server never sees an empty or half one: its first answer comes back."""
+
+    def sync_chunks() -> Iterator[bytes]:
+        yield from (BODY, BODY)
+
+    async def async_chunks() -> AsyncIterator[bytes]:
+        yield BODY
+        yield BODY
+
+    server.script("/", answer(503), answer(200))
+    chunks = sync_chunks() if h.is_sync else async_chunks()
+    async with h.client(h.inner(), h.quick(), retry_unsafe=True) as client:
+        response = await h.post(client, server.url, content=chunks)
+    assert 503 == response.status_code
+    summary = response.extensions["resilient"]
+    assert (1, "its body can be sent only once") == (summary.attempts, summary.stopped)
+    assert [BODY * 2] == [bytes(one.body) for one in server.requests]
+
+
+@every_client_and_version
+async def test_a_stalled_attempt_is_cut(h: Real, server: Server) -> None:
+    """By its own limit, in synchronous clients too; the next one answers."""
+    gate = server.gate()
+    server.script("/", [gate, *answer()], answer(200))
+    async with h.client(h.inner(), h.quick(Timeout(0.5))) as client:
+        response = await h.get(client, server.url)
+        assert 200 == response.status_code
+        gate.open()
+
+
+@every_client
+async def test_a_stalled_request_is_cut_by_the_total(h: Real, server: Server) -> None:
+    """What is raised is ours and the client's, caused by the client's own."""
+    gate = server.gate()
+    server.script("/", [gate, *answer()])
+    async with h.client(
+        h.inner(), h.quick(total=0.2), client={"timeout": 0.15}
+    ) as client:
+        error = await h.error(h.library.TimeoutException, h.get, client, server.url)
+        gate.open()
+    assert server.url == str(error.request.url)
+    assert 1 <= server.hits["/"] <= 2
+
+
+@every_client
+async def test_a_body_that_stalls_ends_with_the_total(h: Real, server: Server) -> None:
+    """Reading it raises the client's own read timeout, caused by ours."""
+    gate = server.gate()
+    server.script("/", [Head(200), b"first", gate, b"never"])
+    bulkhead = Bulkhead(1)
+    async with h.client(
+        h.inner(), h.quick(bulkhead, total=1.0), client={"timeout": 1.0}
+    ) as client:
+        async with h.stream(client, url=server.url) as response:
+            assert 1 == bulkhead.in_use
+            await h.error(h.library.ReadTimeout, h.parts, response, "raw")
+        assert 0 == bulkhead.in_use
+        gate.open()
+    await h.settled(server, 0)
+
+
+@every_client
+async def test_a_stream_that_dies_is_the_callers(h: Real, server: Server) -> None:
+    """Its error is the client's own, and nothing is tried again."""
+    server.script("/", [Head(200), b"half", Act.CLOSE])
+    async with h.client(h.inner(), h.quick()) as client:
+        async with h.stream(client, url=server.url) as response:
+            await h.error(h.library.RemoteProtocolError, h.parts, response, "raw")
+    assert 1 == server.hits["/"]
+
+
+@every_client_and_version
+async def test_a_thousand_failures_leave_the_pool_as_it_was(
+    h: Real, server: Server
+) -> None:
+    """No connection is lost to it, and none stays open beyond one."""
+    server.script("/short", answer(503, body=b"x" * 100))
+    server.script("/long", [Head(503), b"x" * 100])
+    server.script(
+        "/reset",
+        [Act.CLOSE] if h.version == "HTTP/1.1" else [ErrorCodes.INTERNAL_ERROR],
+    )
+    inner = h.inner()
+    rounds = 334 if h.family == "httpx2" else 34
+    bulkhead = Bulkhead(1)
+    async with h.client(inner, h.quick(bulkhead, attempts=2)) as client:
+        for _ in range(rounds):
+            for path in ("/short", "/long"):
+                response = await h.get(client, server.url + path)
+                assert 503 == response.status_code
+            await h.error(
+                h.library.TransportError, h.get, client, server.url + "/reset"
+            )
+        assert 0 == bulkhead.in_use
+        assert len(inner._pool.connections) <= 1
+        assert not [one for one in inner._pool.connections if not one.is_idle()]
+        assert server.open_connections <= 1
+    assert rounds * 6 == server.hits.total()
+    await h.settled(server, 0)
+
+
+@every_async_client
+async def test_cancelled_streams_leave_no_connection_open(
+    h: Real, server: Server
+) -> None:
+    """A hundred at once, at any moment from connecting to the last byte."""
+    gate = server.gate()
+    server.script("/", [Head(200), b"a" * 1000, gate, b"b"])
+    bulkhead = Bulkhead(100)
+    source = random.Random(7)
+    limits = h.library.Limits(max_connections=100)
+    inner = h.library.AsyncHTTPTransport(limits=limits)
+
+    async def stream(client: Any, patience: float) -> None:
+        with anyio.move_on_after(patience):
+            async with h.stream(client, url=server.url) as response:
+                await h.parts(response, "raw")
+
+    async with h.client(inner, h.quick(bulkhead, Timeout(10))) as client:
+        async with anyio.create_task_group() as group:
+            for _ in range(100):
+                group.start_soon(stream, client, source.uniform(0.0, 0.5))
+        assert 0 == bulkhead.in_use
+        await h.settled(server, 0)
+        assert [] == inner._pool.connections
+        gate.open()
