@@ -97,7 +97,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Runs every example as a reader would, with warnings as errors."""
-    session.install(".[demo,httpx2,trio]")
+    session.install(".[test]")
     for example in sorted(Path("examples").glob("[0-9][0-9]_*.py")):
         session.run("python", "-W", "error", str(example))
 
