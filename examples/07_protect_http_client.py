@@ -33,7 +33,7 @@ class Busy(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"later" if busy else b"hello")
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815 - its name is the protocol
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep quiet."""

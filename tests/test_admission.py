@@ -9,6 +9,7 @@ from tests.colours import World, in_every_colour
 
 from resilient import AdmissionPolicy, Call, Event, Outcome, RejectedError, Wait, _clock
 from resilient._admission import Returnable
+from resilient._queueing import QueueingPolicy
 from resilient._runtimes.sync import SYNC
 from resilient.testing import instant
 
@@ -153,3 +154,18 @@ def test_what_can_be_given_back_has_to_be_taken() -> None:
         returnable._take_back_locked(None)
     with pytest.raises(NotImplementedError):
         returnable._follow_up([])
+
+
+def test_a_queueing_policy_implements_what_its_slots_are() -> None:
+    """Each of the five."""
+    policy, call = QueueingPolicy(), Call("call")
+    with pytest.raises(NotImplementedError):
+        policy._take_locked(None)
+    with pytest.raises(NotImplementedError):
+        policy._may_wait_locked(None)
+    with pytest.raises(NotImplementedError):
+        policy._enter_locked(None, 0.0)
+    with pytest.raises(NotImplementedError):
+        policy._exit_locked(None)
+    with pytest.raises(NotImplementedError):
+        policy._refusal(call, 0.0)

@@ -42,6 +42,7 @@ POLICY = {
     "_edge",
     "_generators",
     "_policy",
+    "_queueing",
     "_threads",
     "retry_budget",
 }

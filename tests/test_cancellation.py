@@ -17,6 +17,8 @@ import pytest
 import trio
 
 from resilient import (
+    AIMD,
+    AdaptiveConcurrency,
     Bulkhead,
     CircuitBreaker,
     CircuitState,
@@ -46,6 +48,9 @@ class Scene:
     def __init__(self, sleep: Sleep, *kinds: str) -> None:
         self.sleep = sleep
         self.bulkhead = Bulkhead(1, max_queue=3)
+        self.adaptive = AdaptiveConcurrency(
+            AIMD(1, maximum=1), max_queue=3, max_wait=30, overload_wait=30
+        )
         self.limiter = RateLimiter(1, per=2, max_wait=None)
         self.breaker = CircuitBreaker(consecutive_failures=9, open_for=1)
         every: dict[str, Callable[[], Policy[Any]]] = {
@@ -55,6 +60,7 @@ class Scene:
             "breaker": lambda: self.breaker,
             "limiter": lambda: self.limiter,
             "bulkhead": lambda: self.bulkhead,
+            "adaptive": lambda: self.adaptive,
             "attempt": lambda: Timeout(4),
             "slow": lambda: Timeout(0.3),
             "per key": lambda: PerKey(lambda key: self.bulkhead, key=lambda: 1),
@@ -95,8 +101,8 @@ class Scene:
         return "fresh"
 
     async def occupy(self) -> None:
-        """Hold the only slot for three seconds."""
-        await self.bulkhead.acall(self.sleep, 3)
+        """Hold the only slot of each for three seconds."""
+        await Pipeline(self.bulkhead, self.adaptive).acall(self.sleep, 3)
 
     async def call(self) -> object:
         try:
@@ -108,10 +114,12 @@ class Scene:
         """Nothing is held any more, and all still works."""
         bulkhead, limiter, breaker = self.bulkhead, self.limiter, self.breaker
         assert (0, 0) == (bulkhead.in_use, bulkhead.queued)
+        assert (0, 0) == (self.adaptive.in_flight, self.adaptive.queued)
         assert 0 == limiter.queued
         assert 0 == breaker.statistics().in_flight_probes
         assert "fresh" == await self.pipeline.acall(self.succeed)
         assert (0, 0) == (bulkhead.in_use, bulkhead.queued)
+        assert (0, 0) == (self.adaptive.in_flight, self.adaptive.queued)
         assert 0 == limiter.queued
         assert 0 == breaker.statistics().in_flight_probes
 
@@ -126,6 +134,7 @@ SCENES = [
     ("breaker",),
     ("limiter",),
     ("bulkhead",),
+    ("adaptive",),
     ("per key",),
     ("retry", "inner"),
     ("fallback", "retry", "slow"),

@@ -54,6 +54,10 @@ TEXTS: list[tuple[ResilientError, str]] = [
     (ThrottledError("api"), "throttle 'api' holds the call back"),
     (ConcurrencyLimitedError("api"), "concurrency limit 'api' is reached"),
     (
+        ConcurrencyLimitedError("api", None, 20, 18, 2, 0.25),
+        "concurrency limit 'api' is reached (18 of 20 running, 2 waiting) after 0.25 s",
+    ),
+    (
         DeadlineExceededError("fetch", None, 0.25),
         "'fetch' did not begin: its deadline had passed 0.25 s ago",
     ),

@@ -14,10 +14,12 @@ import pytest
 from tests.colours import World, in_every_colour
 
 from resilient import (
+    AdaptiveConcurrency,
     AdaptiveThrottle,
     Bulkhead,
     CircuitBreaker,
     Fallback,
+    Gradient,
     Pipeline,
     RateLimiter,
     Retry,
@@ -36,6 +38,7 @@ def pipeline() -> Pipeline[Any]:
         AdaptiveThrottle(minimum_calls=1000),
         RateLimiter(100),
         Bulkhead(5),
+        AdaptiveConcurrency(Gradient()),
         Timeout(10),
     )
 

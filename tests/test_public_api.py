@@ -12,6 +12,7 @@ import resilient
 
 CONTRACT = {
     "AdaptiveThrottle",
+    "AdaptiveConcurrency",
     "AdmissionPolicy",
     "Bulkhead",
     "BulkheadFullError",

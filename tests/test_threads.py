@@ -17,6 +17,8 @@ import pytest
 import trio
 
 from resilient import (
+    AIMD,
+    AdaptiveConcurrency,
     Bulkhead,
     BulkheadFullError,
     CallRejected,
@@ -24,11 +26,13 @@ from resilient import (
     CircuitChanged,
     CircuitOpenError,
     CircuitState,
+    ConcurrencyLimitedError,
     Event,
     PerKey,
     RateLimitedError,
     RateLimiter,
     _clock,
+    priority,
 )
 
 pytestmark = pytest.mark.real
@@ -179,6 +183,46 @@ def test_a_breaker_that_opens_and_closes_all_the_time_stays_right() -> None:
             assert states[-1] == event.old
             states.append(event.new)
     assert known.state.value == states[-1]
+
+
+# -- Adaptive concurrency
+
+
+@pytest.mark.parametrize("queue", [0, THREADS])
+def test_an_adaptive_limit_is_never_exceeded(queue: int) -> None:
+    """By sixty-four threads of every class, as it moves up and down."""
+    policy = AdaptiveConcurrency(
+        AIMD(5, maximum=8), max_queue=queue, max_wait=PATIENCE, overload_wait=PATIENCE
+    )
+    inside = Inside()
+
+    def one(number: int) -> None:
+        inside.enter()
+        time.sleep(0)
+        inside.leave()
+        if number % 3 == 0:
+            raise OSError("down")
+
+    def call(place: int) -> int:
+        served = 0
+        with priority(("critical", "normal", "sheddable", "batch")[place % 4]):
+            for number in range(20):
+                try:
+                    policy.call(one, number)
+                except OSError:
+                    served += 1
+                except ConcurrencyLimitedError as error:
+                    assert error.in_flight <= 8
+                else:
+                    served += 1
+        return served
+
+    results = in_threads(call)
+    assert inside.total == sum(results)
+    assert inside.most <= 8
+    assert (0, 0) == (policy.in_flight, policy.queued)
+    # With places for all nobody is turned away.
+    assert queue == 0 or [20] * THREADS == results
 
 
 # -- Limiter

@@ -42,12 +42,14 @@ from resilient._events import (
     Event,
     FallbackUsed,
     KeyEvicted,
+    LimitChanged,
     PermitWaited,
     RetriesExhausted,
     RetryCancelled,
     RetryScheduled,
     TimedOut,
 )
+from resilient._machines.aimd import AIMD, ConcurrencyLimit
 from resilient._machines.backoff import (
     Backoff,
     constant,
@@ -57,10 +59,13 @@ from resilient._machines.backoff import (
     linear,
 )
 from resilient._machines.circuit import CircuitState, CircuitStatistics
+from resilient._machines.gradient import Gradient
 from resilient._machines.terms import Limit
+from resilient._machines.vegas import Vegas
 from resilient._pipeline import Pipeline
 from resilient._policy import Policy
 from resilient._priority import Priority
+from resilient.adaptive_concurrency import AdaptiveConcurrency
 from resilient.adaptive_throttle import AdaptiveThrottle
 from resilient.bulkhead import Bulkhead
 from resilient.circuit_breaker import CircuitBreaker, calls
@@ -72,6 +77,8 @@ from resilient.retry_budget import RetryBudget
 from resilient.timeout import Timeout
 
 __all__ = [
+    "AIMD",
+    "AdaptiveConcurrency",
     "AdaptiveThrottle",
     "AdmissionPolicy",
     "Attempt",
@@ -88,14 +95,17 @@ __all__ = [
     "CircuitOpenError",
     "CircuitState",
     "CircuitStatistics",
+    "ConcurrencyLimit",
     "ConcurrencyLimitedError",
     "DeadlineExceededError",
     "Event",
     "Fallback",
     "FallbackUsed",
+    "Gradient",
     "Guard",
     "KeyEvicted",
     "Limit",
+    "LimitChanged",
     "Outcome",
     "PerKey",
     "PermitWaited",
@@ -116,6 +126,7 @@ __all__ = [
     "TimedOut",
     "Timeout",
     "TimeoutExceededError",
+    "Vegas",
     "Verdict",
     "Wait",
     "calls",

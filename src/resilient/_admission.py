@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias
 
 from resilient import _clock
-from resilient._call import Call, Outcome
+from resilient._call import Call, Held, Outcome
 from resilient._edge import Proceed
 from resilient._errors import RejectedError
 from resilient._events import CallRejected, PermitWaited, send
@@ -152,6 +152,18 @@ class AdmissionPolicy(Policy):
         """
         raise NotImplementedError
 
+    def hold(self, permit: Any, outcome: Outcome, held: Held) -> None:
+        """Keep a permit whose call has answered and whose work goes on.
+
+        Called in the place of `settle`, which is called when the work ends.
+
+        Args:
+            permit: What `admit` or `readmit` returned.
+            outcome: The answer; of a generator its first item.
+            held: Where to leave what is done at the end.
+        """
+        held.append(lambda last: self.settle(permit, last))
+
     def readmit(self, wait: Any, call: Call) -> Admission:
         """Decide again, after a wait was woken or its time is up."""
         raise NotImplementedError
@@ -173,7 +185,7 @@ class AdmissionPolicy(Policy):
             self.settle(permit, None)
             raise
         if outcome.held is not None and self.holds_streams:
-            outcome.held.append(lambda last: self.settle(permit, last))
+            self.hold(permit, outcome, outcome.held)
         else:
             self.settle(permit, outcome)
         return outcome

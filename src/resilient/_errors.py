@@ -187,10 +187,56 @@ class ThrottledError(RejectedError):
 
 
 class ConcurrencyLimitedError(RejectedError):
-    """The adaptive concurrency limit is reached."""
+    """As many calls are running as the adaptive limit allows now.
+
+    Attributes:
+        policy: Name of the policy.
+        retry_after: Always None: nobody knows when a slot comes free.
+        limit: The limit at that moment.
+        in_flight: Calls that were running. Less than the limit, where what
+            was left is kept for a higher class, for another partition, or for
+            tasks of the same class that are served whole.
+        queued: Calls that were waiting.
+        waited: Seconds that this call had waited.
+        reason: "displaced" where it had a place in line, which then went to a
+            more important call; else None.
+    """
+
+    reason: Literal["displaced"] | None = None
+
+    def __init__(
+        self,
+        policy: str,
+        retry_after: float | None = None,
+        limit: int = 0,
+        in_flight: int = 0,
+        queued: int = 0,
+        waited: float = 0.0,
+    ) -> None:
+        super().__init__(policy, retry_after)
+        self.args: tuple[Any, ...] = (
+            policy,
+            retry_after,
+            limit,
+            in_flight,
+            queued,
+            waited,
+        )
+        self.limit = limit
+        self.in_flight = in_flight
+        self.queued = queued
+        self.waited = waited
 
     def _complaint(self) -> str:
-        return f"concurrency limit {self.policy!r} is reached"
+        text = f"concurrency limit {self.policy!r} is reached"
+        if self.limit:
+            text += f" ({self.in_flight} of {self.limit} running"
+            text += f", {self.queued} waiting)" if self.queued else ")"
+        if self.waited:
+            text += f" after {spell_seconds(self.waited)}"
+        if self.reason is not None:
+            text += ": the place in line went to a more important call"
+        return text
 
 
 # NB: every TimeoutError is an OSError, whose constructor reads two arguments

@@ -136,6 +136,19 @@ class PermitWaited(Event):
 
 
 @attrs.define(on_setattr=_FROZEN)
+class LimitChanged(Event):
+    """An adaptive limit has changed; told at most once a second.
+
+    Attributes:
+        old: The limit when it was told last.
+        new: The limit now.
+    """
+
+    old: int
+    new: int
+
+
+@attrs.define(on_setattr=_FROZEN)
 class TimedOut(Event):
     """A timeout cut a call short.
 

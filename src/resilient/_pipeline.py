@@ -13,6 +13,7 @@ from resilient._edge import Proceed, leaf
 from resilient._events import Listener
 from resilient._policy import F, Policy, Spelling
 from resilient._warnings import warn
+from resilient.adaptive_concurrency import AdaptiveConcurrency
 from resilient.bulkhead import Bulkhead
 from resilient.fallback import Fallback
 from resilient.retry import Retry
@@ -196,7 +197,7 @@ def _members(policy: Policy[Any]) -> Iterator[Policy[Any]]:
 
 
 def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
-    if isinstance(outer, Bulkhead) and isinstance(inner, Retry):
+    if isinstance(outer, (AdaptiveConcurrency, Bulkhead)) and isinstance(inner, Retry):
         yield (
             f"{outer!r} stands outside {inner!r}: its slot is held while the"
             " retry waits; list it after the Retry"

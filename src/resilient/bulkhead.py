@@ -7,43 +7,20 @@ import threading
 from typing import TYPE_CHECKING, Literal
 
 from resilient import _clock
-from resilient._admission import Admission, AdmissionPolicy, Returnable, Wait
+from resilient._admission import Admission
 from resilient._arguments import count, number
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome
 from resilient._errors import BulkheadFullError
 from resilient._machines.slots import Slots
-from resilient._priority import Priority
+from resilient._queueing import QueueingPolicy, Ticket
 
 if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Self
 
 
-class _Ticket(Wait):
-    """A call in line."""
-
-    __slots__ = ("began", "by_deadline", "call", "displaced", "granted", "priority")
-
-    def __init__(
-        self, call: Call, began: float, until: float | None, *, by_deadline: bool
-    ) -> None:
-        super().__init__(call.runtime.waiter(call), until)
-        self.by_deadline: bool = by_deadline
-        self.call: Call = call
-        self.began: float = began
-        self.granted: bool = False
-        self.displaced: bool = False
-        # NB: kept: where it stands in line depends on it.
-        self.priority: Priority = call.priority
-
-    def put_out(self) -> None:
-        """Have it rejected as soon as it is woken."""
-        self.until = -math.inf
-        self.by_deadline = False
-
-
-class Bulkhead(AdmissionPolicy, Returnable):
+class Bulkhead(QueueingPolicy):
     """Let at most so many calls run at once, and few or none wait.
 
     A call that finds no slot waits in line if there is room, else it is
@@ -104,8 +81,8 @@ class Bulkhead(AdmissionPolicy, Returnable):
             raise ValueError(f'`order` must be "fifo" or "lifo", got {order!r}')
         self.order = order
         self._lock = threading.Lock()
-        self._returned: list[Call | _Ticket] = []
-        self._slots: Slots[_Ticket] = Slots(limit, self.max_queue, lifo=order == "lifo")
+        self._returned: list[Call | Ticket] = []
+        self._slots: Slots[Ticket] = Slots(limit, self.max_queue, lifo=order == "lifo")
         # Who holds a slot, where a wait may be endless; None where it cannot.
         endless = self.max_queue > 0 and self.max_wait is None
         self._holders: list[Call] | None = [] if endless else None
@@ -175,49 +152,11 @@ class Bulkhead(AdmissionPolicy, Returnable):
                 if self._slots.take():
                     return self._permit_locked(call)
         if self.max_queue == 0 or self.max_wait == 0:
-            return self._full(call, 0.0)
-        now = _clock.now()
-        until = None if self.max_wait is None else now + self.max_wait
-        by_deadline = call.deadline is not None and (
-            until is None or call.deadline <= until
-        )
-        if by_deadline:
-            until = call.deadline
-        if until is not None and until <= now:
-            return self._full(call, 0.0, by_deadline=by_deadline)
-        ticket = _Ticket(call, now, until, by_deadline=by_deadline)
-        with self._locked() as put_out:
-            if self._slots.take():
-                return self._permit_locked(call)
-            if not self._closes_circle_locked(ticket):
-                loser = self._slots.join(ticket)
-                if loser is not None and loser is not ticket:
-                    loser.displaced = True
-                    loser.put_out()
-                    put_out.append(loser)
-                if loser is not ticket:
-                    return ticket
-        return self._full(call, 0.0)
-
-    def readmit(self, wait: _Ticket, call: Call) -> Admission:
-        now = _clock.now()
-        overdue = call.deadline is not None and now >= call.deadline
-        with self._locked() as granted:
-            if wait.granted:
-                if not overdue:
-                    return self._permit_locked(call)
-            elif wait.until is None or now < wait.until:
-                return wait
-            # Who was granted a slot in time has woken up too late for it.
-            by_deadline = wait.granted or wait.by_deadline
-            granted += self._slots.leave(wait)
-        error = self._full(call, now - wait.began, by_deadline=by_deadline)
-        if wait.displaced:
-            error.reason = "displaced"
-        return error
-
-    def withdraw(self, wait: _Ticket) -> None:
-        self._give_back(wait)
+            return self._refusal(call, 0.0)
+        ticket = Ticket.of(call, _clock.now(), self.max_wait)
+        if ticket is None:
+            return self._refusal(call, 0.0, by_deadline=True)
+        return self._queue(ticket)
 
     def settle(self, permit: Call, outcome: Outcome | None) -> None:
         lock = self._lock
@@ -236,12 +175,19 @@ class Bulkhead(AdmissionPolicy, Returnable):
         if self._returned:
             self._drain()
 
-    def _take_back_locked(self, item: Call | _Ticket) -> list[_Ticket]:
-        if isinstance(item, _Ticket):
-            return self._slots.leave(item)
+    def _exit_locked(self, item: Call) -> list[Ticket]:
         if self._holders is not None:
             self._holders.remove(item)
         return self._slots.release() or self._break_circle_locked()
+
+    def _enter_locked(self, ticket: Ticket, now: float) -> Call:
+        return self._permit_locked(ticket.call)
+
+    def _take_locked(self, ticket: Ticket) -> bool:
+        return self._slots.take()
+
+    def _may_wait_locked(self, ticket: Ticket) -> bool:
+        return not self._closes_circle_locked(ticket)
 
     def _permit_locked(self, call: Call) -> Call:
         """Return the permit of a slot that was taken: its holder."""
@@ -249,14 +195,7 @@ class Bulkhead(AdmissionPolicy, Returnable):
             self._holders.append(call)
         return call
 
-    def _follow_up(self, effects: list[_Ticket]) -> None:
-        """Wake those who were granted a slot, or put out of line."""
-        for ticket in effects:
-            if not ticket.waiter.wake():
-                # Its event loop is gone: the slot goes to the next.
-                self._returned.append(ticket)
-
-    def _full(
+    def _refusal(
         self, call: Call, waited: float, *, by_deadline: bool = False
     ) -> BulkheadFullError:
         slots = self._slots
@@ -266,7 +205,7 @@ class Bulkhead(AdmissionPolicy, Returnable):
         error.by_deadline = by_deadline
         return error
 
-    def _closes_circle_locked(self, ticket: _Ticket) -> bool:
+    def _closes_circle_locked(self, ticket: Ticket) -> bool:
         """Whether all who hold a slot would wait for one, and without end."""
         if ticket.until is not None:
             return False
@@ -278,7 +217,7 @@ class Bulkhead(AdmissionPolicy, Returnable):
                 blocked |= self._held_around_locked(other)
         return len(blocked) == self._slots.in_use
 
-    def _break_circle_locked(self) -> list[_Ticket]:
+    def _break_circle_locked(self) -> list[Ticket]:
         """Put the last out of line whose wait closes a circle, if any does.
 
         None could when they joined; with fewer slots one may.
@@ -290,7 +229,7 @@ class Bulkhead(AdmissionPolicy, Returnable):
                 return [ticket]
         return []
 
-    def _held_around_locked(self, ticket: _Ticket) -> set[Call]:
+    def _held_around_locked(self, ticket: Ticket) -> set[Call]:
         """Return the calls around that of a ticket which hold a slot."""
         assert self._holders is not None
         around: set[Call] = set()

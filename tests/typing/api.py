@@ -13,6 +13,8 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from resilient import (
+    AIMD,
+    AdaptiveConcurrency,
     AdaptiveThrottle,
     AdmissionPolicy,
     Attempt,
@@ -28,14 +30,17 @@ from resilient import (
     CircuitNoted,
     CircuitOpenError,
     CircuitState,
+    ConcurrencyLimit,
     ConcurrencyLimitedError,
     DeadlineExceededError,
     Event,
     Fallback,
     FallbackUsed,
+    Gradient,
     Guard,
     KeyEvicted,
     Limit,
+    LimitChanged,
     Outcome,
     PerKey,
     PermitWaited,
@@ -56,6 +61,7 @@ from resilient import (
     TimedOut,
     Timeout,
     TimeoutExceededError,
+    Vegas,
     Verdict,
     Wait,
     calls,
@@ -259,6 +265,35 @@ def values() -> None:
     assert_type(AdaptiveThrottle().rejecting, float)
 
 
+class Fixed:
+    def limit(self, now: float) -> int:
+        return 5
+
+    def update(
+        self, now: float, latency: float, in_flight: int, congested: bool
+    ) -> int:
+        return 5
+
+    def anew(self) -> Fixed:
+        return Fixed()
+
+
+def limits() -> list[AdaptiveConcurrency]:
+    algorithms: list[ConcurrencyLimit] = [
+        AIMD(10, maximum=50),
+        Gradient(tolerance=2, window=timedelta(seconds=1)),
+        Vegas(percentile=0.5),
+        Fixed(),
+    ]
+    shares = {"live": 0.9, "batch": 0.1}
+    assert_type(Gradient().baseline, float | None)
+    assert_type(AIMD().anew(), AIMD)
+    assert_type(AdaptiveConcurrency().limit, int)
+    AdaptiveConcurrency(partitions=shares, by=lambda call: call.key, max_queue=5)
+    AdaptiveConcurrency(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    return [AdaptiveConcurrency(one, on=OSError) for one in algorithms]
+
+
 def backoffs() -> list[Backoff]:
     return [
         constant(1),
@@ -283,6 +318,8 @@ def listen(event: Event) -> None:
             assert_type(event.retry_after, float | None)
         case PermitWaited():
             assert_type(event.waited, float)
+        case LimitChanged():
+            assert_type(event.old, int)
         case TimedOut():
             assert_type(event.seconds, float)
         case _:

@@ -57,16 +57,16 @@ class Slots(Generic[T]):
         limit: Slots.
         max_queue: Places in line.
         lifo: Serve the newest first: under overload the oldest has waited so
-            long that its caller has gone.
+            long that its caller has gone. May be changed at any time.
     """
 
-    __slots__ = ("_lifo", "_lines", "in_use", "limit", "max_queue")
+    __slots__ = ("_lines", "in_use", "lifo", "limit", "max_queue")
 
     def __init__(self, limit: int, max_queue: int, *, lifo: bool = False) -> None:
         self.limit = limit
         self.max_queue = max_queue
-        self.in_use = 0
-        self._lifo = lifo
+        self.in_use: int = 0
+        self.lifo = lifo
         # A line for each class that somebody waits in, and no empty one.
         self._lines: dict[Priority, OrderedDict[T, None]] = {}
 
@@ -102,7 +102,7 @@ class Slots(Generic[T]):
             lowest = min(self._lines, default=ticket.priority)
             if lowest >= ticket.priority:
                 return ticket
-            put_out = self._pop(lowest, last=not self._lifo)
+            put_out = self._pop(lowest, last=not self.lifo)
         self._lines.setdefault(ticket.priority, OrderedDict())[ticket] = None
         return put_out
 
@@ -111,8 +111,8 @@ class Slots(Generic[T]):
         if ticket.granted:
             ticket.granted = False
             return self.release()
-        line = self._lines.get(ticket.priority)
-        if line is not None and ticket in line:
+        if self._in_line(ticket):
+            line = self._lines[ticket.priority]
             del line[ticket]
             if not line:
                 del self._lines[ticket.priority]
@@ -131,11 +131,14 @@ class Slots(Generic[T]):
     def _grant(self) -> list[T]:
         granted: list[T] = []
         while self._lines and self.in_use < self.limit:
-            ticket = self._pop(max(self._lines), last=self._lifo)
+            ticket = self._pop(max(self._lines), last=self.lifo)
             ticket.granted = True
             self.in_use += 1
             granted.append(ticket)
         return granted
+
+    def _in_line(self, ticket: T) -> bool:
+        return ticket in self._lines.get(ticket.priority, ())
 
     def _pop(self, priority: Priority, *, last: bool) -> T:
         line = self._lines[priority]

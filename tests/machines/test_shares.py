@@ -1,0 +1,404 @@
+"""Shares: slots that are kept for those who have a better right to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+)
+
+from resilient._machines.shares import Group, SharedSlots
+from resilient._priority import Priority
+
+CRITICAL, NORMAL, BATCH = Priority.CRITICAL, Priority.NORMAL, Priority.BATCH
+
+
+class Ticket:
+    """Somebody in line."""
+
+    def __init__(self, group: Group, name: object = None) -> None:
+        self.group = group
+        self.name = name
+        self.granted = False
+
+    @property
+    def priority(self) -> Priority:
+        return self.group.priority
+
+    def __repr__(self) -> str:
+        return f"Ticket({self.name!r})"
+
+
+def slots_of(
+    limit: int, queue: int = 0, partitions: Mapping[str, float] | None = None
+) -> SharedSlots[Ticket]:
+    """Return slots that nobody has taken."""
+    return SharedSlots(limit, queue, partitions)
+
+
+def took(slots: SharedSlots[Ticket], group: Group, calls: int, now: float = 0.0) -> int:
+    """Have so many ask for a slot; return how many got one."""
+    return sum(slots.take_for(group, now) for _ in range(calls))
+
+
+# -- Classes
+
+
+@pytest.mark.parametrize("priority", list(Priority))
+def test_a_class_that_is_alone_has_everything(priority: Priority) -> None:
+    """Priority orders, it reserves nothing."""
+    slots = slots_of(10)
+    assert 10 == took(slots, slots.group(None, priority), 12)
+    assert 10 == slots.in_use
+
+
+def test_a_class_leaves_free_what_higher_ones_had_lately() -> None:
+    """Four were critical at once: the others may have six."""
+    slots = slots_of(10)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    assert 4 == took(slots, critical, 4)
+    for _ in range(4):
+        slots.release_of(critical)
+    assert 6 == took(slots, batch, 10)
+    assert 4 == took(slots, critical, 4)
+    assert 0 == took(slots, batch, 1)
+
+
+def test_what_higher_ones_were_refused_is_left_free_as_well() -> None:
+    """Who came to a full house gets the next place, and not the lowest."""
+    slots = slots_of(10)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    assert 10 == took(slots, batch, 10)
+    assert 0 == took(slots, critical, 1)
+    slots.release_of(batch)
+    assert 0 == took(slots, batch, 1)
+    assert 1 == took(slots, critical, 1)
+
+
+def test_who_waits_or_asks_again_is_one_demand() -> None:
+    """One was refused, asked again, and waits: one slot is left to it."""
+    slots = slots_of(4, 4)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    took(slots, batch, 4)
+    assert not slots.take_for(critical, 0.0)
+    assert not slots.take_for(critical, 0.0, again=True)
+    ticket = Ticket(critical)
+    slots.join(ticket)
+    assert 1 == critical.demand
+    assert [ticket] == slots.release_of(batch)
+    slots.release_of(batch)
+    assert 1 == took(slots, batch, 4)
+
+
+def test_a_demand_is_forgotten_soon() -> None:
+    """A peak counts in its period and the next one, of a second each."""
+    slots = slots_of(10)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    took(slots, critical, 4, now=0.0)
+    for _ in range(4):
+        slots.release_of(critical)
+    assert 6 == took(slots, batch, 10, now=0.9)
+    assert 0 == took(slots, batch, 10, now=1.9)
+    assert 4 == took(slots, batch, 10, now=2.9)
+
+
+def test_a_demand_is_forgotten_at_once_after_a_long_silence() -> None:
+    """The last period is not the one that was seen last."""
+    slots = slots_of(10)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    took(slots, critical, 4, now=0.0)
+    for _ in range(4):
+        slots.release_of(critical)
+    assert 10 == took(slots, batch, 10, now=60.0)
+
+
+def test_where_nothing_runs_anybody_may() -> None:
+    """Nobody would ever leave, so nobody would ever be let in."""
+    slots = slots_of(2)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    took(slots, critical, 2)
+    slots.release_of(critical)
+    assert 0 == took(slots, batch, 1)
+    slots.release_of(critical)
+    assert 1 == took(slots, batch, 2)
+
+
+def test_who_takes_a_slot_without_a_group_counts_for_the_limit() -> None:
+    """Nobody had a class when they began."""
+    slots = slots_of(3)
+    assert slots.take()
+    assert slots.take()
+    assert 1 == took(slots, slots.group(None, CRITICAL), 2)
+    assert [] == slots.release()
+    assert 2 == slots.in_use
+
+
+def test_every_demand_can_be_forgotten() -> None:
+    """But for what runs."""
+    slots = slots_of(10)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    took(slots, critical, 4)
+    slots.release_of(critical)
+    slots.release_of(critical)
+    slots.forget()
+    assert 8 == took(slots, batch, 10)
+
+
+# -- Tasks
+
+
+def test_of_a_class_that_is_refused_in_part_the_lowest_lots_go() -> None:
+    """Half of the calls was refused; of the last quarter they get nothing."""
+    slots = slots_of(8)
+    group = slots.group(None, NORMAL)
+    took(slots, group, 16, now=0.0)
+    for _ in range(8):
+        slots.release_of(group)
+    slots.take_for(group, 1.0)
+    assert 0.25 == group.cut
+    assert slots.take_for(group, 1.0, lot=0.1)
+    took(slots, group, 4, now=1.0)
+    assert 6 == slots.in_use
+    assert not slots.take_for(group, 1.0, lot=0.1)
+    assert slots.take_for(group, 1.0, lot=0.25)
+    assert slots.take_for(group, 1.0, lot=1.0)
+
+
+def test_nobody_is_cut_where_nobody_was_refused() -> None:
+    """Nor after a silence; little by little after an overload."""
+    slots = slots_of(8)
+    group = slots.group(None, NORMAL)
+    took(slots, group, 4, now=0.0)
+    took(slots, group, 1, now=1.0)
+    assert 0.0 == group.cut
+    took(slots, group, 10, now=1.5)
+    for _ in range(8):
+        slots.release_of(group)
+    cuts = []
+    for second in range(2, 6):
+        took(slots, group, 1, now=second)
+        cuts.append(group.cut)
+    assert [7 / 22, 7 / 44, 7 / 88, 7 / 176] == pytest.approx(cuts)
+    took(slots, group, 1, now=60.0)
+    assert 0.0 == group.cut
+
+
+# -- Partitions
+
+
+def test_a_partition_always_has_its_share() -> None:
+    """Of the others each has what the rest leave it."""
+    slots = slots_of(10, partitions={"live": 0.8, "batch": 0.2})
+    live, batch = slots.group("live", NORMAL), slots.group("batch", NORMAL)
+    assert 8 == took(slots, live, 8)
+    assert 2 == took(slots, batch, 10)
+    assert 10 == slots.in_use
+
+
+def test_a_share_that_nobody_uses_is_lent_but_for_one_slot() -> None:
+    """Its first call after a silence need not wait for somebody to leave."""
+    slots = slots_of(10, partitions={"live": 0.8, "batch": 0.2})
+    live, batch = slots.group("live", NORMAL), slots.group("batch", NORMAL)
+    assert 9 == took(slots, batch, 10)
+    assert 1 == took(slots, live, 1)
+    assert 0 == took(slots, live, 1)
+
+
+def test_what_was_lent_comes_back_to_its_owner() -> None:
+    """Whoever leaves makes room for the share, not for another loan."""
+    slots = slots_of(10, partitions={"live": 0.8, "batch": 0.2})
+    live, batch = slots.group("live", NORMAL), slots.group("batch", NORMAL)
+    took(slots, batch, 9)
+    for running in range(1, 9):
+        assert 1 == took(slots, live, 2)
+        assert 0 == took(slots, batch, 1)
+        assert running == live.in_use
+        slots.release_of(batch)
+    assert 0 == took(slots, live, 1)
+    assert 1 == took(slots, batch, 3)
+
+
+def test_a_partition_that_is_not_listed_has_a_share_of_nothing() -> None:
+    """It has what others leave."""
+    slots = slots_of(10, partitions={"live": 0.8, "batch": 0.2})
+    assert slots.group("other", NORMAL) is slots.group(None, NORMAL)
+    other = slots.group("other", NORMAL)
+    assert 8 == took(slots, other, 10)
+    assert 1 == took(slots, slots.group("live", NORMAL), 1)
+    assert 1 == took(slots, slots.group("batch", NORMAL), 2)
+
+
+def test_a_class_goes_first_in_its_own_partition_only() -> None:
+    """What is critical to batch jobs is nothing to the live traffic."""
+    slots = slots_of(10, partitions={"live": 0.5, "batch": 0.5})
+    critical = slots.group("batch", CRITICAL)
+    took(slots, critical, 4)
+    for _ in range(4):
+        slots.release_of(critical)
+    # 4 slots are kept for the batch jobs' share, as for any of their classes.
+    assert 6 == took(slots, slots.group("live", BATCH), 10)
+    assert 0 == took(slots, slots.group("batch", BATCH), 1)
+    assert 4 == took(slots, critical, 5)
+
+
+def test_shares_are_rounded_up() -> None:
+    """Of 30 a tenth is three; of five it is one."""
+    slots = slots_of(30, partitions={"live": 0.1})
+    partition = slots.group("live", NORMAL).partition
+    assert [3, 1, 1] == [partition.quota(limit) for limit in (30, 5, 1)]
+
+
+# -- The line
+
+
+def test_a_free_slot_goes_to_the_first_who_may_have_it() -> None:
+    """The batch jobs have had their share and more."""
+    slots = slots_of(4, 4, {"live": 0.5, "batch": 0.5})
+    live, batch = slots.group("live", NORMAL), slots.group("batch", NORMAL)
+    took(slots, batch, 3)
+    took(slots, live, 1)
+    one, two = Ticket(batch, "batch"), Ticket(live, "live")
+    for ticket in (one, two):
+        assert not slots.take_for(ticket.group, 0.0)
+        assert slots.join(ticket) is None
+    assert [two] == slots.release_of(batch)
+    assert (2, 2, 1) == (batch.in_use, live.in_use, slots.queued)
+    assert [one] == slots.release_of(batch)
+    assert 0 == slots.queued == batch.waiting == live.waiting
+
+
+def test_nobody_overtakes_their_own_group() -> None:
+    """Also where a slot is free that the line could not have."""
+    slots = slots_of(2, 4)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    took(slots, critical, 1)
+    took(slots, batch, 1)
+    assert not slots.take_for(critical, 0.0)
+    first = Ticket(batch, "first")
+    slots.join(first)
+    # What critical wanted and was refused is kept for it.
+    assert [] == slots.release_of(batch)
+    assert not slots.take_for(batch, 0.0)
+    assert slots.take_for(critical, 0.0)
+
+
+@pytest.mark.parametrize(("lifo", "names"), [(False, "cda"), (True, "dcb")])
+def test_the_line_is_served_by_class_and_age(lifo: bool, names: str) -> None:
+    """Oldest or newest first; only as many as there is room for."""
+    slots = slots_of(1, 9)
+    slots.lifo = lifo
+    batch, critical = slots.group(None, BATCH), slots.group(None, CRITICAL)
+    assert slots.take()
+    for name in "abcd":
+        slots.join(Ticket(critical if name in "cd" else batch, name))
+    slots.release()
+    assert 1 == slots.in_use
+    assert names[1:] == "".join(str(one.name) for one in slots.resize(3))
+    assert 1 == slots.queued
+
+
+def test_who_leaves_the_line_wants_nothing_any_more() -> None:
+    """Before it was granted a slot, as it is, and twice."""
+    slots = slots_of(1, 2)
+    group = slots.group(None, NORMAL)
+    assert slots.take()
+    one, two = Ticket(group), Ticket(group)
+    slots.join(one)
+    slots.join(two)
+    assert 2 == group.waiting
+    assert [] == slots.leave(two)
+    assert [] == slots.leave(two)
+    assert 1 == group.waiting
+    assert [one] == slots.release()
+    assert (1, 0) == (group.in_use, group.waiting)
+    assert [] == slots.leave(one)
+    assert [] == slots.leave(one)
+    assert (0, 0) == (group.in_use, slots.in_use)
+
+
+def test_who_is_put_out_of_line_wants_nothing_any_more() -> None:
+    """And who finds no place in it never did."""
+    slots = slots_of(1, 1)
+    batch, critical = slots.group(None, BATCH), slots.group(None, CRITICAL)
+    assert slots.take()
+    low, high, late = Ticket(batch), Ticket(critical), Ticket(batch)
+    assert slots.join(low) is None
+    assert low is slots.join(high)
+    assert late is slots.join(late)
+    assert (0, 1) == (batch.waiting, critical.waiting)
+
+
+class ManyGroups(RuleBasedStateMachine):
+    """Whatever comes: counts agree, the limit holds, and nothing is stuck."""
+
+    @initialize(limit=st.integers(1, 6), queue=st.integers(0, 4), lifo=st.booleans())
+    def begin(self, limit: int, queue: int, lifo: bool) -> None:
+        self.slots = slots_of(limit, queue, {"a": 0.6, "b": 0.4})
+        self.slots.lifo = lifo
+        self.now = 0.0
+        self.running: list[Ticket] = []
+        self.line: list[Ticket] = []
+
+    def admitted(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            assert ticket.granted
+            self.line.remove(ticket)
+            self.running.append(ticket)
+
+    @rule(partition=st.sampled_from("abc"), priority=st.sampled_from(list(Priority)))
+    def arrive(self, partition: str, priority: Priority) -> None:
+        ticket = Ticket(self.slots.group(partition, priority))
+        if self.slots.take_for(ticket.group, self.now):
+            assert len(self.running) < self.slots.limit
+            self.running.append(ticket)
+            ticket.granted = True
+            return
+        put_out = self.slots.join(ticket)
+        if put_out is not ticket:
+            self.line.append(ticket)
+            if put_out is not None:
+                assert put_out.priority < ticket.priority
+                self.line.remove(put_out)
+
+    @rule(place=st.integers(0, 9))
+    def end(self, place: int) -> None:
+        if self.running:
+            ticket = self.running.pop(place % len(self.running))
+            self.admitted(self.slots.release_of(ticket.group))
+
+    @rule(place=st.integers(0, 9))
+    def give_up(self, place: int) -> None:
+        if self.line:
+            ticket = self.line.pop(place % len(self.line))
+            assert [] == self.slots.leave(ticket)
+
+    @rule(limit=st.integers(1, 6))
+    def resize(self, limit: int) -> None:
+        self.admitted(self.slots.resize(limit))
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 60.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def counts_agree(self) -> None:
+        if hasattr(self, "slots"):
+            assert len(self.running) == self.slots.in_use
+            assert len(self.line) == self.slots.queued
+            for name in "abc":
+                for priority in Priority:
+                    group = self.slots.group(name, priority)
+                    running = [one for one in self.running if one.group is group]
+                    line = [one for one in self.line if one.group is group]
+                    assert (len(running), len(line)) == (group.in_use, group.waiting)
+            # Nobody waits while nothing runs.
+            assert self.running or not self.line
+
+
+TestManyGroups = ManyGroups.TestCase
