@@ -57,8 +57,8 @@ class Standing:
     __slots__ = ("lot", "priority")
 
     def __init__(self, priority: Priority, lot: float) -> None:
-        self.priority = priority
-        self.lot = lot
+        self.priority: Priority = priority
+        self.lot: float = lot
 
 
 def lot_of(key: str | bytes | int) -> float:

@@ -39,7 +39,7 @@ class _Ticket(Wait):
 
     def put_out(self) -> None:
         """Have it rejected as soon as it is woken."""
-        self.until = -math.inf
+        self.until: float | None = -math.inf
         self.by_deadline = False
 
 
