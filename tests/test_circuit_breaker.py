@@ -754,6 +754,78 @@ def test_events_arrive_in_order_across_threads() -> None:
     assert breaker.state.value == states[-1]
 
 
+# -- Ramps and throttling
+
+
+async def shares(w: World, breaker: CircuitBreaker, times: int) -> int:
+    """Make calls that would succeed; return how many were let through."""
+    given = 0
+    for _ in range(times):
+        try:
+            await w.call(breaker, succeed)
+            given += 1
+        except CircuitOpenError as error:
+            assert error.reason in ("ramping", "throttling")
+    return given
+
+
+@in_every_colour
+async def test_traffic_comes_back_by_steps(w: World) -> None:
+    """With an event for the beginning and the end of the ramp."""
+    breaker = CircuitBreaker(
+        minimum_calls=2, open_for=5, ramp=[0.05, 0.25, 1.0], ramp_step=2, name="db"
+    )
+    events: list[Event] = []
+    breaker.subscribe(events.append)
+    await failing(w, breaker, 2)
+    await w.sleep(5)
+    await w.call(breaker, succeed)
+    await w.call(breaker, succeed)
+    assert CircuitState.RAMPING is breaker.state
+    assert 6 == await shares(w, breaker, 100)
+    assert 0.05 == breaker.statistics().passing
+    error = await rejection(w, breaker)
+    assert "circuit 'db' is closing by steps and holds the call back" == str(error)
+    await w.sleep(2)
+    assert 25 == await shares(w, breaker, 100)
+    await w.sleep(2)
+    assert 100 == await shares(w, breaker, 100)
+    assert CLOSED is breaker.state
+    assert [
+        "closed > open: failure_rate",
+        "open > half_open: open_time_over",
+        "half_open > ramping: probes_passed",
+        "ramping > closed: ramp_over",
+    ] == changes(events)
+
+
+@in_every_colour
+async def test_below_the_trip_point_it_can_throttle(w: World) -> None:
+    """The nearer to it, the more; and it closes when failures are few."""
+    breaker = CircuitBreaker(throttle_rate=0.2, window=calls(100), name="db")
+    events: list[Event] = []
+    breaker.subscribe(events.append)
+    for _ in range(65):
+        await w.call(breaker, succeed)
+    permits = [breaker.admit(Call("fail")) for _ in range(35)]
+    for permit in permits:
+        breaker.settle(permit, Outcome(None, OSError()))
+    assert CircuitState.THROTTLING is breaker.state
+    assert not breaker.fresh()
+    assert 0.5 == pytest.approx(breaker.statistics().passing)
+    assert 6 == await shares(w, breaker, 10)
+    error = await rejection(w, breaker)
+    text = "circuit 'db' is near its trip point and holds the call back"
+    assert (text, None) == (str(error), error.retry_after)
+    # What comes in now pushes the failures out of the window.
+    await shares(w, breaker, 200)
+    assert CLOSED is breaker.state
+    assert [
+        "closed > throttling: throttle_rate",
+        "throttling > closed: throttle_over",
+    ] == changes(events)
+
+
 # -- Construction
 
 
@@ -766,6 +838,7 @@ def test_events_arrive_in_order_across_threads() -> None:
         "CircuitBreaker(slow_call_duration=1.0, slow_call_rate=0.9, half_open_calls=1,"
         " probe_timeout=5.0, on=OSError, name='api')",
         "CircuitBreaker(open_for=exponential(1.0, cap=9.0), probe_timeout=inf)",
+        "CircuitBreaker(ramp=(0.01, 0.05, 1.0), ramp_step=5.0, throttle_rate=0.2)",
     ],
 )
 def test_its_repr_is_the_call_that_made_it(made: str) -> None:
@@ -848,6 +921,25 @@ def test_a_changed_copy_is_closed() -> None:
             {"probe_timeout": 0},
             ValueError,
             "`probe_timeout` must be > 0 seconds, got 0",
+        ),
+        ({"ramp": 0.5}, TypeError, "`ramp` must list rising shares, got 0.5"),
+        ({"ramp": []}, ValueError, "`ramp` must list rising shares, got []"),
+        (
+            {"ramp": (0.5, 0.5)},
+            ValueError,
+            "`ramp` must list rising shares, got (0.5, 0.5)",
+        ),
+        ({"ramp": [1, 5, 25]}, ValueError, "`ramp` must be > 0 and <= 1, got 5"),
+        ({"ramp_step": 0}, ValueError, "`ramp_step` must be > 0 seconds, got 0"),
+        (
+            {"throttle_rate": 0.5},
+            ValueError,
+            "`throttle_rate` must be < `failure_rate`, which is 0.5, got 0.5",
+        ),
+        (
+            {"throttle_rate": 0.5, "failure_rate": None, "consecutive_failures": 5},
+            ValueError,
+            "`throttle_rate` must be < `failure_rate`, which is None, got 0.5",
         ),
         (
             {"on": "OSError"},

@@ -38,6 +38,14 @@ TEXTS: list[tuple[ResilientError, str]] = [
         CircuitOpenError("payments", None, "forced_open"),
         "circuit 'payments' is forced open",
     ),
+    (
+        CircuitOpenError("payments", None, "ramping", 6, 10, "30.0 s"),
+        "circuit 'payments' is closing by steps and holds the call back",
+    ),
+    (
+        CircuitOpenError("payments", None, "throttling"),
+        "circuit 'payments' is near its trip point and holds the call back",
+    ),
     (BulkheadFullError("db", None, 5), "bulkhead 'db' is full (5 running)"),
     (
         BulkheadFullError("db", None, 5, 2, 0.25),

@@ -14,6 +14,7 @@ import pytest
 from tests.colours import World, in_async_colours, in_every_colour
 
 from resilient import (
+    AdaptiveThrottle,
     Bulkhead,
     BulkheadFullError,
     CallRejected,
@@ -469,8 +470,9 @@ async def test_it_stands_in_a_pipeline(w: World) -> None:
         (lambda key: RateLimiter(10, per=60, cost=2, name="api"), 510),
         (lambda key: CircuitBreaker(), 1500),
         (lambda key: Bulkhead(10), 540),
+        (lambda key: AdaptiveThrottle(), 950),
     ],
-    ids=["limiter", "costly limiter", "breaker", "bulkhead"],
+    ids=["limiter", "costly limiter", "breaker", "bulkhead", "throttle"],
 )
 def test_a_key_takes_little_memory(
     factory: Callable[[int], Policy[Any]], limit: int

@@ -19,6 +19,7 @@ import trio
 from resilient import (
     AIMD,
     AdaptiveConcurrency,
+    AdaptiveThrottle,
     Bulkhead,
     BulkheadFullError,
     CallRejected,
@@ -29,8 +30,10 @@ from resilient import (
     ConcurrencyLimitedError,
     Event,
     PerKey,
+    Priority,
     RateLimitedError,
     RateLimiter,
+    ThrottledError,
     _clock,
     priority,
 )
@@ -101,6 +104,38 @@ class Inside:
     def leave(self) -> None:
         with self._lock:
             self.now -= 1
+
+
+# -- Throttle
+
+
+def test_a_throttle_counts_every_call_of_every_thread() -> None:
+    """Those that ended while another thread held its lock, too."""
+    throttle = AdaptiveThrottle(window=1000, padding=0, probe_interval=None)
+    called = Inside()
+
+    def call(place: int) -> int:
+        rejected = 0
+        for turn in range(50):
+            try:
+                throttle.call(one, place + turn)
+            except OSError:
+                pass
+            except ThrottledError:
+                rejected += 1
+        return rejected
+
+    def one(number: int) -> None:
+        called.enter()
+        if number % 4:
+            raise OSError("down")
+
+    rejected = in_threads(call)
+    assert THREADS * 50 == called.total + sum(rejected)
+    window = throttle._throttle._windows[Priority.NORMAL]
+    assert window is not None
+    assert (THREADS * 50, sum(rejected)) == (window.calls, window.slow)
+    assert 0 < sum(rejected) < THREADS * 50
 
 
 # -- Breaker

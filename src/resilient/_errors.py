@@ -58,6 +58,12 @@ class RejectedError(ResilientError):
         return f"policy {self.policy!r} rejected the call"
 
 
+_HOLDING_BACK: dict[str, str] = {
+    "ramping": "is closing by steps and holds the call back",
+    "throttling": "is near its trip point and holds the call back",
+}
+
+
 class CircuitOpenError(RejectedError):
     """The circuit breaker lets no call through.
 
@@ -65,8 +71,9 @@ class CircuitOpenError(RejectedError):
         policy: Name of the breaker.
         retry_after: Seconds until it lets a probe through; None while its
             probes are under way or it is forced open.
-        reason: "open", "half_open_full" (every probe is taken) or
-            "forced_open".
+        reason: "open", "half_open_full" (every probe is taken),
+            "forced_open", "ramping" (it closes by steps) or "throttling" (it
+            is about to open).
         failed: Failed (or slow) calls in the window when the circuit opened.
         calls: All calls in that window.
         window: Its length as text: "10.0 s" or "100 calls".
@@ -102,6 +109,8 @@ class CircuitOpenError(RejectedError):
     def _complaint(self) -> str:
         if self.reason == "forced_open":
             return f"circuit {self.policy!r} is forced open"
+        if self.reason in _HOLDING_BACK:
+            return f"circuit {self.policy!r} {_HOLDING_BACK[self.reason]}"
         if self.reason == "half_open_full":
             return f"circuit {self.policy!r} is half-open and its probes are taken"
         text = f"circuit {self.policy!r} is open"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Never
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Never, cast
 
 import attrs
 
@@ -72,6 +73,10 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
     outcome of a call that began before the last change of state is counted
     and decides nothing. A generator is judged by its first item.
 
+    With a `ramp` good probes do not let everybody back at once, but a share of
+    the calls, then more; with a `throttle_rate` a share is rejected already
+    before failures are enough to open it.
+
     Put it inside a `Retry`, so that it sees every attempt, and give each
     endpoint its own (`PerKey`): over a dependency with one shard of three
     down, one breaker throws away most of what still works.
@@ -93,13 +98,21 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         half_open_calls: Probes, and the votes that are counted.
         probe_timeout: Seconds after which a probe that did not return counts
             as failed. It is not interrupted.
+        ramp: Shares of the calls to let through after the probes, rising, as
+            in ``(0.01, 0.05, 0.25)``. Default: all at once.
+        ramp_step: Seconds that each of them lasts. Default 10, so that each
+            is judged by a whole window.
+        throttle_rate: Share of failures from which on calls are rejected,
+            the more of them the nearer it comes to `failure_rate`, which has
+            to be greater. Default: none are before the circuit opens.
         on: Exception types, or a function of the outcome, that count as
             failures here. Default: the pipeline's classification, else every
             exception but rejections.
         name: Name in errors and events.
 
     Raises:
-        CircuitOpenError: The circuit is open, or its probes are taken.
+        CircuitOpenError: The circuit is open, or its probes are taken, or the
+            call is not among those that a ramp or throttling lets through.
 
     Source: M. Nygard, *Release It!*, 2nd edition, 5.2; resilience4j for
     windows and slow calls; Polly for the growing open time.
@@ -118,8 +131,11 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         "on",
         "open_for",
         "probe_timeout",
+        "ramp",
+        "ramp_step",
         "slow_call_duration",
         "slow_call_rate",
+        "throttle_rate",
         "window",
     )
 
@@ -141,6 +157,9 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         ),
         half_open_calls: int = 3,
         probe_timeout: float | timedelta = 30.0,
+        ramp: list[float] | tuple[float, ...] | None = None,
+        ramp_step: float | timedelta = 10.0,
+        throttle_rate: float | None = None,
         on: Condition | None = None,
         name: str | None = None,
     ) -> None:
@@ -200,6 +219,18 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         self.probe_timeout: float = seconds_argument(
             "probe_timeout", probe_timeout, zero=False, infinite=True
         )
+        self.ramp: tuple[float, ...] | None = _checked_ramp(ramp)
+        self.ramp_step: float = seconds_argument("ramp_step", ramp_step, zero=False)
+        self.throttle_rate: float | None = _optional_ratio(
+            "throttle_rate", throttle_rate
+        )
+        if self.throttle_rate is not None and (
+            self.failure_rate is None or self.throttle_rate >= self.failure_rate
+        ):
+            raise ValueError(
+                f"`throttle_rate` must be < `failure_rate`, which is {failure_rate},"
+                f" got {throttle_rate}"
+            )
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on)
         self._lock = threading.Lock()
@@ -214,6 +245,10 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
             slow_call_rate=self.slow_call_rate,
             half_open_calls=self.half_open_calls,
             probe_timeout=self.probe_timeout,
+            throttle_rate=self.throttle_rate,
+            # To let all through is to be closed.
+            ramp=tuple([share for share in self.ramp or () if share < 1.0]),
+            ramp_step=self.ramp_step,
         )
 
     # -- Calls
@@ -404,6 +439,17 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         return CircuitChanged(
             self.label, None, change.old.value, change.new.value, change.reason, *counts
         )
+
+
+def _checked_ramp(ramp: object) -> tuple[float, ...] | None:
+    if ramp is None:
+        return None
+    if not isinstance(ramp, (list, tuple)):
+        raise TypeError(f"`ramp` must list rising shares, got {ramp!r}")
+    shares = tuple([ratio("ramp", share) for share in cast("list[object]", ramp)])
+    if not shares or any(one >= next_ for one, next_ in pairwise(shares)):
+        raise ValueError(f"`ramp` must list rising shares, got {ramp!r}")
+    return shares
 
 
 def _optional_ratio(name: str, value: float | None) -> float | None:

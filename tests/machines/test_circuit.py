@@ -34,6 +34,8 @@ Permit: TypeAlias = int | Probe
 CLOSED = CircuitState.CLOSED
 OPEN = CircuitState.OPEN
 HALF_OPEN = CircuitState.HALF_OPEN
+RAMPING = CircuitState.RAMPING
+THROTTLING = CircuitState.THROTTLING
 FORCED_OPEN = CircuitState.FORCED_OPEN
 DISABLED = CircuitState.DISABLED
 OBSERVING = CircuitState.OBSERVING
@@ -857,13 +859,15 @@ class CircuitAgainstModel(RuleBasedStateMachine):
     """
 
     @initialize(
-        size=st.integers(1, 6),
+        size=st.integers(1, 12),
         minimum=st.integers(1, 6),
         rate=st.sampled_from([None, "1/10", "1/4", "1/2", "2/3", "1"]),
         slow_rate=st.sampled_from([None, None, "1/3", "1/2", "1"]),
         row=st.sampled_from([None, None, 1, 2, 3]),
         places=st.integers(1, 4),
         observe=st.sampled_from([False, False, True]),
+        ramp=st.sampled_from([(), (0.25, 0.5)]),
+        throttle=st.sampled_from([None, "1/4", "1/4", "2/3"]),
     )
     def build(
         self,
@@ -874,11 +878,21 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         row: int | None,
         places: int,
         observe: bool,
+        ramp: tuple[float, ...],
+        throttle: str | None,
     ) -> None:
         """Build both, with small limits so that they are met."""
         self.size, self.minimum, self.row, self.places = size, minimum, row, places
         self.rate = None if rate is None else Fraction(rate)
         self.slow_rate = None if slow_rate is None else Fraction(slow_rate)
+        # A share of the other rate, below which it has to be.
+        self.throttle = (
+            None
+            if throttle is None or self.rate is None
+            else Fraction(throttle) * self.rate
+        )
+        self.ramp = ramp
+        self.ramping_since = self.turn = Fraction(0)
         self.circuit = Circuit(
             window=CountWindow(size),
             failure_rate=None if self.rate is None else float(self.rate),
@@ -888,6 +902,9 @@ class CircuitAgainstModel(RuleBasedStateMachine):
             slow_call_rate=None if self.slow_rate is None else float(self.slow_rate),
             half_open_calls=places,
             probe_timeout=4.0,
+            throttle_rate=None if self.throttle is None else float(self.throttle),
+            ramp=ramp,
+            ramp_step=2.0,
             provisional_open_for=2.0,
         )
         self.clock = Fraction(1000)
@@ -923,8 +940,11 @@ class CircuitAgainstModel(RuleBasedStateMachine):
             self.totals["opened"] += 1
             self.opened_at = self.clock
             self.end_of_open = self.clock + 2
+        elif state == "ramping":
+            self.ramping_since = self.clock
         elif state != "half_open":
             self.in_a_row_opened = 0
+        self.turn = Fraction(1)
         self.state = state
         self.era += 1
         self.outcomes, self.votes, self.leases = [], [], {}
@@ -971,7 +991,7 @@ class CircuitAgainstModel(RuleBasedStateMachine):
             for slows in range(missing + 1)
         }
         if ends == {True}:
-            self.go("closed", "probes_passed")
+            self.go("ramping" if self.ramp else "closed", "probes_passed")
         elif ends == {False}:
             # The rule that is met by the votes there are.
             no_more = [(False, False)] * missing
@@ -994,12 +1014,17 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         """Let a little time pass."""
         self.clock += Fraction(eighths, 8)
 
-    @precondition(lambda self: self.state == "open" or self.leases)
+    @precondition(lambda self: self.state in ("open", "ramping") or self.leases)
     @rule(eighths=st.sampled_from([-1, 0, 0, 1]))
     def wait_for_a_limit(self, eighths: int) -> None:
-        """Let time pass to the end of the open time or of a lease, or so."""
-        ends = [self.end_of_open] if self.state == "open" else self.leases.values()
-        self.clock = max(self.clock, min(ends) + Fraction(eighths, 8))
+        """Let time pass to the end of the open time, a step or a lease, or so."""
+        if self.state == "open":
+            end = self.end_of_open
+        elif self.state == "ramping":
+            end = self.ramping_since + (self.clock - self.ramping_since) // 2 * 2 + 2
+        else:
+            end = min(self.leases.values())
+        self.clock = max(self.clock, end + Fraction(eighths, 8))
 
     @rule(times=st.integers(1, 5))
     def begin(self, times: int) -> None:
@@ -1020,6 +1045,15 @@ class CircuitAgainstModel(RuleBasedStateMachine):
             if self.ask():
                 self.finish(-1, failed, slow)
 
+    @precondition(lambda self: self.state in ("half_open", "ramping", "throttling"))
+    @rule(times=st.integers(1, 20), eighths=st.sampled_from([0, 1, 2, 8]))
+    def recover(self, times: int, eighths: int) -> None:
+        """Make calls that go well, for a while."""
+        for _ in range(times):
+            self.clock += Fraction(eighths, 8)
+            if self.ask():
+                self.finish(-1, False, False)
+
     def ask(self) -> bool:
         """Ask for one permit; return whether there was one."""
         answer = self.circuit.admit(float(self.clock))
@@ -1037,12 +1071,40 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         elif self.state == "forced_open":
             expected = ("forced_open", None)
         else:
-            assert isinstance(answer, int)
-            return self.give(answer, False)
+            passing = self.passing()
+            if self.state == "ramping" and passing == 1:
+                self.go("closed", "ramp_over")
+            if self.state == "throttling" and self.failing() < self.throttle / 2:
+                self.state = "closed"
+                self.told.append("throttle_over")
+            self.turn += passing
+            if passing == 1 or self.turn >= 1:
+                self.turn -= 1
+                assert isinstance(answer, int)
+                return self.give(answer, False)
+            expected = (self.state, None)
         assert isinstance(answer, Refusal)
         assert expected == (answer.reason, answer.retry_after)
         self.totals["rejected"] += 1
         return False
+
+    def failing(self) -> Fraction:
+        """The share of failures, 0 where there are too few calls."""
+        window = self.outcomes[-self.size :]
+        if len(window) < self.minimum:
+            return Fraction(0)
+        return Fraction(sum(failed for failed, _ in window), len(window))
+
+    def passing(self) -> Fraction:
+        """The share of the calls that may pass, where most may."""
+        if self.state == "ramping":
+            steps = [Fraction(share) for share in self.ramp] + [Fraction(1)]
+            done = (self.clock - self.ramping_since) // 2
+            return steps[min(done, len(self.ramp))]
+        if self.state == "throttling":
+            share = (self.rate - self.failing()) / (self.rate - self.throttle)
+            return min(Fraction(1), max(Fraction(1, 100), share))
+        return Fraction(1)
 
     def give(self, permit: Permit, probe: bool) -> bool:
         """Note a permit that was given out."""
@@ -1091,8 +1153,12 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         else:
             self.outcomes.append((failed, slow))
             tripping = self.tripping()
-            if self.state == "closed" and tripping:
+            if self.state in ("closed", "ramping", "throttling") and tripping:
                 self.go("open", tripping)
+            elif self.state == "closed" and self.throttle is not None:
+                if self.failing() >= self.throttle:
+                    self.state, self.turn = "throttling", Fraction(1)
+                    self.told.append("throttle_rate")
             elif self.state == "observing":
                 if tripping and not self.crossed:
                     self.told.append("would_open")
@@ -1156,7 +1222,10 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         assert self.totals == {
             name: getattr(seen, f"{name}_total") for name in self.totals
         }
-        assert (self.state in ("open", "half_open")) == (seen.trip is not None)
+        tripped = self.state in ("open", "half_open", "ramping")
+        assert tripped == (seen.trip is not None)
+        passes = self.state not in ("open", "half_open", "forced_open")
+        assert seen.passing == pytest.approx(float(self.passing() if passes else 0))
 
 
 def trailing_failures(outcomes: Iterable[tuple[bool, bool]]) -> int:
@@ -1165,6 +1234,190 @@ def trailing_failures(outcomes: Iterable[tuple[bool, bool]]) -> int:
     for failed, _ in outcomes:
         row = row + 1 if failed else 0
     return row
+
+
+# -- Ramps
+
+
+def ramping(**changed: Any) -> Circuit:
+    """Return a circuit whose probes passed at 5 s, with two steps of 10 s."""
+    circuit = opened(ramp=(0.01, 0.25), **changed)
+    call(circuit, 5.0, False, False)
+    assert RAMPING is circuit.state
+    return circuit
+
+
+def passed(circuit: Circuit, now: float, number: int) -> int:
+    """Ask for so many calls; return how many pass, and let them succeed."""
+    permits = [circuit.admit(now) for _ in range(number)]
+    for permit in permits:
+        if not isinstance(permit, Refusal):
+            circuit.settle(permit, now, False)
+    return sum(not isinstance(permit, Refusal) for permit in permits)
+
+
+def test_a_ramp_lets_traffic_back_by_steps() -> None:
+    """Each lasts its time; the first call after the last closes."""
+    circuit = ramping()
+    found = [passed(circuit, now, 1000) for now in (5.0, 14.9, 15.0, 24.9)]
+    assert [11, 10, 250, 250] == found
+    assert RAMPING is circuit.state
+    assert 1000 == passed(circuit, 25.0, 1000)
+    changes = [change for change in circuit.take_changes() if change.at >= 5.0]
+    trip = None
+    assert [
+        Change(OPEN, HALF_OPEN, 5.0, "open_time_over", 2, 1, trip),
+        Change(HALF_OPEN, RAMPING, 5.0, "probes_passed", 3, 1, trip),
+        Change(RAMPING, CLOSED, 25.0, "ramp_over", 4, 0, trip),
+    ] == changes
+
+
+def test_the_first_call_of_a_ramp_passes() -> None:
+    """Little traffic is let through a little, not at all later."""
+    circuit = ramping()
+    assert 1 == passed(circuit, 5.0, 1)
+    refusal = refuse(circuit, 5.0)
+    assert ("ramping", None) == (refusal.reason, refusal.retry_after)
+    assert "failure_rate" == getattr(refusal.trip, "rule", None)
+    assert 1 == circuit.statistics(5.0).rejected_total
+
+
+def test_a_circuit_that_opens_from_a_ramp_was_not_closed() -> None:
+    """Its trip rules hold, and its open time grows."""
+    circuit = ramping()
+    for _ in range(2_000):
+        permit = circuit.admit(15.0)
+        if not isinstance(permit, Refusal):
+            circuit.settle(permit, 15.0, True)
+    assert OPEN is circuit.state
+    assert 2 == circuit.openings
+    change = circuit.take_changes()[-1]
+    assert (RAMPING, "failure_rate") == (change.old, change.reason)
+
+
+def test_a_call_from_the_ramp_is_stale_once_it_is_over() -> None:
+    """As every call of an era that is."""
+    circuit = ramping()
+    slow = admit(circuit, 5.0)
+    assert 1 == passed(circuit, 25.0, 1)
+    circuit.settle(slow, 26.0, True)
+    assert (1, CLOSED) == (circuit.stale, circuit.state)
+
+
+@pytest.mark.parametrize(
+    ("now", "passing"), [(0.0, 0.0), (5.0, 0.01), (15.0, 0.25), (99.0, 1.0)]
+)
+def test_what_passes_can_be_seen(now: float, passing: float) -> None:
+    """And looking changes no state."""
+    circuit = opened(ramp=(0.01, 0.25)) if now < 5.0 else ramping()
+    state = circuit.state
+    assert passing == circuit.statistics(now).passing
+    assert state is circuit.state
+
+
+# -- Throttling
+
+
+def throttling(failed: int, ended: int, **changed: Any) -> Circuit:
+    """Return a circuit that throttles from 20 % on, after calls made at once."""
+    circuit = make_circuit(throttle_rate=0.2, minimum_calls=1, **changed)
+    permits = [admit(circuit, 0.0) for _ in range(ended)]
+    for place, permit in enumerate(permits):
+        circuit.settle(permit, 0.0, place >= ended - failed)
+    return circuit
+
+
+@pytest.mark.parametrize(
+    ("failed", "passing"),
+    [(19, 1.0), (20, 1.0), (23, 0.9), (35, 0.5), (47, 0.1), (49, 1 / 30)],
+)
+def test_throttling_grows_from_its_rate_to_the_trip_point(
+    failed: int, passing: float
+) -> None:
+    """Evenly, from none to all."""
+    circuit = throttling(failed, 100)
+    assert (CLOSED if failed < 20 else THROTTLING) is circuit.state
+    assert passing == pytest.approx(circuit.statistics(0.0).passing)
+    permits = [circuit.admit(0.0) for _ in range(900)]
+    given = sum(not isinstance(permit, Refusal) for permit in permits)
+    assert 900 * passing == pytest.approx(given, abs=1)
+
+
+def test_at_the_trip_point_it_opens() -> None:
+    """With the failures that throttling saw."""
+    circuit = throttling(49, 98)
+    assert OPEN is circuit.state
+    changes = circuit.take_changes()
+    assert ["throttle_rate", "failure_rate"] == [one.reason for one in changes]
+    assert [0, 1] == [one.era for one in changes]
+
+
+def test_throttling_begins_no_era() -> None:
+    """Calls under way count as they would have."""
+    circuit = make_circuit(throttle_rate=0.2)
+    early = admit(circuit, 0.0)
+    call(circuit, 0.0, *[False] * 8, True, True)
+    assert THROTTLING is circuit.state
+    circuit.settle(early, 1.0, True)
+    assert (3, 0) == (circuit.statistics(1.0).failures, circuit.stale)
+
+
+def test_it_closes_when_half_as_many_fail() -> None:
+    """In between all pass, and chance changes no state."""
+    circuit = throttling(20, 100)
+    assert 100 == passed(circuit, 0.0, 100)
+    assert THROTTLING is circuit.state
+    assert 1.0 == circuit.statistics(0.0).passing
+    assert [1, 1] == [passed(circuit, 0.0, 1) for _ in range(2)]
+    assert (CLOSED, "throttle_over", 0) == (
+        circuit.state,
+        circuit.take_changes()[-1].reason,
+        circuit.era,
+    )
+    assert 202 == circuit.statistics(0.0).calls
+
+
+def test_it_closes_when_the_window_has_forgotten() -> None:
+    """With too few calls there is no share to speak of."""
+    circuit = throttling(40, 100)
+    assert 1 == passed(circuit, 31.0, 1)
+    assert CLOSED is circuit.state
+
+
+def test_one_in_a_hundred_passes_whatever_time_takes_away() -> None:
+    """Or nothing would be learnt until the window is empty."""
+    circuit = make_circuit(throttle_rate=0.2, minimum_calls=1)
+    permits = [admit(circuit, 0.0) for _ in range(100)]
+    for place, permit in enumerate(permits):
+        circuit.settle(permit, 0.0 if place < 60 else 20.0, place >= 60)
+    assert THROTTLING is circuit.state
+    assert 0.01 == circuit.statistics(31.0).passing
+    given = [circuit.admit(31.0) for _ in range(500)]
+    assert 6 == sum(not isinstance(permit, Refusal) for permit in given)
+    refusal = refuse(circuit, 31.0)
+    assert ("throttling", None, None) == (
+        refusal.reason,
+        refusal.retry_after,
+        refusal.trip,
+    )
+
+
+def test_reset_ends_a_ramp_and_throttling() -> None:
+    """As it ends everything else."""
+    for circuit in (ramping(), throttling(40, 100)):
+        circuit.reset(6.0)
+        assert CLOSED is circuit.state
+        assert circuit.is_fresh(6.0)
+        assert 100 == passed(circuit, 6.0, 100)
+
+
+def test_observing_throttles_nobody() -> None:
+    """It only looks."""
+    circuit = make_circuit(throttle_rate=0.2, minimum_calls=1)
+    circuit.observe(0.0)
+    call(circuit, 0.0, *[False] * 6, *[True] * 3)
+    assert OBSERVING is circuit.state
+    assert 100 == passed(circuit, 0.0, 100)
 
 
 TestCircuitAgainstModel = CircuitAgainstModel.TestCase

@@ -260,7 +260,8 @@ def values() -> None:
     limits = [Limit(500, per=60), Limit(90_000, per=60, unit="tokens")]
     RateLimiter(limits=limits, cost={"tokens": 100}, algorithm="sliding_window")
     CircuitBreaker(window=calls(100), open_for=exponential(5), on=(OSError, judge))
-    assert_type(CircuitBreaker().state, CircuitState)
+    CircuitBreaker(ramp=(0.01, 0.05), ramp_step=timedelta(seconds=5))
+    assert_type(CircuitBreaker(throttle_rate=0.2).state, CircuitState)
     AdaptiveThrottle(k=1.5, window=timedelta(seconds=30), on=(OSError, judge))
     assert_type(AdaptiveThrottle().rejecting, float)
 

@@ -18,14 +18,23 @@ States and transitions:
 =========== ================ ================= ===============================
 state       a call           its outcome       left for
 =========== ================ ================= ===============================
-CLOSED      passes           is recorded       OPEN, when a trip rule is met
+CLOSED      passes           is recorded       OPEN, when a trip rule is met;
+                                               THROTTLING, when failures reach
+                                               `throttle_rate`
 OPEN        is refused                         HALF_OPEN, by the first call at
                                                or after the end of the open
                                                time
-HALF_OPEN   passes while     votes             CLOSED or OPEN, as soon as the
-            in flight +                        votes to come cannot change the
-            voted <                            result
+HALF_OPEN   passes while     votes             CLOSED (with a ramp: RAMPING)
+            in flight +                        or OPEN, as soon as the votes to
+            voted <                            come cannot change the result
             `half_open_calls`
+RAMPING     passes if it is  is recorded       OPEN, when a trip rule is met;
+            among the share                    CLOSED, by the first call at or
+            of this step                       after the end of the last step
+THROTTLING  passes if it is  is recorded       OPEN, when a trip rule is met;
+            among the share                    CLOSED, by the first call that
+            that may                           finds failures well below
+                                               `throttle_rate`
 FORCED_OPEN is refused                         nothing but a control
 DISABLED    passes           is not looked at  nothing but a control
 OBSERVING   passes           is recorded       nothing but a control; says
@@ -36,9 +45,11 @@ Controls lead from any state to another: `reset` to CLOSED, `force_open`,
 `disable`, `observe`.
 
 *Eras.* Every change of state, and every `reset`, begins a new era with an
-empty window. A permit belongs to the era it was given in; when that is over,
-its outcome is counted as stale and decides nothing. So a call that began
-before the circuit opened cannot close it, trip it again, or vote.
+empty window; only CLOSED and THROTTLING share one, for what the window holds
+is what leads from one to the other. A permit belongs to the era it was given
+in; when that is over, its outcome is counted as stale and decides nothing. So
+a call that began before the circuit opened cannot close it, trip it again, or
+vote.
 
 *Trip rules.* Each outcome that is recorded, a success too, is measured
 against three rules, any of which trips: failures in a row; the share of
@@ -60,18 +71,33 @@ is a failed vote, and whatever it does later is stale; the next call, or the
 next probe to come back, notices. So the circuit cannot stay half-open because
 a probe hangs, or because its thread died.
 
+*Ramp.* Where the user gave one, good votes do not let everybody back at once,
+for what has just come back has cold caches, and callers who waited for it. Each
+step lets a share of the calls through for `ramp_step` seconds, evenly: with 1 %
+the first of each hundred. The trip rules hold throughout, over a window that
+began with the ramp; a circuit that opens from a ramp has not been closed. Steps
+go by time alone, for quiet traffic is no reason to hold it back.
+
+*Throttling.* Where the user gave a `throttle_rate`, a share of failures from
+there on costs a share of the calls: none at `throttle_rate`, rising evenly to
+all at `failure_rate`, where the circuit opens. One in a hundred passes always,
+or else nothing would be learnt. To be CLOSED again takes half the rate, so that
+chance does not change the state with every call; in between nothing is refused.
+
 *Open time.* The circuit opens for a provisional time, at once. How long it
 stays open is a function of the user's, which may be slow or raise, so it is
 asked without the lock and its answer comes in by `Circuit.set_open_time`;
 should it never come, the circuit is open all the same.
 
 Deliberately not modelled: a timer (an open circuit whose time is over stays
-OPEN until a call wants to pass: nobody probes for the sake of probing); ramps
-(a closed circuit lets every call through); hysteresis while observing; rows
-of failures among probes (they run at once, and have no order).
+OPEN until a call wants to pass: nobody probes for the sake of probing; a ramp
+that is over stays RAMPING likewise); chance or priority in ramps and throttling
+(an adaptive throttle has both); hysteresis while observing; rows of failures
+among probes (they run at once, and have no order).
 
 Source: M. Nygard, "Release It!" (2nd ed., section 5.2), for the three states;
-failsafe-go for deciding half-open early. Permits with eras and leased probes
+failsafe-go for deciding half-open early; Envoy's slow start, and the steps of
+canary releases, for the ramp. Permits with eras and leased probes
 are answers to stuck and flapping breakers in libraries that have neither.
 
 The module is long because most of it is vocabulary: the records that the
@@ -109,6 +135,8 @@ class CircuitState(Enum):
     FORCED_OPEN = "forced_open"
     DISABLED = "disabled"
     OBSERVING = "observing"
+    RAMPING = "ramping"
+    THROTTLING = "throttling"
 
 
 # Looked up in every call: a global costs half of what an enum's member does.
@@ -118,6 +146,14 @@ _HALF_OPEN = CircuitState.HALF_OPEN
 _FORCED_OPEN = CircuitState.FORCED_OPEN
 _DISABLED = CircuitState.DISABLED
 _OBSERVING = CircuitState.OBSERVING
+_RAMPING = CircuitState.RAMPING
+_THROTTLING = CircuitState.THROTTLING
+
+# What passes while throttling, however near the trip point is.
+_LEAST_SHARE = 0.01
+
+# A hundred times 0.01 is a little less than 1.
+_ROUNDING = 1e-9
 
 # What votes decide by where the user gave failures no rate: a majority.
 _VOTING_RATE = 0.5
@@ -132,7 +168,15 @@ TripRule: TypeAlias = Literal[
 Reason: TypeAlias = (
     TripRule
     | Literal[
-        "open_time_over", "probes_passed", "reset", "force_open", "disable", "observe"
+        "open_time_over",
+        "probes_passed",
+        "ramp_over",
+        "throttle_rate",
+        "throttle_over",
+        "reset",
+        "force_open",
+        "disable",
+        "observe",
     ]
 )
 
@@ -171,11 +215,11 @@ class Change:
     Attributes:
         old, new: The states.
         at: When, in monotonic seconds.
-        reason: The trip rule, the control, "open_time_over" or
-            "probes_passed".
-        era: The era that began; what `Circuit.set_open_time` wants to see.
+        reason: The trip rule, the control, "open_time_over",
+            "probes_passed", "ramp_over", "throttle_rate" or "throttle_over".
+        era: The era from then on; what `Circuit.set_open_time` wants to see.
         openings: How many times it has opened without closing in between,
-            this time included; 0 unless it is open or half-open.
+            this time included; 0 unless it is open, half-open or ramping.
         trip: Why it opened; None where it did not.
     """
 
@@ -223,10 +267,11 @@ class Refusal:
     """Why a call may not pass.
 
     Attributes:
-        reason: "open", "half_open_full" or "forced_open".
+        reason: "open", "half_open_full", "ramping", "throttling" or
+            "forced_open".
         retry_after: Seconds until a call may probe; None where nobody can
             know.
-        trip: Why the circuit opened; None where it was forced.
+        trip: Why the circuit opened; None where it was forced, or did not.
     """
 
     # Plain slots: an open circuit refuses thousands of calls a second, and
@@ -235,7 +280,9 @@ class Refusal:
 
     def __init__(
         self,
-        reason: Literal["open", "half_open_full", "forced_open"],
+        reason: Literal[
+            "open", "half_open_full", "ramping", "throttling", "forced_open"
+        ],
         retry_after: float | None,
         trip: Trip | None,
     ) -> None:
@@ -257,8 +304,10 @@ class CircuitStatistics:
         consecutive_failures: Failures since the last success.
         in_flight_probes, votes: Probes under way, and those that have voted.
         openings: How many times it has opened without closing in between.
+        passing: Share of the calls that it let through, of a half-open one
+            but for the probes.
         retry_after: Seconds until a call may probe; None unless it is open.
-        trip: Why it opened; None unless it is open or half-open.
+        trip: Why it opened; None unless it is open, half-open or ramping.
         succeeded_total, failed_total: Outcomes ever, stale ones included.
         ignored_total: Calls that ended without an outcome.
         stale_total: Outcomes that came when their era was over.
@@ -277,6 +326,7 @@ class CircuitStatistics:
     in_flight_probes: int
     votes: int
     openings: int
+    passing: float
     retry_after: float | None
     trip: Trip | None
     succeeded_total: int
@@ -305,6 +355,11 @@ class Circuit:
         slow_call_rate: Share of slow calls that trips; None for no such rule.
         half_open_calls: Votes taken before the circuit closes or opens.
         probe_timeout: How long a probe may take.
+        throttle_rate: Share of failures from which on some calls are refused;
+            below `failure_rate`, which must be given then. None: none are.
+        ramp: Shares of the calls that pass after good votes, step by step,
+            each below 1; empty: all at once.
+        ramp_step: How long each step takes.
         provisional_open_for: How long it stays open if nobody says otherwise.
 
     Attributes:
@@ -326,12 +381,16 @@ class Circuit:
         "_probe_timeout",
         "_probes",
         "_provisional_open_for",
+        "_ramp",
+        "_ramp_step",
         "_reclaimed_is_slow",
         "_recording",
         "_retry_at",
         "_since",
         "_slow_call_rate",
+        "_throttle_rate",
         "_trip",
+        "_turn",
         "_votes",
         "_votes_failed",
         "_votes_slow",
@@ -360,6 +419,9 @@ class Circuit:
         slow_call_rate: float | None,
         half_open_calls: int,
         probe_timeout: float,
+        throttle_rate: float | None = None,
+        ramp: tuple[float, ...] = (),
+        ramp_step: float = 10.0,
         provisional_open_for: float = 5.0,
     ) -> None:
         self._window = window
@@ -369,6 +431,9 @@ class Circuit:
         self._slow_call_rate = slow_call_rate
         self._half_open_calls = half_open_calls
         self._probe_timeout = probe_timeout
+        self._throttle_rate = throttle_rate
+        self._ramp = ramp
+        self._ramp_step = ramp_step
         self._provisional_open_for = provisional_open_for
         self._reclaimed_is_slow = (
             slow_call_duration is not None and probe_timeout > slow_call_duration
@@ -376,7 +441,7 @@ class Circuit:
 
         self.state = _CLOSED
         self.era = 0
-        self._recording = True  # CLOSED and OBSERVING
+        self._recording = True  # CLOSED, THROTTLING, RAMPING and OBSERVING
         self._since: float | None = None
         self._in_a_row = 0
         self._would_open = False
@@ -389,6 +454,9 @@ class Circuit:
         # Leases in the order in which they run out.
         self._probes: list[Probe] = []
         self._votes = self._votes_failed = self._votes_slow = 0
+
+        # What calls add up to, each its share, until one passes for it.
+        self._turn = 1.0
 
         self.changes: tuple[Change | Note, ...] = ()
         self.succeeded = self.failed = self.ignored = 0
@@ -413,6 +481,16 @@ class Circuit:
             if state is _HALF_OPEN and self._has_place():
                 return self._lend(now)
         elif state is not _OPEN and state is not _FORCED_OPEN:
+            if state is _RAMPING or state is _THROTTLING:
+                passing = self._passing(now)
+                if passing == 1.0:
+                    self._close_again(now)
+                elif not self._takes_turn(passing):
+                    self.rejected += 1
+                    ramping = state is _RAMPING
+                    return Refusal(
+                        "ramping" if ramping else "throttling", None, self._trip
+                    )
             return self.era
 
         self.rejected += 1
@@ -454,9 +532,15 @@ class Circuit:
             if not (window.failures or window.slow or self._would_open):
                 return
         trip = self._met_rule()
-        if self.state is _CLOSED:
+        if self.state is not _OBSERVING:
             if trip is not None:
                 self._open(now, trip)
+            elif (
+                self._throttle_rate is not None
+                and self.state is _CLOSED
+                and self._failing() >= self._throttle_rate
+            ):
+                self._shift(_THROTTLING, now, "throttle_rate")
             return
         if trip is not None and not self._would_open:
             self.changes += (Note("would_open", now, trip),)
@@ -542,6 +626,7 @@ class Circuit:
             in_flight_probes=len(self._probes),
             votes=self._votes,
             openings=self.openings,
+            passing=self._passing(now),
             retry_after=self.retry_after(now),
             trip=self._trip,
             succeeded_total=self.succeeded,
@@ -574,6 +659,45 @@ class Circuit:
         else:
             return None
         return Trip(rule, Counts(calls, window.failures, window.slow), window.text)
+
+    def _failing(self) -> float:
+        """Return the share of failures, 0.0 while it means nothing yet."""
+        window = self._window
+        if window.calls < self._minimum_calls:
+            return 0.0
+        return window.failures / window.calls
+
+    def _passing(self, now: float) -> float:
+        """Return the share of the calls that may pass; changes nothing."""
+        if self.state is _RAMPING:
+            assert self._since is not None
+            step = int((now - self._since) / self._ramp_step)
+            return self._ramp[step] if step < len(self._ramp) else 1.0
+        if self.state is _THROTTLING:
+            assert self._failure_rate is not None
+            assert self._throttle_rate is not None
+            self._window.counts(now)
+            left = self._failure_rate - self._failing()
+            share = left / (self._failure_rate - self._throttle_rate)
+            return min(1.0, max(_LEAST_SHARE, share))
+        return 1.0 if self._recording or self.state is _DISABLED else 0.0
+
+    def _takes_turn(self, share: float) -> bool:
+        """Whether this call is one of the share that passes."""
+        self._turn += share
+        if self._turn < 1.0 - _ROUNDING:
+            return False
+        self._turn -= 1.0
+        return True
+
+    def _close_again(self, now: float) -> None:
+        """Close after a ramp; after throttling, if few enough calls fail."""
+        if self.state is _RAMPING:
+            self._change(_CLOSED, now, "ramp_over")
+            return
+        assert self._throttle_rate is not None
+        if self._failing() < self._throttle_rate / 2:
+            self._shift(_CLOSED, now, "throttle_over")
 
     def _has_place(self) -> bool:
         return len(self._probes) + self._votes < self._half_open_calls
@@ -641,7 +765,7 @@ class Circuit:
             if (self._votes_failed + to_come) / size < rate and (
                 slow_rate is None or (self._votes_slow + to_come) / size < slow_rate
             ):
-                self._change(_CLOSED, now, "probes_passed")
+                self._change(_RAMPING if self._ramp else _CLOSED, now, "probes_passed")
             return
         counts = Counts(self._votes, self._votes_failed, self._votes_slow)
         self._open(now, Trip(rule, counts, "half-open"))
@@ -658,9 +782,7 @@ class Circuit:
         self, new: CircuitState, now: float, reason: Reason, trip: Trip | None = None
     ) -> None:
         """Begin a new era, with nothing left of the last one."""
-        old = self.state
-        self._recording = new is _CLOSED or new is _OBSERVING
-        self.state = new
+        self._recording = new is _CLOSED or new is _OBSERVING or new is _RAMPING
         self.era += 1
         self._window.clear()
         self._in_a_row = 0
@@ -670,12 +792,17 @@ class Circuit:
         if new is _OPEN:
             self.openings += 1
             self._trip = trip
-        elif new is not _HALF_OPEN:
+        elif new is not _HALF_OPEN and new is not _RAMPING:
             self.openings = 0
             self._trip = None
         # A reset of a closed circuit begins an era and changes no state.
-        if new is not old:
-            self._since = now
-            self.changes += (
-                Change(old, new, now, reason, self.era, self.openings, trip),
-            )
+        if new is not self.state:
+            self._shift(new, now, reason, trip)
+
+    def _shift(
+        self, new: CircuitState, now: float, reason: Reason, trip: Trip | None = None
+    ) -> None:
+        """Go to another state, and keep the era."""
+        old, self.state, self._since = self.state, new, now
+        self._turn = 1.0
+        self.changes += (Change(old, new, now, reason, self.era, self.openings, trip),)
