@@ -40,6 +40,7 @@ POLICY = {
     "_blocks",
     "_edge",
     "_generators",
+    "_heat",
     "_policy",
     "_threads",
     "retry_budget",

@@ -21,6 +21,7 @@ CONTRACT = {
     "ConcurrencyLimitedError",
     "DeadlineExceededError",
     "Fallback",
+    "Hedge",
     "Limit",
     "Outcome",
     "PerKey",

@@ -40,6 +40,8 @@ from resilient._events import (
     CircuitNoted,
     Event,
     FallbackUsed,
+    HedgeLaunched,
+    HedgeWon,
     KeyEvicted,
     PermitWaited,
     RetriesExhausted,
@@ -62,6 +64,7 @@ from resilient._policy import Policy
 from resilient.bulkhead import Bulkhead
 from resilient.circuit_breaker import CircuitBreaker, calls
 from resilient.fallback import Fallback
+from resilient.hedge import Hedge
 from resilient.per_key import PerKey
 from resilient.rate_limiter import RateLimiter
 from resilient.retry import Retry
@@ -90,6 +93,9 @@ __all__ = [
     "Fallback",
     "FallbackUsed",
     "Guard",
+    "Hedge",
+    "HedgeLaunched",
+    "HedgeWon",
     "KeyEvicted",
     "Limit",
     "Outcome",

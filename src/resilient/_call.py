@@ -187,6 +187,7 @@ class Call:
             `time.monotonic`; None = never. Narrowed by each `Timeout` for
             what is inside it.
         key: What `PerKey` tells calls apart by, unless it has its own.
+        hedge: Number of the hedge that this is, from 1; 0: none.
         result: Set it inside a ``with`` block to show a value to ``classify``.
     """
 
@@ -203,6 +204,7 @@ class Call:
         "key",
         "kwargs",
         "name",
+        "paid_into",
         "policy",
         "result",
         "retried",
@@ -210,6 +212,10 @@ class Call:
         "stream_limit",
         "task",
     )
+
+    # Of a `Fork` alone.
+    hedge: int = 0
+    strained: bool = False
 
     def __init__(
         self,
@@ -238,6 +244,8 @@ class Call:
         self.given_up: tuple[Exception, ...] = ()
         # What limiters took for the present attempt; for `settle`.
         self.bookings: dict[Any, Booking] | None = None
+        # The budget that this call's success has paid into already.
+        self.paid_into: object = None
         # Runs a plain function in the edge's stead: in a thread to abandon.
         self.runner: Callable[..., Outcome] | None = None
         # The `Timeout` that bounds a stream after its first item.
@@ -260,6 +268,18 @@ class Call:
             self.enclosing = self.deadline = None
         else:
             self.enclosing, self.deadline = enclosing, enclosing.deadline
+
+    def strain(self) -> None:
+        """Tell every `Hedge` around that what is called is in trouble.
+
+        It then adds no load. For policies further in that would rather have
+        fewer calls: a circuit that is not closed, a throttle that rejects.
+        """
+        call: Call | None = self
+        while call is not None:
+            if isinstance(call, Fork):
+                call.strained = True
+            call = call.enclosing
 
     @property
     def runtime(self) -> Runtime:
@@ -314,6 +334,31 @@ class Call:
         self.bookings = None
         self.stream_limit = None
         self.task = None
+
+
+class Fork(Call):
+    """One of several attempts that run at once for one call.
+
+    It lives in the task or thread of the attempt, inside that call.
+
+    Attributes:
+        hedge: Number of the hedge, from 1; 0: the first attempt.
+        strained: Whether a policy further in wants no more of them.
+    """
+
+    __slots__ = ("hedge", "strained")
+
+    def __init__(self, call: Call, hedge: int) -> None:
+        super().__init__(
+            call.name, call.args, call.kwargs, call.runtime, call.key, call.policy
+        )
+        self.enclosing = call
+        self.deadline = call.deadline
+        self.attempt = call.attempt
+        self.retried = call.retried
+        self.runner = call.runner
+        self.hedge: int = hedge
+        self.strained: bool = False
 
 
 current: ContextVar[Call | None] = ContextVar("resilient.current_call", default=None)

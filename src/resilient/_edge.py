@@ -8,7 +8,8 @@ Ground rules:
   Whatever else the coroutine yields belongs to the event loop and is handed
   on, and what the loop throws back is thrown in.
 * Functions are driven here; blocks (`_blocks`) and generators (`_generators`)
-  by `Drive`, which does the same from one standstill to the next.
+  by `Drive`, which does the same from one standstill to the next; what a
+  policy runs in a task or thread of its own, by `Alone`.
 * An `Exception` of the user's becomes an `Outcome`. Every other BaseException
   is thrown into the coroutine, so that permits go back, and goes on.
 * Only the edge raises the outcome's error: as it was, with one frame of ours
@@ -56,6 +57,9 @@ enabled = True
 RUN = Mark("RUN")
 """What the leaf yields: run the function now, and send me its outcome."""
 
+FUNCTION = Mark("FUNCTION")
+"""What a policy yields that runs the function itself: tell me which it is."""
+
 DONE = Mark("DONE")
 """What `Drive` reports when the policies have come to their end."""
 
@@ -64,6 +68,15 @@ DONE = Mark("DONE")
 def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
     """The innermost `proceed`: ask the edge to run the function."""
     return (yield RUN)
+
+
+@types.coroutine
+def function() -> Generator[object, Callable[..., Any], Callable[..., Any]]:
+    """Ask the edge for the function, to have it run elsewhere, by `Alone`.
+
+    For policies that accept no blocks and no generators: those have none.
+    """
+    return (yield FUNCTION)
 
 
 @types.coroutine
@@ -179,6 +192,9 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                         if raised is value:
                             BaseException.with_traceback(raised, trace)
                         raise
+                    if request is FUNCTION:
+                        value, resume = fn, coroutine.send
+                        continue
                     if request is not RUN:
                         value, trace = misused(request), None
                         resume = coroutine.throw
@@ -259,6 +275,8 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                             value = Outcome(await fn(*args, **kwargs))
                         elif request is PAUSE:
                             value = None
+                        elif request is FUNCTION:
+                            value = fn
                         else:
                             value = await suspend(request)
                     except Exception as error:
@@ -387,3 +405,70 @@ class Drive:
         assert self.coroutine is not None
         self.coroutine.close()
         self.call.end()
+
+
+class Alone(Drive):
+    """What is inside a policy, run in a task or thread of its own.
+
+    Args:
+        fn: The function, as `function` returned it.
+        proceed: What is inside.
+        call: A call of its own, see `Fork`; it ends with the run.
+    """
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[..., Any], proceed: Proceed, call: Call) -> None:
+        self.fn = fn
+        self.call = call
+        self.outcome = None
+        # What `proceed` returns is awaitable by being driven.
+        self.coroutine = cast("Driven", proceed(call))
+
+    async def run(self) -> Outcome:
+        """Run to the end; the context variables set on the way stay set."""
+        call, fn = self.call, self.fn
+        # NB: `end` empties the call, and a caller who waits no more ends it.
+        args, kwargs = call.args, call.kwargs or {}
+        in_sync = call.runtime is SYNC
+        current.set(call)
+        value: Any = None
+        try:
+            standstill = self.begin()
+            while True:
+                if in_sync:
+                    standstill = self.in_sync(standstill)
+                else:
+                    standstill = await self.forward(standstill)
+                if standstill is DONE:
+                    break
+                try:
+                    if not in_sync:
+                        value = Outcome(await fn(*args, **kwargs))
+                    elif call.runner is None:
+                        value = Outcome(fn(*args, **kwargs))
+                    else:
+                        value = call.runner(fn, args, kwargs)
+                except Exception as error:
+                    standstill = self.send(failed(error))
+                except BaseException as unwinding:
+                    standstill = self.throw(unwinding)
+                else:
+                    returned: object = value.value
+                    if in_sync and hasattr(type(returned), "__await__"):
+                        standstill = self.throw(refuse_awaitable(call.name, returned))
+                    else:
+                        standstill = self.send(value)
+            outcome, self.outcome = self.outcome, None
+            assert outcome is not None
+            return outcome
+        finally:
+            call.end()
+            value = returned = None
+
+    def _resume(self, resume: Callable[[Any], object], value: object) -> object:
+        standstill = super()._resume(resume, value)
+        if standstill is FUNCTION:
+            # A policy further in that runs the function itself, too.
+            standstill = self.send(self.fn)
+        return standstill

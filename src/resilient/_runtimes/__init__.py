@@ -9,6 +9,7 @@ sleep    let time pass
 waiter   make something that another task or thread can wake
 park     wait until it is woken, or until a moment
 limit    interrupt what runs in this task after so many seconds
+race     run several pieces of work at once, in tasks or threads of their own
 place    tell which task or thread this is
 ======== ==================================================================
 
@@ -90,6 +91,72 @@ class TimeLimit(Protocol):
         ...
 
 
+class Racer(Protocol):
+    """A piece of work for a `Race`."""
+
+    name: str
+
+    @property
+    def settled(self) -> bool:
+        """Whether its result is known: it is not interrupted any more."""
+        ...
+
+    async def run(self) -> None:
+        """Do it. It waits through the runtime only, and raises nothing."""
+        ...
+
+    def ended(self, error: BaseException | None = None) -> None:
+        """Learn that it has ended, or with what it was stopped unbegun.
+
+        May be called twice, and in any thread.
+        """
+        ...
+
+
+class Race(Protocol):
+    """Work under way in tasks or threads of its own.
+
+    It belongs to the task or thread that began it, which must `leave` it,
+    once, in every way out.
+    """
+
+    def start(self, racer: Racer) -> bool:
+        """Let a piece of work begin; it carries a copy of the context here.
+
+        Returns:
+            False if it cannot: there is no thread left for it.
+        """
+        ...
+
+    def wake(self) -> None:
+        """End the `wait`, from any of the work or its threads."""
+        ...
+
+    async def wait(self, until: float | None) -> bool:
+        """Wait to be woken; return whether it was, before that moment."""
+        ...
+
+    async def leave(self, error: BaseException | None, grace: float) -> None:
+        """Interrupt what is not settled, and see to its end.
+
+        ======== ======================= ==========================
+        runtime  waits for that          when `error` unwinds
+        ======== ======================= ==========================
+        asyncio  at most `grace`         until all of it has ended
+        trio     until all of it has     until all of it has ended
+                 ended
+        sync     not at all: threads     not at all
+                 cannot be interrupted
+        ======== ======================= ==========================
+
+        Args:
+            error: What unwinds, None on an ordinary end. A GeneratorExit
+                leaves no room to wait.
+            grace: Seconds.
+        """
+        ...
+
+
 class Runtime(Protocol):
     """The verbs; see the module's table."""
 
@@ -118,6 +185,10 @@ class Runtime(Protocol):
                 a limit that shares nothing.
             seconds: The same number for one shelf, always.
         """
+        ...
+
+    async def race(self, call: Call) -> Race:
+        """Begin a race in this task or thread; it must be left."""
         ...
 
     def place(self) -> object:

@@ -23,6 +23,7 @@ from resilient._runtimes import pause
 
 if TYPE_CHECKING:
     from resilient._call import Call
+    from resilient._runtimes import Racer
 
 
 class AsyncioRuntime:
@@ -72,6 +73,9 @@ class AsyncioRuntime:
         if queue is None:
             queue = _add_queue(shelf, loop, seconds)
         return AsyncioLimit(task, queue)
+
+    async def race(self, call: Call) -> AsyncioRace:
+        return AsyncioRace(asyncio.get_running_loop())
 
     def place(self) -> object:
         return asyncio.current_task()
@@ -197,6 +201,76 @@ def _add_queue(
             shelf.pop(other, None)
     queue = shelf[loop] = _Deadlines(loop, seconds)
     return queue
+
+
+_left: set[asyncio.Task[None]] = set()
+"""Tasks that outlived their race; a loop alone would let them be collected."""
+
+
+class AsyncioRace:
+    """Tasks, kept until they have ended.
+
+    Not a `TaskGroup`: the winner of a race waits for a loser that ignores its
+    cancellation only so long.
+    """
+
+    __slots__ = ("_loop", "_tasks", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: dict[asyncio.Task[None], Racer] = {}
+        self._waiter = AsyncioWaiter(loop)
+
+    def start(self, racer: Racer) -> bool:
+        task = self._loop.create_task(racer.run(), name=racer.name)
+        self._tasks[task] = racer
+        task.add_done_callback(self._ended)
+        return True
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # NB: one that is cancelled before its first step never runs at all.
+        error = asyncio.CancelledError() if task.cancelled() else None
+        self._tasks.pop(task).ended(error)
+        _left.discard(task)
+        self._waiter.wake()
+
+    def wake(self) -> None:
+        self._waiter.wake()
+
+    async def wait(self, until: float | None) -> bool:
+        return await ASYNCIO.park(self._waiter, until)
+
+    async def leave(self, error: BaseException | None, grace: float) -> None:
+        self._cancel(settled=False)
+        until = _clock.now() + grace if error is None else None
+        cancelled: asyncio.CancelledError | None = None
+        try:
+            while not isinstance(error, GeneratorExit) and self._running():
+                try:
+                    if not await self.wait(until):
+                        break
+                except asyncio.CancelledError as again:
+                    # Passed on, as if the work were awaited here; and like a
+                    # plain await, this one now waits for it without limit.
+                    self._cancel(settled=error is not None or cancelled is not None)
+                    cancelled, until = again, None
+            if cancelled is not None and error is None:
+                raise cancelled
+        finally:
+            _left.update(self._running())
+            del cancelled
+
+    def _running(self) -> list[asyncio.Task[None]]:
+        return [task for task in self._tasks if not task.done()]
+
+    def _cancel(self, *, settled: bool) -> None:
+        for task in self._running():
+            if settled or not self._tasks[task].settled:
+                try:
+                    task.cancel()
+                except RuntimeError:
+                    # Closed by the collector, after its loop.
+                    pass
 
 
 def _this_task() -> asyncio.Task[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
@@ -11,6 +12,7 @@ from resilient._warnings import warn
 
 if TYPE_CHECKING:
     from resilient._call import Call
+    from resilient._runtimes import Racer
 
 
 class SyncRuntime:
@@ -51,6 +53,11 @@ class SyncRuntime:
     ) -> UnenforceableLimit:
         return UNENFORCEABLE
 
+    async def race(self, call: Call) -> SyncRace:
+        if loop_runs_here():
+            _warn_once()
+        return SyncRace()
+
     def place(self) -> int:
         return threading.get_ident()
 
@@ -71,6 +78,40 @@ class SyncWaiter:
             # It is open already: two wakes before one wait are one.
             pass
         return True
+
+
+class SyncRace:
+    """Daemon threads, which are left to end by themselves."""
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self) -> None:
+        self._waiter = SyncWaiter()
+
+    def start(self, racer: Racer) -> bool:
+        context = copy_context()
+        try:
+            _clock.start_thread(lambda: _run(context, racer), f"resilient {racer.name}")
+        except RuntimeError:
+            # The system has no thread left to give.
+            return False
+        return True
+
+    def wake(self) -> None:
+        self._waiter.wake()
+
+    async def wait(self, until: float | None) -> bool:
+        return await SYNC.park(self._waiter, until)
+
+    async def leave(self, error: BaseException | None, grace: float) -> None:
+        pass
+
+
+def _run(context: Context, racer: Racer) -> None:
+    try:
+        context.run(racer.run().send, None)
+    except StopIteration:
+        pass
 
 
 class UnenforceableLimit:

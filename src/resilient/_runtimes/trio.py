@@ -20,6 +20,7 @@ from resilient._runtimes import pause
 
 if TYPE_CHECKING:
     from resilient._call import Call
+    from resilient._runtimes import Racer
 
 SAME_TICK = 0.005
 """Seconds: longer than a scheduler pass, shorter than any cleanup with I/O."""
@@ -56,6 +57,10 @@ class TrioRuntime:
         self, call: Call, shelf: dict[Any, Any] | None, seconds: float
     ) -> TrioLimit:
         return TrioLimit(seconds)
+
+    async def race(self, call: Call) -> TrioRace:
+        manager = trio.open_nursery()
+        return TrioRace(manager, await manager.__aenter__())
 
     def place(self) -> object:
         return trio.lowlevel.current_task()
@@ -128,6 +133,49 @@ class TrioLimit:
         if any(isinstance(one, trio.Cancelled) for one in causes):
             return True
         return trio.current_time() - self.deadline > SAME_TICK
+
+
+class TrioRace:
+    """A nursery that is entered and left by hand.
+
+    Its tasks raise nothing, so that it never has a group of errors to tell of.
+    """
+
+    __slots__ = ("_manager", "_nursery", "_racers", "_waiter")
+
+    def __init__(self, manager: Any, nursery: trio.Nursery) -> None:
+        self._manager = manager
+        self._nursery = nursery
+        self._racers: dict[Racer, trio.CancelScope] = {}
+        self._waiter = TrioWaiter()
+
+    def start(self, racer: Racer) -> bool:
+        self._racers[racer] = trio.CancelScope()
+        self._nursery.start_soon(self._run, racer, name=racer.name)
+        return True
+
+    async def _run(self, racer: Racer) -> None:
+        with self._racers[racer]:
+            await racer.run()
+        del self._racers[racer]
+        self.wake()
+
+    def wake(self) -> None:
+        self._waiter.wake()
+
+    async def wait(self, until: float | None) -> bool:
+        return await TRIO.park(self._waiter, until)
+
+    async def leave(self, error: BaseException | None, grace: float) -> None:
+        for racer, scope in self._racers.items():
+            if racer.settled:
+                scope.deadline = trio.current_time() + grace
+            else:
+                scope.cancel()
+        # NB: without the error, which would come out wrapped in a group. The
+        # exit of a nursery is not interrupted by a cancellation, its tasks are.
+        if not isinstance(error, GeneratorExit):
+            await self._manager.__aexit__(None, None, None)
 
 
 TRIO = TrioRuntime()
