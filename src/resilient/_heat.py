@@ -94,8 +94,11 @@ class Entrant:
             # NB: a thread may come to its first step after all is over.
             if not heat.over:
                 alone = Alone(heat.fn, heat.proceed, self.call)
-                for outcome in heat.settle(self, await alone.run()):
-                    await dispose(outcome, self.call)
+                unwanted = heat.settle(self, await alone.run())
+                if unwanted:
+                    with heat.race.cleanup(self):
+                        for outcome in unwanted:
+                            await dispose(outcome, self.call)
         except BaseException as error:
             heat.unwind(self, error)
         finally:
@@ -267,16 +270,9 @@ class Heat:
     # -- What the call asks
 
     def decided(self) -> bool:
-        """Whether there is a winner; raises what unwound an attempt."""
+        """Whether there is a winner, or something that unwinds the call."""
         with self._lock:
-            error, self._unwound = self._unwound, None
-            won = self.winner is not None
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error
-        return won
+            return self.winner is not None or self._unwound is not None
 
     def made_good(self) -> bool:
         """Whether an attempt failed for which a hedge may start at once."""
@@ -285,15 +281,19 @@ class Heat:
             self.failures -= failed
         return failed
 
-    def close(self) -> None:
-        """Want nothing more; tell threads, which nothing else can stop."""
+    def close(self) -> BaseException | None:
+        """Want nothing more; return what unwinds the call, if anything does.
+
+        Threads, which nothing else can stop, are told by their deadline.
+        """
         with self._lock:
             self.over = True
-            self._unwound = None
+            unwound, self._unwound = self._unwound, None
         if self.call.runtime.name == "sync":
             for entrant in self.entrants:
                 if not entrant.settled:
                     entrant.call.deadline = entrant.began
+        return unwound
 
     async def drop(self) -> None:
         """Close what was wanted until now."""

@@ -227,18 +227,29 @@ class Hedge(Policy):
 
     async def _race(self, heat: Heat, delay: float) -> None:
         """Have an answer, and nothing else under way that can be stopped."""
+        race = heat.race
         try:
             try:
                 if self._start(heat):
                     await self._run(heat, delay)
-            except BaseException as unwinding:
+            except GeneratorExit:
+                # The call is closed, which leaves no room to wait.
+                heat.close()
+                race.abandon()
+                raise
+            except BaseException:
                 heat.close()
                 # NB: the one policy that waits while it unwinds: what it began
                 # must not go on where nobody sees it.
-                await heat.race.leave(unwinding, self.grace)
+                await race.leave(self.grace, unwinding=True)
                 raise
-            heat.close()
-            await heat.race.leave(None, self.grace)
+            unwound = heat.close()
+            try:
+                await race.leave(self.grace, unwinding=unwound is not None)
+                if unwound is not None:
+                    raise unwound
+            finally:
+                del unwound
         except GeneratorExit:
             raise
         except BaseException:
@@ -252,9 +263,10 @@ class Hedge(Policy):
             failed = heat.made_good()
             if failed or (due is not None and _clock.now() >= due):
                 reason = "failure" if failed else "delay"
-                # A hedge that may not start now may not later either, unless
-                # one fails: nothing is tried again and again.
-                due = _clock.now() + delay if self._hedges(heat, reason) else None
+                # One that may not start now is not tried again, unless another
+                # attempt fails.
+                more = self._hedges(heat, reason) and self._has_more(heat)
+                due = _clock.now() + delay if more else None
             elif heat.running:
                 await heat.race.wait(due)
             else:
@@ -264,7 +276,7 @@ class Hedge(Policy):
         """Start a hedge; False: none may start now."""
         call, now = heat.call, _clock.now()
         if (
-            len(heat.entrants) >= self._attempts
+            not self._has_more(heat)
             or heat.later
             or heat.strained
             or (call.deadline is not None and now >= call.deadline)
@@ -278,6 +290,9 @@ class Hedge(Policy):
             event = HedgeLaunched(self.label, call.name, number, reason, elapsed)
             send(self._listeners, event)
         return True
+
+    def _has_more(self, heat: Heat) -> bool:
+        return len(heat.entrants) < self._attempts
 
     def _start(self, heat: Heat) -> bool:
         entrant = Entrant(heat, len(heat.entrants), self._forget)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ class Racer(Protocol):
 class Race(Protocol):
     """Work under way in tasks or threads of its own.
 
-    It belongs to the task or thread that began it, which must `leave` it,
-    once, in every way out.
+    It belongs to the task or thread that began it, which must `leave`
+    or `abandon` it in every way out.
     """
 
     def start(self, racer: Racer) -> bool:
@@ -136,24 +137,31 @@ class Race(Protocol):
         """Wait to be woken; return whether it was, before that moment."""
         ...
 
-    async def leave(self, error: BaseException | None, grace: float) -> None:
+    def cleanup(self, racer: Racer) -> AbstractContextManager[object]:
+        """Let a settled piece of work clean up, though it was interrupted."""
+        ...
+
+    async def leave(self, grace: float, *, unwinding: bool) -> None:
         """Interrupt what is not settled, and see to its end.
 
-        ======== ======================= ==========================
-        runtime  waits for that          when `error` unwinds
-        ======== ======================= ==========================
-        asyncio  at most `grace`         until all of it has ended
-        trio     until all of it has     until all of it has ended
-                 ended
-        sync     not at all: threads     not at all
+        ======== ========================== ==========================
+        runtime  waits for what is running  and for what cleans up
+        ======== ========================== ==========================
+        asyncio  at most `grace`; where     the same
+                 it unwinds, to its end
+        trio     to its end                 at most `grace`
+        sync     not at all: a thread       not at all
                  cannot be interrupted
-        ======== ======================= ==========================
+        ======== ========================== ==========================
 
         Args:
-            error: What unwinds, None on an ordinary end. A GeneratorExit
-                leaves no room to wait.
             grace: Seconds.
+            unwinding: Whether there is no answer that would have to wait.
         """
+        ...
+
+    def abandon(self) -> None:
+        """Interrupt what is not settled, where there is no room to wait."""
         ...
 
 

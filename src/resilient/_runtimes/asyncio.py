@@ -16,6 +16,7 @@ Source: hashed timing wheels without the wheel; Varghese and Lauck, 1987.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
@@ -240,25 +241,33 @@ class AsyncioRace:
     async def wait(self, until: float | None) -> bool:
         return await ASYNCIO.park(self._waiter, until)
 
-    async def leave(self, error: BaseException | None, grace: float) -> None:
+    def cleanup(self, racer: Racer) -> AbstractContextManager[object]:
+        # A cancellation is delivered once.
+        return nullcontext()
+
+    async def leave(self, grace: float, *, unwinding: bool) -> None:
         self._cancel(settled=False)
-        until = _clock.now() + grace if error is None else None
+        until = None if unwinding else _clock.now() + grace
         cancelled: asyncio.CancelledError | None = None
         try:
-            while not isinstance(error, GeneratorExit) and self._running():
+            while self._running():
                 try:
                     if not await self.wait(until):
                         break
                 except asyncio.CancelledError as again:
-                    # Passed on, as if the work were awaited here; and like a
-                    # plain await, this one now waits for it without limit.
-                    self._cancel(settled=error is not None or cancelled is not None)
+                    # Passed on, as if the work were awaited here; and as a
+                    # plain await would, this now waits without limit.
+                    self._cancel(settled=until is None)
                     cancelled, until = again, None
-            if cancelled is not None and error is None:
+            if cancelled is not None:
                 raise cancelled
         finally:
             _left.update(self._running())
             del cancelled
+
+    def abandon(self) -> None:
+        self._cancel(settled=False)
+        _left.update(self._running())
 
     def _running(self) -> list[asyncio.Task[None]]:
         return [task for task in self._tasks if not task.done()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,7 +104,13 @@ class SyncRace:
     async def wait(self, until: float | None) -> bool:
         return await SYNC.park(self._waiter, until)
 
-    async def leave(self, error: BaseException | None, grace: float) -> None:
+    def cleanup(self, racer: Racer) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    async def leave(self, grace: float, *, unwinding: bool) -> None:
+        pass
+
+    def abandon(self) -> None:
         pass
 
 

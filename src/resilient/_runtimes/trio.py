@@ -141,11 +141,12 @@ class TrioRace:
     Its tasks raise nothing, so that it never has a group of errors to tell of.
     """
 
-    __slots__ = ("_manager", "_nursery", "_racers", "_waiter")
+    __slots__ = ("_grace", "_manager", "_nursery", "_racers", "_waiter")
 
     def __init__(self, manager: Any, nursery: trio.Nursery) -> None:
         self._manager = manager
         self._nursery = nursery
+        self._grace = math.inf
         self._racers: dict[Racer, trio.CancelScope] = {}
         self._waiter = TrioWaiter()
 
@@ -166,16 +167,28 @@ class TrioRace:
     async def wait(self, until: float | None) -> bool:
         return await TRIO.park(self._waiter, until)
 
-    async def leave(self, error: BaseException | None, grace: float) -> None:
+    def cleanup(self, racer: Racer) -> trio.CancelScope:
+        # NB: its own scope may be cancelled, which ends every wait inside.
+        scope = trio.CancelScope(shield=True)
+        scope.deadline = trio.current_time() + self._grace
+        self._racers[racer] = scope
+        return scope
+
+    async def leave(self, grace: float, *, unwinding: bool) -> None:
+        self._grace = grace
         for racer, scope in self._racers.items():
             if racer.settled:
                 scope.deadline = trio.current_time() + grace
             else:
                 scope.cancel()
-        # NB: without the error, which would come out wrapped in a group. The
-        # exit of a nursery is not interrupted by a cancellation, its tasks are.
-        if not isinstance(error, GeneratorExit):
-            await self._manager.__aexit__(None, None, None)
+        # NB: without the error that unwinds, which would come out wrapped in a
+        # group. A cancellation does not interrupt this, but what it waits for.
+        await self._manager.__aexit__(None, None, None)
+
+    def abandon(self) -> None:
+        # The nursery stays open: whoever closes a coroutine inside one breaks
+        # trio's rules, or comes after the end of the run.
+        self._nursery.cancel_scope.cancel()
 
 
 TRIO = TrioRuntime()
