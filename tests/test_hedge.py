@@ -42,7 +42,9 @@ from resilient import (
     deadline_after,
     remaining,
 )
-from resilient._heat import attach
+from resilient._edge import leaf
+from resilient._heat import Entrant, Heat, attach
+from resilient._runtimes.sync import SYNC, SyncRace
 from resilient.testing import virtual_time
 
 mark: contextvars.ContextVar[Any] = contextvars.ContextVar("mark", default="caller")
@@ -759,6 +761,61 @@ async def test_a_thread_that_lost_goes_on(w: World) -> None:
     assert 1 == late.closed
 
 
+@in_sync
+async def test_threads_that_were_left_within_an_attempt(w: World) -> None:
+    """The permits outside last until they have all ended."""
+    inner, outer = Bulkhead(9), Bulkhead(9)
+
+    async def function() -> str:
+        number = current_call().hedge
+        await w.sleep([10, 20, 0.5][number])
+        return "ok"
+
+    with pytest.warns(ResilientWarning):
+        failing = Pipeline(outer, hedge(5, attempts=3), inner, Timeout(2, abandon=True))
+    assert "ok" == await w.call(failing, function)
+    assert 4.5 == w.now()
+    assert (2, 1) == (inner.in_use, outer.in_use)
+    await w.sleep(10)
+    assert (1, 1) == (inner.in_use, outer.in_use)
+    await w.sleep(10)
+    assert (0, 0) == (inner.in_use, outer.in_use)
+
+
+@in_sync
+async def test_a_thread_left_within_a_loser(w: World) -> None:
+    """It is part of what the loser holds."""
+    outer = Bulkhead(9)
+    policy = hedge(1)
+
+    async def function() -> str:
+        await w.sleep(0.5 if current_call().hedge else 10)
+        return "ok"
+
+    with pytest.warns(ResilientWarning):
+        pipeline = Pipeline(outer, policy, Timeout(2, abandon=True))
+    assert "ok" == await w.call(pipeline, function)
+    assert (1.5, 1) == (w.now(), outer.in_use)
+    await w.sleep(1)
+    assert (0, 1) == (policy.abandoned, outer.in_use)
+    await w.sleep(10)
+    assert 0 == outer.in_use
+
+
+def test_an_attempt_that_ends_while_it_is_counted() -> None:
+    """In another thread, between two looks: nothing stays held."""
+    call = Call("x", runtime=SYNC)
+    heat = Heat(call, lambda: None, leaf, None, SyncRace())
+    forgotten: list[Entrant] = []
+    entrant = Entrant(heat, 0, forgotten.append)
+    assert not entrant.outlives(lambda one: one.ended())
+    assert entrant in forgotten
+    assert entrant.held is not None
+    given_back: list[object] = []
+    entrant.held.append(given_back.append)
+    assert [None] == given_back
+
+
 # -- Cancellation and time
 
 
@@ -1045,35 +1102,6 @@ def test_eager_tasks() -> None:
         assert "late" == await hedge(1).acall(hang)
 
     virtual_time.run(main)
-
-
-def test_a_call_closed_after_its_loop() -> None:
-    """There is nobody left to cancel."""
-
-    async def hang() -> None:
-        await asyncio.sleep(60)
-
-    calls: list[Any] = []
-
-    async def main() -> None:
-        coroutine = hedge(1).acall(hang)
-        coroutine.send(None)
-        calls.append(coroutine)
-        await asyncio.sleep(0)
-        # As a loop that stops in the middle of everything.
-        asyncio.get_running_loop().stop()
-        await asyncio.sleep(60)
-
-    loop = virtual_time.loop_factory()
-    task = loop.create_task(main())
-    loop.run_forever()
-    loop.close()
-    calls.pop().close()
-    task.get_coro().close()  # type: ignore[union-attr]
-    for one in asyncio.all_tasks(loop):
-        one._log_destroy_pending = False  # type: ignore[attr-defined]
-        one.get_coro().close()  # type: ignore[union-attr]
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 # -- Threads alone

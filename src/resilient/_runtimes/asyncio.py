@@ -267,7 +267,8 @@ class AsyncioRace:
 
     def abandon(self) -> None:
         self._cancel(settled=False)
-        _left.update(self._running())
+        if not self._loop.is_closed():
+            _left.update(self._running())
 
     def _running(self) -> list[asyncio.Task[None]]:
         return [task for task in self._tasks if not task.done()]
