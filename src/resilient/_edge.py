@@ -425,8 +425,13 @@ class Alone(Drive):
         # What `proceed` returns is awaitable by being driven.
         self.coroutine = cast("Driven", proceed(call))
 
-    async def run(self) -> Outcome:
-        """Run to the end; the context variables set on the way stay set."""
+    async def run(self) -> None:
+        """Run to the end; the context variables set on the way stay set.
+
+        NB: what came of it is to be taken from `outcome`. An error keeps the
+        frames below it alive, this one and its caller's, so that a value
+        returned through them would be a cycle.
+        """
         call, fn = self.call, self.fn
         # NB: `end` empties the call, and a caller who waits no more ends it.
         args, kwargs = call.args, call.kwargs or {}
@@ -459,9 +464,6 @@ class Alone(Drive):
                         standstill = self.throw(refuse_awaitable(call.name, returned))
                     else:
                         standstill = self.send(value)
-            outcome, self.outcome = self.outcome, None
-            assert outcome is not None
-            return outcome
         finally:
             call.end()
             value = returned = None

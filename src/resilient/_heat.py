@@ -94,11 +94,12 @@ class Entrant:
             # NB: a thread may come to its first step after all is over.
             if not heat.over:
                 alone = Alone(heat.fn, heat.proceed, self.call)
-                unwanted = heat.settle(self, await alone.run())
+                await alone.run()
+                unwanted = heat.settle(self, alone)
                 if unwanted:
                     with heat.race.cleanup(self):
-                        for outcome in unwanted:
-                            await dispose(outcome, self.call)
+                        while unwanted:
+                            await dispose(unwanted.pop(), self.call)
         except BaseException as error:
             heat.unwind(self, error)
         finally:
@@ -189,7 +190,7 @@ class Heat:
         # Of all attempts that failed but the first.
         self._errors: list[Exception] = []
         # The value that won.
-        self._kept: Any = None
+        self._kept: Any = _UNSET
         # Of work that outlives the attempt that began it.
         self._helds: list[Held] = []
 
@@ -212,8 +213,10 @@ class Heat:
 
     # -- What attempts report
 
-    def settle(self, entrant: Entrant, outcome: Outcome) -> Sequence[Outcome]:
+    def settle(self, entrant: Entrant, alone: Alone) -> list[Outcome]:
         """Take what came of an attempt; return what it is to dispose of."""
+        outcome, alone.outcome = alone.outcome, None
+        assert outcome is not None
         judge = self._judge
         verdict = outcome.verdict if judge is None else judge(outcome)
         rejected = isinstance(outcome.error, RejectedError)
@@ -251,9 +254,9 @@ class Heat:
                     self._helds.append(outcome.held)
                 if entrant is first or self.winner is entrant:
                     entrant.outcome, entrant.context = outcome, copy_context()
-            # NB: attempts may all return one object, which the caller now has.
-            kept = None if self.winner is None else self._kept
+            kept = self._kept
         self.race.wake()
+        # NB: attempts may all return one object, which the caller now has.
         return [one for one in unwanted if one.value is not kept]
 
     def unwind(self, entrant: Entrant, error: BaseException) -> None:
@@ -332,6 +335,18 @@ class Heat:
             outcome.held = _joined(self._helds)
         return outcome
 
+    def forget(self) -> None:
+        """Let go of the attempts, which know their heat, and of their errors.
+
+        NB: they would be cycles: an error keeps the frames it came through.
+        """
+        self.entrants = []
+        self.winner = None
+        self._errors = []
+
+
+_UNSET: Any = object()
+
 
 async def dispose(outcome: Outcome, call: Call) -> None:
     """Close a result that nobody wants, if it can be closed."""
@@ -361,7 +376,6 @@ def adopt(context: Context) -> None:
             variable.set(value)
 
 
-_UNSET: Any = object()
 _MESSAGE = "the other attempts of the hedge failed as well"
 # NB: past `__setattr__`, which a frozen dataclass refuses.
 _CONTEXT: Any = vars(BaseException)["__context__"]

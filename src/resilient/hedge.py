@@ -214,8 +214,7 @@ class Hedge(Policy):
             # There was no thread for it.
             return await self._unhedged(proceed, call)
         finally:
-            # NB: an attempt knows its heat; they would be a cycle.
-            heat.entrants = []
+            heat.forget()
 
     async def _unhedged(self, proceed: Proceed, call: Call) -> Outcome:
         began = _clock.now()
