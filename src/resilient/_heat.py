@@ -224,14 +224,13 @@ class Heat:
         with self._lock:
             entrant.settled, entrant.settled_at = True, _clock.now()
             entrant.verdict = verdict
-            self.running -= 1
             first = self.entrants[0] if self.entrants else entrant
+            won = False
             if self.over:
                 entrant.stays(outcome.held)
                 unwanted.append(outcome)
             elif verdict is SUCCESS or (verdict is Verdict.IGNORED and not rejected):
-                self.over = True
-                self.winner = entrant
+                self.over = won = True
                 self._kept = outcome.value
                 if first.outcome is not None:
                     unwanted.append(first.outcome)
@@ -249,15 +248,23 @@ class Heat:
                     if outcome.error is not None:
                         self._errors.append(outcome.error)
                     unwanted.append(outcome)
-            if not self.over or self.winner is entrant:
+            if won or not self.over:
                 if outcome.held is not None:
                     self._helds.append(outcome.held)
-                if entrant is first or self.winner is entrant:
+                if won or entrant is first:
                     entrant.outcome, entrant.context = outcome, copy_context()
             kept = self._kept
-        self.race.wake()
+            # NB: these last, for the call looks at them without the lock.
+            if won:
+                self.winner = entrant
+            self.running -= 1
         # NB: attempts may all return one object, which the caller now has.
-        return [one for one in unwanted if one.value is not kept]
+        unwanted = [one for one in unwanted if one.value is not kept]
+        if not unwanted:
+            # NB: before the call goes on, which may be its policy's next.
+            entrant.ended()
+        self.race.wake()
+        return unwanted
 
     def unwind(self, entrant: Entrant, error: BaseException) -> None:
         """Take what ended an attempt and was no outcome."""
@@ -265,24 +272,24 @@ class Heat:
             if entrant.settled:
                 return
             entrant.settled = entrant.failed = True
-            self.running -= 1
             if not self.over and self._unwound is None:
                 self._unwound = error
+            self.running -= 1
         self.race.wake()
 
     # -- What the call asks
 
     def decided(self) -> bool:
         """Whether there is a winner, or something that unwinds the call."""
-        with self._lock:
-            return self.winner is not None or self._unwound is not None
+        return self.winner is not None or self._unwound is not None
 
     def made_good(self) -> bool:
         """Whether an attempt failed for which a hedge may start at once."""
+        if not self.failures:
+            return False
         with self._lock:
-            failed = self.failures > 0
-            self.failures -= failed
-        return failed
+            self.failures -= 1
+        return True
 
     def close(self) -> BaseException | None:
         """Want nothing more; return what unwinds the call, if anything does.

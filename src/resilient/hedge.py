@@ -258,7 +258,12 @@ class Hedge(Policy):
     async def _run(self, heat: Heat, delay: float) -> None:
         """Start hedges until there is a winner, or nobody is left."""
         due: float | None = heat.entrants[0].began + delay
-        while not heat.decided():
+        while True:
+            # NB: first. An attempt in a thread may settle at any moment, and
+            # the last one that fails must not be taken for the end of all.
+            running = heat.running
+            if heat.decided():
+                return
             failed = heat.made_good()
             if failed or (due is not None and _clock.now() >= due):
                 reason = "failure" if failed else "delay"
@@ -266,7 +271,7 @@ class Hedge(Policy):
                 # attempt fails.
                 more = self._hedges(heat, reason) and self._has_more(heat)
                 due = _clock.now() + delay if more else None
-            elif heat.running:
+            elif running:
                 await heat.race.wait(due)
             else:
                 return
@@ -279,6 +284,7 @@ class Hedge(Policy):
             or heat.later
             or heat.strained
             or (call.deadline is not None and now >= call.deadline)
+            or not self._has_room(call)
             or (self._budget is not None and not self._budget.withdraw())
             or not self._start(heat)
         ):
@@ -293,12 +299,17 @@ class Hedge(Policy):
     def _has_more(self, heat: Heat) -> bool:
         return len(heat.entrants) < self._attempts
 
+    def _has_room(self, call: Call) -> bool:
+        """Whether there is a thread for an attempt, if it needs one."""
+        limit = self.max_threads or _THREADS
+        return call.runtime.name != "sync" or len(self._threads) < limit
+
     def _start(self, heat: Heat) -> bool:
         entrant = Entrant(heat, len(heat.entrants), self._forget)
-        if heat.call.runtime.name == "sync":
-            with self._lock:
-                if len(self._threads) >= (self.max_threads or _THREADS):
-                    return False
+        with self._lock:
+            if not self._has_room(heat.call):
+                return False
+            if heat.call.runtime.name == "sync":
                 self._threads.add(entrant)
         try:
             started = heat.start(entrant)
@@ -325,7 +336,7 @@ class Hedge(Policy):
                 elapsed = winner.settled_at - heat.entrants[0].began
                 event = HedgeWon(self.label, call.name, winner.call.hedge, elapsed)
                 send(self._listeners, event)
-            if left:
+            if any(not one.settled for one in left):
                 abandoned = CallAbandoned(self.label, call.name, self.abandoned)
                 send(self._listeners, abandoned)
         return outcome
