@@ -6,12 +6,12 @@ import asyncio
 import contextvars
 import dataclasses
 import gc
-import os
 import random
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -51,6 +51,7 @@ from resilient._heat import Entrant, Heat, attach
 from resilient._runtimes.sync import SYNC, SyncRace
 from resilient.testing import virtual_time
 
+LIBRARY = str(Path(_clock.__file__).parent)
 mark: contextvars.ContextVar[Any] = contextvars.ContextVar("mark", default="caller")
 
 
@@ -911,7 +912,7 @@ async def test_an_error_has_one_frame_of_ours(w: World) -> None:
         ours = [
             frame
             for frame in traceback.extract_tb(caught.value.__traceback__)
-            if frame.filename.startswith(os.path.dirname(_clock.__file__))
+            if frame.filename.startswith(LIBRARY)
         ]
         assert ["wrapper"] == [frame.name for frame in ours]
 

@@ -603,6 +603,25 @@ def test_an_abandoned_race_interrupts_what_runs(backend: Any) -> None:
     virtual_time.run(main, backend=backend)
 
 
+def test_threads_of_an_abandoned_race_are_left_alone() -> None:
+    """They cannot be interrupted, and report to nobody."""
+    runner = Runner("thread")
+    gate = threading.Lock()
+    gate.acquire()
+
+    async def run() -> None:
+        gate.acquire()
+        runner.ended()
+
+    runner.run = run  # type: ignore[method-assign]
+    race = run_now(SYNC.race(Call("x", runtime=SYNC)))
+    assert race.start(runner)
+    race.abandon()
+    run_now(race.leave(1, unwinding=True))
+    assert [] == runner.over
+    gate.release()
+
+
 def test_work_that_is_settled_is_not_interrupted() -> None:
     """On asyncio it goes on after the grace; something keeps it until then."""
     left = asyncio_runtime._left
