@@ -472,6 +472,31 @@ async def test_a_rejected_hedge_is_no_answer(w: World) -> None:
 
 
 @in_every_colour
+async def test_a_rejection_never_wins(w: World) -> None:
+    """Not even where a predicate calls it a success: nobody was asked."""
+    policy = Pipeline(hedge(1, attempts=3), Bulkhead(1), classify=lambda outcome: False)
+    server = Server(w, (5, "ok"))
+    assert "ok" == await w.call(policy, server)
+    assert [0.0] == server.began
+
+
+@in_every_colour
+async def test_a_rejection_that_is_listed_is_a_failure(w: World) -> None:
+    """It starts the next at once."""
+    policy = hedge(1, on=BulkheadFullError)
+    bulkhead, spare = Bulkhead(1), Bulkhead(1)
+
+    class Either(Policy[Any]):
+        async def around(self, proceed: Any, call: Call) -> Outcome:
+            return await (spare if call.hedge else bulkhead).around(proceed, call)
+
+    async def inner() -> object:
+        return await w.call(Pipeline(policy, Either()), Server(w, (0.5, "ok")))
+
+    assert "ok" == await w.call(bulkhead, inner)
+
+
+@in_every_colour
 async def test_a_circuit_on_probation_is_not_hedged(w: World) -> None:
     """Its probes are few, and the dependency may be barely back."""
     breaker = CircuitBreaker(consecutive_failures=1, open_for=5, half_open_calls=9)

@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 from resilient import _clock
 from resilient._call import (
+    FAILURE,
+    IGNORED,
     SUCCESS,
     Call,
     Fork,
     Held,
     Judge,
     Outcome,
-    Verdict,
     current,
     family,
 )
@@ -80,7 +81,7 @@ class Entrant:
         self.began = self.settled_at = _clock.now()
         self.settled = self.failed = self._ended = False
         self.outcome: Outcome | None = None
-        self.verdict = Verdict.IGNORED
+        self.verdict = IGNORED
         self.context: Context | None = None
         self.held: Held | None = None
         # What of its own work outlives it.
@@ -143,7 +144,7 @@ class Heat:
         entrants: The attempts, in the order in which they started.
         running: How many have not settled.
         failures: How many failed, and have not been made good for by a hedge.
-        later: Whether one was rejected, or told to come back later.
+        later: Whether one was rejected, or was told to come back later.
         over: Whether what still comes is unwanted.
         winner: Who was answered first.
     """
@@ -219,7 +220,8 @@ class Heat:
         assert outcome is not None
         judge = self._judge
         verdict = outcome.verdict if judge is None else judge(outcome)
-        rejected = isinstance(outcome.error, RejectedError)
+        # NB: whatever is thought of a rejection, nobody was asked.
+        answered = not isinstance(outcome.error, RejectedError)
         unwanted: list[Outcome] = []
         with self._lock:
             entrant.settled, entrant.settled_at = True, _clock.now()
@@ -229,7 +231,7 @@ class Heat:
             if self.over:
                 entrant.stays(outcome.held)
                 unwanted.append(outcome)
-            elif verdict is SUCCESS or (verdict is Verdict.IGNORED and not rejected):
+            elif answered and verdict in (SUCCESS, IGNORED):
                 self.over = won = True
                 self._kept = outcome.value
                 if first.outcome is not None:
@@ -238,11 +240,7 @@ class Heat:
             else:
                 entrant.failed = True
                 self.failures += 1
-                if (
-                    rejected
-                    or verdict is Verdict.PUSHBACK
-                    or (outcome.retry_after or 0) > 0
-                ):
+                if verdict is not FAILURE or (outcome.retry_after or 0) > 0:
                     self.later = True
                 if entrant is not first:
                     if outcome.error is not None:
@@ -259,7 +257,9 @@ class Heat:
                 self.winner = entrant
             self.running -= 1
         # NB: attempts may all return one object, which the caller now has.
-        unwanted = [one for one in unwanted if one.value is not kept]
+        unwanted = [
+            one for one in unwanted if one.value is not None and one.value is not kept
+        ]
         if not unwanted:
             # NB: before the call goes on, which may be its policy's next.
             entrant.ended()
@@ -310,7 +310,8 @@ class Heat:
         for entrant in self.entrants:
             if entrant.outcome is not None:
                 outcome, entrant.outcome = entrant.outcome, None
-                await dispose(outcome, entrant.call)
+                with self.race.cleanup(entrant):
+                    await dispose(outcome, entrant.call)
 
     def latency(self) -> float:
         """Return how long the call waited for its answer.

@@ -220,7 +220,8 @@ class Hedge(Policy):
         began = _clock.now()
         outcome = await proceed(call)
         judge = self._judge
-        if SUCCESS is (outcome.verdict if judge is None else judge(outcome)):
+        verdict = outcome.verdict if judge is None else judge(outcome)
+        if outcome.error is None and verdict is SUCCESS:
             self._learn(_clock.now() - began, call)
         return outcome
 
@@ -329,7 +330,7 @@ class Hedge(Policy):
         call, winner = heat.call, heat.winner
         left = [one for one in heat.entrants if one.outlives(self._left.add)]
         outcome = heat.outcome(left)
-        if winner is not None and winner.verdict is SUCCESS:
+        if winner is not None and outcome.error is None and winner.verdict is SUCCESS:
             self._learn(heat.latency(), call)
         if self._listeners:
             if winner is not None and winner.call.hedge:
