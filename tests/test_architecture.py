@@ -37,6 +37,8 @@ FOUNDATION = {
 # What a policy is, and what several share.
 POLICY = {
     "_admission",
+    "_aftermath",
+    "_alone",
     "_blocks",
     "_edge",
     "_generators",

@@ -46,8 +46,9 @@ from resilient import (
     deadline_after,
     remaining,
 )
+from resilient._aftermath import attach
 from resilient._edge import leaf
-from resilient._heat import Entrant, Heat, attach
+from resilient._heat import Entrant, Heat
 from resilient._runtimes.sync import SYNC, SyncRace
 from resilient.testing import virtual_time
 

@@ -8,8 +8,8 @@ Ground rules:
   Whatever else the coroutine yields belongs to the event loop and is handed
   on, and what the loop throws back is thrown in.
 * Functions are driven here; blocks (`_blocks`) and generators (`_generators`)
-  by `Drive`, which does the same from one standstill to the next; what a
-  policy runs in a task or thread of its own, by `Alone`.
+  by `Drive`, which does the same from one standstill to the next, as do the
+  attempts that a policy runs in tasks or threads of their own (`_alone`).
 * An `Exception` of the user's becomes an `Outcome`. Every other BaseException
   is thrown into the coroutine, so that permits go back, and goes on.
 * Only the edge raises the outcome's error: as it was, with one frame of ours
@@ -72,7 +72,7 @@ def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
 
 @types.coroutine
 def function() -> Generator[object, Callable[..., Any], Callable[..., Any]]:
-    """Ask the edge for the function, to have it run elsewhere, by `Alone`.
+    """Ask the edge for the function, to have it run elsewhere; see `_alone`.
 
     For policies that accept no blocks and no generators: those have none.
     """
@@ -405,72 +405,3 @@ class Drive:
         assert self.coroutine is not None
         self.coroutine.close()
         self.call.end()
-
-
-class Alone(Drive):
-    """What is inside a policy, run in a task or thread of its own.
-
-    Args:
-        fn: The function, as `function` returned it.
-        proceed: What is inside.
-        call: A call of its own, see `Fork`; it ends with the run.
-    """
-
-    __slots__ = ("fn",)
-
-    def __init__(self, fn: Callable[..., Any], proceed: Proceed, call: Call) -> None:
-        self.fn = fn
-        self.call = call
-        self.outcome = None
-        # What `proceed` returns is awaitable by being driven.
-        self.coroutine = cast("Driven", proceed(call))
-
-    async def run(self) -> None:
-        """Run to the end; the context variables set on the way stay set.
-
-        NB: what came of it is to be taken from `outcome`. An error keeps the
-        frames below it alive, this one and its caller's, so that a value
-        returned through them would be a cycle.
-        """
-        call, fn = self.call, self.fn
-        # NB: `end` empties the call, and a caller who waits no more ends it.
-        args, kwargs = call.args, call.kwargs or {}
-        in_sync = call.runtime is SYNC
-        current.set(call)
-        value: Any = None
-        try:
-            standstill = self.begin()
-            while True:
-                if in_sync:
-                    standstill = self.in_sync(standstill)
-                else:
-                    standstill = await self.forward(standstill)
-                if standstill is DONE:
-                    break
-                try:
-                    if not in_sync:
-                        value = Outcome(await fn(*args, **kwargs))
-                    elif call.runner is None:
-                        value = Outcome(fn(*args, **kwargs))
-                    else:
-                        value = call.runner(fn, args, kwargs)
-                except Exception as error:
-                    standstill = self.send(failed(error))
-                except BaseException as unwinding:
-                    standstill = self.throw(unwinding)
-                else:
-                    returned: object = value.value
-                    if in_sync and hasattr(type(returned), "__await__"):
-                        standstill = self.throw(refuse_awaitable(call.name, returned))
-                    else:
-                        standstill = self.send(value)
-        finally:
-            call.end()
-            value = returned = None
-
-    def _resume(self, resume: Callable[[Any], object], value: object) -> object:
-        standstill = super()._resume(resume, value)
-        if standstill is FUNCTION:
-            # A policy further in that runs the function itself, too.
-            standstill = self.send(self.fn)
-        return standstill

@@ -15,13 +15,14 @@ Ground rules:
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from resilient import _clock
+from resilient._aftermath import adopt, attach, dispose, joined
+from resilient._alone import Alone
 from resilient._call import (
     FAILURE,
     IGNORED,
@@ -31,15 +32,15 @@ from resilient._call import (
     Held,
     Judge,
     Outcome,
-    current,
-    family,
 )
-from resilient._edge import Alone, Proceed, close_unbegun
+from resilient._edge import Proceed
 from resilient._errors import RejectedError
-from resilient._events import log_once
+from resilient._runtimes import Mark
 
 if TYPE_CHECKING:
     from resilient._runtimes import Race
+
+_NONE_YET: Any = Mark("<none yet>")
 
 
 class Entrant:
@@ -191,7 +192,7 @@ class Heat:
         # Of all attempts that failed but the first.
         self._errors: list[Exception] = []
         # The value that won.
-        self._kept: Any = _UNSET
+        self._kept: Any = _NONE_YET
         # Of work that outlives the attempt that began it.
         self._helds: list[Held] = []
 
@@ -340,7 +341,7 @@ class Heat:
         adopt(chosen.context)
         self._helds += [one.held for one in left if one.held is not None]
         if self._helds:
-            outcome.held = _joined(self._helds)
+            outcome.held = joined(self._helds)
         return outcome
 
     def forget(self) -> None:
@@ -351,81 +352,3 @@ class Heat:
         self.entrants = []
         self.winner = None
         self._errors = []
-
-
-_UNSET: Any = object()
-
-
-async def dispose(outcome: Outcome, call: Call) -> None:
-    """Close a result that nobody wants, if it can be closed."""
-    value = outcome.value
-    outcome.discard()
-    try:
-        in_sync = call.runtime.name == "sync"
-        close = None if in_sync else getattr(value, "aclose", None)
-        if close is None:
-            close = getattr(value, "close", None)
-        if not callable(close):
-            return
-        closing = close()
-        if in_sync:
-            close_unbegun(closing)
-        elif inspect.isawaitable(closing):
-            await closing
-    except Exception:
-        log_once("the result of a hedge's loser could not be closed")
-
-
-def adopt(context: Context) -> None:
-    """Set the context variables here as an attempt has left them."""
-    for variable, value in context.items():
-        # NB: its own call has ended, and stays its own.
-        if variable is not current and variable.get(_UNSET) is not value:
-            variable.set(value)
-
-
-_MESSAGE = "the other attempts of the hedge failed as well"
-# NB: past `__setattr__`, which a frozen dataclass refuses.
-_CONTEXT: Any = vars(BaseException)["__context__"]
-
-
-def attach(error: Exception, others: Sequence[Exception]) -> None:
-    """Hang the errors of the other attempts on the end of an error's chain."""
-    own = {id(one) for one in family(error)}
-    others = [one for one in others if not any(id(each) in own for each in family(one))]
-    if not others:
-        return
-    last: BaseException = error
-    own.remove(id(error))
-    further = error.__cause__ or error.__context__
-    # NB: an error object that is raised again and again must not grow; and a
-    # chain may bite its tail.
-    while further is not None and id(further) in own and not _is_ours(further):
-        own.remove(id(further))
-        last, further = further, further.__cause__ or further.__context__
-    _CONTEXT.__set__(last, ExceptionGroup(_MESSAGE, others))
-
-
-def _is_ours(error: BaseException) -> bool:
-    return isinstance(error, BaseExceptionGroup) and error.message == _MESSAGE
-
-
-def _joined(helds: Sequence[Held]) -> Held:
-    """Return what ends when all of these have ended."""
-    if len(helds) == 1:
-        return helds[0]
-    whole = Held(outlives=True)
-    lock = threading.Lock()
-    pending = len(helds)
-
-    def ended(last: Outcome | None) -> None:
-        nonlocal pending
-        with lock:
-            pending -= 1
-            if pending:
-                return
-        whole.end(None)
-
-    for held in helds:
-        held.append(ended)
-    return whole
