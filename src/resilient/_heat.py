@@ -105,7 +105,8 @@ class Entrant:
         except BaseException as error:
             heat.unwind(self, error)
         finally:
-            self.ended()
+            if not self._ended:
+                self.ended()
 
     def ended(self, error: BaseException | None = None) -> None:
         if error is not None:

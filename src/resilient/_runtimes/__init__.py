@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -106,11 +106,8 @@ class Racer(Protocol):
         """Do it. It waits through the runtime only, and raises nothing."""
         ...
 
-    def ended(self, error: BaseException | None = None) -> None:
-        """Learn that it has ended, or with what it was stopped unbegun.
-
-        May be called twice, and in any thread.
-        """
+    def ended(self, error: BaseException) -> None:
+        """Learn what it was stopped with before it began."""
         ...
 
 
@@ -133,7 +130,7 @@ class Race(Protocol):
         """End the `wait`, from any of the work or its threads."""
         ...
 
-    async def wait(self, until: float | None) -> bool:
+    def wait(self, until: float | None) -> Coroutine[Any, Any, bool]:
         """Wait to be woken; return whether it was, before that moment."""
         ...
 

@@ -16,6 +16,7 @@ Source: hashed timing wheels without the wheel; Varghese and Lauck, 1987.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -229,23 +230,26 @@ class AsyncioRace:
         return True
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        # NB: one that is cancelled before its first step never runs at all.
-        error = asyncio.CancelledError() if task.cancelled() else None
-        self._tasks.pop(task).ended(error)
+        racer = self._tasks.pop(task)
+        if task.cancelled():
+            # NB: before its first step; it never ran at all.
+            racer.ended(asyncio.CancelledError())
         _left.discard(task)
-        self._waiter.wake()
+        self._waiter._wake()
 
     def wake(self) -> None:
         self._waiter.wake()
 
-    async def wait(self, until: float | None) -> bool:
-        return await ASYNCIO.park(self._waiter, until)
+    def wait(self, until: float | None) -> Coroutine[Any, Any, bool]:
+        return ASYNCIO.park(self._waiter, until)
 
     def cleanup(self, racer: Racer) -> AbstractContextManager[object]:
         # A cancellation is delivered once.
         return nullcontext()
 
     async def leave(self, grace: float, *, unwinding: bool) -> None:
+        if not self._running():
+            return
         self._cancel(settled=False)
         until = None if unwinding else _clock.now() + grace
         cancelled: asyncio.CancelledError | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Literal
@@ -101,8 +102,8 @@ class SyncRace:
     def wake(self) -> None:
         self._waiter.wake()
 
-    async def wait(self, until: float | None) -> bool:
-        return await SYNC.park(self._waiter, until)
+    def wait(self, until: float | None) -> Coroutine[Any, Any, bool]:
+        return SYNC.park(self._waiter, until)
 
     def cleanup(self, racer: Racer) -> AbstractContextManager[object]:
         return nullcontext()

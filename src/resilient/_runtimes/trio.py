@@ -10,6 +10,7 @@ later.
 from __future__ import annotations
 
 import math
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
@@ -164,8 +165,8 @@ class TrioRace:
     def wake(self) -> None:
         self._waiter.wake()
 
-    async def wait(self, until: float | None) -> bool:
-        return await TRIO.park(self._waiter, until)
+    def wait(self, until: float | None) -> Coroutine[Any, Any, bool]:
+        return TRIO.park(self._waiter, until)
 
     def cleanup(self, racer: Racer) -> trio.CancelScope:
         # NB: its own scope may be cancelled, which ends every wait inside.
