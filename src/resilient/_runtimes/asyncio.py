@@ -235,7 +235,7 @@ class AsyncioRace:
             # NB: before its first step; it never ran at all.
             racer.ended(asyncio.CancelledError())
         _left.discard(task)
-        self._waiter._wake()
+        self._waiter.wake()
 
     def wake(self) -> None:
         self._waiter.wake()
