@@ -38,9 +38,12 @@ FOUNDATION = {
 # What a policy is, and what several share.
 POLICY = {
     "_admission",
+    "_aftermath",
+    "_alone",
     "_blocks",
     "_edge",
     "_generators",
+    "_heat",
     "_policy",
     "_queueing",
     "_threads",

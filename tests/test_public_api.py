@@ -23,6 +23,7 @@ CONTRACT = {
     "ConcurrencyLimitedError",
     "DeadlineExceededError",
     "Fallback",
+    "Hedge",
     "Limit",
     "Outcome",
     "PerKey",

@@ -312,6 +312,30 @@ async def test_an_older_note_is_replaced(w: World) -> None:
     assert expected == notes_of(error)
 
 
+@in_every_colour
+async def test_a_function_may_forbid_another_attempt(w: World) -> None:
+    """It knows what it has done; no Retry around goes on, and the note says why."""
+    calls = 0
+
+    async def charge() -> None:
+        nonlocal calls
+        calls += 1
+        current_call().unrepeatable = "the card was charged"
+        raise OSError("no receipt")
+
+    events: list[Event] = []
+    retry = Retry(OSError, backoff=NOW)
+    retry.subscribe(events.append)
+    with pytest.raises(OSError) as caught:
+        await w.call(retry, charge)
+    assert 1 == calls
+    expected = ["resilient: 1 attempt in 0 s; stopped: the card was charged"]
+    assert expected == notes_of(caught.value)
+    assert ["not repeatable"] == [
+        event.reason for event in events if isinstance(event, RetriesExhausted)
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class FrozenError(Exception):
     """An error that refuses attributes."""

@@ -557,3 +557,124 @@ def test_the_same_tick_on_trio_is_short() -> None:
 def test_a_limit_in_sync_is_a_deadline_only() -> None:
     """Nothing can be interrupted."""
     assert not SYNC.limit(Call("x"), {}, 1.0).leave(None)
+
+
+# -- Races
+
+
+class Runner:
+    """Work for a race, that sleeps for ever or until it is interrupted."""
+
+    def __init__(self, name: str, *, settled: bool = False) -> None:
+        self.name = name
+        self.settled = settled
+        self.interrupted = False
+        self.over: list[BaseException | None] = []
+
+    async def run(self) -> None:
+        runtime = current_runtime(Call("x"))
+        try:
+            await driven(runtime.sleep(60))
+        except BaseException:
+            self.interrupted = True
+        finally:
+            self.ended()
+
+    def ended(self, error: BaseException | None = None) -> None:
+        self.over.append(error)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_abandoned_race_interrupts_what_runs(backend: Any) -> None:
+    """Without a wait; it ends in a step of its own."""
+
+    async def main() -> None:
+        call = Call("x")
+        runners = [Runner("first"), Runner("second")]
+        race = await driven(call.runtime.race(call))
+        assert [True, True] == [race.start(one) for one in runners]
+        assert not await driven(race.wait(_clock.now() + 1))
+        race.abandon()
+        assert [[], []] == [one.over for one in runners]
+        await driven(race.leave(1, unwinding=True))
+        assert [True, True] == [one.interrupted for one in runners]
+        assert 1.0 == _clock.now()
+
+    virtual_time.run(main, backend=backend)
+
+
+def test_threads_of_an_abandoned_race_are_left_alone() -> None:
+    """They cannot be interrupted, and report to nobody."""
+    runner = Runner("thread")
+    gate = threading.Lock()
+    gate.acquire()
+
+    async def run() -> None:
+        gate.acquire()
+        runner.ended()
+
+    runner.run = run  # type: ignore[method-assign]
+    race = run_now(SYNC.race(Call("x", runtime=SYNC)))
+    assert race.start(runner)
+    race.abandon()
+    run_now(race.leave(1, unwinding=True))
+    assert [] == runner.over
+    gate.release()
+
+
+def test_work_that_is_settled_is_not_interrupted() -> None:
+    """On asyncio it goes on after the grace; something keeps it until then."""
+    left = asyncio_runtime._left
+
+    async def main() -> None:
+        call = Call("x")
+        runner = Runner("settled", settled=True)
+        race = await driven(call.runtime.race(call))
+        race.start(runner)
+        await driven(race.leave(2, unwinding=False))
+        assert 2.0 == _clock.now()
+        assert ["settled"] == [task.get_name() for task in left]
+        del race
+        gc.collect()
+        await asyncio.sleep(60)
+        assert not runner.interrupted
+        assert set() == left
+
+    virtual_time.run(main)
+
+
+def test_work_cancelled_before_its_first_step() -> None:
+    """Never runs, and is told."""
+
+    async def main() -> None:
+        call = Call("x")
+        runner = Runner("unbegun")
+        race = await driven(call.runtime.race(call))
+        race.start(runner)
+        await driven(race.leave(1, unwinding=False))
+        assert [asyncio.CancelledError] == [type(one) for one in runner.over]
+
+    virtual_time.run(main)
+
+
+def test_an_abandoned_race_of_a_closed_loop_keeps_nothing() -> None:
+    """Its tasks will never end."""
+    races: list[Any] = []
+    coroutines: list[Any] = []
+
+    async def main() -> None:
+        call = Call("x")
+        race = await driven(call.runtime.race(call))
+        race.start(Runner("lost"))
+        races.append(race)
+        (task,) = asyncio.all_tasks() - {asyncio.current_task()}
+        coroutines.append(task.get_coro())
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    races.pop().abandon()
+    assert set() == asyncio_runtime._left
+    coroutines.pop().close()

@@ -41,6 +41,8 @@ from resilient._events import (
     CircuitNoted,
     Event,
     FallbackUsed,
+    HedgeLaunched,
+    HedgeWon,
     KeyEvicted,
     LimitChanged,
     PermitWaited,
@@ -70,6 +72,7 @@ from resilient.adaptive_throttle import AdaptiveThrottle
 from resilient.bulkhead import Bulkhead
 from resilient.circuit_breaker import CircuitBreaker, calls
 from resilient.fallback import Fallback
+from resilient.hedge import Hedge
 from resilient.per_key import PerKey
 from resilient.rate_limiter import RateLimiter
 from resilient.retry import Retry
@@ -103,6 +106,9 @@ __all__ = [
     "FallbackUsed",
     "Gradient",
     "Guard",
+    "Hedge",
+    "HedgeLaunched",
+    "HedgeWon",
     "KeyEvicted",
     "Limit",
     "LimitChanged",

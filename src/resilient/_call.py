@@ -213,6 +213,7 @@ class Call:
             `time.monotonic`; None = never. Narrowed by each `Timeout` for
             what is inside it.
         key: What `PerKey` tells calls apart by, unless it has its own.
+        hedge: Number of the hedge that this is, from 1; 0: none.
         result: Set it inside a ``with`` block to show a value to ``classify``.
         unrepeatable: Why the function must not be called again, whatever came
             of it – as an HTTP request that has side effects and may have
@@ -233,6 +234,7 @@ class Call:
         "kwargs",
         "limiters",
         "name",
+        "paid_into",
         "policy",
         "result",
         "retried",
@@ -243,6 +245,10 @@ class Call:
         "task",
         "unrepeatable",
     )
+
+    # Of a `Fork` alone.
+    hedge: int = 0
+    strained: bool = False
 
     def __init__(
         self,
@@ -277,6 +283,8 @@ class Call:
         self.unrepeatable: str | None = None
         # Why a Retry made no further attempt.
         self.stopped: str | None = None
+        # The budget that this call's success has paid into already.
+        self.paid_into: object = None
         # Runs a plain function in the edge's stead: in a thread to abandon.
         self.runner: Callable[..., Outcome] | None = None
         # The `Timeout` that bounds a stream after its first item.
@@ -306,13 +314,6 @@ class Call:
         if enclosing is not None and self.standing is None:
             self.standing = enclosing.standing
 
-    def strain(self) -> None:
-        """Tell every hedge around that what is called is in trouble.
-
-        It then adds no load. For policies further in that would rather have
-        fewer calls: a circuit that is not closed, a throttle that rejects.
-        """
-
     @property
     def priority(self) -> Priority:
         """How important it is: what the `priority` block around it says."""
@@ -335,6 +336,18 @@ class Call:
             standing = outermost.standing or Standing(_NORMAL, _clock.random())
             self.standing = outermost.standing = standing
         return standing.lot
+
+    def strain(self) -> None:
+        """Tell every `Hedge` around that what is called is in trouble.
+
+        It then adds no load. For policies further in that would rather have
+        fewer calls: a circuit that is not closed, a throttle that rejects.
+        """
+        call: Call | None = self
+        while call is not None:
+            if isinstance(call, Fork):
+                call.strained = True
+            call = call.enclosing
 
     @property
     def runtime(self) -> Runtime:
@@ -390,6 +403,32 @@ class Call:
         self.limiters = None
         self.stream_limit = None
         self.task = None
+
+
+class Fork(Call):
+    """One of several attempts that run at once for one call.
+
+    It lives in the task or thread of the attempt, inside that call.
+
+    Attributes:
+        hedge: Number of the hedge, from 1; 0: the first attempt.
+        strained: Whether a policy further in wants no more of them.
+    """
+
+    __slots__ = ("hedge", "strained")
+
+    def __init__(self, call: Call, hedge: int) -> None:
+        super().__init__(
+            call.name, call.args, call.kwargs, call.runtime, call.key, call.policy
+        )
+        self.enclosing = call
+        self.deadline = call.deadline
+        self.attempt = call.attempt
+        self.retried = call.retried
+        self.runner = call.runner
+        self.standing = call.standing
+        self.hedge: int = hedge
+        self.strained: bool = False
 
 
 _NORMAL = Priority.NORMAL

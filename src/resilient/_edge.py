@@ -8,7 +8,8 @@ Ground rules:
   Whatever else the coroutine yields belongs to the event loop and is handed
   on, and what the loop throws back is thrown in.
 * Functions are driven here; blocks (`_blocks`) and generators (`_generators`)
-  by `Drive`, which does the same from one standstill to the next.
+  by `Drive`, which does the same from one standstill to the next, as do the
+  attempts that a policy runs in tasks or threads of their own (`_alone`).
 * An `Exception` of the user's becomes an `Outcome`. Every other BaseException
   is thrown into the coroutine, so that permits go back, and goes on.
 * Only the edge raises the outcome's error: as it was, with one frame of ours
@@ -56,6 +57,9 @@ enabled = True
 RUN = Mark("RUN")
 """What the leaf yields: run the function now, and send me its outcome."""
 
+FUNCTION = Mark("FUNCTION")
+"""What a policy yields that runs the function itself: tell me which it is."""
+
 DONE = Mark("DONE")
 """What `Drive` reports when the policies have come to their end."""
 
@@ -64,6 +68,15 @@ DONE = Mark("DONE")
 def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
     """The innermost `proceed`: ask the edge to run the function."""
     return (yield RUN)
+
+
+@types.coroutine
+def function() -> Generator[object, Callable[..., Any], Callable[..., Any]]:
+    """Ask the edge for the function, to have it run elsewhere; see `_alone`.
+
+    For policies that accept no blocks and no generators: those have none.
+    """
+    return (yield FUNCTION)
 
 
 @types.coroutine
@@ -207,6 +220,9 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                         if raised is value:
                             BaseException.with_traceback(raised, trace)
                         raise
+                    if request is FUNCTION:
+                        value, resume = fn, coroutine.send
+                        continue
                     if request is not RUN:
                         value, trace = misused(request), None
                         resume = coroutine.throw
@@ -287,6 +303,8 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                             value = Outcome(await fn(*args, **kwargs))
                         elif request is PAUSE:
                             value = None
+                        elif request is FUNCTION:
+                            value = fn
                         else:
                             value = await suspend(request)
                     except Exception as error:

@@ -166,13 +166,41 @@ class TimedOut(Event):
 
 @attrs.define(on_setattr=_FROZEN)
 class CallAbandoned(Event):
-    """A thread was left behind by a timeout.
+    """A thread was left behind by a timeout, or a loser by a hedge.
 
     Attributes:
-        abandoned: Threads of that timeout that still run.
+        abandoned: Those of that policy that still run.
     """
 
     abandoned: int
+
+
+@attrs.define(on_setattr=_FROZEN)
+class HedgeLaunched(Event):
+    """A further attempt began while another ran, or because one had failed.
+
+    Attributes:
+        hedge: Its number, from 1.
+        reason: "delay" or "failure".
+        elapsed: Seconds since the first attempt began.
+    """
+
+    hedge: int
+    reason: str
+    elapsed: float
+
+
+@attrs.define(on_setattr=_FROZEN)
+class HedgeWon(Event):
+    """A hedge was answered first.
+
+    Attributes:
+        hedge: Its number, from 1.
+        elapsed: Seconds since the first attempt began.
+    """
+
+    hedge: int
+    elapsed: float
 
 
 @attrs.define(on_setattr=_FROZEN)

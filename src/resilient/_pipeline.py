@@ -16,6 +16,7 @@ from resilient._warnings import warn
 from resilient.adaptive_concurrency import AdaptiveConcurrency
 from resilient.bulkhead import Bulkhead
 from resilient.fallback import Fallback
+from resilient.hedge import Hedge
 from resilient.retry import Retry
 from resilient.timeout import Timeout
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 class Pipeline(Policy[F]):
     """Compose policies: the first listed is the outermost.
 
-    The order that serves most: ``Fallback · Timeout (total) · Retry ·
+    The order that serves most: ``Fallback · Timeout (total) · Retry · Hedge ·
     CircuitBreaker · RateLimiter · Bulkhead · Timeout (attempt)``. An order or
     numbers that defeat themselves are pointed out by a `ResilientWarning` at
     the line that built them.
@@ -212,6 +213,29 @@ def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
             f"{inner!r} stands inside {outer!r}, which will never see a failure;"
             " list it before the Retry"
         )
+    if isinstance(outer, Hedge) and isinstance(inner, (Hedge, Retry)):
+        retries = isinstance(inner, Retry)
+        cure = "list the Retry first" if retries else "keep one of them"
+        yield (
+            f"{inner!r} stands inside {outer!r}, and each of its attempts would"
+            f" do what it does anew; {cure}"
+        )
+    if isinstance(outer, Bulkhead) and isinstance(inner, Hedge):
+        yield (
+            f"{outer!r} stands outside {inner!r}: it counts one call where"
+            " several attempts run; list it after the Hedge"
+        )
+    if isinstance(outer, Hedge) and isinstance(inner, Fallback) and inner.on is None:
+        yield (
+            f"{inner!r} stands inside {outer!r}, which will never see a failure;"
+            " list it before the Hedge"
+        )
+    if (
+        isinstance(outer, Timeout)
+        and isinstance(inner, Hedge)
+        and (outer.seconds or math.inf) <= (inner.delay or 0.0)
+    ):
+        yield f"{outer!r} ends every call before {inner!r} would start a hedge"
     if (
         isinstance(outer, Timeout)
         and isinstance(inner, Timeout)

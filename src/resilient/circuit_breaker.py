@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 _CLOSED = CircuitState.CLOSED
+_AT_EASE = (_CLOSED, CircuitState.DISABLED, CircuitState.OBSERVING)
 
 
 def _checked_size(size: int) -> int:
@@ -287,6 +288,8 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
                 # It has just opened again, for a time that only now is known.
                 permit.retry_after = circuit.retry_after(now)
             return self._rejection(permit, call)
+        if circuit.state not in _AT_EASE:
+            call.strain()
         return (permit, now) if timed else permit
 
     def settle(self, permit: Any, outcome: Outcome | None) -> None:

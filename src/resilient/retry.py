@@ -220,8 +220,14 @@ class Retry(Policy):
                 outcome = await proceed(call)
                 verdict = self._judged(outcome, call)
                 if outcome.error is None and verdict in _FINAL:
-                    if self._budget is not None and verdict is Verdict.SUCCESS:
-                        self._budget.deposit()
+                    budget = self._budget
+                    if (
+                        budget is not None
+                        and verdict is Verdict.SUCCESS
+                        # A Hedge further in may share it.
+                        and call.paid_into is not budget
+                    ):
+                        budget.deposit()
                     return outcome
                 error = outcome.error
                 if last is not None and isinstance(error, RejectedError):

@@ -38,6 +38,9 @@ from resilient import (
     FallbackUsed,
     Gradient,
     Guard,
+    Hedge,
+    HedgeLaunched,
+    HedgeWon,
     KeyEvicted,
     Limit,
     LimitChanged,
@@ -256,6 +259,11 @@ def values() -> None:
     Retry(on=judge, attempts=None, within=math.inf, budget=RetryBudget(0.2, 20))
     Retry(OSError, backoff=lambda attempt: attempt / 2, budget=None, nested=True)
     Timeout(timedelta(seconds=1), abandon=True, max_threads=4)
+    Hedge(0.1, attempts=3, budget=RetryBudget(0.05), on=(OSError, lambda _: False))
+    hedge = Hedge(percentile=0.9, floor=0.01, grace=0.1, max_threads=4, name="reads")
+    assert_type(hedge.current_delay, float | None)
+    assert_type(hedge.abandoned, int)
+    assert_type(hedge.call(alone, 1), str)
     Bulkhead.for_load(100, 0.2).resize(5)
     limits = [Limit(500, per=60), Limit(90_000, per=60, unit="tokens")]
     RateLimiter(limits=limits, cost={"tokens": 100}, algorithm="sliding_window")
@@ -313,6 +321,9 @@ def listen(event: Event) -> None:
             assert_type(event.policy, str)
         case CircuitChanged():
             assert_type(event.new, str)
+        case HedgeLaunched() | HedgeWon():
+            assert_type(event.hedge, int)
+            assert_type(event.elapsed, float)
         case CircuitNoted() | CallAbandoned() | FallbackUsed() | KeyEvicted():
             assert_type(event.call, str | None)
         case CallRejected():

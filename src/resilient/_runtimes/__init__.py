@@ -9,6 +9,7 @@ sleep    let time pass
 waiter   make something that another task or thread can wake
 park     wait until it is woken, or until a moment
 limit    interrupt what runs in this task after so many seconds
+race     run several pieces of work at once, in tasks or threads of their own
 place    tell which task or thread this is
 ======== ==================================================================
 
@@ -25,7 +26,8 @@ from __future__ import annotations
 import os
 import sys
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -108,6 +110,76 @@ class TimeLimit(Protocol):
         ...
 
 
+class Racer(Protocol):
+    """A piece of work for a `Race`."""
+
+    name: str
+
+    @property
+    def settled(self) -> bool:
+        """Whether its result is known: it is not interrupted any more."""
+        ...
+
+    async def run(self) -> None:
+        """Do it. It waits through the runtime only, and raises nothing."""
+        ...
+
+    def ended(self, error: BaseException) -> None:
+        """Learn what it was stopped with before it began."""
+        ...
+
+
+class Race(Protocol):
+    """Work under way in tasks or threads of its own.
+
+    It belongs to the task or thread that began it, which must `leave`
+    or `abandon` it in every way out.
+    """
+
+    def start(self, racer: Racer) -> bool:
+        """Let a piece of work begin; it carries a copy of the context here.
+
+        Returns:
+            False if it cannot: there is no thread left for it.
+        """
+        ...
+
+    def wake(self) -> None:
+        """End the `wait`, from any of the work or its threads."""
+        ...
+
+    def wait(self, until: float | None) -> Coroutine[Any, Any, bool]:
+        """Wait to be woken; return whether it was, before that moment."""
+        ...
+
+    def cleanup(self, racer: Racer) -> AbstractContextManager[object]:
+        """Let a settled piece of work clean up, though it was interrupted."""
+        ...
+
+    async def leave(self, grace: float, *, unwinding: bool) -> None:
+        """Interrupt what is not settled, and see to its end.
+
+        ======== ========================== ==========================
+        runtime  waits for what is running  and for what cleans up
+        ======== ========================== ==========================
+        asyncio  at most `grace`; where     the same
+                 it unwinds, to its end
+        trio     to its end                 at most `grace`
+        sync     not at all: a thread       not at all
+                 cannot be interrupted
+        ======== ========================== ==========================
+
+        Args:
+            grace: Seconds.
+            unwinding: Whether there is no answer that would have to wait.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """Interrupt what is not settled, where there is no room to wait."""
+        ...
+
+
 class Runtime(Protocol):
     """The verbs; see the module's table."""
 
@@ -136,6 +208,10 @@ class Runtime(Protocol):
                 a limit that shares nothing.
             seconds: The same number for one shelf, always.
         """
+        ...
+
+    async def race(self, call: Call) -> Race:
+        """Begin a race in this task or thread; it must be left."""
         ...
 
     def place(self) -> object:

@@ -16,6 +16,8 @@ Source: hashed timing wheels without the wheel; Varghese and Lauck, 1987.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
@@ -23,6 +25,7 @@ from resilient._runtimes import Local, pause
 
 if TYPE_CHECKING:
     from resilient._call import Call
+    from resilient._runtimes import Racer
 
 
 class AsyncioRuntime:
@@ -72,6 +75,9 @@ class AsyncioRuntime:
         if queue is None:
             queue = _add_queue(shelf, loop, seconds)
         return AsyncioLimit(task, queue)
+
+    async def race(self, call: Call) -> AsyncioRace:
+        return AsyncioRace(asyncio.get_running_loop())
 
     def place(self) -> object:
         return asyncio.current_task()
@@ -200,6 +206,88 @@ def _add_queue(
             shelf.pop(other, None)
     queue = shelf[loop] = _Deadlines(loop, seconds)
     return queue
+
+
+_left: set[asyncio.Task[None]] = set()
+"""Tasks that outlived their race; a loop alone would let them be collected."""
+
+
+class AsyncioRace:
+    """Tasks, kept until they have ended.
+
+    Not a `TaskGroup`: the winner of a race waits for a loser that ignores its
+    cancellation only so long.
+    """
+
+    __slots__ = ("_loop", "_tasks", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: dict[asyncio.Task[None], Racer] = {}
+        self._waiter = AsyncioWaiter(loop)
+
+    def start(self, racer: Racer) -> bool:
+        task = self._loop.create_task(racer.run(), name=racer.name)
+        self._tasks[task] = racer
+        task.add_done_callback(self._ended)
+        return True
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        racer = self._tasks.pop(task)
+        if task.cancelled():
+            # NB: before its first step; it never ran at all.
+            racer.ended(asyncio.CancelledError())
+        _left.discard(task)
+        self._waiter.wake()
+
+    def wake(self) -> None:
+        self._waiter.wake()
+
+    def wait(self, until: float | None) -> Coroutine[Any, Any, bool]:
+        return ASYNCIO.park(self._waiter, until)
+
+    def cleanup(self, racer: Racer) -> AbstractContextManager[object]:
+        # A cancellation is delivered once.
+        return nullcontext()
+
+    async def leave(self, grace: float, *, unwinding: bool) -> None:
+        if not self._running():
+            return
+        self._cancel(settled=False)
+        until = None if unwinding else _clock.now() + grace
+        cancelled: asyncio.CancelledError | None = None
+        try:
+            while self._running():
+                try:
+                    if not await self.wait(until):
+                        break
+                except asyncio.CancelledError as again:
+                    # Passed on, as if the work were awaited here; and as a
+                    # plain await would, this now waits without limit.
+                    self._cancel(settled=until is None)
+                    cancelled, until = again, None
+            if cancelled is not None:
+                raise cancelled
+        finally:
+            _left.update(self._running())
+            del cancelled
+
+    def abandon(self) -> None:
+        self._cancel(settled=False)
+        if not self._loop.is_closed():
+            _left.update(self._running())
+
+    def _running(self) -> list[asyncio.Task[None]]:
+        return [task for task in self._tasks if not task.done()]
+
+    def _cancel(self, *, settled: bool) -> None:
+        for task in self._running():
+            if settled or not self._tasks[task].settled:
+                try:
+                    task.cancel()
+                except RuntimeError:
+                    # Closed by the collector, after its loop.
+                    pass
 
 
 def _this_task() -> asyncio.Task[Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
@@ -12,6 +15,7 @@ from resilient._warnings import warn
 
 if TYPE_CHECKING:
     from resilient._call import Call
+    from resilient._runtimes import Racer
 
 
 class SyncRuntime:
@@ -52,6 +56,11 @@ class SyncRuntime:
     ) -> UnenforceableLimit:
         return UNENFORCEABLE
 
+    async def race(self, call: Call) -> SyncRace:
+        if loop_runs_here():
+            _warn_once()
+        return SyncRace()
+
     def place(self) -> int:
         return threading.get_ident()
 
@@ -75,6 +84,46 @@ class SyncWaiter(Local):
             # It is open already: two wakes before one wait are one.
             pass
         return True
+
+
+class SyncRace:
+    """Daemon threads, which are left to end by themselves."""
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self) -> None:
+        self._waiter = SyncWaiter()
+
+    def start(self, racer: Racer) -> bool:
+        context = copy_context()
+        try:
+            _clock.start_thread(lambda: _run(context, racer), f"resilient {racer.name}")
+        except RuntimeError:
+            # The system has no thread left to give.
+            return False
+        return True
+
+    def wake(self) -> None:
+        self._waiter.wake()
+
+    def wait(self, until: float | None) -> Coroutine[Any, Any, bool]:
+        return SYNC.park(self._waiter, until)
+
+    def cleanup(self, racer: Racer) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    async def leave(self, grace: float, *, unwinding: bool) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
+
+def _run(context: Context, racer: Racer) -> None:
+    try:
+        context.run(racer.run().send, None)
+    except StopIteration:
+        pass
 
 
 class UnenforceableLimit:

@@ -10,6 +10,7 @@ later.
 from __future__ import annotations
 
 import math
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
@@ -20,6 +21,7 @@ from resilient._runtimes import Local, pause
 
 if TYPE_CHECKING:
     from resilient._call import Call
+    from resilient._runtimes import Racer
 
 SAME_TICK = 0.005
 """Seconds: longer than a scheduler pass, shorter than any cleanup with I/O."""
@@ -56,6 +58,10 @@ class TrioRuntime:
         self, call: Call, shelf: dict[Any, Any] | None, seconds: float
     ) -> TrioLimit:
         return TrioLimit(seconds)
+
+    async def race(self, call: Call) -> TrioRace:
+        manager = trio.open_nursery()
+        return TrioRace(manager, await manager.__aenter__())
 
     def place(self) -> object:
         return trio.lowlevel.current_task()
@@ -131,6 +137,62 @@ class TrioLimit:
         if any(isinstance(one, trio.Cancelled) for one in causes):
             return True
         return trio.current_time() - self.deadline > SAME_TICK
+
+
+class TrioRace:
+    """A nursery that is entered and left by hand.
+
+    Its tasks raise nothing, so that it never has a group of errors to tell of.
+    """
+
+    __slots__ = ("_grace", "_manager", "_nursery", "_racers", "_waiter")
+
+    def __init__(self, manager: Any, nursery: trio.Nursery) -> None:
+        self._manager = manager
+        self._nursery = nursery
+        self._grace = math.inf
+        self._racers: dict[Racer, trio.CancelScope] = {}
+        self._waiter = TrioWaiter()
+
+    def start(self, racer: Racer) -> bool:
+        self._racers[racer] = trio.CancelScope()
+        self._nursery.start_soon(self._run, racer, name=racer.name)
+        return True
+
+    async def _run(self, racer: Racer) -> None:
+        with self._racers[racer]:
+            await racer.run()
+        del self._racers[racer]
+        self.wake()
+
+    def wake(self) -> None:
+        self._waiter.wake()
+
+    def wait(self, until: float | None) -> Coroutine[Any, Any, bool]:
+        return TRIO.park(self._waiter, until)
+
+    def cleanup(self, racer: Racer) -> trio.CancelScope:
+        # NB: its own scope may be cancelled, which ends every wait inside.
+        scope = trio.CancelScope(shield=True)
+        scope.deadline = trio.current_time() + self._grace
+        self._racers[racer] = scope
+        return scope
+
+    async def leave(self, grace: float, *, unwinding: bool) -> None:
+        self._grace = grace
+        for racer, scope in self._racers.items():
+            if racer.settled:
+                scope.deadline = trio.current_time() + grace
+            else:
+                scope.cancel()
+        # NB: without the error that unwinds, which would come out wrapped in a
+        # group. A cancellation does not interrupt this, but what it waits for.
+        await self._manager.__aexit__(None, None, None)
+
+    def abandon(self) -> None:
+        # The nursery stays open: whoever closes a coroutine inside one breaks
+        # trio's rules, or comes after the end of the run.
+        self._nursery.cancel_scope.cancel()
 
 
 TRIO = TrioRuntime()

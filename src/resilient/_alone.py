@@ -1,0 +1,93 @@
+"""What is inside a policy, run in a task or thread of its own.
+
+The third edge. The others run the function in the frame of whoever called it;
+this one where a policy says, as often as it says, perhaps at the same time.
+Its policy gets the function from the caller's edge (`_edge.function`) and gives
+each run a `Fork` of the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from resilient._call import Call, Outcome, current
+from resilient._edge import (
+    DONE,
+    FUNCTION,
+    Drive,
+    Driven,
+    Proceed,
+    failed,
+    refuse_awaitable,
+)
+from resilient._runtimes.sync import SYNC
+
+
+class Alone(Drive):
+    """What is inside a policy, run in a task or thread of its own.
+
+    Args:
+        fn: The function, as `function` returned it.
+        proceed: What is inside.
+        call: A call of its own, see `Fork`; it ends with the run.
+    """
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[..., Any], proceed: Proceed, call: Call) -> None:
+        self.fn = fn
+        self.call = call
+        self.outcome = None
+        # What `proceed` returns is awaitable by being driven.
+        self.coroutine = cast("Driven", proceed(call))
+
+    async def run(self) -> None:
+        """Run to the end; the context variables set on the way stay set.
+
+        NB: what came of it is to be taken from `outcome`. An error keeps the
+        frames below it alive, this one and its caller's, so that a value
+        returned through them would be a cycle.
+        """
+        call, fn = self.call, self.fn
+        # NB: `end` empties the call, and a caller who waits no more ends it.
+        args, kwargs = call.args, call.kwargs or {}
+        in_sync = call.runtime is SYNC
+        current.set(call)
+        value: Any = None
+        try:
+            standstill = self.begin()
+            while True:
+                if in_sync:
+                    standstill = self.in_sync(standstill)
+                else:
+                    standstill = await self.forward(standstill)
+                if standstill is DONE:
+                    break
+                try:
+                    if not in_sync:
+                        value = Outcome(await fn(*args, **kwargs))
+                    elif call.runner is None:
+                        value = Outcome(fn(*args, **kwargs))
+                    else:
+                        value = call.runner(fn, args, kwargs)
+                except Exception as error:
+                    standstill = self.send(failed(error))
+                except BaseException as unwinding:
+                    standstill = self.throw(unwinding)
+                else:
+                    returned: object = value.value
+                    if in_sync and hasattr(type(returned), "__await__"):
+                        standstill = self.throw(refuse_awaitable(call.name, returned))
+                    else:
+                        standstill = self.send(value)
+        finally:
+            call.end()
+            value = returned = None
+
+    def _resume(self, resume: Callable[[Any], object], value: object) -> object:
+        standstill = super()._resume(resume, value)
+        if standstill is FUNCTION:
+            # A policy further in that runs the function itself, too.
+            standstill = self.send(self.fn)
+        return standstill
