@@ -50,10 +50,20 @@ from resilient._aftermath import attach
 from resilient._edge import leaf
 from resilient._heat import Entrant, Heat
 from resilient._runtimes.sync import SYNC, SyncRace
-from resilient.testing import virtual_time
+from resilient.testing import _virtual_clock, virtual_time
 
 LIBRARY = str(Path(_clock.__file__).parent)
 mark: contextvars.ContextVar[Any] = contextvars.ContextVar("mark", default="caller")
+
+
+@pytest.fixture(autouse=True)
+def _patient_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let virtual time wait for the test's thread while others sleep.
+
+    It takes a thread that is not seen for a while to be elsewhere, as in a
+    `join`. None is here; on a busy machine one that starts another looks so.
+    """
+    monkeypatch.setattr(_virtual_clock, "GRACE", 60.0)
 
 
 def hedge(*args: Any, **kwargs: Any) -> Hedge:
