@@ -29,6 +29,7 @@ FOUNDATION = {
     "_arguments",
     "_call",
     "_clock",
+    "_copies",
     "_errors",
     "_events",
     "_signature",
@@ -37,9 +38,11 @@ FOUNDATION = {
 # What a policy is, and what several share.
 POLICY = {
     "_admission",
+    "_apart",
     "_blocks",
     "_edge",
     "_generators",
+    "_keys",
     "_policy",
     "_threads",
     "retry_budget",

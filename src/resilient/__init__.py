@@ -35,6 +35,7 @@ from resilient._errors import (
 )
 from resilient._events import (
     CallAbandoned,
+    CallCoalesced,
     CallRejected,
     CircuitChanged,
     CircuitNoted,
@@ -45,6 +46,7 @@ from resilient._events import (
     RetriesExhausted,
     RetryCancelled,
     RetryScheduled,
+    StaleServed,
     TimedOut,
 )
 from resilient._machines.backoff import (
@@ -61,22 +63,27 @@ from resilient._pipeline import Pipeline
 from resilient._policy import Policy
 from resilient.bulkhead import Bulkhead
 from resilient.circuit_breaker import CircuitBreaker, calls
+from resilient.coalesce import Coalesce
 from resilient.fallback import Fallback
 from resilient.per_key import PerKey
 from resilient.rate_limiter import RateLimiter
 from resilient.retry import Retry
 from resilient.retry_budget import RetryBudget
+from resilient.stale_cache import AsyncCacheStore, CacheStore, StaleCache
 from resilient.timeout import Timeout
 
 __all__ = [
     "AdmissionPolicy",
+    "AsyncCacheStore",
     "Attempt",
     "Attempts",
     "Backoff",
     "Bulkhead",
     "BulkheadFullError",
+    "CacheStore",
     "Call",
     "CallAbandoned",
+    "CallCoalesced",
     "CallRejected",
     "CircuitBreaker",
     "CircuitChanged",
@@ -84,6 +91,7 @@ __all__ = [
     "CircuitOpenError",
     "CircuitState",
     "CircuitStatistics",
+    "Coalesce",
     "ConcurrencyLimitedError",
     "DeadlineExceededError",
     "Event",
@@ -107,6 +115,8 @@ __all__ = [
     "RetryBudget",
     "RetryCancelled",
     "RetryScheduled",
+    "StaleCache",
+    "StaleServed",
     "ThrottledError",
     "TimedOut",
     "Timeout",

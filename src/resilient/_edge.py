@@ -158,6 +158,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
         if not enabled:
             return fn(*args, **kwargs)
         call = Call(name, args, kwargs, SYNC, None, policy)
+        call.function = fn
         token = current.set(call)
         value: Any = None
         outcome: Outcome | None = None
@@ -232,6 +233,7 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
         if not enabled:
             return await fn(*args, **kwargs)
         call = Call(name, args, kwargs, None, None, policy)
+        call.function = fn
         token = current.set(call)
         value: Any = None
         outcome: Outcome | None = None

@@ -14,8 +14,11 @@ from resilient._events import Listener
 from resilient._policy import F, Policy, Spelling
 from resilient._warnings import warn
 from resilient.bulkhead import Bulkhead
+from resilient.circuit_breaker import CircuitBreaker
+from resilient.coalesce import Coalesce
 from resilient.fallback import Fallback
 from resilient.retry import Retry
+from resilient.stale_cache import StaleCache
 from resilient.timeout import Timeout
 
 if TYPE_CHECKING:
@@ -140,6 +143,10 @@ class Pipeline(Policy[F]):
         for policy, told in self._classified(outside=classified):
             policy.accept(spelling, classified=told)
 
+    def examine(self, fn: Callable[..., Any]) -> None:
+        for policy in self.policies:
+            policy.examine(fn)
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have `listener(event)` called for everything its policies do.
 
@@ -211,6 +218,23 @@ def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
             f"{inner!r} stands inside {outer!r}, which will never see a failure;"
             " list it before the Retry"
         )
+    if isinstance(outer, Coalesce) and isinstance(inner, StaleCache):
+        yield (
+            f"{inner!r} stands inside {outer!r}: what it knows would wait in line"
+            " with what it has to ask for; list it before the Coalesce"
+        )
+    if isinstance(inner, StaleCache) and inner.stale_if_error and inner.on is None:
+        if isinstance(outer, Retry):
+            yield (
+                f"{inner!r} stands inside {outer!r}, which will not see the"
+                " failures it answers for; list it before the Retry"
+            )
+        if isinstance(outer, CircuitBreaker):
+            yield (
+                f"{inner!r} stands inside {outer!r}, which takes its answers for"
+                " those of the function, and refuses them while it is open; list"
+                " it before the CircuitBreaker"
+            )
     if (
         isinstance(outer, Timeout)
         and isinstance(inner, Timeout)

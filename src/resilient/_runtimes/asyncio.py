@@ -16,6 +16,7 @@ Source: hashed timing wheels without the wheel; Varghese and Lauck, 1987.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
@@ -76,6 +77,20 @@ class AsyncioRuntime:
     def place(self) -> object:
         return asyncio.current_task()
 
+    def home(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    def spawn(
+        self,
+        name: str,
+        body: Callable[[], Coroutine[Any, Any, None]],
+        last: Callable[[], None],
+    ) -> AsyncioErrand:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(body(), name=name)
+        task.add_done_callback(lambda _: last())
+        return AsyncioErrand(loop, task)
+
 
 class AsyncioWaiter:
     """A future that is made anew for each wait, and a flag for early wakes.
@@ -111,6 +126,44 @@ class AsyncioWaiter:
 def _expire(future: asyncio.Future[bool]) -> None:
     if not future.done():
         future.set_result(False)
+
+
+class AsyncioErrand:
+    """A task. Whoever waits for it holds this: the loop alone would not."""
+
+    __slots__ = ("loop", "task")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]
+    ) -> None:
+        self.loop = loop
+        self.task = task
+
+    def cancel(self) -> None:
+        if asyncio._get_running_loop() is self.loop:
+            self.task.cancel()
+            return
+        try:
+            self.loop.call_soon_threadsafe(self.task.cancel)
+        except RuntimeError:
+            # The loop is closed, and nothing runs there any more.
+            pass
+
+    async def ended(self) -> None:
+        cancelled: BaseException | None = None
+        try:
+            while not self.task.done():
+                try:
+                    await asyncio.wait((self.task,))
+                except asyncio.CancelledError as error:
+                    # NB: passed on, for it may have swallowed the first.
+                    self.task.cancel()
+                    cancelled = error
+            if cancelled is not None:
+                raise cancelled
+        finally:
+            # NB: its traceback holds this frame.
+            del cancelled
 
 
 class AsyncioLimit:
