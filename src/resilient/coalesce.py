@@ -147,42 +147,44 @@ class Coalesce(Policy, Returnable):
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         key = (call.runtime.home(), key_of(self, self.key, call))
         while True:
-            passenger, begins = self._board(key, call)
-            flight = passenger.flight
-            if begins and call.runtime is SYNC:
-                return await self._run_here(flight, proceed, call)
-            if begins:
-                self._spawn(flight, proceed, cast("AsyncRuntime", call.runtime))
-            elif self._listeners:
-                callers = len(flight.passengers)
-                send(self._listeners, CallCoalesced(self.label, call.name, callers))
-            outcome = await self._landing(passenger)
+            passenger, callers = self._board(key, call)
+            if callers == 1:
+                if call.runtime is SYNC:
+                    return await self._run_here(passenger.flight, proceed, call)
+                self._spawn(passenger.flight, proceed, call)
+            outcome = await self._landing(passenger, callers)
             if outcome is not None:
                 return outcome
 
     # -- Boarding
 
-    def _board(self, key: Hashable, call: Call) -> tuple[_Passenger, bool]:
-        """Join the flight of a key, or begin one; tell which."""
+    def _board(self, key: Hashable, call: Call) -> tuple[_Passenger, int]:
+        """Join the flight of a key, or begin one; tell how many are on it."""
         alone = call.runtime is SYNC
         # NB: whoever begins in sync never waits, so may be where none can.
         waiter = None if alone else call.runtime.waiter(call)
         while True:
             passenger = _Passenger(call, waiter)
-            with self._locked():
-                around = passenger.around = self._around_locked(call)
+            self._lock.acquire()  # NB: by hand, see `_admission`
+            try:
+                if call.enclosing is not None:
+                    passenger.around = self._around_locked(call)
                 flight = self._flights.find(key)
                 if flight is None:
                     own = call if alone else call_apart(call)
                     flight = passenger.flight = _Flight(key, passenger, own)
                     self._flights.begin(flight)
                     self._executing[own] = flight
-                    return passenger, True
-                circle = self._flights.closes_circle(flight, around)
+                    return passenger, 1
+                circle = self._flights.closes_circle(flight, passenger.around)
                 if waiter is not None and not circle:
                     self._flights.join(flight, passenger)
                     passenger.flight = flight
-                    return passenger, False
+                    return passenger, len(flight.passengers)
+            finally:
+                self._lock.release()
+                if self._returned:
+                    self._drain()
             if circle:
                 raise RuntimeError(
                     f"{call.name!r} would wait for itself: it was called from inside"
@@ -213,11 +215,19 @@ class Coalesce(Policy, Returnable):
         flight.given_up = call.given_up
         flight.outcome = outcome
         # NB: delivered here and now: what is further out may change it.
-        with self._locked() as effects:
-            effects += self._take_back_locked(flight)
+        self._lock.acquire()  # NB: by hand, see `_admission`
+        try:
+            effects = self._take_back_locked(flight)
+        finally:
+            self._lock.release()
+        self._follow_up(effects)
+        if self._returned:
+            self._drain()
         return outcome
 
-    def _spawn(self, flight: _Flight, proceed: Proceed, runtime: AsyncRuntime) -> None:
+    def _spawn(self, flight: _Flight, proceed: Proceed, first: Call) -> None:
+        runtime = cast("AsyncRuntime", first.runtime)
+
         async def body() -> None:
             call = flight.call
             try:
@@ -241,13 +251,15 @@ class Coalesce(Policy, Returnable):
 
     # -- The landing
 
-    async def _landing(self, passenger: _Passenger) -> Outcome | None:
+    async def _landing(self, passenger: _Passenger, callers: int) -> Outcome | None:
         """Wait for what is delivered; None: nothing was, so once more."""
         flight, call = passenger.flight, passenger.call
         until = call.deadline
         if until is not None and flight.errand is not None:
             until += _GRACE
         try:
+            if self._listeners and callers > 1:
+                send(self._listeners, CallCoalesced(self.label, call.name, callers))
             while not passenger.landed:
                 woken = await call.runtime.park(passenger.waiter, until)
                 if not woken and until is not None and _clock.now() >= until:
@@ -283,7 +295,7 @@ class Coalesce(Policy, Returnable):
                 call.give_up(error)
         try:
             if unwinding is not None:
-                raise unwinding.with_traceback(trace)
+                raise BaseException.with_traceback(unwinding, trace)
             if outcome is not None and outcome.error is not None:
                 # NB: it may be the same object for others, who raised it first.
                 BaseException.with_traceback(outcome.error, trace)
@@ -326,8 +338,10 @@ def _deliver(flight: _Flight, passengers: list[_Passenger]) -> None:
         own = error
         if error is not None:
             passenger.trace = error.__traceback__
-            # NB: what is shared for want of a copy works all the same.
-            own = (copied(error) if place else None) or error
+            if place:
+                own = copied(error)
+                if own is None:
+                    own = error
             passenger.given_up = tuple(
                 cast("Exception", own) if one is error else one for one in given_up
             )
