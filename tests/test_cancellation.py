@@ -20,12 +20,14 @@ from resilient import (
     Bulkhead,
     CircuitBreaker,
     CircuitState,
+    Coalesce,
     Fallback,
     PerKey,
     Pipeline,
     Policy,
     RateLimiter,
     Retry,
+    StaleCache,
     Timeout,
     _clock,
     constant,
@@ -34,6 +36,22 @@ from resilient.testing import virtual_time
 from resilient.testing._asyncio_clock import VirtualEventLoop
 
 Sleep = Callable[[float], Awaitable[None]]
+
+
+class SlowStore:
+    """A store that takes a while and never has anything."""
+
+    def __init__(self, sleep: Sleep) -> None:
+        self.sleep = sleep
+
+    async def get(self, key: object) -> None:
+        await self.sleep(0.2)
+
+    async def set(self, key: object, value: object, lifetime: float) -> None:
+        await self.sleep(0.2)
+
+    async def delete(self, key: object) -> None:
+        await self.sleep(0.2)
 
 
 class Scene:
@@ -58,6 +76,8 @@ class Scene:
             "attempt": lambda: Timeout(4),
             "slow": lambda: Timeout(0.3),
             "per key": lambda: PerKey(lambda key: self.bulkhead, key=lambda: 1),
+            "coalesce": Coalesce,
+            "cache": lambda: StaleCache(0, 60, store=SlowStore(self.sleep)),
             "inner": lambda: Pipeline(Bulkhead(2), Timeout(3), classify=OSError),
         }
         self.kinds = kinds
@@ -129,6 +149,9 @@ SCENES = [
     ("per key",),
     ("retry", "inner"),
     ("fallback", "retry", "slow"),
+    ("coalesce",),
+    ("cache",),
+    ("fallback", "cache", "coalesce", *FULL[1:]),
 ]
 scenes = pytest.mark.parametrize("kinds", SCENES, ids="-".join)
 
@@ -442,7 +465,9 @@ def test_an_interrupt_in_the_function(
     if colour != "sync":
         virtual_time.run(main, backend=colour)  # type: ignore[arg-type]
     else:
-        scene = Scene(asyncio.sleep, *[k for k in kinds if k != "fallback"])
+        scene = Scene(
+            asyncio.sleep, *[k for k in kinds if k not in ("fallback", "cache")]
+        )
         with virtual_time(), pytest.raises(kind):
             scene.pipeline.call(stops_now)
     assert scene is not None

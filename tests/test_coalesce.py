@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trio
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.test_cancellation import Steps, TurningLoop
 
 from resilient import (
     Bulkhead,
@@ -604,6 +605,80 @@ def test_a_loop_that_refuses_new_tasks_is_told_of() -> None:
         assert coalesce.fresh()
 
     virtual_time.run(main)
+
+
+@pytest.mark.parametrize("leaves", ["first", "second"])
+def test_whoever_is_cancelled_at_whatever_turn_the_other_has_the_result(
+    leaves: str,
+) -> None:
+    """On asyncio; a caller that was to begin leaves the other to do so."""
+
+    async def main(at: int) -> tuple[object, object, int, int]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, TurningLoop)
+        bulkhead = Bulkhead(1)
+        coalesce, slow = Coalesce(), Slow(World("asyncio"))
+        decorated = Pipeline(coalesce, Timeout(60), bulkhead)(slow.function)
+        tasks = [asyncio.create_task(decorated()) for _ in range(2)]
+        victim = tasks[leaves == "second"]
+        loop.watch(victim, at)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        turns, loop.victim = loop.turns, None
+        assert coalesce.fresh()
+        assert 0 == bulkhead.in_use
+        assert [asyncio.current_task()] == list(asyncio.all_tasks())
+        if leaves == "second":
+            results.reverse()
+        return results[0], results[1], slow.runs, turns
+
+    def run(at: int) -> tuple[object, object, int, int]:
+        with asyncio.Runner(loop_factory=TurningLoop) as runner:
+            return runner.run(main(at))
+
+    turns = run(-1)[3]
+    cancelled = 0
+    for at in range(turns):
+        victim, other, runs, _ = run(at)
+        assert (1, ()) == other
+        assert 1 == runs
+        cancelled += isinstance(victim, asyncio.CancelledError)
+    assert turns - 3 <= cancelled <= turns
+
+
+@pytest.mark.parametrize("leaves", [0, 1])
+def test_whoever_is_cancelled_at_whatever_step_the_other_has_the_result(
+    leaves: int,
+) -> None:
+    """On trio."""
+
+    async def main(at: int) -> tuple[object, int, int]:
+        bulkhead = Bulkhead(1)
+        coalesce, slow = Coalesce(), Slow(World("trio"))
+        decorated = Pipeline(coalesce, Timeout(60), bulkhead)(slow.function)
+        scopes = [trio.CancelScope(), trio.CancelScope()]
+        results: list[object] = [None, None]
+        steps = Steps(scopes[leaves], at)
+
+        async def call(place: int) -> None:
+            with scopes[place]:
+                results[place] = await decorated()
+
+        trio.lowlevel.add_instrument(steps)
+        try:
+            async with trio.open_nursery() as nursery:
+                for place in range(2):
+                    nursery.start_soon(call, place)
+        finally:
+            trio.lowlevel.remove_instrument(steps)
+        assert coalesce.fresh()
+        assert 0 == bulkhead.in_use
+        return results[1 - leaves], slow.runs, steps.steps
+
+    _, _, steps = virtual_time.run(main, -1, backend="trio")
+    for at in range(steps):
+        other, runs, _ = virtual_time.run(main, at, backend="trio")
+        assert (1, ()) == other
+        assert 1 == runs
 
 
 # -- Threads
