@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import functools
 import gc
+import sys
 import threading
 import traceback
 import types
@@ -925,9 +926,38 @@ async def test_a_wait_that_the_first_one_s_deadline_refused_is_its_own(
         await w.sleep(1)
         return await decorated()
 
-    results = await together(w, hurried, patient)
+    async def as_hurried() -> Any:
+        await w.sleep(1)
+        with deadline_after(3):
+            return await decorated()
+
+    results = await together(w, hurried, patient, as_hurried)
     assert results[0].by_deadline
     assert (2, ()) == results[1]
+    assert results[2].by_deadline
+    assert str(results[0]) == str(results[2])
+
+
+@in_sync
+async def test_a_result_that_comes_as_the_time_is_up_is_taken(w: World) -> None:
+    """Whoever is about to leave looks once more."""
+    coalesce, slow = Coalesce(), Slow(w)
+    decorated = w.decorate(coalesce, slow.function)
+
+    async def hurried() -> Any:
+        with pytest.MonkeyPatch.context() as patch, deadline_after(5):
+
+            async def late(runtime: Any, waiter: Any, until: float) -> bool:
+                _clock.wait(waiter.gate, until + 6 - w.now())
+                return False
+
+            patch.setattr(type(SYNC), "park", late)
+            return await decorated()
+
+    async def first() -> Any:
+        return await decorated()
+
+    assert [(1, ())] * 2 == await together(w, first, hurried)
 
 
 class Held(Bulkhead):
@@ -1084,49 +1114,102 @@ def test_each_loop_has_executions_of_its_own() -> None:
 
 @pytest.mark.real
 def test_threads_and_loops_at_once_lose_nothing() -> None:
-    """Each gets a result that was made after it came, and all come back."""
+    """No key runs twice at once in one place, and all come back."""
     coalesce = Coalesce(key=lambda place: place % 3)
-    counted = threading.Lock()
-    runs = 0
+    guard = threading.Lock()
+    inside: set[object] = set()
+    twice: list[object] = []
 
-    def count() -> int:
-        nonlocal runs
-        with counted:
-            runs += 1
-            return runs
+    def enter(one: object) -> None:
+        with guard:
+            if one in inside:
+                twice.append(one)
+            inside.add(one)
+
+    def leave(one: object) -> None:
+        with guard:
+            inside.discard(one)
 
     def plain(place: int) -> int:
-        return count()
+        enter(place % 3)
+        leave(place % 3)
+        return place % 3
 
     async def later(place: int) -> int:
+        here = (asyncio.get_running_loop(), place % 3)
+        enter(here)
         await asyncio.sleep(0)
-        return count()
+        leave(here)
+        return place % 3
 
     sync_call, async_call = coalesce(plain), coalesce(later)
+    done: list[bool] = []
 
     def in_thread() -> None:
-        for place in range(300):
-            before = runs
-            assert sync_call(place) > before - 1
+        done.append(all(sync_call(place) == place % 3 for place in range(300)))
 
     async def in_tasks() -> None:
         for _ in range(20):
-            before = runs
             results = await asyncio.gather(*map(async_call, range(15)))
-            assert min(results) > before
-            assert len(set(results)) == 3
+            done.append(results == [place % 3 for place in range(15)])
 
     threads = [threading.Thread(target=in_thread, daemon=True) for _ in range(8)]
     threads += [
         threading.Thread(target=lambda: asyncio.run(in_tasks()), daemon=True)
         for _ in range(2)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(interval)
     assert not any(thread.is_alive() for thread in threads)
+    assert [] == twice
+    assert [True] * 48 == done
     assert coalesce.fresh()
+
+
+class Closing:
+    """A key that does something as it is looked up: as a collection might."""
+
+    def __init__(self) -> None:
+        self.happens: list[Callable[[], object]] = []
+        self.skips = 0
+
+    def __hash__(self) -> int:
+        self.skips -= 1
+        if self.happens and self.skips < 0:
+            self.happens.pop()()
+        return 1
+
+
+@pytest.mark.parametrize("skips", range(6))
+def test_a_call_may_be_closed_while_the_lock_is_held(skips: int) -> None:
+    """By a collection, on the very thread that holds it: nobody waits."""
+
+    async def main() -> None:
+        closing = Closing()
+        coalesce = Coalesce(key=lambda *args: args[0] if args else closing)
+        slow = Slow(World("asyncio"))
+        lost: Any = coalesce.acall(slow.function, 1)
+        lost.send(None)
+        await asyncio.sleep(1)
+        assert 1 == coalesce.in_flight
+        closing.happens.append(lost.close)
+        closing.skips = skips
+        call = coalesce(lambda: 5)
+        assert 5 == contextvars.Context().run(call)
+        closing.happens.clear()
+        lost.close()
+        await asyncio.sleep(1)
+        assert 1 == slow.ended
+        assert coalesce.fresh()
+
+    virtual_time.run(main)
 
 
 def test_whoever_holds_the_lock_takes_back_for_others() -> None:

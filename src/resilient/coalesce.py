@@ -280,8 +280,9 @@ class Coalesce(Policy, Returnable):
         with self._locked():
             # Whoever held the lock has left the rest to us, by now.
             flight = passenger.flight
-        if flight.deserted and flight.errand is not None:
+        if flight.deserted:
             # NB: a call leaves no task behind.
+            assert flight.errand is not None
             await flight.errand.ended()
 
     def _delivered(self, passenger: _Passenger) -> Outcome | None:
@@ -320,7 +321,9 @@ class Coalesce(Policy, Returnable):
         for flight, passengers in effects:
             if passengers is not None:
                 _deliver(flight, passengers)
-            elif flight.errand is not None:
+            else:
+                # NB: a thread that runs its own flight does not leave it.
+                assert flight.errand is not None
                 flight.errand.cancel()
 
 
