@@ -14,6 +14,8 @@ import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 import trio
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
@@ -437,29 +439,75 @@ async def test_a_cancelled_execution_may_go_on_all_the_same(w: World) -> None:
         assert 8.0 == await cancelled_after(w, 3, decorated)
 
 
-def test_a_second_cancellation_is_passed_on() -> None:
-    """As to a function that is cancelled twice."""
+def test_a_second_cancellation_waits_for_the_first() -> None:
+    """As a group of tasks does: what cleans up is not disturbed."""
 
     async def main() -> None:
-        swallowed: list[float] = []
+        log: list[float] = []
 
-        async def stubborn() -> None:
+        async def cleaning() -> None:
             loop = asyncio.get_running_loop()
-            for _ in range(2):
-                try:
-                    await asyncio.sleep(10)
-                except asyncio.CancelledError:
-                    swallowed.append(loop.time())
-            await asyncio.sleep(10)
+            try:
+                await asyncio.sleep(10)
+            finally:
+                await asyncio.sleep(5)
+                log.append(loop.time())
 
-        task = asyncio.ensure_future(Coalesce().acall(stubborn))
+        task = asyncio.ensure_future(Coalesce().acall(cleaning))
         for _ in range(3):
             await asyncio.sleep(1)
             task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert [1.0, 2.0] == swallowed
-        assert 3.0 == asyncio.get_running_loop().time()
+        assert [6.0] == log
+
+    virtual_time.run(main)
+
+
+@in_async_colours
+async def test_a_scope_of_anyio_disturbs_no_shielded_cleanup(w: World) -> None:
+    """It cancels again and again, on asyncio in each turn of the loop."""
+    log: list[float] = []
+
+    async def cleaning() -> None:
+        try:
+            await anyio.sleep(10)
+        finally:
+            with anyio.CancelScope(shield=True):
+                # NB: no sleep: time stands still while anyio is at it.
+                for _ in range(5):
+                    await anyio.lowlevel.checkpoint()
+                log.append(w.now())
+
+    with anyio.move_on_after(1) as scope:
+        await Coalesce().acall(cleaning)
+    assert scope.cancelled_caught
+    assert [1.0] == log
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
+def test_a_task_may_begin_at_once() -> None:
+    """And end at once, before anybody waits for it."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        coalesce, slow = Coalesce(), Slow(World("asyncio"))
+
+        async def at_once() -> int:
+            return 5
+
+        async def itself() -> None:
+            await decorated()
+
+        decorated = coalesce(itself)
+        assert [5, 5] == await asyncio.gather(*[coalesce.acall(at_once) for _ in "ab"])
+        assert [(1, ())] * 2 == await asyncio.gather(
+            *[coalesce.acall(slow.function) for _ in "ab"]
+        )
+        with pytest.raises(RuntimeError, match="would wait for itself"):
+            await decorated()
+        assert coalesce.fresh()
 
     virtual_time.run(main)
 

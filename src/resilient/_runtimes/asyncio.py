@@ -156,8 +156,8 @@ class AsyncioErrand:
                 try:
                     await asyncio.wait((self.task,))
                 except asyncio.CancelledError as error:
-                    # NB: passed on, for it may have swallowed the first.
-                    self.task.cancel()
+                    # NB: not passed on, as `asyncio.TaskGroup` does not: anyio
+                    # cancels anew in each turn, and knows what it may not.
                     cancelled = error
             if cancelled is not None:
                 raise cancelled
