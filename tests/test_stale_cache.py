@@ -466,6 +466,31 @@ async def test_rejections_and_what_cannot_be_copied_are_not_remembered(
     assert 2 == source.calls
 
 
+class FewError(Exception):
+    """There are as many as somebody says."""
+
+    left = 2
+
+    def __new__(cls, *args: Any) -> Any:
+        cls.left -= 1
+        if cls.left < 0:
+            raise ValueError
+        return super().__new__(cls, *args)
+
+
+@in_every_colour
+async def test_an_error_that_can_be_copied_no_more_is_forgotten(w: World) -> None:
+    """The function is asked again."""
+    FewError.left = 2
+    source = Source()
+    get = w.decorate(StaleCache(10, 0, negative_ttl=5), source.function)
+    source.error = FewError()
+    for _ in range(2):
+        with pytest.raises(FewError):
+            await get()
+    assert 2 == source.calls
+
+
 # -- Stores
 
 
@@ -837,6 +862,14 @@ async def test_a_retry_inside_has_its_tries_first(w: World) -> None:
 def test_an_order_that_defeats_itself_is_told_of() -> None:
     """With the fix."""
     cache, coalesce = StaleCache(1, 1), Coalesce()
+    fallback = Fallback(None)
+    with pytest.warns(ResilientWarning) as caught:
+        Pipeline(cache, fallback)
+    assert [
+        "Fallback(None) stands inside StaleCache(1.0, 1.0), which will keep its answers"
+        " as the function's own; list it before the StaleCache"
+    ] == [str(one.message) for one in caught]
+    Pipeline(fallback, cache)
     for outer, text in (
         (
             coalesce,

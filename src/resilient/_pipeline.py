@@ -218,6 +218,11 @@ def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
             f"{inner!r} stands inside {outer!r}, which will never see a failure;"
             " list it before the Retry"
         )
+    if isinstance(outer, StaleCache) and isinstance(inner, Fallback):
+        yield (
+            f"{inner!r} stands inside {outer!r}, which will keep its answers as the"
+            " function's own; list it before the StaleCache"
+        )
     if isinstance(outer, Coalesce) and isinstance(inner, StaleCache):
         yield (
             f"{inner!r} stands inside {outer!r}: what it knows would wait in line"

@@ -322,6 +322,9 @@ class StaleCache(Policy):
         if found is None:
             return None
         error, verdict, retry_after = found[0]
-        outcome = Outcome(None, copied(error))
+        twin = copied(error)
+        if twin is None:
+            return None
+        outcome = Outcome(None, twin)
         outcome.verdict, outcome.retry_after = verdict, retry_after
         return outcome
