@@ -77,8 +77,13 @@ async def together(w: World, *functions: Callable[[], Awaitable[Any]]) -> list[A
     if not w.is_sync:
         return await w.gather(*functions)
     results: list[Any] = [None] * len(functions)
+    gates = [threading.Lock() for _ in range(len(functions) + 1)]
 
     def run(place: int) -> None:
+        # NB: whoever begins lets the next one begin: somebody is always about
+        # to run, and time stands still, until all have begun.
+        _clock.wait(gates[place], None)
+        gates[place + 1].release()
         try:
             coroutine: Any = functions[place]()
             coroutine.send(None)
@@ -87,14 +92,16 @@ async def together(w: World, *functions: Callable[[], Awaitable[Any]]) -> list[A
         except Exception as error:
             results[place] = error
 
-    # NB: threads that the clock knows, so that it waits for them to begin.
+    for gate in gates:
+        gate.acquire()
     threads = [
         _clock.start_thread(functools.partial(run, place), f"caller {place}")
         for place in range(len(functions))
     ]
+    gates[0].release()
     for thread in threads:
         while thread.is_alive():
-            await w.sleep(0.001)
+            await w.sleep(1)
     return results
 
 
