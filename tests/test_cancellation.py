@@ -22,6 +22,7 @@ from resilient import (
     Bulkhead,
     CircuitBreaker,
     CircuitState,
+    Coalesce,
     Fallback,
     Hedge,
     PerKey,
@@ -29,6 +30,7 @@ from resilient import (
     Policy,
     RateLimiter,
     Retry,
+    StaleCache,
     Timeout,
     _clock,
     constant,
@@ -37,6 +39,22 @@ from resilient.testing import virtual_time
 from resilient.testing._asyncio_clock import VirtualEventLoop
 
 Sleep = Callable[[float], Awaitable[None]]
+
+
+class SlowStore:
+    """A store that takes a while and never has anything."""
+
+    def __init__(self, sleep: Sleep) -> None:
+        self.sleep = sleep
+
+    async def get(self, key: object) -> None:
+        await self.sleep(0.2)
+
+    async def set(self, key: object, value: object, lifetime: float) -> None:
+        await self.sleep(0.2)
+
+    async def delete(self, key: object) -> None:
+        await self.sleep(0.2)
 
 
 class Scene:
@@ -66,6 +84,8 @@ class Scene:
             "slow": lambda: Timeout(0.3),
             "hedge": lambda: Hedge(0.2, attempts=3, max_threads=9),
             "per key": lambda: PerKey(lambda key: self.bulkhead, key=lambda: 1),
+            "coalesce": Coalesce,
+            "cache": lambda: StaleCache(0, 60, store=SlowStore(self.sleep)),
             "inner": lambda: Pipeline(Bulkhead(2), Timeout(3), classify=OSError),
         }
         self.kinds = kinds
@@ -142,6 +162,9 @@ SCENES = [
     ("fallback", "retry", "slow"),
     ("hedge",),
     ("total", "retry", "hedge", "breaker", "limiter", "bulkhead", "attempt"),
+    ("coalesce",),
+    ("cache",),
+    ("fallback", "cache", "coalesce", *FULL[1:]),
 ]
 scenes = pytest.mark.parametrize("kinds", SCENES, ids="-".join)
 
@@ -460,7 +483,9 @@ def test_an_interrupt_in_the_function(
     if colour != "sync":
         virtual_time.run(main, backend=colour)  # type: ignore[arg-type]
     else:
-        scene = Scene(asyncio.sleep, *[k for k in kinds if k != "fallback"])
+        scene = Scene(
+            asyncio.sleep, *[k for k in kinds if k not in ("fallback", "cache")]
+        )
         with virtual_time(), pytest.raises(kind):
             scene.pipeline.call(stops_now)
     assert scene is not None

@@ -863,7 +863,7 @@ async def test_a_thread_left_within_a_loser(w: World) -> None:
 def test_an_attempt_that_ends_while_it_is_counted() -> None:
     """In another thread, between two looks: nothing stays held."""
     call = Call("x", runtime=SYNC)
-    heat = Heat(call, lambda: None, leaf, None, SyncRace())
+    heat = Heat(call, leaf, None, SyncRace())
     forgotten: list[Entrant] = []
     entrant = Entrant(heat, 0, forgotten.append)
     assert not entrant.outlives(lambda one: one.ended())

@@ -678,3 +678,70 @@ def test_an_abandoned_race_of_a_closed_loop_keeps_nothing() -> None:
     races.pop().abandon()
     assert set() == asyncio_runtime._left
     coroutines.pop().close()
+
+
+# -- Errands
+
+
+def test_an_errand_is_cancelled_from_any_thread_and_waited_for() -> None:
+    """What is last is done whether it began or not."""
+    log: list[str] = []
+
+    async def body() -> None:
+        try:
+            await trio.sleep_forever() if log[0] == "trio" else await asyncio.sleep(99)
+        finally:
+            log.append("body")
+
+    async def main(runtime: Any) -> None:
+        log[:] = [runtime.name]
+        errand = runtime.spawn("errand", body, lambda: log.append("last"))
+        await runtime.sleep(1)
+        thread = threading.Thread(target=errand.cancel)
+        thread.start()
+        thread.join()
+        await errand.ended()
+        await errand.ended()
+        assert [runtime.name, "body", "last"] == log
+
+    async def driven(runtime: Any) -> None:
+        coroutine = main(runtime)
+        standstill = coroutine.send(None)
+        while True:
+            try:
+                answer = None if standstill is PAUSE else await suspend(standstill)
+                standstill = coroutine.send(answer)
+            except StopIteration:
+                return
+
+    virtual_time.run(driven, ASYNCIO)
+    virtual_time.run(driven, TRIO, backend="trio")
+
+
+def test_an_errand_of_a_run_that_is_over_is_over() -> None:
+    """There is nothing to cancel."""
+    left: list[Any] = []
+
+    async def body() -> None: ...
+
+    async def main(runtime: Any) -> None:
+        left.append(runtime.spawn("errand", body, bool))
+        await left[-1].ended()
+
+    asyncio.run(main(ASYNCIO))
+    trio.run(main, TRIO)
+    for errand in left:
+        errand.cancel()
+
+
+def test_a_home_is_a_loop_a_run_or_a_process() -> None:
+    """And no other of them."""
+
+    async def home(runtime: Any) -> object:
+        assert runtime.home() is runtime.home()
+        return runtime.home()
+
+    homes = [asyncio.run(home(ASYNCIO)), asyncio.run(home(ASYNCIO))]
+    homes += [trio.run(home, TRIO), trio.run(home, TRIO), SYNC.home()]
+    assert 5 == len(set(homes))
+    assert SYNC.home() == SYNC.home()

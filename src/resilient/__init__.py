@@ -36,6 +36,7 @@ from resilient._errors import (
 )
 from resilient._events import (
     CallAbandoned,
+    CallCoalesced,
     CallRejected,
     CircuitChanged,
     CircuitNoted,
@@ -49,6 +50,7 @@ from resilient._events import (
     RetriesExhausted,
     RetryCancelled,
     RetryScheduled,
+    StaleServed,
     TimedOut,
 )
 from resilient._machines.aimd import AIMD, ConcurrencyLimit
@@ -71,12 +73,14 @@ from resilient.adaptive_concurrency import AdaptiveConcurrency
 from resilient.adaptive_throttle import AdaptiveThrottle
 from resilient.bulkhead import Bulkhead
 from resilient.circuit_breaker import CircuitBreaker, calls
+from resilient.coalesce import Coalesce
 from resilient.fallback import Fallback
 from resilient.hedge import Hedge
 from resilient.per_key import PerKey
 from resilient.rate_limiter import RateLimiter
 from resilient.retry import Retry
 from resilient.retry_budget import RetryBudget
+from resilient.stale_cache import AsyncCacheStore, CacheStore, StaleCache
 from resilient.timeout import Timeout
 
 __all__ = [
@@ -84,13 +88,16 @@ __all__ = [
     "AdaptiveConcurrency",
     "AdaptiveThrottle",
     "AdmissionPolicy",
+    "AsyncCacheStore",
     "Attempt",
     "Attempts",
     "Backoff",
     "Bulkhead",
     "BulkheadFullError",
+    "CacheStore",
     "Call",
     "CallAbandoned",
+    "CallCoalesced",
     "CallRejected",
     "CircuitBreaker",
     "CircuitChanged",
@@ -98,6 +105,7 @@ __all__ = [
     "CircuitOpenError",
     "CircuitState",
     "CircuitStatistics",
+    "Coalesce",
     "ConcurrencyLimit",
     "ConcurrencyLimitedError",
     "DeadlineExceededError",
@@ -128,6 +136,8 @@ __all__ = [
     "RetryBudget",
     "RetryCancelled",
     "RetryScheduled",
+    "StaleCache",
+    "StaleServed",
     "ThrottledError",
     "TimedOut",
     "Timeout",

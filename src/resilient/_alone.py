@@ -2,25 +2,15 @@
 
 The third edge. The others run the function in the frame of whoever called it;
 this one where a policy says, as often as it says, perhaps at the same time.
-Its policy gets the function from the caller's edge (`_edge.function`) and gives
-each run a `Fork` of the call.
+Its policy gives each run a call of its own, which ends when nobody needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 from resilient._call import Call, Outcome, current
-from resilient._edge import (
-    DONE,
-    FUNCTION,
-    Drive,
-    Driven,
-    Proceed,
-    failed,
-    refuse_awaitable,
-)
+from resilient._edge import DONE, Drive, Driven, Proceed, failed, refuse_awaitable
 from resilient._runtimes.sync import SYNC
 
 
@@ -28,15 +18,13 @@ class Alone(Drive):
     """What is inside a policy, run in a task or thread of its own.
 
     Args:
-        fn: The function, as `function` returned it.
         proceed: What is inside.
-        call: A call of its own, see `Fork`; it ends with the run.
+        call: A call of its own, for a function. It is not ended here.
     """
 
-    __slots__ = ("fn",)
+    __slots__ = ()
 
-    def __init__(self, fn: Callable[..., Any], proceed: Proceed, call: Call) -> None:
-        self.fn = fn
+    def __init__(self, proceed: Proceed, call: Call) -> None:
         self.call = call
         self.outcome = None
         # What `proceed` returns is awaitable by being driven.
@@ -49,7 +37,8 @@ class Alone(Drive):
         frames below it alive, this one and its caller's, so that a value
         returned through them would be a cycle.
         """
-        call, fn = self.call, self.fn
+        call, fn = self.call, self.call.function
+        assert fn is not None
         # NB: `end` empties the call, and a caller who waits no more ends it.
         args, kwargs = call.args, call.kwargs or {}
         in_sync = call.runtime is SYNC
@@ -82,12 +71,5 @@ class Alone(Drive):
                     else:
                         standstill = self.send(value)
         finally:
-            call.end()
+            # NB: the error's traceback holds this frame.
             value = returned = None
-
-    def _resume(self, resume: Callable[[Any], object], value: object) -> object:
-        standstill = super()._resume(resume, value)
-        if standstill is FUNCTION:
-            # A policy further in that runs the function itself, too.
-            standstill = self.send(self.fn)
-        return standstill

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 from resilient import _clock
 from resilient._arguments import number
@@ -201,6 +201,11 @@ class Booking(Protocol):
         ...
 
 
+_REMEMBERED: Final = 8
+"""Given-up errors that a call remembers: enough for the members of a group,
+few enough for a call that lasts as long as its process."""
+
+
 class Call:
     """One logical call on its way through a pipeline.
 
@@ -214,6 +219,7 @@ class Call:
             what is inside it.
         key: What `PerKey` tells calls apart by, unless it has its own.
         hedge: Number of the hedge that this is, from 1; 0: none.
+        function: What is called; None for a block.
         result: Set it inside a ``with`` block to show a value to ``classify``.
         unrepeatable: Why the function must not be called again, whatever came
             of it – as an HTTP request that has side effects and may have
@@ -229,6 +235,7 @@ class Call:
         "deadline",
         "enclosing",
         "ended",
+        "function",
         "given_up",
         "key",
         "kwargs",
@@ -264,6 +271,7 @@ class Call:
         self.kwargs = kwargs
         self._runtime = runtime
         self.key: Any = key
+        self.function: Callable[..., Any] | None = None
         # What the user called; the policies inside are its own affair.
         self.policy: Policy[Any] | None = policy
         self.attempt: int = 1
@@ -392,9 +400,17 @@ class Call:
                 f" {', '.join(sorted(known))}"
             )
 
+    def give_up(self, error: Exception) -> None:
+        """Tell this call and all around it that a Retry gave up on `error`."""
+        call: Call | None = self
+        while call is not None:
+            call.given_up = (*call.given_up[1 - _REMEMBERED :], error)
+            call = call.enclosing
+
     def end(self) -> None:
         """Cut every tie: nobody may learn anything from a call that ended."""
         self.ended = True
+        self.function = None
         self.args, self.kwargs = (), None
         self.enclosing = None
         self.deadline = None
@@ -427,6 +443,7 @@ class Fork(Call):
         self.retried = call.retried
         self.runner = call.runner
         self.standing = call.standing
+        self.function = call.function
         self.hedge: int = hedge
         self.strained: bool = False
 
@@ -698,6 +715,17 @@ def verdict_of(parameter: str, answer: object, outcome: Outcome) -> Verdict:
         # NB: it may be the call's result, which may be secret.
         f" got {type(answer).__name__}"
     )
+
+
+def answerable(outcome: Outcome) -> Verdict:
+    """Judge for who answers in a function's place and has no ``on``.
+
+    That is the pipeline's verdict, but that our own rejections are failures:
+    whoever is inside was not asked, and the caller has nothing.
+    """
+    if outcome.verdict is IGNORED and isinstance(outcome.error, RejectedError):
+        return FAILURE
+    return outcome.verdict
 
 
 def family(error: BaseException) -> Iterator[BaseException]:

@@ -57,9 +57,6 @@ enabled = True
 RUN = Mark("RUN")
 """What the leaf yields: run the function now, and send me its outcome."""
 
-FUNCTION = Mark("FUNCTION")
-"""What a policy yields that runs the function itself: tell me which it is."""
-
 DONE = Mark("DONE")
 """What `Drive` reports when the policies have come to their end."""
 
@@ -68,15 +65,6 @@ DONE = Mark("DONE")
 def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
     """The innermost `proceed`: ask the edge to run the function."""
     return (yield RUN)
-
-
-@types.coroutine
-def function() -> Generator[object, Callable[..., Any], Callable[..., Any]]:
-    """Ask the edge for the function, to have it run elsewhere; see `_alone`.
-
-    For policies that accept no blocks and no generators: those have none.
-    """
-    return (yield FUNCTION)
 
 
 @types.coroutine
@@ -199,6 +187,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
         if not enabled:
             return fn(*args, **kwargs)
         call = Call(name, args, kwargs, SYNC, None, policy)
+        call.function = fn
         token = current.set(call)
         value: Any = None
         outcome: Outcome | None = None
@@ -220,9 +209,6 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                         if raised is value:
                             BaseException.with_traceback(raised, trace)
                         raise
-                    if request is FUNCTION:
-                        value, resume = fn, coroutine.send
-                        continue
                     if request is not RUN:
                         value, trace = misused(request), None
                         resume = coroutine.throw
@@ -276,6 +262,7 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
         if not enabled:
             return await fn(*args, **kwargs)
         call = Call(name, args, kwargs, None, None, policy)
+        call.function = fn
         token = current.set(call)
         value: Any = None
         outcome: Outcome | None = None
@@ -303,8 +290,6 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                             value = Outcome(await fn(*args, **kwargs))
                         elif request is PAUSE:
                             value = None
-                        elif request is FUNCTION:
-                            value = fn
                         else:
                             value = await suspend(request)
                     except Exception as error:

@@ -215,6 +215,31 @@ class FallbackUsed(Event):
 
 
 @attrs.define(on_setattr=_FROZEN)
+class CallCoalesced(Event):
+    """A call joined an execution that others had begun or joined.
+
+    Attributes:
+        callers: Calls that wait for it now, this one included.
+    """
+
+    callers: int
+
+
+@attrs.define(on_setattr=_FROZEN)
+class StaleServed(Event):
+    """A cache answered for a failure with a value that it had kept.
+
+    Attributes:
+        age: Seconds since that value was made.
+        error: Name of the type of the error it answers for; None for a result
+            that was judged a failure.
+    """
+
+    age: float
+    error: str | None
+
+
+@attrs.define(on_setattr=_FROZEN)
 class KeyEvicted(Event):
     """`PerKey` let go of a key's policy to make room.
 

@@ -95,8 +95,9 @@ class Entrant:
         try:
             # NB: a thread may come to its first step after all is over.
             if not heat.over:
-                alone = Alone(heat.fn, heat.proceed, self.call)
+                alone = Alone(heat.proceed, self.call)
                 await alone.run()
+                self.call.end()
                 unwanted = heat.settle(self, alone)
                 if unwanted:
                     with heat.race.cleanup(self):
@@ -161,7 +162,6 @@ class Heat:
         "call",
         "entrants",
         "failures",
-        "fn",
         "later",
         "over",
         "proceed",
@@ -173,13 +173,11 @@ class Heat:
     def __init__(
         self,
         call: Call,
-        fn: Callable[..., Any],
         proceed: Proceed,
         judge: Judge | None,
         race: Race,
     ) -> None:
         self.call = call
-        self.fn = fn
         self.proceed = proceed
         self.race = race
         self.entrants: list[Entrant] = []

@@ -15,9 +15,12 @@ from resilient._policy import F, Policy, Spelling
 from resilient._warnings import warn
 from resilient.adaptive_concurrency import AdaptiveConcurrency
 from resilient.bulkhead import Bulkhead
+from resilient.circuit_breaker import CircuitBreaker
+from resilient.coalesce import Coalesce
 from resilient.fallback import Fallback
 from resilient.hedge import Hedge
 from resilient.retry import Retry
+from resilient.stale_cache import StaleCache
 from resilient.timeout import Timeout
 
 if TYPE_CHECKING:
@@ -28,10 +31,10 @@ if TYPE_CHECKING:
 class Pipeline(Policy[F]):
     """Compose policies: the first listed is the outermost.
 
-    The order that serves most: ``Fallback · Timeout (total) · Retry · Hedge ·
-    CircuitBreaker · RateLimiter · Bulkhead · Timeout (attempt)``. An order or
-    numbers that defeat themselves are pointed out by a `ResilientWarning` at
-    the line that built them.
+    The order that serves most: ``Fallback · StaleCache · Coalesce · Timeout
+    (total) · Retry · Hedge · CircuitBreaker · RateLimiter · Bulkhead · Timeout
+    (attempt)``. An order or numbers that defeat themselves are pointed out by
+    a `ResilientWarning` at the line that built them.
 
     A pipeline is a policy: it may stand in another. The innermost one with a
     ``classify`` judges; one further out that has its own judges anew.
@@ -142,6 +145,10 @@ class Pipeline(Policy[F]):
         for policy, told in self._classified(outside=classified):
             policy.accept(spelling, classified=told)
 
+    def examine(self, fn: Callable[..., Any]) -> None:
+        for policy in self.policies:
+            policy.examine(fn)
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have `listener(event)` called for everything its policies do.
 
@@ -236,6 +243,28 @@ def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
         and (outer.seconds or math.inf) <= (inner.delay or 0.0)
     ):
         yield f"{outer!r} ends every call before {inner!r} would start a hedge"
+    if isinstance(outer, StaleCache) and isinstance(inner, Fallback):
+        yield (
+            f"{inner!r} stands inside {outer!r}, which will keep its answers as the"
+            " function's own; list it before the StaleCache"
+        )
+    if isinstance(outer, Coalesce) and isinstance(inner, StaleCache):
+        yield (
+            f"{inner!r} stands inside {outer!r}: what it knows would wait in line"
+            " with what it has to ask for; list it before the Coalesce"
+        )
+    if isinstance(inner, StaleCache) and inner.stale_if_error and inner.on is None:
+        if isinstance(outer, Retry):
+            yield (
+                f"{inner!r} stands inside {outer!r}, which will not see the"
+                " failures it answers for; list it before the Retry"
+            )
+        if isinstance(outer, CircuitBreaker):
+            yield (
+                f"{inner!r} stands inside {outer!r}, which takes its answers for"
+                " those of the function, and refuses them while it is open; list"
+                " it before the CircuitBreaker"
+            )
     if (
         isinstance(outer, Timeout)
         and isinstance(inner, Timeout)

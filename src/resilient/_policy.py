@@ -227,6 +227,13 @@ class Policy(Generic[F]):
                 f" no meaning for {_WHAT[spelling]}"
             )
 
+    def examine(self, fn: Callable[..., Any]) -> None:
+        """Refuse a function that this policy cannot protect as written.
+
+        Raises:
+            TypeError: It cannot; the text says what is missing.
+        """
+
     def _accept(self, spelling: Spelling) -> None:
         if spelling not in self._accepted:
             self.accept(spelling)
@@ -264,6 +271,7 @@ class Policy(Generic[F]):
             )
         colour = colour_of(fn)
         self._accept(colour)
+        self.examine(fn)
         if self._alias is None:
             self._alias = name_of(fn)
         wrapper = _EDGES[colour](self, fn)

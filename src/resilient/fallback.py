@@ -7,15 +7,23 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast, overload
 
-from resilient._call import Call, Condition, Judge, Outcome, Verdict, judge_by
+from resilient._call import (
+    Call,
+    Condition,
+    Judge,
+    Outcome,
+    Verdict,
+    answerable,
+    judge_by,
+)
 from resilient._edge import Proceed, close_unbegun, colour_of, failed
-from resilient._errors import RejectedError
 from resilient._events import FallbackUsed, error_name, send
 from resilient._policy import Policy, Spelling
 from resilient._runtimes import Mark
 
 V = TypeVar("V", covariant=True)
 _NOTHING: Any = Mark("<nothing>")
+_PASSES = (Verdict.SUCCESS, Verdict.IGNORED)
 
 
 class Fallback(Policy[V], Generic[V]):
@@ -106,7 +114,7 @@ class Fallback(Policy[V], Generic[V]):
         outcome = await proceed(call)
         if outcome.verdict is Verdict.SUCCESS and self._judge is None:
             return outcome
-        if not self._answers_for(outcome):
+        if (self._judge or answerable)(outcome) in _PASSES:
             return outcome
         if self._listeners:
             name = error_name(outcome.error)
@@ -132,12 +140,6 @@ class Fallback(Policy[V], Generic[V]):
         finally:
             # NB: `error` would keep this frame alive through its traceback.
             del error
-
-    def _answers_for(self, outcome: Outcome) -> bool:
-        verdict = outcome.verdict if self._judge is None else self._judge(outcome)
-        if verdict is Verdict.IGNORED:
-            return self._judge is None and isinstance(outcome.error, RejectedError)
-        return verdict is not Verdict.SUCCESS
 
 
 _CAUSE: Any = vars(BaseException)["__cause__"]

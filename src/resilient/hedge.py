@@ -9,7 +9,7 @@ from resilient import _clock
 from resilient._arguments import count, number
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import SUCCESS, Call, Condition, Judge, Outcome, judge_by
-from resilient._edge import Proceed, function
+from resilient._edge import Proceed
 from resilient._events import CallAbandoned, HedgeLaunched, HedgeWon, send
 from resilient._heat import Entrant, Heat
 from resilient._machines.quantile import SIZE, Quantile
@@ -205,9 +205,8 @@ class Hedge(Policy):
         delay = self.current_delay
         if delay is None or self._attempts == 1:
             return await self._unhedged(proceed, call)
-        fn = await function()
         race = await call.runtime.race(call)
-        heat = Heat(call, fn, proceed, self._judge, race)
+        heat = Heat(call, proceed, self._judge, race)
         try:
             await self._race(heat, delay)
             if heat.entrants:

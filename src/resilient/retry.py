@@ -45,10 +45,6 @@ Delay: TypeAlias = "Backoff | Callable[[int], float]"
 attempts_limit: int | None = None
 """The most attempts any Retry makes: `resilient.testing.attempts` sets it."""
 
-_REMEMBERED: Final = 8
-"""Given-up errors that a call remembers: enough for the members of a group,
-few enough for a call that lasts as long as its process."""
-
 _FINAL: Final = (Verdict.SUCCESS, Verdict.IGNORED)
 """Verdicts that another try would not mend."""
 
@@ -358,20 +354,12 @@ class Retry(Policy):
                 note += f"; retry in {spell_seconds(outcome.retry_after)}"
             _annotate(error, note)
             if reason != "not retryable":
-                _remember(error, call)
+                call.give_up(error)
         if self._listeners:
             event = RetriesExhausted(
                 self.label, call.name, attempt, elapsed, reason, error_name(error)
             )
             send(self._listeners, event)
-
-
-def _remember(error: Exception, call: Call) -> None:
-    """Tell this call and all around it that a Retry gave up on `error`."""
-    enclosing: Call | None = call
-    while enclosing is not None:
-        enclosing.given_up = (*enclosing.given_up[1 - _REMEMBERED :], error)
-        enclosing = enclosing.enclosing
 
 
 def _was_given_up(error: Exception | None, call: Call) -> bool:

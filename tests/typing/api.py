@@ -17,19 +17,23 @@ from resilient import (
     AdaptiveConcurrency,
     AdaptiveThrottle,
     AdmissionPolicy,
+    AsyncCacheStore,
     Attempt,
     Attempts,
     Backoff,
     Bulkhead,
     BulkheadFullError,
+    CacheStore,
     Call,
     CallAbandoned,
+    CallCoalesced,
     CallRejected,
     CircuitBreaker,
     CircuitChanged,
     CircuitNoted,
     CircuitOpenError,
     CircuitState,
+    Coalesce,
     ConcurrencyLimit,
     ConcurrencyLimitedError,
     DeadlineExceededError,
@@ -60,6 +64,8 @@ from resilient import (
     RetryBudget,
     RetryCancelled,
     RetryScheduled,
+    StaleCache,
+    StaleServed,
     ThrottledError,
     TimedOut,
     Timeout,
@@ -303,6 +309,43 @@ def limits() -> list[AdaptiveConcurrency]:
     return [AdaptiveConcurrency(one, on=OSError) for one in algorithms]
 
 
+class MemoryStore:
+    def __init__(self) -> None:
+        self.kept: dict[Any, Any] = {}
+
+    def get(self, key: Any) -> tuple[Any, float] | None:
+        return self.kept.get(key)
+
+    def set(self, key: Any, value: Any, lifetime: float) -> None:
+        self.kept[key] = (value, 0.0)
+
+    def delete(self, key: Any) -> None:
+        self.kept.pop(key, None)
+
+
+class RemoteStore:
+    async def get(self, key: Any) -> tuple[Any, float] | None:
+        return None
+
+    async def set(self, key: Any, value: Any, lifetime: float) -> None:
+        pass
+
+    async def delete(self, key: Any) -> None:
+        pass
+
+
+def caches() -> None:
+    stores: list[CacheStore | AsyncCacheStore] = [MemoryStore(), RemoteStore()]
+    for store in stores:
+        StaleCache(timedelta(minutes=1), 3600, key=key_of, store=store, name="all")
+    cache = StaleCache(0, math.inf, copy=list, negative_ttl=1, on=(OSError, judge))
+    assert_type(cache.with_(ttl=5), StaleCache)
+    assert_type(Pipeline(cache, Coalesce()).call(alone, 1), str)
+    assert_type(Pipeline(Fallback(None), cache).call(alone, 1), str | None)
+    assert_type(Coalesce(key_of, name="all").in_flight, int)
+    StaleCache(1, 2, store=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 def backoffs() -> list[Backoff]:
     return [
         constant(1),
@@ -328,6 +371,11 @@ def listen(event: Event) -> None:
             assert_type(event.call, str | None)
         case CallRejected():
             assert_type(event.retry_after, float | None)
+        case CallCoalesced():
+            assert_type(event.callers, int)
+        case StaleServed():
+            assert_type(event.age, float)
+            assert_type(event.error, str | None)
         case PermitWaited():
             assert_type(event.waited, float)
         case LimitChanged():

@@ -11,6 +11,8 @@ park     wait until it is woken, or until a moment
 limit    interrupt what runs in this task after so many seconds
 race     run several pieces of work at once, in tasks or threads of their own
 place    tell which task or thread this is
+home     tell which event loop, or process, this is
+spawn    run something in a task of its own (asyncio and trio)
 ======== ==================================================================
 
 asyncio and trio are imported when one of them is seen running, never before.
@@ -26,7 +28,7 @@ from __future__ import annotations
 import os
 import sys
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Hashable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -216,6 +218,45 @@ class Runtime(Protocol):
 
     def place(self) -> object:
         """Return the current task or thread: compared by identity."""
+        ...
+
+    def home(self) -> Hashable:
+        """Return the event loop that runs here; without one, the process."""
+        ...
+
+
+class Errand(Protocol):
+    """Something that runs in a task of its own."""
+
+    def cancel(self) -> None:
+        """Cancel it, from any thread."""
+        ...
+
+    async def ended(self) -> None:
+        """Wait until it has ended, come what may: it was cancelled before.
+
+        A cancellation meanwhile is raised afterwards.
+        """
+        ...
+
+
+class AsyncRuntime(Runtime, Protocol):
+    """A runtime that has tasks."""
+
+    def spawn(
+        self,
+        name: str,
+        body: Callable[[], Coroutine[Any, Any, None]],
+        last: Callable[[], None],
+    ) -> Errand:
+        """Run ``body()`` in a new task, in a copy of this context.
+
+        Args:
+            name: Name of the task.
+            body: It raises nothing. It may never begin: who is cancelled
+                before does not.
+            last: Called when the task has ended, whether or not it began.
+        """
         ...
 
 

@@ -16,7 +16,7 @@ Source: hashed timing wheels without the wheel; Varghese and Lauck, 1987.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,6 +82,20 @@ class AsyncioRuntime:
     def place(self) -> object:
         return asyncio.current_task()
 
+    def home(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    def spawn(
+        self,
+        name: str,
+        body: Callable[[], Coroutine[Any, Any, None]],
+        last: Callable[[], None],
+    ) -> AsyncioErrand:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(body(), name=name)
+        task.add_done_callback(lambda _: last())
+        return AsyncioErrand(loop, task)
+
 
 class AsyncioWaiter(Local):
     """A future that is made anew for each wait, and a flag for early wakes.
@@ -120,6 +134,44 @@ class AsyncioWaiter(Local):
 def _expire(future: asyncio.Future[bool]) -> None:
     if not future.done():
         future.set_result(False)
+
+
+class AsyncioErrand:
+    """A task. Whoever waits for it holds this: the loop alone would not."""
+
+    __slots__ = ("loop", "task")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]
+    ) -> None:
+        self.loop = loop
+        self.task = task
+
+    def cancel(self) -> None:
+        if asyncio._get_running_loop() is self.loop:
+            self.task.cancel()
+            return
+        try:
+            self.loop.call_soon_threadsafe(self.task.cancel)
+        except RuntimeError:
+            # The loop is closed, and nothing runs there any more.
+            pass
+
+    async def ended(self) -> None:
+        cancelled: BaseException | None = None
+        try:
+            while not self.task.done():
+                try:
+                    await asyncio.wait((self.task,))
+                except asyncio.CancelledError as error:
+                    # NB: not passed on, as `asyncio.TaskGroup` does not: anyio
+                    # cancels anew in each turn, and knows what it may not.
+                    cancelled = error
+            if cancelled is not None:
+                raise cancelled
+        finally:
+            # NB: its traceback holds this frame.
+            del cancelled
 
 
 class AsyncioLimit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Coroutine
@@ -63,6 +64,10 @@ class SyncRuntime:
 
     def place(self) -> int:
         return threading.get_ident()
+
+    def home(self) -> int:
+        # NB: in a forked child nobody is left whom one could wait for.
+        return os.getpid()
 
 
 class SyncWaiter(Local):

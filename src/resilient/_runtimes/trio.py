@@ -10,7 +10,8 @@ later.
 from __future__ import annotations
 
 import math
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
@@ -66,6 +67,23 @@ class TrioRuntime:
     def place(self) -> object:
         return trio.lowlevel.current_task()
 
+    def home(self) -> trio.lowlevel.TrioToken:
+        return trio.lowlevel.current_trio_token()
+
+    def spawn(
+        self,
+        name: str,
+        body: Callable[[], Coroutine[Any, Any, None]],
+        last: Callable[[], None],
+    ) -> TrioErrand:
+        errand = TrioErrand()
+        # NB: a system task, for no nursery here lasts as long as it may have
+        # to; whoever waits for it sees to it that it ends.
+        trio.lowlevel.spawn_system_task(
+            errand.run, body, last, name=name, context=copy_context()
+        )
+        return errand
+
 
 class TrioWaiter(Local):
     """An event that is made anew for each wait."""
@@ -92,6 +110,42 @@ class TrioWaiter(Local):
 
     def _wake(self) -> None:
         self.event.set()
+
+
+class TrioErrand:
+    """A system task and the scope that it runs in."""
+
+    __slots__ = ("over", "scope", "token")
+
+    def __init__(self) -> None:
+        self.token = trio.lowlevel.current_trio_token()
+        self.scope = trio.CancelScope()
+        self.over = trio.Event()
+
+    async def run(
+        self, body: Callable[[], Coroutine[Any, Any, None]], last: Callable[[], None]
+    ) -> None:
+        try:
+            with self.scope:
+                await body()
+        finally:
+            self.over.set()
+            last()
+
+    def cancel(self) -> None:
+        lowlevel = trio.lowlevel
+        if lowlevel.in_trio_run() and lowlevel.current_trio_token() is self.token:
+            self.scope.cancel()
+            return
+        try:
+            self.token.run_sync_soon(self.scope.cancel)
+        except trio.RunFinishedError:
+            # The run is over, and everything in it.
+            pass
+
+    async def ended(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self.over.wait()
 
 
 class TrioLimit:

@@ -1,0 +1,95 @@
+"""Keys: which calls are the same call.
+
+A key is made of the function and of what tells its calls apart: the user's
+own ``key(*args, **kwargs)``, or all arguments with their types, for 1, 1.0 and
+True are equal and need not mean the same.
+
+Keys never appear in events, errors or logs: arguments may be secret.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+from resilient._arguments import plain
+from resilient._edge import name_of
+
+if TYPE_CHECKING:
+    from resilient._call import Call
+    from resilient._policy import Policy
+
+
+def key_argument(key: Callable[..., Hashable] | None) -> Callable[..., Hashable] | None:
+    """Return the argument `key` of a policy, checked.
+
+    Raises:
+        TypeError: It is no plain function, nor None.
+    """
+    if key is not None and not callable(key):
+        raise TypeError(f"`key` must be a function or None, got {key!r}")
+    return None if key is None else plain("key", key)
+
+
+def key_of(
+    policy: Policy[Any], key: Callable[..., Hashable] | None, call: Call
+) -> tuple[Callable[..., Any], Hashable]:
+    """Return what a call is told from others by.
+
+    Raises:
+        TypeError: The key, or an argument where there is no `key`, is not
+            hashable; or it is a method's call, and there is no `key`.
+    """
+    function = call.function
+    # A block, or a policy driven by hand.
+    assert function is not None
+    args, kwargs = call.args, call.kwargs or {}
+    made: Hashable
+    whole: tuple[Callable[..., Any], Hashable]
+    if key is not None:
+        made = key(*args, **kwargs)
+    else:
+        if "." in call.name:
+            refuse_method(policy, function)
+        made = (args, tuple(map(type, args)))
+        if kwargs:
+            named = [(name, kwargs[name]) for name in sorted(kwargs)]
+            made = (made, *((name, one, _type_of(one)) for name, one in named))
+    whole = (function, made)
+    try:
+        hash(whole)
+    except TypeError:
+        what = "`key` must be hashable" if key is not None else _UNHASHABLE
+        raise TypeError(f"{call.name!r} has no key for {policy!r}: {what}") from None
+    return whole
+
+
+def _type_of(thing: object) -> type[object]:
+    return type(thing)
+
+
+_UNHASHABLE = "an argument is not hashable; say by key=… what tells its calls apart"
+
+
+def refuse_method(policy: Policy[Any], function: Callable[..., Any]) -> None:
+    """Refuse a method where there is no `key`.
+
+    Its object would be part of the key: whether two of them are the same, and
+    whether a cache may keep them alive, only their author knows.
+
+    Raises:
+        TypeError: It is one.
+    """
+    if "." not in name_of(function) or isinstance(function, types.MethodType):
+        return
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if not isinstance(code, types.CodeType) or not code.co_argcount:
+        return
+    first = code.co_varnames[0]
+    if first in ("self", "cls"):
+        raise TypeError(
+            f"{policy!r} needs a key=… for the method {name_of(function)!r}, whose"
+            f" `{first}` would be part of the key: key=lambda {first}, …: …"
+        )

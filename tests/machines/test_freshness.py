@@ -1,0 +1,125 @@
+"""Freshness: how long a kept value may be used, and which ones are kept."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from resilient._machines.freshness import Entries, Freshness, freshness
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [
+        (0.0, Freshness.FRESH),
+        (9.99, Freshness.FRESH),
+        (10.0, Freshness.STALE),
+        (39.99, Freshness.STALE),
+        (40.0, Freshness.EXPIRED),
+    ],
+)
+def test_a_value_is_fresh_then_stale_then_expired(
+    age: float, expected: Freshness
+) -> None:
+    """At exactly the end of a life it is over."""
+    assert expected is freshness(age, 10.0, 30.0)
+
+
+def test_lives_may_be_without_end_or_not_be_at_all() -> None:
+    """A value that is never fresh still answers for failures."""
+    assert Freshness.STALE is freshness(0.0, 0.0, 1.0)
+    assert Freshness.EXPIRED is freshness(1.0, 1.0, 0.0)
+    assert Freshness.FRESH is freshness(1e9, math.inf, 0.0)
+    assert Freshness.STALE is freshness(1e9, 1.0, math.inf)
+
+
+def test_an_entry_is_found_with_its_age_until_its_life_is_over() -> None:
+    """At the end it is not there any more."""
+    entries: Entries[str] = Entries(10)
+    assert () == entries.put("a", "A", 5.0, 100.0)
+    assert ("A", 0.0) == entries.get("a", 100.0)
+    assert ("A", 4.5) == entries.get("a", 104.5)
+    assert None is entries.get("a", 105.0)
+    assert None is entries.get("b", 100.0)
+
+
+def test_room_is_made_by_dropping_the_least_recently_used() -> None:
+    """Looking at one is using it, putting it anew as well; it is returned."""
+    entries: Entries[str] = Entries(2)
+    entries.put("a", "A", 5.0, 0.0)
+    entries.put("b", "B", 5.0, 0.0)
+    entries.get("a", 1.0)
+    assert ("b", (0.0, 5.0, "B")) == entries.put("c", "C", 5.0, 1.0)
+    assert (0.0, 5.0, "A") == entries.put("a", "A2", 5.0, 2.0)
+    assert ("c", (1.0, 6.0, "C")) == entries.put("d", "D", 5.0, 2.0)
+    assert ("A2", 1.0) == entries.get("a", 3.0)
+    assert 2 == len(entries)
+
+
+def test_what_is_dropped_is_returned() -> None:
+    """So that its destructor runs where its owner wants."""
+    entries: Entries[str] = Entries(2)
+    entries.put("a", "A", 5.0, 0.0)
+    assert (0.0, 5.0, "A") == entries.drop("a")
+    assert None is entries.drop("a")
+    entries.put("b", "B", 5.0, 0.0)
+    assert {"b": (0.0, 5.0, "B")} == entries.clear()
+    assert 0 == len(entries)
+
+
+class NaiveEntries(RuleBasedStateMachine):
+    """Entries against a list of all that was ever put, most recent last."""
+
+    keys = st.sampled_from("abcde")
+
+    @initialize(limit=st.integers(1, 4))
+    def begin(self, limit: int) -> None:
+        self.entries: Entries[int] = Entries(limit)
+        self.limit = limit
+        self.now = 0.0
+        self.count = 0
+        self.model: list[tuple[str, int, float, float]] = []
+
+    def forget(self, key: str) -> None:
+        self.model = [one for one in self.model if one[0] != key]
+
+    @rule(key=keys, lifetime=st.sampled_from([0.0, 1.0, 3.0, math.inf]))
+    def put(self, key: str, lifetime: float) -> None:
+        self.count += 1
+        self.entries.put(key, self.count, lifetime, self.now)
+        self.forget(key)
+        self.model.append((key, self.count, self.now, lifetime))
+        self.model = self.model[-self.limit :]
+
+    @rule(key=keys)
+    def get(self, key: str) -> None:
+        found = self.entries.get(key, self.now)
+        expected = None
+        for one in self.model:
+            name, value, put, lifetime = one
+            if name == key and self.now < put + lifetime:
+                expected = (value, self.now - put)
+                self.forget(key)
+                self.model.append(one)
+                break
+        assert expected == found
+
+    @rule(key=keys)
+    def drop(self, key: str) -> None:
+        self.entries.drop(key)
+        self.forget(key)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def is_bounded(self) -> None:
+        if hasattr(self, "entries"):
+            assert len(self.model) == len(self.entries) <= self.limit
+
+
+TestNaiveEntries = NaiveEntries.TestCase
