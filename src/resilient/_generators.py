@@ -69,8 +69,8 @@ class Stream:
     __slots__ = ("_inside", "_limit", "call", "held", "last", "limit")
 
     def __init__(self, call: Call) -> None:
-        self.call = call
-        self.held = Held()
+        self.call: Call = call
+        self.held: Held = Held()
         # How it ended; None where somebody else unwinds through it.
         self.last: Outcome | None = None
         # The total limit, known with the first item.

@@ -11,6 +11,8 @@ Errors that the library raises on its own account are the client's as well:
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import httpx2
 
 import resilient
@@ -152,7 +154,7 @@ class ResilientTransport(
         TimeoutExceededError: A timeout cut it short; this module's.
     """
 
-    family = Family(
+    family: ClassVar[Family] = Family(
         httpx2,
         _Body,
         _Upload,
