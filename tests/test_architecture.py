@@ -32,6 +32,7 @@ FOUNDATION = {
     "_errors",
     "_events",
     "_signature",
+    "_tally",
     "_warnings",
 }
 # What a policy is, and what several share.
@@ -42,6 +43,7 @@ POLICY = {
     "_generators",
     "_policy",
     "_threads",
+    "_watching",
     "retry_budget",
 }
 INTEGRATIONS = {"httpx", "httpx2", "telemetry", "testing", "demo", "__main__"}

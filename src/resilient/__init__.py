@@ -34,6 +34,7 @@ from resilient._errors import (
     TimeoutExceededError,
 )
 from resilient._events import (
+    BudgetEmpty,
     CallAbandoned,
     CallRejected,
     CircuitChanged,
@@ -59,6 +60,7 @@ from resilient._machines.circuit import CircuitState, CircuitStatistics
 from resilient._machines.terms import Limit
 from resilient._pipeline import Pipeline
 from resilient._policy import Policy
+from resilient._watching import EventStream, events, subscribe
 from resilient.bulkhead import Bulkhead
 from resilient.circuit_breaker import CircuitBreaker, calls
 from resilient.fallback import Fallback
@@ -73,6 +75,7 @@ __all__ = [
     "Attempt",
     "Attempts",
     "Backoff",
+    "BudgetEmpty",
     "Bulkhead",
     "BulkheadFullError",
     "Call",
@@ -87,6 +90,7 @@ __all__ = [
     "ConcurrencyLimitedError",
     "DeadlineExceededError",
     "Event",
+    "EventStream",
     "Fallback",
     "FallbackUsed",
     "Guard",
@@ -120,9 +124,11 @@ __all__ = [
     "deadline_after",
     "decorrelated",
     "delays",
+    "events",
     "exponential",
     "linear",
     "remaining",
+    "subscribe",
 ]
 
 # Tracebacks and reprs say `resilient.Name`, wherever the name is defined.

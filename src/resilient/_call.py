@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias, cast
 
 from resilient import _clock
 from resilient._arguments import number
@@ -62,6 +62,26 @@ class Verdict(Enum):
 
 
 SUCCESS, FAILURE, IGNORED = Verdict.SUCCESS, Verdict.FAILURE, Verdict.IGNORED
+
+
+class Run(Enum):
+    """Why the function is run.
+
+    The first run for a call is the original, whatever came before it; further
+    ones are retries unless the policy that causes them says otherwise.
+    """
+
+    ORIGINAL = "original"
+    RETRY = "retry"
+    HEDGE = "hedge"
+    PROBE = "probe"
+
+
+# What nearly every call has: an original that nobody observes. It is counted
+# when the call ends, with that. (And globals: an enum's member costs double.)
+FIRST: Final = object()
+PLAIN: Final = object()
+ORIGINAL, RETRY = Run.ORIGINAL, Run.RETRY
 
 
 class Outcome:
@@ -167,6 +187,23 @@ class Held:
                 del first
 
 
+class Observation(Protocol):
+    """What somebody notes down about one call, while it is under way."""
+
+    def began(self, call: Call, run: Run) -> Callable[[Outcome | None], None]:
+        """Note that the function is run; return what to tell of its end."""
+        ...
+
+    def ended(self, call: Call, ending: str) -> None:
+        """Note how the call ended; see `ending`."""
+        ...
+
+
+observe: Callable[[Call], Observation | None] | None = None
+"""Asked at the start of every call, if it is set; neither it nor what it returns
+raises. Who observes sets `Call.run` to `Run.ORIGINAL`."""
+
+
 class Booking(Protocol):
     """What a limiter took for one attempt, to be corrected."""
 
@@ -188,7 +225,11 @@ class Call:
             what is inside it.
         key: What `PerKey` tells calls apart by, unless it has its own.
         result: Set it inside a ``with`` block to show a value to ``classify``.
+        resends: Whether each run sends the same HTTP request: a transport's
+            subclass says so.
     """
+
+    resends: ClassVar[bool] = False
 
     __slots__ = (
         "_runtime",
@@ -203,9 +244,11 @@ class Call:
         "key",
         "kwargs",
         "name",
+        "observation",
         "policy",
         "result",
         "retried",
+        "run",
         "runner",
         "stream_limit",
         "task",
@@ -245,8 +288,12 @@ class Call:
         self.ended: bool = False
         self.deadline: float | None = None
         self.enclosing: Call | None = None
+        # What the next run of the function is: a `Run`; `FIRST`: an original
+        # that nobody observes; `PLAIN`: after that, and it is not counted yet.
+        self.run: object = FIRST
         if current.get() is not None:
             self.inherit()
+        self.observation: Observation | None = observe and observe(self)
 
     def __repr__(self) -> str:
         return f"<Call {self.name!r}, attempt {self.attempt}>"
@@ -304,8 +351,32 @@ class Call:
                 f" {', '.join(sorted(known))}"
             )
 
-    def end(self) -> None:
-        """Cut every tie: nobody may learn anything from a call that ended."""
+    def count(self, *series: str) -> None:
+        """Add 1 to a count of this call's pipeline.
+
+        Args:
+            *series: The metric, and the values of its labels in the order of
+                `resilient.telemetry`'s table, the pipeline left out.
+        """
+        if self.policy is not None:
+            self.policy.tally.counts[series] += 1
+
+    def end(self, outcome: Outcome | None = None) -> None:
+        """Cut every tie: nobody may learn anything from a call that ended.
+
+        Args:
+            outcome: What came of it; None: something unwound. Only the first
+                word about it counts.
+        """
+        if (
+            self.run is PLAIN
+            and outcome is not None
+            and outcome.verdict is SUCCESS
+            and outcome.error is None
+        ):
+            self.policy.tally.plain += 1  # type: ignore[union-attr]  # an edge's
+        elif not self.ended:
+            self._count_end(ending(outcome))
         self.ended = True
         self.args, self.kwargs = (), None
         self.enclosing = None
@@ -314,6 +385,28 @@ class Call:
         self.bookings = None
         self.stream_limit = None
         self.task = None
+
+    def run_as(self, run: Run) -> None:
+        """Say what the next run of the function is."""
+        if self.run is PLAIN:
+            self.count("resilient.attempts", ORIGINAL.value)
+        self.run = run
+
+    def count_run(self) -> Run:
+        """Count a run that begins now, and is no plain one."""
+        if self.run is PLAIN:
+            self.run_as(RETRY)
+        run = cast("Run", self.run)
+        self.count("resilient.attempts", run.value)
+        self.run = RETRY
+        return run
+
+    def _count_end(self, ending: str) -> None:
+        self.run_as(RETRY)
+        self.count("resilient.calls", ending)
+        observation, self.observation = self.observation, None
+        if observation is not None:
+            observation.ended(self, ending)
 
 
 current: ContextVar[Call | None] = ContextVar("resilient.current_call", default=None)
@@ -402,7 +495,28 @@ def overdue(call: Call, now: float) -> Outcome | None:
     if call.deadline is None or now < call.deadline:
         return None
     error = DeadlineExceededError(call.name, None, now - call.deadline)
+    if call.policy is not None:
+        kind = type(error).__name__
+        call.count("resilient.rejections", call.policy.series, kind, "enforced")
     return Outcome(error=error)
+
+
+def ending(outcome: Outcome | None) -> str:
+    """Return the word for how a call or an attempt ended.
+
+    Returns:
+        "success", "failure", "error" (raised, and nobody's failure),
+        "rejected", "timeout" or, without an outcome, "cancelled".
+    """
+    if outcome is None:
+        return "cancelled"
+    if isinstance(outcome.error, RejectedError):
+        return "rejected"
+    if isinstance(outcome.error, TimeoutExceededError):
+        return "timeout"
+    if outcome.verdict in (Verdict.FAILURE, Verdict.PUSHBACK):
+        return "failure"
+    return "success" if outcome.error is None else "error"
 
 
 Judge: TypeAlias = Callable[[Outcome], Verdict]

@@ -79,6 +79,8 @@ class Pipeline(Policy[F]):
         for policy, classified in self._classified(outside=False):
             if isinstance(policy, Retry) and not classified:
                 policy.refuse_unconditional()
+        for policy in policies:
+            policy.settle_in(self)
         self._around_leaf = self._compose(leaf)
         for text in _defeats(policies):
             warn(text)
@@ -139,6 +141,9 @@ class Pipeline(Policy[F]):
     def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
         for policy, told in self._classified(outside=classified):
             policy.accept(spelling, classified=told)
+
+    def inside(self) -> Sequence[Policy[Any]]:
+        return self.policies
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have `listener(event)` called for everything its policies do.

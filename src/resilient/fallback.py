@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 from resilient._call import Call, Condition, Judge, Outcome, Verdict, judge_by
 from resilient._edge import Proceed, close_unbegun, colour_of, failed
 from resilient._errors import RejectedError
-from resilient._events import FallbackUsed, error_name, send
+from resilient._events import FallbackUsed, error_name
 from resilient._policy import Policy, Spelling
 from resilient._runtimes import Mark
 
@@ -108,9 +108,10 @@ class Fallback(Policy[V], Generic[V]):
             return outcome
         if not self._answers_for(outcome):
             return outcome
+        call.count("resilient.fallbacks", self.series)
         if self._listeners:
             name = error_name(outcome.error)
-            send(self._listeners, FallbackUsed(self.label, call.name, name))
+            self.tell(FallbackUsed(self.label, call.name, name), call)
         error = outcome.error
         outcome.discard()
         if self.function is None:

@@ -22,11 +22,11 @@ from resilient._call import (
 from resilient._edge import Proceed
 from resilient._errors import RejectedError, spell_seconds
 from resilient._events import (
+    BudgetEmpty,
     RetriesExhausted,
     RetryCancelled,
     RetryScheduled,
     error_name,
-    send,
 )
 from resilient._machines import backoff as backoff_machine
 from resilient._machines.backoff import Backoff, exponential
@@ -199,6 +199,12 @@ class Retry(Policy):
         own = self._budget if self.budget == "own" else None
         return own is None or own.full
 
+    def status(self) -> dict[str, Any]:
+        budget = self._budget
+        if budget is None:
+            return {}
+        return {"budget.balance": budget.balance, "budget.capacity": budget.capacity}
+
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         began = _clock.now()
         retried, call.retried = call.retried, True
@@ -238,10 +244,8 @@ class Retry(Policy):
                     return outcome
                 if self._listeners:
                     name = error_name(outcome.error)
-                    send(
-                        self._listeners,
-                        RetryScheduled(self.label, call.name, attempt, name, delay),
-                    )
+                    event = RetryScheduled(self.label, call.name, attempt, name, delay)
+                    self.tell(event, call)
                 previous = delay
                 if outcome.held is not None:
                     # A stream whose first item will not do.
@@ -299,6 +303,8 @@ class Retry(Policy):
         if self.within is not None and end - began > self.within:
             return "deadline"
         if self._budget is not None and not self._budget.withdraw():
+            if self._listeners:
+                self.tell(BudgetEmpty(self.label, call.name, attempt), call)
             return "budget exhausted"
         return delay
 
@@ -324,8 +330,7 @@ class Retry(Policy):
                 unwinding.__context__ = outcome.error
             outcome.discard()
             if self._listeners:
-                event = RetryCancelled(self.label, call.name, attempt)
-                send(self._listeners, event)
+                self.tell(RetryCancelled(self.label, call.name, attempt), call)
             raise
 
     def _give_up(
@@ -344,11 +349,13 @@ class Retry(Policy):
             _annotate(error, note)
             if reason != "not retryable":
                 _remember(error, call)
+        word = reason.replace(" ", "_")
+        call.count("resilient.retry.exhausted", self.series, word)
         if self._listeners:
             event = RetriesExhausted(
                 self.label, call.name, attempt, elapsed, reason, error_name(error)
             )
-            send(self._listeners, event)
+            self.tell(event, call)
 
 
 def _remember(error: Exception, call: Call) -> None:

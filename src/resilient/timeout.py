@@ -11,7 +11,7 @@ from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome, overdue
 from resilient._edge import Proceed, strip
 from resilient._errors import BulkheadFullError, TimeoutExceededError
-from resilient._events import CallAbandoned, TimedOut, send
+from resilient._events import CallAbandoned, TimedOut
 from resilient._policy import Policy, Spelling
 from resilient._threads import Crew
 
@@ -96,6 +96,9 @@ class Timeout(Policy):
         """Threads that were left behind and still run."""
         return 0 if self._crew is None else self._crew.abandoned
 
+    def status(self) -> dict[str, Any]:
+        return {} if self._crew is None else {"timeout.abandoned": self.abandoned}
+
     def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
         super().accept(spelling, classified=classified)
         if self.abandon and spelling != "sync":
@@ -151,7 +154,8 @@ class Timeout(Policy):
             stint = crew.begin(call.name, fn, args, kwargs)
             if stint is None:
                 name = self.name_in(call)
-                return Outcome(None, BulkheadFullError(name, None, self.max_threads))
+                full = BulkheadFullError(name, None, self.max_threads)
+                return self.reject(full, call)
             # NB: as it is now, and not ours alone: whichever timeout it belongs
             # to, further out or in, gives the error its own name.
             until = call.deadline
@@ -165,7 +169,7 @@ class Timeout(Policy):
             outcome.held = stint.held
             if self._listeners:
                 event = CallAbandoned(self.label, call.name, crew.abandoned)
-                send(self._listeners, event)
+                self.tell(event, call)
             return outcome
 
         runner, call.runner = call.runner, run
@@ -197,8 +201,7 @@ class Timeout(Policy):
         error.__cause__ = cause
         if cause is not None:
             strip(cause)
-        if self._listeners:
-            self._tell(call, elapsed, delivered=True)
+        self._tell(call, elapsed, delivered=True)
         return Outcome(None, error)
 
     def _bound_stream(self, call: Call, began: float) -> None:
@@ -214,9 +217,12 @@ class Timeout(Policy):
 
     def _tell(self, call: Call, elapsed: float, *, delivered: bool) -> None:
         assert self.seconds is not None
-        overrun = max(0.0, elapsed - self.seconds)
-        event = TimedOut(self.label, call.name, self.seconds, overrun, delivered)
-        send(self._listeners, event)
+        told = "true" if delivered else "false"
+        call.count("resilient.timeouts", self.series, told)
+        if self._listeners:
+            overrun = max(0.0, elapsed - self.seconds)
+            event = TimedOut(self.label, call.name, self.seconds, overrun, delivered)
+            self.tell(event, call)
 
 
 class StreamLimit:
