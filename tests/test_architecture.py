@@ -73,7 +73,7 @@ def layer_of(part: str) -> str:
         return "machines and runtimes"
     if part in POLICY:
         return "policy"
-    if part == "_pipeline":
+    if part in {"_health", "_pipeline"}:
         return "pipeline"
     if part in INTEGRATIONS or part.startswith("_http"):
         return "integrations"

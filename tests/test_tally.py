@@ -451,7 +451,7 @@ def test_a_circuit_says_since_when_it_is_in_its_state() -> None:
         "circuit.state": "closed",
         "circuit.failure_rate": 0.0,
         "circuit.slow_rate": 0.0,
-        "calls": 0,
+        "window_calls": 0,
         "seconds_in_state": None,
         "retry_after": None,
     } == breaker.status()

@@ -48,6 +48,7 @@ from resilient._events import (
     RetryScheduled,
     TimedOut,
 )
+from resilient._health import health
 from resilient._machines.backoff import (
     Backoff,
     constant,
@@ -126,6 +127,7 @@ __all__ = [
     "delays",
     "events",
     "exponential",
+    "health",
     "linear",
     "remaining",
     "subscribe",

@@ -38,6 +38,8 @@ class Event:
     policy: str
     call: str | None
     pipeline: str | None = attrs.field(default=None, init=False, eq=False)
+    # What metrics call the policy: bounded, where names may be many.
+    series: str | None = attrs.field(default=None, init=False, eq=False, repr=False)
 
 
 @attrs.define(on_setattr=_FROZEN)
@@ -246,9 +248,10 @@ def broadcast(event: Event) -> None:
     send(everywhere, event)
 
 
-def located(event: Event, pipeline: str) -> Event:
-    """Complete an event that nobody has seen yet with its pipeline's name."""
+def located(event: Event, pipeline: str, series: str) -> Event:
+    """Complete an event that nobody has seen yet with where it happened."""
     object.__setattr__(event, "pipeline", pipeline)
+    object.__setattr__(event, "series", series)
     return event
 
 

@@ -85,6 +85,8 @@ class Pipeline(Policy[F]):
         for text in _defeats(policies):
             warn(text)
 
+    composes = True
+
     @property
     def reruns(self) -> bool:  # type: ignore[override]  # it is that of its policies
         return any(policy.reruns for policy in self.policies)

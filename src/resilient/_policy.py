@@ -124,6 +124,13 @@ class Policy(Generic[F]):
     multiplies: bool = False
     """Whether it has a policy inside for each of many keys."""
 
+    composes: bool = False
+    """Whether it does nothing but compose the policies inside."""
+
+    counters: tuple[tuple[str, ...], ...] = ()
+    """What it counts, so that it can be seen to be 0: each a metric, and the
+    values of its labels but for the pipeline and the policy."""
+
     def __init__(self, name: str | None = None) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a string, got {name!r}")
@@ -205,13 +212,22 @@ class Policy(Generic[F]):
         The outermost of the pipelines that it was put into first. Keys are
         many: all that stands inside a `PerKey` goes by the name of that.
         """
+        policy, name = self._outermost()
+        return policy.label, name
+
+    @property
+    def outermost(self) -> Policy[Any]:
+        """The outermost of the pipelines that it was put into first."""
+        return self._outermost()[0]
+
+    def _outermost(self) -> tuple[Policy[Any], str]:
         policy: Policy[Any] = self
         name = self.label
         while policy._home is not None and (home := policy._home()) is not None:
             policy = home
             if policy.multiplies:
                 name = policy.label
-        return policy.label, name
+        return policy, name
 
     @property
     def series(self) -> str:
@@ -298,11 +314,10 @@ class Policy(Generic[F]):
             event: What happened.
             call: The call that it happened to; it says which pipeline.
         """
-        if call is None or call.policy is None:
-            event = located(event, self.place()[0])
-        else:
-            event = located(event, call.policy.series)
-        send(self._listeners, event)
+        pipeline, series = self.place()
+        if call is not None and call.policy is not None:
+            pipeline = call.policy.series
+        send(self._listeners, located(event, pipeline, series))
 
     def reject(self, error: RejectedError, call: Call) -> Outcome:
         """Refuse a call: count it, tell the listeners, and return the outcome."""

@@ -72,6 +72,11 @@ class Bulkhead(AdmissionPolicy, Returnable):
         "order",
     )
 
+    counters = (
+        ("resilient.rejections", "BulkheadFullError", "enforced"),
+        ("resilient.permit.waits",),
+    )
+
     def __init__(
         self,
         max_concurrency: int,

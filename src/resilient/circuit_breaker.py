@@ -129,6 +129,8 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
     # lease while it delivers.
     holds_streams = False
 
+    counters = (("resilient.rejections", "CircuitOpenError", "enforced"),)
+
     def __init__(
         self,
         *_misplaced: Never,
@@ -333,7 +335,7 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
             "circuit.state": seen.state.value,
             "circuit.failure_rate": seen.failure_rate,
             "circuit.slow_rate": seen.slow_rate,
-            "calls": seen.calls,
+            "window_calls": seen.calls,
             "seconds_in_state": None if since is None else _clock.now() - since,
             "retry_after": seen.retry_after,
         }
@@ -402,15 +404,14 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
             log_once("the open_for of a circuit breaker failed; it stays open for 5 s")
             if self._listeners and self._outbox is not None:
                 noted = CircuitNoted(self.label, None, "open_for_failed")
-                self._outbox.put(located(noted, self.place()[0]))
+                self._outbox.put(located(noted, *self.place()))
             return
         with self._locked():
             self._circuit.set_open_time(change.era, seconds)
 
     def _event(self, change: Change | Note) -> Event:
-        pipeline = self.place()[0]
         if isinstance(change, Note):
-            return located(CircuitNoted(self.label, None, change.what), pipeline)
+            return located(CircuitNoted(self.label, None, change.what), *self.place())
         trip = change.trip
         counts = (
             (0, 0, 0)
@@ -419,7 +420,7 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         )
         old, new = change.old.value, change.new.value
         event = CircuitChanged(self.label, None, old, new, change.reason, *counts)
-        return located(event, pipeline)
+        return located(event, *self.place())
 
 
 def _optional_ratio(name: str, value: float | None) -> float | None:

@@ -46,6 +46,8 @@ class Fallback(Policy[V], Generic[V]):
 
     replaces = True
 
+    counters = (("resilient.fallbacks",),)
+
     @overload
     def __init__(
         self, value: V, *, on: Condition | None = None, name: str | None = None

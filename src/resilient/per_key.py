@@ -56,6 +56,8 @@ class PerKey(Policy[F], Returnable):
 
     multiplies = True
 
+    counters = (("resilient.per_key.evictions",),)
+
     def __init__(
         self,
         factory: Callable[[Any], Policy[F]],

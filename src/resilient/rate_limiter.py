@@ -84,6 +84,11 @@ class RateLimiter(AdmissionPolicy, Returnable):
     # What was taken is taken, whenever the stream ends.
     holds_streams = False
 
+    counters = (
+        ("resilient.rejections", "RateLimitedError", "enforced"),
+        ("resilient.permit.waits",),
+    )
+
     def __init__(
         self,
         rate: float | None = None,

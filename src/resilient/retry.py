@@ -113,6 +113,18 @@ class Retry(Policy):
 
     reruns = True
 
+    counters = tuple(
+        ("resilient.retry.exhausted", reason)
+        for reason in (
+            "attempts",
+            "budget_exhausted",
+            "deadline",
+            "not_retryable",
+            "retried_further_in",
+            "retry_after_too_long",
+        )
+    )
+
     def __init__(
         self,
         *types: type[Exception],
