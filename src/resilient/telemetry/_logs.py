@@ -25,7 +25,7 @@ SECONDS: Final = 60.0
 """... in so many seconds; further ones are counted. An outage makes thousands a
 second, and the first ten say all: what is not logged is in the metrics."""
 
-_LEVELS: Final[dict[type[Event], int]] = dict.fromkeys(
+LEVELS: Final[dict[type[Event], int]] = dict.fromkeys(
     (
         BudgetEmpty,
         CallAbandoned,
@@ -73,7 +73,7 @@ class Logs:
     def __call__(self, event: Event) -> None:
         """Log an event, unless there were many of its kind."""
         kind = type(event)
-        level = _LEVELS.get(kind, logging.INFO)
+        level = LEVELS.get(kind, logging.INFO)
         pipeline = event.pipeline or event.policy
         logger = self._loggers.get(pipeline)
         if logger is None:

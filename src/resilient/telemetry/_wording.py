@@ -26,39 +26,40 @@ def version() -> str | None:
         return None
 
 
-class _Words(NamedTuple):
+class Words(NamedTuple):
     """What a kind of event is called, and its fields and their names."""
 
     name: str
     fields: tuple[tuple[str, str], ...]
 
 
-_known: dict[type[Event], _Words] = {}
+_known: dict[type[Event], Words] = {}
 
 
-def _words_for(kind: type[Event]) -> _Words:
+def words_for(kind: type[Event]) -> Words:
+    """Return what a kind of event is called."""
     if kind not in _known:
         _known[kind] = _find_words(kind)
     return _known[kind]
 
 
-def _find_words(kind: type[Event]) -> _Words:
+def _find_words(kind: type[Event]) -> Words:
     words = re.findall("[A-Z]+[a-z0-9]*", kind.__name__)
     fields = [field.name for field in attrs.fields(kind) if field.name != "series"]
     # OpenTelemetry has a name for the type of an error already.
     theirs = {"error": "error.type"}
     names = [theirs.get(field, f"resilient.{field}") for field in fields]
     name = "resilient." + "_".join(words).lower()
-    return _Words(name, tuple(zip(fields, names, strict=True)))
+    return Words(name, tuple(zip(fields, names, strict=True)))
 
 
 def name_of(event: Event) -> str:
     """Return the name of an event's kind: ``resilient.retry_scheduled``."""
-    return _words_for(type(event)).name
+    return words_for(type(event)).name
 
 
 def attributes_of(event: Event) -> dict[str, Attribute]:
     """Return what an event tells: its fields but for those that are None."""
-    fields = _words_for(type(event)).fields
+    fields = words_for(type(event)).fields
     found = {name: getattr(event, field) for field, name in fields}
     return {name: value for name, value in found.items() if value is not None}
