@@ -112,6 +112,7 @@ def test_a_policy_alone_is_shown_by_its_name() -> None:
     """One without a name is not, until it takes that of a function."""
     named, unnamed = CircuitBreaker(name="alone"), CircuitBreaker()
     assert ["alone"] == [one["policy"] for one in seen("alone")["policies"]]
+    unnamed.call(int)
     assert "CircuitBreaker" not in resilient.health()
 
     @unnamed

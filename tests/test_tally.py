@@ -30,7 +30,7 @@ from resilient import (
     constant,
     deadline_after,
 )
-from resilient._call import Run, ending
+from resilient._call import Run, ending, overdue
 from resilient._edge import leaf
 from resilient._errors import DeadlineExceededError, TimeoutExceededError
 from resilient._tally import STRAY, Tally, tallies, tally_of
@@ -188,6 +188,15 @@ async def test_a_call_without_time_to_begin_is_rejected(w: World) -> None:
         (CALLS, "rejected"): 1,
         (REJECTIONS, "late", "DeadlineExceededError", "enforced"): 1,
     } == counted(policy)
+
+
+def test_a_deadline_alone_counts_for_nobody() -> None:
+    """It has no policy."""
+    call = Call("alone")
+    call.deadline = 1.0
+    assert overdue(call, 0.5) is None
+    assert isinstance(overdue(call, 2.0), Outcome)
+    call.count("anything")
 
 
 @in_every_colour

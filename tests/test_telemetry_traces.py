@@ -27,6 +27,7 @@ from resilient import (
     _call,
     constant,
     current_call,
+    deadline_after,
 )
 from resilient._edge import Drive
 from resilient._runtimes.sync import SYNC
@@ -181,7 +182,7 @@ async def test_an_exception_is_recorded_once_and_without_its_text(w: World) -> N
         raise KeyError("another")
 
     with sdk.instrumented(histograms=(), attempt_spans=True, logs=False):
-        with pytest.raises(OSError, match="password"):
+        with pytest.raises(OSError, match="password"), deadline_after(60):
             await w.call(outer, call_inner)
         with pytest.raises(KeyError):
             await w.call(outer, call_twice)
@@ -200,6 +201,20 @@ async def test_an_exception_is_recorded_once_and_without_its_text(w: World) -> N
     assert "builtins.OSError" == recorded["exception.type"]
     assert "in fetch" in recorded["exception.stacktrace"]
     assert "hunter2" not in repr([told(span) for span in spans])
+
+
+@in_every_colour
+async def test_a_value_can_be_a_failure_without_an_exception(w: World) -> None:
+    """An attempt ends as its function did, a call as it is judged."""
+    sdk = Sdk()
+    policy = Pipeline(Bulkhead(1), classify=lambda outcome: True, name="picky")
+    with sdk.instrumented(histograms=(), attempt_spans=True, logs=False):
+        await w.call(policy, nothing)
+    [span] = sdk.spans()
+    assert "success" == dict(span.attributes or {})["resilient.outcome"]
+    assert {("resilient.calls", "failure"), ("resilient.attempts", "original")} == set(
+        policy.tally.counts
+    )
 
 
 @in_async_colours

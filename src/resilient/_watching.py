@@ -116,8 +116,8 @@ class EventStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._stop is not None:
-            self._stop()
+        assert self._stop is not None
+        self._stop()
 
     def __aiter__(self) -> Self:
         return self

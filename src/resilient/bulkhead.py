@@ -72,7 +72,7 @@ class Bulkhead(AdmissionPolicy, Returnable):
         "order",
     )
 
-    counters = (
+    counters: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "BulkheadFullError", "enforced"),
         ("resilient.permit.waits",),
     )

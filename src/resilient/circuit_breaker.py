@@ -129,7 +129,9 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
     # lease while it delivers.
     holds_streams = False
 
-    counters = (("resilient.rejections", "CircuitOpenError", "enforced"),)
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.rejections", "CircuitOpenError", "enforced"),
+    )
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class Fallback(Policy[V], Generic[V]):
 
     replaces = True
 
-    counters = (("resilient.fallbacks",),)
+    counters: tuple[tuple[str, ...], ...] = (("resilient.fallbacks",),)
 
     @overload
     def __init__(

@@ -56,7 +56,7 @@ class PerKey(Policy[F], Returnable):
 
     multiplies = True
 
-    counters = (("resilient.per_key.evictions",),)
+    counters: tuple[tuple[str, ...], ...] = (("resilient.per_key.evictions",),)
 
     def __init__(
         self,

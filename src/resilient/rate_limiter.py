@@ -84,7 +84,7 @@ class RateLimiter(AdmissionPolicy, Returnable):
     # What was taken is taken, whenever the stream ends.
     holds_streams = False
 
-    counters = (
+    counters: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "RateLimitedError", "enforced"),
         ("resilient.permit.waits",),
     )

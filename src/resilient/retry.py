@@ -113,7 +113,7 @@ class Retry(Policy):
 
     reruns = True
 
-    counters = tuple(
+    counters: tuple[tuple[str, ...], ...] = tuple(
         ("resilient.retry.exhausted", reason)
         for reason in (
             "attempts",

@@ -61,7 +61,10 @@ class Timeout(Policy):
     ``task.cancelling()``.
     """
 
-    counters = (("resilient.timeouts", "true"), ("resilient.timeouts", "false"))
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.timeouts", "true"),
+        ("resilient.timeouts", "false"),
+    )
 
     __slots__ = ("_crew", "_shelf", "abandon", "max_threads", "seconds")
 

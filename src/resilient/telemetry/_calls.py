@@ -92,8 +92,9 @@ class Watched:
         return ended
 
     def ended(self, call: Call, ending: str) -> None:
+        assert call.policy is not None
         calls = self._watch.calls
-        if calls is not None and call.policy is not None:
+        if calls is not None:
             with _harmless("a duration could not be recorded"):
                 told = {"pipeline": call.policy.series, "outcome": ending}
                 calls.record(_clock.now() - self._began, told)
@@ -146,10 +147,9 @@ class _OpenSpan:
         if context.get_current() is self._context:
             context.detach(self._token)
         self.span.set_attribute("resilient.outcome", ending)
-        if ending in ("failure", "timeout", "rejected", "error"):
-            name = None if error is None else type(error).__qualname__
-            if name is not None:
-                self.span.set_attribute("error.type", name)
+        if error is not None:
+            name = type(error).__qualname__
+            self.span.set_attribute("error.type", name)
             self.span.set_status(Status(StatusCode.ERROR, name))
         self.span.end()
 
