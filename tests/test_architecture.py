@@ -34,6 +34,7 @@ FOUNDATION = {
     "_events",
     "_priority",
     "_signature",
+    "_tally",
     "_warnings",
 }
 # What a policy is, and what several share.
@@ -49,6 +50,7 @@ POLICY = {
     "_policy",
     "_queueing",
     "_threads",
+    "_watching",
     "retry_budget",
 }
 INTEGRATIONS = {"httpx", "httpx2", "telemetry", "testing", "demo", "__main__"}
@@ -78,7 +80,7 @@ def layer_of(part: str) -> str:
         return "machines and runtimes"
     if part in POLICY:
         return "policy"
-    if part == "_pipeline":
+    if part in {"_health", "_pipeline"}:
         return "pipeline"
     if part in INTEGRATIONS or part.startswith("_http"):
         return "integrations"

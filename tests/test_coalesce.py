@@ -1559,12 +1559,12 @@ async def test_what_a_call_really_cost_is_booked_inside(w: World) -> None:
 
 def test_a_call_apart_knows_nothing_of_a_deadline() -> None:
     """But what it is inside of."""
-    from resilient.coalesce import _apart
+    from resilient.coalesce import _Execution
 
     call = Call("call", (1,), {"a": 2})
     call.deadline = 5.0
     call.attempt = 3
-    apart = _apart(call)
+    apart = _Execution(call)
     assert ((1,), {"a": 2}, 3, None) == (
         apart.args,
         apart.kwargs,

@@ -35,6 +35,7 @@ from resilient._errors import (
     TimeoutExceededError,
 )
 from resilient._events import (
+    BudgetEmpty,
     CallAbandoned,
     CallCoalesced,
     CallRejected,
@@ -53,6 +54,7 @@ from resilient._events import (
     StaleServed,
     TimedOut,
 )
+from resilient._health import health
 from resilient._machines.aimd import AIMD, ConcurrencyLimit
 from resilient._machines.backoff import (
     Backoff,
@@ -69,6 +71,7 @@ from resilient._machines.vegas import Vegas
 from resilient._pipeline import Pipeline
 from resilient._policy import Policy
 from resilient._priority import Priority
+from resilient._watching import EventStream, events, subscribe
 from resilient.adaptive_concurrency import AdaptiveConcurrency
 from resilient.adaptive_throttle import AdaptiveThrottle
 from resilient.bulkhead import Bulkhead
@@ -92,6 +95,7 @@ __all__ = [
     "Attempt",
     "Attempts",
     "Backoff",
+    "BudgetEmpty",
     "Bulkhead",
     "BulkheadFullError",
     "CacheStore",
@@ -110,6 +114,7 @@ __all__ = [
     "ConcurrencyLimitedError",
     "DeadlineExceededError",
     "Event",
+    "EventStream",
     "Fallback",
     "FallbackUsed",
     "Gradient",
@@ -152,10 +157,13 @@ __all__ = [
     "deadline_after",
     "decorrelated",
     "delays",
+    "events",
     "exponential",
+    "health",
     "linear",
     "priority",
     "remaining",
+    "subscribe",
 ]
 
 # Tracebacks and reprs say `resilient.Name`, wherever the name is defined.

@@ -24,7 +24,7 @@ from resilient import _clock
 from resilient._call import Call, Held, Outcome
 from resilient._edge import Proceed
 from resilient._errors import RejectedError
-from resilient._events import CallRejected, PermitWaited, send
+from resilient._events import PermitWaited
 from resilient._policy import Policy
 from resilient._runtimes import Waiter
 
@@ -178,7 +178,7 @@ class AdmissionPolicy(Policy):
             if isinstance(permit, Wait):
                 permit = await self._await_permit(permit, call)
             if isinstance(permit, RejectedError):
-                return self._reject(permit, call)
+                return self.reject(permit, call)
         try:
             outcome = await proceed(call)
         except BaseException:
@@ -204,19 +204,14 @@ class AdmissionPolicy(Policy):
                 self.withdraw(permit)
                 raise
             permit = self.readmit(permit, call)
+        if not isinstance(permit, RejectedError):
+            call.count("resilient.permit.waits", self.series)
         if self._listeners and not isinstance(permit, RejectedError):
             waited = _clock.now() - began
             try:
-                send(self._listeners, PermitWaited(self.label, call.name, waited))
+                self.tell(PermitWaited(self.label, call.name, waited), call)
             except BaseException:
                 # Ctrl-C in a listener: the permit is held already.
                 self.settle(permit, None)
                 raise
         return permit
-
-    def _reject(self, error: RejectedError, call: Call) -> Outcome:
-        if self._listeners:
-            kind, reason = type(error).__name__, getattr(error, "reason", None)
-            event = CallRejected(self.label, call.name, kind, reason, error.retry_after)
-            send(self._listeners, event)
-        return Outcome(None, error)

@@ -118,7 +118,7 @@ def _final_error(drive: Drive) -> Exception | None:
     """Take the final error from a drive that is done, and end its call."""
     outcome, drive.outcome = drive.outcome, None
     assert outcome is not None
-    drive.call.end()
+    drive.call.end(outcome)
     error = outcome.error
     outcome.discard()
     return error

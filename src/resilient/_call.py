@@ -20,7 +20,7 @@ import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias, cast
 
 from resilient import _clock
 from resilient._arguments import number
@@ -70,6 +70,27 @@ class Verdict(Enum):
 
 
 SUCCESS, FAILURE, IGNORED = Verdict.SUCCESS, Verdict.FAILURE, Verdict.IGNORED
+
+
+class Run(Enum):
+    """Why the function is run.
+
+    The first run for a call is the original, whatever came before it; further
+    ones are retries unless the policy that causes them says otherwise.
+    """
+
+    ORIGINAL = "original"
+    RETRY = "retry"
+    HEDGE = "hedge"
+    PROBE = "probe"
+
+
+# What nearly every call has: an original that nobody observes. It is counted
+# when the call ends, with that. (And globals: an enum's member costs double.)
+FIRST: Final = object()
+PLAIN: Final = object()
+CONCLUDED: Final = object()
+ORIGINAL, RETRY = Run.ORIGINAL, Run.RETRY
 
 
 class Outcome:
@@ -193,6 +214,23 @@ class Held:
             self.end(None)
 
 
+class Observation(Protocol):
+    """What somebody notes down about one call, while it is under way."""
+
+    def began(self, call: Call, run: Run) -> Callable[[Outcome | None], None]:
+        """Note that the function is run; return what to tell of its end."""
+        ...
+
+    def ended(self, call: Call, ending: str) -> None:
+        """Note how the call ended; see `ending`."""
+        ...
+
+
+observe: Callable[[Call], Observation | None] | None = None
+"""Asked at the start of every call, if it is set; neither it nor what it returns
+raises. Who observes sets `Call.run` to `Run.ORIGINAL`."""
+
+
 class Booking(Protocol):
     """What a limiter took for one attempt, to be corrected."""
 
@@ -224,7 +262,11 @@ class Call:
         unrepeatable: Why the function must not be called again, whatever came
             of it – as an HTTP request that has side effects and may have
             arrived; None: nothing is known against it.
+        resends: Whether each run sends the same HTTP request: a transport's
+            subclass says so.
     """
+
+    resends: ClassVar[bool] = False
 
     __slots__ = (
         "_runtime",
@@ -241,10 +283,12 @@ class Call:
         "kwargs",
         "limiters",
         "name",
+        "observation",
         "paid_into",
         "policy",
         "result",
         "retried",
+        "run",
         "runner",
         "standing",
         "stopped",
@@ -302,8 +346,13 @@ class Call:
         self.enclosing: Call | None = None
         # What `priority` said of the task; None: nothing yet.
         self.standing: Standing | None = None
+        # What the next run of the function is: a `Run`; `FIRST`: an original
+        # that nobody observes; `PLAIN`: after that, and it is not counted yet;
+        # `CONCLUDED`: there will be none.
+        self.run: object = FIRST
         if current.get() is not None:
             self.inherit()
+        self.observation: Observation | None = observe and observe(self)
 
     def __repr__(self) -> str:
         return f"<Call {self.name!r}, attempt {self.attempt}>"
@@ -407,8 +456,32 @@ class Call:
             call.given_up = (*call.given_up[1 - _REMEMBERED :], error)
             call = call.enclosing
 
-    def end(self) -> None:
-        """Cut every tie: nobody may learn anything from a call that ended."""
+    def count(self, *series: str) -> None:
+        """Add 1 to a count of this call's pipeline.
+
+        Args:
+            *series: The metric, and the values of its labels in the order of
+                `resilient.telemetry`'s table, the pipeline left out.
+        """
+        if self.policy is not None:
+            self.policy.tally.counts[series] += 1
+
+    def end(self, outcome: Outcome | None = None) -> None:
+        """Cut every tie: nobody may learn anything from a call that ended.
+
+        Args:
+            outcome: What came of it; None: something unwound. Only the first
+                word about it counts.
+        """
+        if (
+            self.run is PLAIN
+            and outcome is not None
+            and outcome.verdict is SUCCESS
+            and outcome.error is None
+        ):
+            self.policy.tally.plain += 1  # type: ignore[union-attr]  # an edge's
+        elif not self.ended:
+            self.conclude(outcome)
         self.ended = True
         self.function = None
         self.args, self.kwargs = (), None
@@ -420,8 +493,65 @@ class Call:
         self.stream_limit = None
         self.task = None
 
+    def run_as(self, run: Run) -> None:
+        """Say what the next run of the function is."""
+        if self.run is PLAIN:
+            self.count("resilient.attempts", ORIGINAL.value)
+        self.run = run
 
-class Fork(Call):
+    def count_run(self) -> Run:
+        """Count a run that begins now, and is no plain one."""
+        if self.run is PLAIN:
+            self.run_as(RETRY)
+        run = cast("Run", self.run)
+        self.count("resilient.attempts", run.value)
+        self.run = RETRY
+        return run
+
+    def conclude(self, outcome: Outcome | None) -> None:
+        """Count how the call ended, once; `end` does, if nobody did before.
+
+        For a call that goes on after its answer is known, as a body does that
+        is still to be read.
+        """
+        if self.run is CONCLUDED:
+            return
+        if self.run is PLAIN:
+            self.count("resilient.attempts", ORIGINAL.value)
+        self.run = CONCLUDED
+        word = ending(outcome)
+        self.count("resilient.calls", word)
+        observation, self.observation = self.observation, None
+        if observation is not None:
+            observation.ended(self, word)
+
+
+class Apart(Call):
+    """A run of the function in a task or thread of its own, for another call.
+
+    It is a part of that call and not counted as one; its run is.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, call: Call, runtime: Runtime | None = None) -> None:
+        super().__init__(
+            call.name, call.args, call.kwargs, runtime, call.key, call.policy
+        )
+        self.enclosing = call
+        self.function = call.function
+        self.attempt = call.attempt
+        self.retried = call.retried
+        self.standing = call.standing
+        self.observation = call.observation
+        self.run = RETRY if call.attempt > 1 else Run.ORIGINAL
+
+    def end(self, outcome: Outcome | None = None) -> None:
+        self.ended = True
+        super().end()
+
+
+class Fork(Apart):
     """One of several attempts that run at once for one call.
 
     It lives in the task or thread of the attempt, inside that call.
@@ -434,17 +564,12 @@ class Fork(Call):
     __slots__ = ("hedge", "strained")
 
     def __init__(self, call: Call, hedge: int) -> None:
-        super().__init__(
-            call.name, call.args, call.kwargs, call.runtime, call.key, call.policy
-        )
-        self.enclosing = call
+        super().__init__(call, call.runtime)
         self.deadline = call.deadline
-        self.attempt = call.attempt
-        self.retried = call.retried
         self.runner = call.runner
-        self.standing = call.standing
-        self.function = call.function
         self.hedge: int = hedge
+        if hedge:
+            self.run = Run.HEDGE
         self.strained: bool = False
 
 
@@ -594,7 +719,28 @@ def overdue(call: Call, now: float) -> Outcome | None:
     if call.deadline is None or now < call.deadline:
         return None
     error = DeadlineExceededError(call.name, None, now - call.deadline)
+    if call.policy is not None:
+        kind = type(error).__name__
+        call.count("resilient.rejections", call.policy.series, kind, "enforced")
     return Outcome(error=error)
+
+
+def ending(outcome: Outcome | None) -> str:
+    """Return the word for how a call or an attempt ended.
+
+    Returns:
+        "success", "failure", "error" (raised, and nobody's failure),
+        "rejected", "timeout" or, without an outcome, "cancelled".
+    """
+    if outcome is None:
+        return "cancelled"
+    if isinstance(outcome.error, RejectedError):
+        return "rejected"
+    if isinstance(outcome.error, TimeoutExceededError):
+        return "timeout"
+    if outcome.verdict in (Verdict.FAILURE, Verdict.PUSHBACK):
+        return "failure"
+    return "success" if outcome.error is None else "error"
 
 
 Judge: TypeAlias = Callable[[Outcome], Verdict]

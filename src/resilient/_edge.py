@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from resilient import _clock
-from resilient._call import Call, Outcome, current, overdue
+from resilient._call import FIRST, PLAIN, Call, Outcome, current, overdue
 from resilient._runtimes import PAUSE, Mark
 from resilient._runtimes.sync import SYNC
 
@@ -64,7 +64,25 @@ DONE = Mark("DONE")
 @types.coroutine
 def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
     """The innermost `proceed`: ask the edge to run the function."""
-    return (yield RUN)
+    if call.run is FIRST:
+        call.run = PLAIN
+        return (yield RUN)
+    return (yield from _counted_leaf(call))
+
+
+def _counted_leaf(call: Call) -> Generator[object, Outcome, Outcome]:
+    """Do the same for a run that is no original, or that somebody observes."""
+    run = call.count_run()
+    if call.observation is None:
+        return (yield RUN)
+    ended = call.observation.began(call, run)
+    try:
+        outcome = yield RUN
+    except BaseException:
+        ended(None)
+        raise
+    ended(outcome)
+    return outcome
 
 
 @types.coroutine
@@ -241,7 +259,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
             raise raised_by(policy, outcome.error)
         finally:
             current.reset(token)
-            call.end()
+            call.end(outcome)
             if coroutine is not None:
                 # NB: after Ctrl-C in this very frame it is still under way,
                 # and the error's traceback would keep it.
@@ -320,7 +338,7 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.
                 pass
-            call.end()
+            call.end(outcome)
             # NB: the error's traceback holds this frame; the frame must not
             # hold the error.
             outcome = value = trace = None
@@ -342,6 +360,7 @@ class Drive:
         self.call: Call = call
         self.outcome: Outcome | None = None
         self.coroutine: Driven | None = None
+        policy.enrol()
         if not enabled:
             self.coroutine = cast("Driven", leaf(call))
             return

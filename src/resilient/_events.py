@@ -31,10 +31,15 @@ class Event:
     Attributes:
         policy: Name of the policy.
         call: Name of the call, or None where no call caused it.
+        pipeline: Name of the outermost pipeline around it; None where that is
+            not known.
     """
 
     policy: str
     call: str | None
+    pipeline: str | None = attrs.field(default=None, init=False, eq=False)
+    # What metrics call the policy: bounded, where names may be many.
+    series: str | None = attrs.field(default=None, init=False, eq=False, repr=False)
 
 
 @attrs.define(on_setattr=_FROZEN)
@@ -74,6 +79,17 @@ class RetriesExhausted(Event):
 @attrs.define(on_setattr=_FROZEN)
 class RetryCancelled(Event):
     """The caller went away during the wait between two attempts."""
+
+    attempt: int
+
+
+@attrs.define(on_setattr=_FROZEN)
+class BudgetEmpty(Event):
+    """A failed call might be tried again, but the budget is empty.
+
+    Attributes:
+        attempt: Number of the attempt that failed, from 1.
+    """
 
     attempt: int
 
@@ -288,6 +304,22 @@ def send(listeners: tuple[Listener, ...], event: Event) -> None:
             listener(event)
         except Exception:
             log_once(f"a listener failed on {type(event).__name__}")
+
+
+everywhere: tuple[Listener, ...] = ()
+"""Those who listen to every policy: see `resilient.subscribe`."""
+
+
+def broadcast(event: Event) -> None:
+    """Tell those who listen to every policy: the listener they have in each."""
+    send(everywhere, event)
+
+
+def located(event: Event, pipeline: str, series: str) -> Event:
+    """Complete an event that nobody has seen yet with where it happened."""
+    object.__setattr__(event, "pipeline", pipeline)
+    object.__setattr__(event, "series", series)
+    return event
 
 
 _logged: set[str] = set()

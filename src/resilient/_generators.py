@@ -131,7 +131,7 @@ class Stream:
     def end(self) -> None:
         last, self.last = self.last, None
         self.held.end(last)
-        self.call.end()
+        self.call.end(last)
 
 
 def _begun(drive: Drive) -> tuple[Outcome, Exception | None]:

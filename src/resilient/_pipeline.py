@@ -84,9 +84,13 @@ class Pipeline(Policy[F]):
         for policy, classified in self._classified(outside=False):
             if isinstance(policy, Retry) and not classified:
                 policy.refuse_unconditional()
+        for policy in policies:
+            policy.settle_in(self)
         self._around_leaf = self._compose(leaf)
         for text in _defeats(policies):
             warn(text)
+
+    composes = True
 
     @property
     def reruns(self) -> bool:  # type: ignore[override]  # it is that of its policies
@@ -148,6 +152,9 @@ class Pipeline(Policy[F]):
     def examine(self, fn: Callable[..., Any]) -> None:
         for policy in self.policies:
             policy.examine(fn)
+
+    def inside(self) -> Sequence[Policy[Any]]:
+        return self.policies
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have `listener(event)` called for everything its policies do.

@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -33,7 +33,9 @@ from typing import (
     cast,
     overload,
 )
+from weakref import ReferenceType, WeakValueDictionary, ref
 
+from resilient import _events
 from resilient._blocks import Attempts, Guard, unrepeatable
 from resilient._call import Call, Outcome
 from resilient._edge import (
@@ -43,9 +45,18 @@ from resilient._edge import (
     name_of,
     sync_edge,
 )
-from resilient._events import Listener
+from resilient._errors import RejectedError
+from resilient._events import (
+    CallRejected,
+    Event,
+    Listener,
+    broadcast,
+    located,
+    send,
+)
 from resilient._generators import async_generator_edge, generator_edge
 from resilient._signature import arguments_of, parameters_of, spell, spell_call
+from resilient._tally import STRAY, Tally, tally_of
 
 if TYPE_CHECKING:
     from typing import Never, ParamSpec, Self
@@ -88,7 +99,15 @@ class Policy(Generic[F]):
     * ``for attempt in policy.attempts(): …``, where it may have to.
     """
 
-    __slots__ = ("__weakref__", "_accepted", "_alias", "_listeners", "_name")
+    __slots__ = (
+        "__weakref__",
+        "_accepted",
+        "_alias",
+        "_home",
+        "_listeners",
+        "_name",
+        "tally",
+    )
 
     reruns: bool = False
     """Whether it may call `proceed` more than once."""
@@ -102,14 +121,31 @@ class Policy(Generic[F]):
     interrupts: bool = False
     """Whether it cuts short what takes too long, where that is possible."""
 
+    multiplies: bool = False
+    """Whether it has a policy inside for each of many keys."""
+
+    composes: bool = False
+    """Whether it does nothing but compose the policies inside."""
+
+    counters: tuple[tuple[str, ...], ...] = ()
+    """What it counts, so that it can be seen to be 0: each a metric, and the
+    values of its labels but for the pipeline and the policy."""
+
     def __init__(self, name: str | None = None) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a string, got {name!r}")
         self._name = name
         # What it is called after where it was given no name.
         self._alias: str | None = None
-        self._listeners: tuple[Listener, ...] = ()
         self._accepted: tuple[Spelling, ...] = ()
+        # The first policy that it was put into.
+        self._home: ReferenceType[Policy[Any]] | None = None
+        self.tally: Tally = STRAY
+        self._listeners: tuple[Listener, ...] = ()
+        _alive[id(self)] = self
+        if _events.everywhere:
+            # NB: only now, or who subscribes in this moment would miss it.
+            self._listeners = (broadcast,)
 
     def around(self, proceed: Proceed, call: Call) -> Coroutine[Any, Any, Outcome]:
         """Stand around one call; an ``async def``.
@@ -156,6 +192,65 @@ class Policy(Generic[F]):
         whole = None if call.policy is None else call.policy._name
         return self._name or whole or self._alias or call.name
 
+    def settle_in(self, home: Policy[Any]) -> None:
+        """Take note of the policy that this one was put into, the first time."""
+        if self._home is None or self._home() is None:
+            self._home = ref(home)
+        if home.multiplies:
+            self._leave_list()
+
+    def _leave_list(self) -> None:
+        # NB: a place in it takes 200 bytes, and there may be ten thousand
+        # keys: what a `PerKey` has inside is found there.
+        _alive.pop(id(self), None)
+        for policy in self.inside():
+            policy._leave_list()
+
+    def place(self) -> tuple[str, str]:
+        """Return what telemetry calls the pipeline it is in, and itself there.
+
+        The outermost of the pipelines that it was put into first. Keys are
+        many: all that stands inside a `PerKey` goes by the name of that.
+        """
+        policy, name = self._outermost()
+        return policy.label, name
+
+    @property
+    def outermost(self) -> Policy[Any]:
+        """The outermost of the pipelines that it was put into first."""
+        return self._outermost()[0]
+
+    def _outermost(self) -> tuple[Policy[Any], str]:
+        policy: Policy[Any] = self
+        name = self.label
+        while policy._home is not None and (home := policy._home()) is not None:
+            policy = home
+            if policy.multiplies:
+                name = policy.label
+        return policy, name
+
+    @property
+    def series(self) -> str:
+        """What telemetry calls it: see `place`."""
+        return self.place()[1]
+
+    def inside(self) -> Sequence[Policy[Any]]:
+        """Return the policies that stand in this one."""
+        return ()
+
+    def enrol(self) -> None:
+        """Have its calls counted, under the name that it has now."""
+        if self.tally is STRAY:
+            self.tally = tally_of(self.series)
+
+    def status(self) -> dict[str, Any]:
+        """Return what can be seen of it now, as JSON has it.
+
+        Metrics without ``resilient.``, and their values: a number, a state,
+        or numbers by label; and what else `health` is to show.
+        """
+        return {}
+
     def with_(self, **changes: Any) -> Self:
         """Return a copy with other arguments and fresh state.
 
@@ -188,10 +283,7 @@ class Policy(Generic[F]):
         Raises:
             TypeError: `listener` is not a plain function of the event.
         """
-        if not callable(listener) or colour_of(listener) != "sync":
-            raise TypeError(
-                f"`listener` must be a plain function of the event, got {listener!r}"
-            )
+        check_listener(listener)
         with _subscribing:
             self._listeners = (*self._listeners, listener)
         ended = False
@@ -206,6 +298,41 @@ class Policy(Generic[F]):
                     self._listeners = tuple(rest)
 
         return unsubscribe
+
+    def hear_everywhere(self, anybody: bool) -> None:
+        """Tell, or no longer tell, those who listen to every policy."""
+        with _subscribing:
+            others = tuple(one for one in self._listeners if one is not broadcast)
+            self._listeners = (*others, broadcast) if anybody else others
+        for policy in self.inside():
+            policy.hear_everywhere(anybody)
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens; build no event otherwise."""
+        return bool(self._listeners)
+
+    def tell(self, event: Event, call: Call | None = None) -> None:
+        """Tell the listeners.
+
+        Args:
+            event: What happened.
+            call: The call that it happened to; it says which pipeline.
+        """
+        pipeline, series = self.place()
+        if call is not None and call.policy is not None:
+            pipeline = call.policy.series
+        send(self._listeners, located(event, pipeline, series))
+
+    def reject(self, error: RejectedError, call: Call) -> Outcome:
+        """Refuse a call: count it, tell the listeners, and return the outcome."""
+        kind = type(error).__name__
+        call.count("resilient.rejections", self.series, kind, "enforced")
+        if self._listeners:
+            reason = getattr(error, "reason", None)
+            event = CallRejected(self.label, call.name, kind, reason, error.retry_after)
+            self.tell(event, call)
+        return Outcome(None, error)
 
     # -- The five spellings
 
@@ -238,6 +365,7 @@ class Policy(Generic[F]):
         if spelling not in self._accepted:
             self.accept(spelling)
             self._accepted = (*self._accepted, spelling)
+            self.enrol()
 
     @overload
     def __call__(
@@ -274,6 +402,7 @@ class Policy(Generic[F]):
         self.examine(fn)
         if self._alias is None:
             self._alias = name_of(fn)
+            self.tally = tally_of(self.series)
         wrapper = _EDGES[colour](self, fn)
         if inspect.isroutine(fn):
             return functools.update_wrapper(wrapper, fn)
@@ -368,7 +497,34 @@ class Policy(Generic[F]):
         raise NotImplementedError  # pragma: no cover - __aenter__ refused
 
 
+def check_listener(listener: object) -> None:
+    """Refuse what could not listen.
+
+    Raises:
+        TypeError: It is not a plain function of the event.
+    """
+    if not callable(listener) or colour_of(listener) != "sync":
+        raise TypeError(
+            f"`listener` must be a plain function of the event, got {listener!r}"
+        )
+
+
 _subscribing = threading.Lock()
+
+# Every policy there is but those inside a `PerKey`, oldest first.
+_alive: WeakValueDictionary[int, Policy[Any]] = WeakValueDictionary()
+
+
+def policies() -> Iterator[Policy[Any]]:
+    """Yield every policy there is; what is inside a `PerKey` is found in it.
+
+    One may be half made, by another thread, and lack attributes.
+    """
+    for found in _alive.valuerefs():
+        policy = found()
+        if policy is not None:
+            yield policy
+
 
 _A: dict[str, str] = {
     "sync": "a plain function",

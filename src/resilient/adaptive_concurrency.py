@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from resilient import _clock
 from resilient._admission import Admission
@@ -13,7 +13,7 @@ from resilient._arguments import count, plain, ratio
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Condition, Held, Judge, Outcome, Verdict, judge_by
 from resilient._errors import ConcurrencyLimitedError
-from resilient._events import LimitChanged, send
+from resilient._events import LimitChanged
 from resilient._machines.aimd import AIMD, ConcurrencyLimit
 from resilient._machines.codel import CoDel
 from resilient._machines.shares import Group, SharedSlots
@@ -176,6 +176,15 @@ class AdaptiveConcurrency(QueueingPolicy):
         self._told = self._initial
         self._tell_at = -math.inf
 
+    def status(self) -> dict[str, Any]:
+        slots = self._slots
+        return {
+            "concurrency.in_use": slots.in_use,
+            "concurrency.queued": slots.queued,
+            "concurrency.limit": slots.limit,
+            "saturation": slots.in_use / slots.limit,
+        }
+
     @property
     def limit(self) -> int:
         """Calls that may run at once, now."""
@@ -302,7 +311,7 @@ class AdaptiveConcurrency(QueueingPolicy):
                     if self._returned:
                         self._drain()
                 if change is not None:
-                    send(self._listeners, change)
+                    self.tell(change)
             else:
                 self._give_back(_Ended(True, group, began, now, congested))
 

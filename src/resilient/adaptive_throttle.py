@@ -172,6 +172,9 @@ class AdaptiveThrottle(AdmissionPolicy, Returnable):
         self._throttle.record(*item)
         return []
 
+    def status(self) -> dict[str, Any]:
+        return {"throttle.rejecting": self.rejecting}
+
     @property
     def rejecting(self) -> float:
         """Which share of all calls would be rejected now, from 0 to 1."""

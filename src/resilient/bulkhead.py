@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
 from resilient._admission import Admission
@@ -60,6 +60,11 @@ class Bulkhead(QueueingPolicy):
         "max_queue",
         "max_wait",
         "order",
+    )
+
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.rejections", "BulkheadFullError", "enforced"),
+        ("resilient.permit.waits",),
     )
 
     def __init__(
@@ -121,6 +126,15 @@ class Bulkhead(QueueingPolicy):
     def queued(self) -> int:
         """Calls that wait now."""
         return self._slots.queued
+
+    def status(self) -> dict[str, Any]:
+        slots = self._slots
+        return {
+            "bulkhead.in_use": slots.in_use,
+            "bulkhead.queued": slots.queued,
+            "bulkhead.limit": slots.limit,
+            "saturation": slots.in_use / slots.limit,
+        }
 
     def resize(self, max_concurrency: int) -> None:
         """Change the number of slots, live.

@@ -20,6 +20,7 @@ from resilient._call import (
     Condition,
     Judge,
     Outcome,
+    Run,
     judge_by,
 )
 from resilient._errors import CircuitOpenError
@@ -27,8 +28,8 @@ from resilient._events import (
     CircuitChanged,
     CircuitNoted,
     Event,
-    Listener,
     Outbox,
+    located,
     log_once,
 )
 from resilient._machines.backoff import Backoff, exponential
@@ -38,6 +39,7 @@ from resilient._machines.circuit import (
     CircuitState,
     CircuitStatistics,
     Note,
+    Probe,
     Refusal,
 )
 from resilient._machines.window import CountWindow, TimeWindow, Window
@@ -143,6 +145,10 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
     # NB: a stream may last for hours; a probe that is one would lose its
     # lease while it delivers.
     holds_streams = False
+
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.rejections", "CircuitOpenError", "enforced"),
+    )
 
     def __init__(
         self,
@@ -290,6 +296,11 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
             return self._rejection(permit, call)
         if circuit.state not in _AT_EASE:
             call.strain()
+        if permit.__class__ is Probe:
+            call.run_as(Run.PROBE)
+        elif circuit.would_open:
+            kind = CircuitOpenError.__name__
+            call.count("resilient.rejections", self.series, kind, "observing")
         return (permit, now) if timed else permit
 
     def settle(self, permit: Any, outcome: Outcome | None) -> None:
@@ -357,6 +368,18 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         with self._locked():
             return self._circuit.statistics(_clock.now())
 
+    def status(self) -> dict[str, Any]:
+        seen = self.statistics()
+        since = seen.since
+        return {
+            "circuit.state": seen.state.value,
+            "circuit.failure_rate": seen.failure_rate,
+            "circuit.slow_rate": seen.slow_rate,
+            "window_calls": seen.calls,
+            "seconds_in_state": None if since is None else _clock.now() - since,
+            "retry_after": seen.retry_after,
+        }
+
     def reset(self) -> None:
         """Close the circuit, with an empty window. Calls under way are stale."""
         self._control(self._circuit.reset)
@@ -385,21 +408,16 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
 
     # -- Changes
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        with self._locked():
-            # NB: before there is a listener, and never a second one: events
-            # in two outboxes would have no order.
-            if self._outbox is None:
-                self._outbox = Outbox()
-        return super().subscribe(listener)
-
     def _changes_locked(self) -> list[Change | Note]:
         """Take the changes, and queue their events in the order they came."""
         circuit = self._circuit
         if not circuit.changes:
             return []
         changes = list(circuit.take_changes())
-        if self._listeners and self._outbox is not None:
+        if self._listeners:
+            # NB: never a second one: events in two outboxes have no order.
+            if self._outbox is None:
+                self._outbox = Outbox()
             for change in changes:
                 self._outbox.put(self._event(change))
         return changes
@@ -425,23 +443,24 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
             # It is open for 5 s already.
             log_once("the open_for of a circuit breaker failed; it stays open for 5 s")
             if self._listeners and self._outbox is not None:
-                self._outbox.put(CircuitNoted(self.label, None, "open_for_failed"))
+                noted = CircuitNoted(self.label, None, "open_for_failed")
+                self._outbox.put(located(noted, *self.place()))
             return
         with self._locked():
             self._circuit.set_open_time(change.era, seconds)
 
     def _event(self, change: Change | Note) -> Event:
         if isinstance(change, Note):
-            return CircuitNoted(self.label, None, change.what)
+            return located(CircuitNoted(self.label, None, change.what), *self.place())
         trip = change.trip
         counts = (
             (0, 0, 0)
             if trip is None
             else (trip.counts.calls, trip.counts.failures, trip.counts.slow)
         )
-        return CircuitChanged(
-            self.label, None, change.old.value, change.new.value, change.reason, *counts
-        )
+        old, new = change.old.value, change.new.value
+        event = CircuitChanged(self.label, None, old, new, change.reason, *counts)
+        return located(event, *self.place())
 
 
 def _checked_ramp(ramp: object) -> tuple[float, ...] | None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from resilient import _clock
 from resilient._admission import Returnable
 from resilient._alone import Alone
-from resilient._call import Call, Outcome, overdue
+from resilient._call import Apart, Call, Outcome, overdue
 from resilient._copies import copied
 from resilient._edge import Proceed, strip
 from resilient._errors import RejectedError
-from resilient._events import CallCoalesced, send
+from resilient._events import CallCoalesced
 from resilient._keys import key_argument, key_of, refuse_method
 from resilient._machines.flights import Flight, Flights, Passenger
 from resilient._policy import Policy
@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 _GRACE: Final = 0.005
 """Seconds after its deadline in which a caller that can be interrupted still
 waits: a `Timeout` around it has the same deadline and a better error."""
+
+
+class _Execution(Apart):
+    """The call that the function runs in: inside the first caller's.
+
+    What a Retry gives up on and what a limiter books goes there, as long as
+    that lasts. No caller's deadline is visible: each waits for its own.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call)
+        self.deadline = None
 
 
 class _Passenger(Passenger):
@@ -171,7 +185,7 @@ class Coalesce(Policy, Returnable):
                     passenger.around = self._around_locked(call)
                 flight = self._flights.find(key)
                 if flight is None:
-                    own = call if alone else _apart(call)
+                    own = call if alone else _Execution(call)
                     flight = passenger.flight = _Flight(key, passenger, own)
                     self._flights.begin(flight)
                     self._executing[own] = flight
@@ -261,7 +275,7 @@ class Coalesce(Policy, Returnable):
             until += _GRACE
         try:
             if self._listeners and callers > 1:
-                send(self._listeners, CallCoalesced(self.label, call.name, callers))
+                self.tell(CallCoalesced(self.label, call.name, callers), call)
             while not passenger.landed:
                 woken = await call.runtime.park(passenger.waiter, until)
                 if not woken and until is not None and _clock.now() >= until:
@@ -327,21 +341,6 @@ class Coalesce(Policy, Returnable):
                 # NB: a thread that runs its own flight does not leave it.
                 assert flight.errand is not None
                 flight.errand.cancel()
-
-
-def _apart(call: Call) -> Call:
-    """Return a call like another one, without its deadline.
-
-    No caller's deadline is visible inside what several wait for: each waits
-    for its own.
-    """
-    apart = Call(call.name, call.args, call.kwargs, None, call.key, call.policy)
-    apart.function = call.function
-    apart.attempt = call.attempt
-    # NB: inside the first caller's, as long as that lasts: what a Retry gives
-    # up on and what a limiter books goes there.
-    apart.enclosing, apart.deadline = call, None
-    return apart
 
 
 def _deliver(flight: _Flight, passengers: list[_Passenger]) -> None:

@@ -17,7 +17,7 @@ from resilient._call import (
     judge_by,
 )
 from resilient._edge import Proceed, close_unbegun, colour_of, failed
-from resilient._events import FallbackUsed, error_name, send
+from resilient._events import FallbackUsed, error_name
 from resilient._policy import Policy, Spelling
 from resilient._runtimes import Mark
 
@@ -53,6 +53,8 @@ class Fallback(Policy[V], Generic[V]):
     __slots__ = ("_judge", "_takes_call", "function", "on", "value")
 
     replaces = True
+
+    counters: tuple[tuple[str, ...], ...] = (("resilient.fallbacks",),)
 
     @overload
     def __init__(
@@ -116,9 +118,10 @@ class Fallback(Policy[V], Generic[V]):
             return outcome
         if (self._judge or answerable)(outcome) in _PASSES:
             return outcome
+        call.count("resilient.fallbacks", self.series)
         if self._listeners:
             name = error_name(outcome.error)
-            send(self._listeners, FallbackUsed(self.label, call.name, name))
+            self.tell(FallbackUsed(self.label, call.name, name), call)
         error = outcome.error
         outcome.discard()
         if self.function is None:

@@ -10,7 +10,7 @@ from resilient._arguments import count, number
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import SUCCESS, Call, Condition, Judge, Outcome, judge_by
 from resilient._edge import Proceed
-from resilient._events import CallAbandoned, HedgeLaunched, HedgeWon, send
+from resilient._events import CallAbandoned, HedgeLaunched, HedgeWon
 from resilient._heat import Entrant, Heat
 from resilient._machines.quantile import SIZE, Quantile
 from resilient._policy import Policy, Spelling
@@ -298,7 +298,7 @@ class Hedge(Policy):
             elapsed = now - heat.entrants[0].began
             number = heat.entrants[-1].call.hedge
             event = HedgeLaunched(self.label, call.name, number, reason, elapsed)
-            send(self._listeners, event)
+            self.tell(event, call)
         return True
 
     def _has_more(self, heat: Heat) -> bool:
@@ -340,10 +340,10 @@ class Hedge(Policy):
             if winner is not None and winner.call.hedge:
                 elapsed = winner.settled_at - heat.entrants[0].began
                 event = HedgeWon(self.label, call.name, winner.call.hedge, elapsed)
-                send(self._listeners, event)
+                self.tell(event, call)
             if any(not one.settled for one in left):
                 abandoned = CallAbandoned(self.label, call.name, self.abandoned)
-                send(self._listeners, abandoned)
+                self.tell(abandoned, call)
         return outcome
 
     def _learn(self, latency: float, call: Call) -> None:

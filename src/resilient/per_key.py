@@ -11,7 +11,7 @@ from resilient._admission import Returnable
 from resilient._arguments import count, plain
 from resilient._call import Call, Outcome
 from resilient._edge import Proceed
-from resilient._events import KeyEvicted, Listener, send
+from resilient._events import KeyEvicted, Listener, broadcast, send
 from resilient._policy import F, Policy, Spelling
 
 _LOOKED_AT: Final = 32
@@ -53,6 +53,10 @@ class PerKey(Policy[F], Returnable):
         "key",
         "max_keys",
     )
+
+    multiplies = True
+
+    counters: tuple[tuple[str, ...], ...] = (("resilient.per_key.evictions",),)
 
     def __init__(
         self,
@@ -186,6 +190,7 @@ class PerKey(Policy[F], Returnable):
         policy = self.factory(key)
         if not isinstance(policy, Policy):
             raise TypeError(f"`factory` must make a policy, got {policy!r}")
+        policy.settle_in(self)
         for spelling, classified in self._spellings:
             policy.accept(spelling, classified=classified)
         return policy
@@ -205,10 +210,11 @@ class PerKey(Policy[F], Returnable):
                 if gone:
                     del self._policies[key]
                     self._told.discard(key)
+            if gone and call is not None:
+                call.count("resilient.per_key.evictions", self.series)
             if gone and self._listeners:
                 name = None if call is None else call.name
-                event = KeyEvicted(self.label, name, fresh is not None)
-                send(self._listeners, event)
+                self.tell(KeyEvicted(self.label, name, fresh is not None), call)
 
     def _least_used(self, newest: Hashable) -> list[tuple[Hashable, Policy[F]]]:
         """Return the least recently used of those that no call is inside."""
@@ -230,12 +236,21 @@ class PerKey(Policy[F], Returnable):
 
     def _tell(self, key: Hashable, policy: Policy[F]) -> None:
         """Have the policy's events sent on to our listeners, once."""
+        if len(self._subscribers) < len(self._listeners):
+            policy.hear_everywhere(True)
+        if not self._subscribers:
+            return
         with self._locked():
             new = key not in self._told and self._policies.get(key) is policy
             if new:
                 self._told.add(key)
         if new:
-            policy.subscribe(lambda event: send(self._listeners, event))
+            policy.subscribe(lambda event: send(self._subscribers, event))
+
+    @property
+    def _subscribers(self) -> tuple[Listener, ...]:
+        """Our own listeners: those of every policy are told by each key's."""
+        return tuple(one for one in self._listeners if one is not broadcast)
 
     def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
         super().accept(spelling, classified=classified)
@@ -244,6 +259,12 @@ class PerKey(Policy[F], Returnable):
             self._spellings = (*self._spellings, (spelling, classified))
         for _, policy in self._snapshot():
             policy.accept(spelling, classified=classified)
+
+    def inside(self) -> list[Policy[F]]:
+        return [policy for _, policy in self._snapshot()]
+
+    def status(self) -> dict[str, Any]:
+        return {"per_key.keys": len(self)}
 
     def reset(self) -> None:
         """Reset every key's policy."""

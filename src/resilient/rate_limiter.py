@@ -11,7 +11,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from resilient import _clock
 from resilient._admission import Admission, AdmissionPolicy, Returnable, Wait
@@ -83,6 +83,11 @@ class RateLimiter(AdmissionPolicy, Returnable):
 
     # What was taken is taken, whenever the stream ends.
     holds_streams = False
+
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.rejections", "RateLimitedError", "enforced"),
+        ("resilient.permit.waits",),
+    )
 
     def __init__(
         self,
@@ -428,6 +433,15 @@ class RateLimiter(AdmissionPolicy, Returnable):
         """Calls that wait now."""
         line = self._line
         return 0 if line is None else len(line.tickets)
+
+    def status(self) -> dict[str, Any]:
+        now = _clock.now()
+        levels: dict[str, float] = {}
+        with self._locked():
+            for limit, rule in zip(self._terms.each, self._rules, strict=True):
+                level = rule.level(now)
+                levels[limit.unit] = min(level, levels.get(limit.unit, level))
+        return {"limiter.tokens": levels, "limiter.queued": self.queued}
 
     def reset(self) -> None:
         """Forget what was taken, not the rate. Who waits goes on at once."""

@@ -22,11 +22,11 @@ from resilient._call import (
 from resilient._edge import Proceed
 from resilient._errors import RejectedError, spell_seconds
 from resilient._events import (
+    BudgetEmpty,
     RetriesExhausted,
     RetryCancelled,
     RetryScheduled,
     error_name,
-    send,
 )
 from resilient._machines import backoff as backoff_machine
 from resilient._machines.backoff import Backoff, exponential
@@ -111,6 +111,19 @@ class Retry(Policy):
     )
 
     reruns = True
+
+    counters: tuple[tuple[str, ...], ...] = tuple(
+        ("resilient.retry.exhausted", reason)
+        for reason in (
+            "attempts",
+            "budget_exhausted",
+            "deadline",
+            "not_repeatable",
+            "not_retryable",
+            "retried_further_in",
+            "retry_after_too_long",
+        )
+    )
 
     def __init__(
         self,
@@ -198,6 +211,12 @@ class Retry(Policy):
         own = self._budget if self.budget == "own" else None
         return own is None or own.full
 
+    def status(self) -> dict[str, Any]:
+        budget = self._budget
+        if budget is None:
+            return {}
+        return {"budget.balance": budget.balance, "budget.capacity": budget.capacity}
+
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         began = _clock.now()
         retried, call.retried = call.retried, True
@@ -243,10 +262,8 @@ class Retry(Policy):
                     return outcome
                 if self._listeners:
                     name = error_name(outcome.error)
-                    send(
-                        self._listeners,
-                        RetryScheduled(self.label, call.name, attempt, name, delay),
-                    )
+                    event = RetryScheduled(self.label, call.name, attempt, name, delay)
+                    self.tell(event, call)
                 previous = delay
                 await self._wait(delay, outcome, call, attempt)
                 if call.deadline is not None and _clock.now() >= call.deadline:
@@ -305,6 +322,8 @@ class Retry(Policy):
         if self._budget is not None and not self._budget.withdraw(
             priority=call.priority
         ):
+            if self._listeners:
+                self.tell(BudgetEmpty(self.label, call.name, attempt), call)
             return "budget exhausted"
         return delay
 
@@ -333,8 +352,7 @@ class Retry(Policy):
                 unwinding.__context__ = outcome.error
             outcome.discard()
             if self._listeners:
-                event = RetryCancelled(self.label, call.name, attempt)
-                send(self._listeners, event)
+                self.tell(RetryCancelled(self.label, call.name, attempt), call)
             raise
 
     def _give_up(
@@ -355,11 +373,13 @@ class Retry(Policy):
             _annotate(error, note)
             if reason != "not retryable":
                 call.give_up(error)
+        word = reason.replace(" ", "_")
+        call.count("resilient.retry.exhausted", self.series, word)
         if self._listeners:
             event = RetriesExhausted(
                 self.label, call.name, attempt, elapsed, reason, error_name(error)
             )
-            send(self._listeners, event)
+            self.tell(event, call)
 
 
 def _was_given_up(error: Exception | None, call: Call) -> bool:

@@ -74,6 +74,11 @@ class RetryBudget:
             return self._machine.balance(_clock.now())
 
     @property
+    def capacity(self) -> float:
+        """The most retries that can be saved up."""
+        return self._machine.capacity
+
+    @property
     def full(self) -> bool:
         """Whether nothing is missing from it."""
         return self.balance >= self._machine.capacity

@@ -22,7 +22,7 @@ from resilient._call import (
 from resilient._copies import copied, forget_origin
 from resilient._edge import Proceed
 from resilient._errors import RejectedError
-from resilient._events import StaleServed, error_name, log_once, send
+from resilient._events import StaleServed, error_name, log_once
 from resilient._keys import key_argument, key_of, refuse_method
 from resilient._machines.freshness import Entries, Freshness, freshness
 from resilient._policy import Policy, Spelling
@@ -300,7 +300,7 @@ class StaleCache(Policy):
         value, age = kept
         if self._listeners:
             error = error_name(failure.error)
-            send(self._listeners, StaleServed(self.label, call.name, age, error))
+            self.tell(StaleServed(self.label, call.name, age, error), call)
         failure.discard()
         return self._answer(value)
 

@@ -12,7 +12,7 @@ from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome, overdue
 from resilient._edge import Proceed, strip
 from resilient._errors import BulkheadFullError, TimeoutExceededError
-from resilient._events import CallAbandoned, TimedOut, send
+from resilient._events import CallAbandoned, TimedOut
 from resilient._policy import Policy, Spelling
 from resilient._threads import Crew
 
@@ -62,6 +62,11 @@ class Timeout(Policy):
     ``task.cancelling()``.
     """
 
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.timeouts", "true"),
+        ("resilient.timeouts", "false"),
+    )
+
     __slots__ = ("_crews", "_shelf", "abandon", "max_threads", "seconds")
 
     def __init__(
@@ -103,6 +108,9 @@ class Timeout(Policy):
         crew = self._crews.get(process)
         # NB: two threads may come at once; the first one's stays.
         return crew or self._crews.setdefault(process, Crew(self.max_threads))
+
+    def status(self) -> dict[str, Any]:
+        return {"timeout.abandoned": self.abandoned} if self.abandon else {}
 
     def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
         super().accept(spelling, classified=classified)
@@ -147,8 +155,9 @@ class Timeout(Policy):
                 return self._left_behind(outcome, call, began)
             if not call.retried:
                 self._bound_stream(call, began)
-        if self._listeners and not limit.fired:
-            self._tell_if_late(call, began)
+        # NB: nobody reads the clock for what nobody would hear.
+        if self._listeners and not limit.fired and _clock.now() > deadline:
+            self._tell(call, _clock.now() - began, delivered=False)
         return outcome
 
     async def _around_thread(
@@ -160,7 +169,8 @@ class Timeout(Policy):
             stint = crew.begin(call.name, fn, args, kwargs)
             if stint is None:
                 name = self.name_in(call)
-                return Outcome(None, BulkheadFullError(name, None, self.max_threads))
+                full = BulkheadFullError(name, None, self.max_threads)
+                return self.reject(full, call)
             # NB: as it is now, and not ours alone: whichever timeout it belongs
             # to, further out or in, gives the error its own name.
             until = call.deadline
@@ -174,7 +184,7 @@ class Timeout(Policy):
             outcome.held = stint.held
             if self._listeners:
                 event = CallAbandoned(self.label, call.name, crew.abandoned)
-                send(self._listeners, event)
+                self.tell(event, call)
             return outcome
 
         runner, call.runner = call.runner, run
@@ -184,8 +194,9 @@ class Timeout(Policy):
             call.runner, call.deadline = runner, outer
         if outcome.held is not None:
             return self._left_behind(outcome, call, began)
-        if self._listeners:
-            self._tell_if_late(call, began)
+        assert self.seconds is not None
+        if self._listeners and _clock.now() > began + self.seconds:
+            self._tell(call, _clock.now() - began, delivered=False)
         return outcome
 
     def _left_behind(self, outcome: Outcome, call: Call, began: float) -> Outcome:
@@ -210,8 +221,7 @@ class Timeout(Policy):
         error.__cause__ = cause
         if cause is not None:
             strip(cause)
-        if self._listeners:
-            self._tell(call, elapsed, delivered=True)
+        self._tell(call, elapsed, delivered=True)
         return Outcome(None, error)
 
     def _bound_stream(self, call: Call, began: float) -> None:
@@ -219,17 +229,14 @@ class Timeout(Policy):
         if call.stream_limit is None or limit.deadline < call.stream_limit.deadline:
             call.stream_limit = limit
 
-    def _tell_if_late(self, call: Call, began: float) -> None:
-        assert self.seconds is not None
-        elapsed = _clock.now() - began
-        if elapsed > self.seconds:
-            self._tell(call, elapsed, delivered=False)
-
     def _tell(self, call: Call, elapsed: float, *, delivered: bool) -> None:
         assert self.seconds is not None
-        overrun = max(0.0, elapsed - self.seconds)
-        event = TimedOut(self.label, call.name, self.seconds, overrun, delivered)
-        send(self._listeners, event)
+        told = "true" if delivered else "false"
+        call.count("resilient.timeouts", self.series, told)
+        if self._listeners:
+            overrun = max(0.0, elapsed - self.seconds)
+            event = TimedOut(self.label, call.name, self.seconds, overrun, delivered)
+            self.tell(event, call)
 
 
 class StreamLimit:

@@ -80,10 +80,14 @@ from resilient import (
     deadline_after,
     decorrelated,
     delays,
+    events,
     exponential,
+    health,
     linear,
     priority,
     remaining,
+    subscribe,
+    telemetry,
 )
 
 pipeline = Pipeline(Timeout(10), Retry(ConnectionError), CircuitBreaker(), Bulkhead(5))
@@ -387,6 +391,21 @@ def listen(event: Event) -> None:
 
 
 unsubscribe: Callable[[], None] = pipeline.subscribe(listen)
+unsubscribe = subscribe(listen)
+
+
+async def stream() -> None:
+    async with events(max_queue=10) as all_of_them:
+        async for event in all_of_them:
+            assert_type(event, Event)
+    assert_type(all_of_them.dropped, int)
+
+
+def telemetry_is_typed() -> None:
+    telemetry.instrument(histograms=["resilient.attempt.duration"], attempt_spans=True)
+    telemetry.instrument(histograms=["calls"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    telemetry.uninstrument()
+    assert_type(health(), dict[str, Any])
 
 
 def errors() -> None:

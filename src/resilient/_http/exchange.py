@@ -101,6 +101,14 @@ class Summary(NamedTuple):
     retry_after: float | None
 
 
+class _RequestCall(Call):
+    """A call each of whose runs sends the same HTTP request."""
+
+    __slots__ = ()
+
+    resends = True
+
+
 class Exchange:
     """One request, from its call to the end of its response's headers.
 
@@ -137,10 +145,10 @@ class Exchange:
     ) -> None:
         url = request.url
         origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
-        self.call = call = Call(
+        self.call: Call = _RequestCall(
             f"{request.method} {origin}", (request,), {}, runtime, origin, policy
         )
-        call.limiters = []
+        self.call.limiters = []
         self.response: Any = None
         self.sent: int = 0
         # Whether the caller was given a body that is still to be read.
@@ -414,6 +422,7 @@ class Exchange:
         """
         outcome, drive.outcome = drive.outcome, None
         assert outcome is not None
+        self.call.conclude(outcome)
         error = outcome.error
         if error is None:
             return self._released(outcome), None

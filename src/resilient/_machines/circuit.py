@@ -595,6 +595,11 @@ class Circuit:
 
     # Looking
 
+    @property
+    def would_open(self) -> bool:
+        """Whether it observes, and would be open now if it did not."""
+        return self._would_open
+
     def retry_after(self, now: float) -> float | None:
         """Return the seconds until a call may probe; None unless open."""
         return max(0.0, self._retry_at - now) if self.state is _OPEN else None

@@ -1,0 +1,66 @@
+"""What metrics say at one moment: read from policies and counts, and merged."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, cast
+
+from resilient._health import merged, readings
+from resilient._tally import tallies
+from resilient.telemetry._catalogue import BY_NAME, KINDS, OUTCOMES, Metric
+
+CALLS, ATTEMPTS = "resilient.calls", "resilient.attempts"
+
+
+class Point(NamedTuple):
+    """One number of a metric, and its labels."""
+
+    value: int | float
+    labels: dict[str, str]
+
+
+def snapshot() -> dict[str, list[Point]]:
+    """Read everything once; return the points of every metric that has any."""
+    counts: dict[tuple[str, ...], int] = defaultdict(int)
+    statuses: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
+    for pipeline, policy, _, kind, _, status in readings():
+        for outcome in OUTCOMES:
+            counts[CALLS, pipeline, outcome] += 0
+        for run in KINDS:
+            counts[ATTEMPTS, pipeline, run] += 0
+        for metric, *labels in kind.counters:
+            counts[metric, pipeline, policy, *labels] += 0
+        for key, value in status.items():
+            statuses[pipeline, policy, key].append(value)
+    for pipeline, tally in tallies().items():
+        if tally.plain:
+            counts[CALLS, pipeline, "success"] += tally.plain
+            counts[ATTEMPTS, pipeline, "original"] += tally.plain
+        # NB: copied in one step; other threads go on counting.
+        for (metric, *labels), number in list(tally.counts.items()):
+            counts[metric, pipeline, *labels] += number
+
+    points: dict[str, list[Point]] = defaultdict(list)
+    for (name, *values), number in counts.items():
+        if name in BY_NAME:
+            told = dict(zip(BY_NAME[name].labels, values, strict=True))
+            points[name].append(Point(number, told))
+    for (pipeline, policy, key), values in statuses.items():
+        name = f"resilient.{key}"
+        if name in BY_NAME and BY_NAME[name].kind == "gauge":
+            place = {"pipeline": pipeline, "policy": policy}
+            points[name] += _points(BY_NAME[name], place, merged(key, values))
+    return points
+
+
+def _points(metric: Metric, place: dict[str, str], value: Any) -> Iterable[Point]:
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        label = metric.labels[-1]
+        by_label = cast("Mapping[str, Any]", value)
+        for state in metric.states or by_label:
+            yield Point(by_label.get(state, 0), {**place, label: state})
+    else:
+        yield Point(value, place)

@@ -1,0 +1,487 @@
+"""Counting calls and the runs of their functions."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from typing import Any
+from weakref import WeakValueDictionary
+
+import pytest
+from tests.colours import World, in_async_colours, in_every_colour
+
+from resilient import (
+    Bulkhead,
+    Call,
+    CircuitBreaker,
+    Fallback,
+    Outcome,
+    PerKey,
+    Pipeline,
+    Policy,
+    RateLimiter,
+    RejectedError,
+    Retry,
+    RetryBudget,
+    Timeout,
+    Verdict,
+    _tally,
+    constant,
+    deadline_after,
+)
+from resilient._call import Run, ending, overdue
+from resilient._edge import leaf
+from resilient._errors import DeadlineExceededError, TimeoutExceededError
+from resilient._tally import STRAY, Tally, tallies, tally_of
+
+CALLS, ATTEMPTS = "resilient.calls", "resilient.attempts"
+REJECTIONS = "resilient.rejections"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tally, "_tallies", WeakValueDictionary())
+
+
+def counted(policy: Policy[Any]) -> dict[tuple[str, ...], int]:
+    """Everything that was counted for a policy, plain calls as two counts."""
+    tally = policy.tally
+    counts = dict(tally.counts)
+    for key in ((CALLS, "success"), (ATTEMPTS, "original")):
+        counts[key] = counts.get(key, 0) + tally.plain
+    return {key: count for key, count in counts.items() if count}
+
+
+async def nothing() -> None:
+    """Take no time."""
+
+
+async def fail() -> None:
+    """Fail at once."""
+    raise OSError("down")
+
+
+def failing(times: int) -> Any:
+    """Return a function that fails so often, and then does not."""
+    left = [times]
+
+    async def flaky() -> str:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError("down")
+        return "up"
+
+    return flaky
+
+
+@in_every_colour
+async def test_a_call_that_ends_well_is_one_call_and_one_run(w: World) -> None:
+    """And costs one addition."""
+    policy = Pipeline(Retry(OSError), name="plain")
+    call = w.decorate(policy, nothing)
+    for _ in range(3):
+        await call()
+    assert 3 == policy.tally.plain
+    assert {} == dict(policy.tally.counts)
+    assert {(CALLS, "success"): 3, (ATTEMPTS, "original"): 3} == counted(policy)
+
+
+@in_every_colour
+async def test_runs_after_the_first_are_retries(w: World) -> None:
+    """Whoever causes them."""
+    policy = Pipeline(Retry(OSError, backoff=constant(0)), name="again")
+    await w.call(policy, failing(2))
+    expected = {
+        (CALLS, "success"): 1,
+        (ATTEMPTS, "original"): 1,
+        (ATTEMPTS, "retry"): 2,
+    }
+    assert expected == counted(policy)
+    with pytest.raises(OSError, match="down"):
+        await w.call(policy, fail)
+    assert {
+        (CALLS, "success"): 1,
+        (CALLS, "failure"): 1,
+        (ATTEMPTS, "original"): 2,
+        (ATTEMPTS, "retry"): 4,
+        ("resilient.retry.exhausted", "Retry", "attempts"): 1,
+    } == counted(policy)
+
+
+@in_every_colour
+async def test_a_call_that_is_answered_without_a_run_has_no_attempt(w: World) -> None:
+    """Its rejection says who refused."""
+    limiter = RateLimiter(1, per=3600, name="gate")
+    policy = Pipeline(Fallback("cached"), limiter, name="api")
+    await w.call(policy, nothing)
+    assert "cached" == await w.call(policy, nothing)
+    assert {
+        (CALLS, "success"): 2,
+        (ATTEMPTS, "original"): 1,
+        (REJECTIONS, "gate", "RateLimitedError", "enforced"): 1,
+        ("resilient.fallbacks", "Fallback"): 1,
+    } == counted(policy)
+
+
+@in_every_colour
+async def test_a_probe_is_a_run_of_its_own_kind(w: World) -> None:
+    """A retry that probes is a probe."""
+    breaker = CircuitBreaker(
+        consecutive_failures=1, open_for=1.0, half_open_calls=1, name="circuit"
+    )
+    policy = Pipeline(
+        Retry(OSError, on=RejectedError, backoff=constant(2)), breaker, name="probing"
+    )
+    await w.call(policy, failing(1))
+    assert {
+        (CALLS, "success"): 1,
+        (ATTEMPTS, "original"): 1,
+        (ATTEMPTS, "probe"): 1,
+    } == counted(policy)
+
+
+@in_every_colour
+async def test_what_an_observing_circuit_would_refuse_is_counted_apart(
+    w: World,
+) -> None:
+    """Never with what is refused."""
+    breaker = CircuitBreaker(consecutive_failures=1, name="circuit")
+    breaker.observe()
+    for _ in range(3):
+        with pytest.raises(OSError, match="down"):
+            await w.call(breaker, fail)
+    assert {
+        (CALLS, "failure"): 3,
+        (ATTEMPTS, "original"): 3,
+        (REJECTIONS, "circuit", "CircuitOpenError", "observing"): 2,
+    } == counted(breaker)
+
+
+@in_async_colours
+async def test_a_timeout_and_a_wait_are_counted(w: World) -> None:
+    """By the policy that caused them."""
+    bulkhead = Bulkhead(1, max_queue=1, name="slots")
+    policy = Pipeline(bulkhead, Timeout(1, name="second"), name="slow")
+
+    async def slow() -> None:
+        await w.sleep(5)
+
+    call = w.decorate(policy, slow)
+    errors = await w.gather(call, call)
+    assert [TimeoutExceededError] * 2 == [type(error) for error in errors]
+    assert {
+        (CALLS, "timeout"): 2,
+        (ATTEMPTS, "original"): 2,
+        ("resilient.timeouts", "second", "true"): 2,
+        ("resilient.permit.waits", "slots"): 1,
+    } == counted(policy)
+
+
+@in_every_colour
+async def test_a_call_without_time_to_begin_is_rejected(w: World) -> None:
+    """By its own deadline: nobody further in was asked."""
+    policy = Pipeline(Retry(OSError), name="late")
+    with deadline_after(0), pytest.raises(DeadlineExceededError):
+        await w.call(policy, nothing)
+    assert {
+        (CALLS, "rejected"): 1,
+        (REJECTIONS, "late", "DeadlineExceededError", "enforced"): 1,
+    } == counted(policy)
+
+
+def test_a_deadline_alone_counts_for_nobody() -> None:
+    """It has no policy."""
+    call = Call("alone")
+    call.deadline = 1.0
+    assert overdue(call, 0.5) is None
+    assert isinstance(overdue(call, 2.0), Outcome)
+    call.count("anything")
+
+
+@in_every_colour
+async def test_an_unwinding_call_is_cancelled(w: World) -> None:
+    """It ended, and said nothing."""
+    policy = Pipeline(Retry(OSError), name="interrupted")
+
+    async def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await w.call(policy, interrupted)
+    assert {(CALLS, "cancelled"): 1, (ATTEMPTS, "original"): 1} == counted(policy)
+
+
+@in_every_colour
+async def test_a_bulkhead_of_threads_counts_its_rejections(w: World) -> None:
+    """As every policy that refuses does."""
+    if not w.is_sync:
+        return
+    policy = Timeout(5, abandon=True, max_threads=1, name="crew")
+
+    def inner() -> None:
+        with pytest.raises(RejectedError):
+            policy.call(lambda: None)
+
+    policy.call(inner)
+    rejected = (REJECTIONS, "crew", "BulkheadFullError", "enforced")
+    assert 1 == counted(policy)[rejected]
+
+
+@in_every_colour
+async def test_blocks_are_counted_as_calls_are(w: World) -> None:
+    """A guard is one call; a loop of attempts is one call with several runs."""
+    policy = Pipeline(Retry(OSError, backoff=constant(0)), name="loop")
+    guarded = Pipeline(Bulkhead(1), name="guarded")
+    left = 2
+    if w.is_sync:
+        with guarded.guard():
+            pass
+        for attempt in policy.attempts():
+            with attempt:
+                left -= 1
+                if left:
+                    raise OSError("down")
+    else:
+        async with guarded.guard():
+            pass
+        async for attempt in policy.attempts():
+            async with attempt:
+                left -= 1
+                if left:
+                    raise OSError("down")
+    assert {(CALLS, "success"): 1, (ATTEMPTS, "original"): 1} == counted(guarded)
+    expected = {
+        (CALLS, "success"): 1,
+        (ATTEMPTS, "original"): 1,
+        (ATTEMPTS, "retry"): 1,
+    }
+    assert expected == counted(policy)
+
+
+def test_a_generator_is_one_call_however_it_ends() -> None:
+    """To its end, closed early, or with an error."""
+    policy = Pipeline(Bulkhead(5), name="stream")
+
+    @policy
+    def stream(last: Exception | None) -> Any:
+        yield 1
+        if last is not None:
+            raise last
+        yield 2
+
+    assert [1, 2] == list(stream(None))
+    closing = stream(None)
+    next(closing)
+    closing.close()
+    with pytest.raises(OSError, match="down"):
+        list(stream(OSError("down")))
+    expected = {(CALLS, "success"): 2, (CALLS, "failure"): 1, (ATTEMPTS, "original"): 3}
+    assert expected == counted(policy)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "word"),
+    [
+        (None, "cancelled"),
+        (Outcome(1), "success"),
+        (Outcome(None, OSError()), "failure"),
+        (Outcome(None, RejectedError("p")), "rejected"),
+        (Outcome(None, TimeoutExceededError("t", 1, 1)), "timeout"),
+    ],
+)
+def test_every_ending_has_a_word(outcome: Outcome | None, word: str) -> None:
+    """And only these: they are a label."""
+    assert word == ending(outcome)
+
+
+def test_the_verdict_tells_a_failure_from_an_error() -> None:
+    """A value can be a failure, and an error nobody's."""
+    value, error = Outcome("no"), Outcome(None, ValueError())
+    value.verdict, error.verdict = Verdict.PUSHBACK, Verdict.SUCCESS
+    assert ["failure", "error"] == [ending(value), ending(error)]
+
+
+def test_a_run_can_be_said_to_be_a_hedge() -> None:
+    """By the policy that causes it; the plain run before it is not lost."""
+    policy = Policy[Any]("hedged")
+    policy.enrol()
+    call = Call("get", policy=policy)
+    leaf(call).send(None)
+    call.run_as(Run.HEDGE)
+    leaf(call).send(None)
+    call.end(Outcome())
+    call.end()
+    assert {
+        (CALLS, "success"): 1,
+        (ATTEMPTS, "original"): 1,
+        (ATTEMPTS, "hedge"): 1,
+    } == counted(policy)
+
+
+def test_a_call_that_goes_on_after_its_answer_is_counted_once() -> None:
+    """When the answer is known, by what it is."""
+    policy = Policy[Any]("streaming")
+    policy.enrol()
+    for last in (None, Outcome()):
+        call = Call("get", policy=policy)
+        leaf(call).send(None)
+        pushback = Outcome("busy")
+        pushback.verdict = Verdict.PUSHBACK
+        call.conclude(pushback)
+        call.conclude(None)
+        assert not call.ended
+        call.end(last)
+        call.end()
+    assert {(CALLS, "failure"): 2, (ATTEMPTS, "original"): 2} == counted(policy)
+
+
+# -- Names
+
+
+def test_policies_of_one_name_count_together_and_are_forgotten_together() -> None:
+    """A counter does not fall when one of them goes."""
+    first, second = Pipeline(name="shared"), Pipeline(name="shared")
+    first.call(int)
+    second.call(int)
+    assert {(CALLS, "success"): 2, (ATTEMPTS, "original"): 2} == counted(first)
+    del first
+    gc.collect()
+    assert {(CALLS, "success"): 2, (ATTEMPTS, "original"): 2} == counted(second)
+    del second
+    gc.collect()
+    assert "shared" not in tallies()
+
+
+def test_a_policy_that_was_never_called_has_no_tally() -> None:
+    """A `PerKey` has thousands of them."""
+    assert STRAY is Retry(OSError).tally
+    assert 0 == STRAY.plain
+
+
+def test_a_policy_that_takes_the_name_of_a_function_counts_under_it() -> None:
+    """It had none before."""
+    policy = Pipeline(Bulkhead(1))
+
+    @policy
+    def fetch() -> None: ...
+
+    fetch()
+    assert tally_of("fetch") is policy.tally
+    assert {(CALLS, "success"): 1, (ATTEMPTS, "original"): 1} == counted(policy)
+
+
+def test_what_stands_inside_goes_by_the_outermost_pipeline() -> None:
+    """By the first that it was put into, while that exists."""
+    breaker = CircuitBreaker(name="circuit")
+    inner = Pipeline(breaker, name="inner")
+    outer = Pipeline(inner, name="outer")
+    other = Pipeline(breaker, name="other")
+    assert ("outer", "circuit") == breaker.place()
+    assert ("outer", "outer") == outer.place()
+    assert ("other", "other") == other.place()
+    del inner, outer
+    gc.collect()
+    assert ("circuit", "circuit") == breaker.place()
+    last = Pipeline(breaker, name="last")
+    assert ("last", "circuit") == breaker.place()
+    assert last.inside() == (breaker,)
+
+
+def test_what_stands_inside_a_per_key_goes_by_its_name() -> None:
+    """Keys are many, and names of metrics few."""
+    hosts = PerKey(
+        lambda key: Pipeline(CircuitBreaker(name=key), name=key), name="hosts"
+    )
+    outer = Pipeline(hosts, name="outer")
+    [breaker] = hosts["example.org"].inside()
+    assert ("outer", "hosts") == breaker.place()
+    hosts["example.org"].call(int)
+    assert tally_of("hosts") is hosts["example.org"].tally
+    assert ("outer", "hosts") == hosts.place()
+    assert outer.inside() == (hosts,)
+
+
+@in_every_colour
+async def test_evicted_keys_are_counted(w: World) -> None:
+    """Under the call that made room."""
+    hosts = PerKey(
+        lambda key: Bulkhead(1), key=lambda key: key, max_keys=1, name="hosts"
+    )
+    policy = Pipeline(hosts, name="keyed")
+
+    async def get(key: str) -> None: ...
+
+    for key in "abc":
+        await w.call(policy, get, key)
+    assert 2 == counted(policy)["resilient.per_key.evictions", "hosts"]
+
+
+@pytest.mark.real
+def test_no_count_is_lost_between_threads() -> None:
+    """With a global interpreter lock an addition is one step."""
+    tally, rounds = Tally(), 20_000
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def count() -> None:
+        for _ in range(rounds):
+            tally.plain += 1
+            tally.counts["a", "b"] += 1
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        assert 4 * rounds == tally.plain == tally.counts["a", "b"]
+
+
+# -- Status
+
+
+def test_a_policy_says_what_can_be_seen_of_it() -> None:
+    """In the words of the metrics."""
+    assert {} == Policy[Any]().status()
+    assert {
+        "bulkhead.in_use": 0,
+        "bulkhead.queued": 0,
+        "bulkhead.limit": 4,
+        "saturation": 0.0,
+    } == Bulkhead(4).status()
+    limiter = RateLimiter(5, per=3600)
+    assert {
+        "limiter.tokens": {"requests": 5.0},
+        "limiter.queued": 0,
+    } == limiter.status()
+    budget = RetryBudget(capacity=3)
+    assert 3.0 == budget.capacity
+    retry = Retry(OSError, budget=budget)
+    assert {"budget.balance": 3.0, "budget.capacity": 3.0} == retry.status()
+    assert {} == Retry(OSError, budget=None).status()
+    assert {} == Timeout(1).status()
+    assert {"timeout.abandoned": 0} == Timeout(1, abandon=True).status()
+    hosts = PerKey(lambda key: Bulkhead(1))
+    assert hosts["a"] is not hosts["b"]
+    assert {"per_key.keys": 2} == hosts.status()
+
+
+def test_a_circuit_says_since_when_it_is_in_its_state() -> None:
+    """None: for ever."""
+    breaker = CircuitBreaker()
+    assert {
+        "circuit.state": "closed",
+        "circuit.failure_rate": 0.0,
+        "circuit.slow_rate": 0.0,
+        "window_calls": 0,
+        "seconds_in_state": None,
+        "retry_after": None,
+    } == breaker.status()
+    breaker.force_open()
+    status = breaker.status()
+    assert "forced_open" == status["circuit.state"]
+    assert status["seconds_in_state"] >= 0.0

@@ -1,0 +1,775 @@
+"""Metrics through OpenTelemetry, and turning telemetry on and off."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import weakref
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from opentelemetry.metrics import NoOpMeterProvider
+from tests.colours import World, in_async_colours, in_every_colour
+from tests.watched import Labels, Sdk, alone
+
+import resilient
+from resilient import (
+    AdaptiveConcurrency,
+    AdaptiveThrottle,
+    Bulkhead,
+    CircuitBreaker,
+    Coalesce,
+    Event,
+    Fallback,
+    Hedge,
+    Limit,
+    PerKey,
+    Pipeline,
+    Policy,
+    RateLimiter,
+    RejectedError,
+    Retry,
+    RetryBudget,
+    Timeout,
+    _call,
+    _events,
+    constant,
+    deadline_after,
+    telemetry,
+)
+from resilient._machines.circuit import CircuitState
+from resilient.telemetry import _logs, _metrics, _wording
+from resilient.telemetry._catalogue import HISTOGRAMS, KINDS, METRICS, OUTCOMES
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with alone(monkeypatch):
+        yield
+
+
+async def nothing() -> None:
+    """Take no time."""
+
+
+async def fail() -> None:
+    """Fail at once."""
+    raise OSError("down")
+
+
+def labels(**values: str) -> Labels:
+    """Labels as `Sdk.values` has them; two underscores are a dot."""
+    return tuple(sorted((k.replace("__", "."), v) for k, v in values.items()))
+
+
+# -- Metrics
+
+
+@in_every_colour
+async def test_counters_and_gauges_are_read_when_somebody_collects(w: World) -> None:
+    """What happened before telemetry was turned on is in the counters, too."""
+    sdk = Sdk()
+    policy = Pipeline(
+        Retry(OSError, backoff=constant(0), name="again"),
+        CircuitBreaker(failure_rate=1.0, minimum_calls=4, name="circuit"),
+        Bulkhead(5, name="slots"),
+        name="api",
+    )
+    with pytest.raises(OSError, match="down"):
+        await w.call(policy, fail)
+    with sdk.instrumented(histograms=(), logs=False):
+        first = sdk.values("api")
+        await w.call(policy, nothing)
+        second = sdk.values("api")
+    failed = labels(policy="again", reason="attempts")
+    assert {
+        "resilient.calls": {labels(outcome="failure"): 1},
+        "resilient.attempts": {labels(kind="original"): 1, labels(kind="retry"): 2},
+        "resilient.rejections": {},
+        "resilient.retry.exhausted": {failed: 1},
+        "resilient.permit.waits": {},
+        "resilient.circuit.state": {labels(policy="circuit", state="closed"): 1},
+        "resilient.circuit.failure_rate": {labels(policy="circuit"): 1.0},
+        "resilient.circuit.slow_rate": {},
+        "resilient.bulkhead.in_use": {},
+        "resilient.bulkhead.queued": {},
+        "resilient.bulkhead.limit": {labels(policy="slots"): 5},
+        "resilient.budget.balance": {labels(policy="again"): 8.0},
+        "resilient.budget.capacity": {labels(policy="again"): 10.0},
+    } == first
+    assert {labels(outcome="failure"): 1, labels(outcome="success"): 1} == second[
+        "resilient.calls"
+    ]
+    assert {labels(kind="original"): 2, labels(kind="retry"): 2} == second[
+        "resilient.attempts"
+    ]
+    assert {labels(policy="circuit"): 0.75} == second["resilient.circuit.failure_rate"]
+
+
+def test_series_exist_before_anything_happens() -> None:
+    """An alert on a rate needs the 0 that was there before."""
+    sdk = Sdk()
+    policy = Pipeline(
+        Fallback(None), Timeout(1), CircuitBreaker(name="circuit"), name="idle"
+    )
+    with sdk.instrumented():
+        points = sdk.points("idle")
+    states = [state.value for state in CircuitState]
+    expected = {labels(policy="circuit", state=state) for state in states}
+    assert expected == set(points["resilient.circuit.state"])
+    assert {labels(outcome=one) for one in OUTCOMES} == set(points["resilient.calls"])
+    assert {labels(kind=one) for one in KINDS} == set(points["resilient.attempts"])
+    assert {labels(policy="Fallback")} == set(points["resilient.fallbacks"])
+    assert {
+        labels(policy="Timeout", delivered=word) for word in ("true", "false")
+    } == set(points["resilient.timeouts"])
+    assert policy.tally.plain == 0
+
+
+@in_every_colour
+async def test_an_open_circuit_shows_its_state_and_whom_it_refuses(w: World) -> None:
+    """1 for the state it is in, 0 for the others."""
+    sdk = Sdk()
+    breaker = CircuitBreaker(consecutive_failures=1, name="circuit")
+    policy = Pipeline(breaker, name="broken")
+    with sdk.instrumented(logs=False):
+        with pytest.raises(OSError, match="down"):
+            await w.call(policy, fail)
+        with pytest.raises(RejectedError):
+            await w.call(policy, fail)
+        values = sdk.values("broken")
+        breaker.observe()
+        observing = sdk.values("broken")
+    state = {labels(policy="circuit", state="open"): 1}
+    assert state == values["resilient.circuit.state"]
+    refused = labels(policy="circuit", error__type="CircuitOpenError", mode="enforced")
+    assert {refused: 1} == values["resilient.rejections"]
+    state = {labels(policy="circuit", state="observing"): 1}
+    assert state == observing["resilient.circuit.state"]
+
+
+@in_async_colours
+async def test_every_metric_of_the_table_is_emitted(w: World) -> None:
+    """With the kind, unit, description and labels that the reference shows."""
+    sdk = Sdk()
+    hosts = PerKey(lambda key: Bulkhead(1), key=lambda key: key, name="hosts")
+    policies: tuple[Policy[Any], ...] = (
+        Fallback(None),
+        Retry(OSError, backoff=constant(1)),
+        CircuitBreaker(),
+        RateLimiter(10, max_wait=5),
+        Bulkhead(1, max_queue=1),
+        AdaptiveThrottle(),
+        AdaptiveConcurrency(),
+    )
+    everything = Pipeline(*policies, name="everything")
+    crew = Pipeline(Timeout(1, abandon=True), name="crew")
+    keyed = Pipeline(hosts, name="keyed")
+
+    async def get(key: str) -> None:
+        await w.sleep(1)
+        raise OSError("down")
+
+    with sdk.instrumented(histograms=HISTOGRAMS):
+        call = w.decorate(everything, get)
+        await w.gather(lambda: call("a"), lambda: call("b"))
+        await w.gather(lambda: w.call(keyed, get, "a"))
+        found = {metric.name: metric for metric in sdk.metrics()}
+    assert {metric.name for metric in METRICS} == set(found)
+    for metric in METRICS:
+        data = found[metric.name]
+        assert (metric.unit, metric.text) == (data.unit, data.description)
+        kind = {"Sum": "counter", "Gauge": "gauge", "Histogram": "histogram"}
+        assert metric.kind == kind[type(data.data).__name__]
+        assert metric.kind != "counter" or data.data.is_monotonic
+        for point in data.data.data_points:
+            assert set(metric.labels) == set(point.attributes)
+            if metric.buckets:
+                assert metric.buckets == tuple(point.explicit_bounds)
+    assert crew.name == "crew"
+
+
+@in_async_colours
+async def test_runs_apart_from_their_call_are_no_calls(w: World) -> None:
+    """A hedge is a run of its own kind; who joins an execution runs nothing."""
+    sdk = Sdk()
+    hedged = Pipeline(Hedge(1, budget=None, max_threads=4), name="hedged")
+    shared = Pipeline(Coalesce(lambda: 0), name="shared")
+    delays = [10.0, 1.0]
+
+    async def slow() -> None:
+        await w.sleep(delays.pop(0))
+
+    async def once() -> None:
+        await w.sleep(1)
+
+    with sdk.instrumented(logs=False):
+        await w.call(hedged, slow)
+        await w.gather(*[lambda: w.call(shared, once)] * 3)
+        assert {
+            labels(kind="original"): 1,
+            labels(kind="hedge"): 1,
+        } == sdk.values("hedged")["resilient.attempts"]
+        assert {labels(outcome="success"): 1} == sdk.values("hedged")["resilient.calls"]
+        values = sdk.values("shared")
+    assert {labels(kind="original"): 1} == values["resilient.attempts"]
+    assert {labels(outcome="success"): 3} == values["resilient.calls"]
+
+
+@pytest.mark.parametrize("family", ["httpx2", "httpx"])
+def test_requests_are_counted_by_what_came_of_them(family: str) -> None:
+    """Each sending is an attempt, and a response that failed is a failure."""
+    library = importlib.import_module(family)
+    ours = importlib.import_module(f"resilient.{family}")
+    sdk = Sdk()
+    statuses = iter([503, 200, 503, 503])
+    inner = library.MockTransport(lambda _: library.Response(next(statuses)))
+    policy = Pipeline(
+        Retry(attempts=2, backoff=constant(0)), classify=ours.http_verdict, name="http"
+    )
+    with sdk.instrumented(logs=False, attempt_spans=True):
+        with library.Client(
+            transport=ours.ResilientTransport(policy, inner=inner)
+        ) as c:
+            c.get("https://api.test/")
+            c.get("https://api.test/")
+        values = sdk.values("http")
+    assert {
+        labels(outcome="success"): 1,
+        labels(outcome="failure"): 1,
+    } == values["resilient.calls"]
+    assert {labels(kind="original"): 2, labels(kind="retry"): 2} == values[
+        "resilient.attempts"
+    ]
+    resends = [span.attributes.get("http.request.resend_count") for span in sdk.spans()]
+    assert [None, 1, None, 1] == resends
+
+
+def rows_of(header: str) -> list[list[str]]:
+    """The rows of the reference's table whose header begins so, without quotes."""
+    text = (ROOT / "docs" / "reference" / "telemetry.md").read_text("utf-8")
+    [table] = [one for one in text.split("\n\n") if one.startswith(header)]
+    rows = [line.strip("|").split(" | ") for line in table.splitlines()[2:]]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def prometheus_name(name: str, kind: str, unit: str) -> str:
+    """A name by the rules of OpenTelemetry's exporter for Prometheus."""
+    suffix = "_seconds" if unit == "s" else "_total" if kind == "counter" else ""
+    return name.replace(".", "_") + suffix
+
+
+def test_the_reference_has_the_table_of_metrics() -> None:
+    """Row by row, in this order."""
+    expected = [
+        [
+            f"`{one.name}`",
+            one.kind,
+            f"`{one.unit}`",
+            ", ".join(f"`{label}`" for label in one.labels),
+            one.text,
+            f"`{prometheus_name(one.name, one.kind, one.unit)}`",
+        ]
+        for one in METRICS
+    ]
+    assert expected == rows_of("| instrument")
+
+
+def test_the_reference_has_the_table_of_events() -> None:
+    """Every kind of event, its attributes in order, and its level in the log."""
+    kinds = [
+        kind
+        for name in resilient.__all__
+        if isinstance(kind := getattr(resilient, name), type)
+        and issubclass(kind, Event)
+        and kind is not Event
+    ]
+    shared = {"policy", "call", "pipeline", "series"}
+    expected = {}
+    for kind in kinds:
+        fields = [one.name for one in attrs.fields(kind) if one.name not in shared]
+        told = [
+            "error.type" if one == "error" else f"resilient.{one}" for one in fields
+        ]
+        level = logging.getLevelName(_logs.LEVELS.get(kind, logging.INFO))
+        expected[_wording.words_for(kind).name] = [told, level]
+    assert expected == {
+        row[0].strip("`"): [re.findall("`([^`]+)`", row[1]), row[2]]
+        for row in rows_of("| event")
+    }
+
+
+def test_the_reference_lists_the_values_of_the_labels() -> None:
+    """Each label, and all values of those that are bounded."""
+    listed = {
+        row[0].strip("`"): re.findall("`([^`]+)`", row[1]) for row in rows_of("| label")
+    }
+    assert {label for one in METRICS for label in one.labels} == set(listed)
+    assert list(OUTCOMES) == listed["outcome"][: len(OUTCOMES)]
+    assert list(KINDS) == listed["kind"]
+    assert [state.value for state in CircuitState] == listed["state"]
+    assert sorted(listed["reason"]) == sorted(one[1] for one in Retry.counters)
+    assert ["enforced", "observing"] == listed["mode"]
+    assert ["true", "false"] == listed["delivered"]
+
+
+@pytest.mark.real
+def test_prometheus_sees_the_names_of_the_table() -> None:
+    """In a process of its own: the exporter registers itself globally."""
+    program = """
+        from opentelemetry import metrics
+        from opentelemetry.exporter.prometheus import PrometheusMetricReader
+        from opentelemetry.sdk.metrics import MeterProvider
+        from prometheus_client import generate_latest
+        from resilient import *
+        from resilient import telemetry
+
+        telemetry.instrument(histograms=telemetry._catalogue.HISTOGRAMS)
+        metrics.set_meter_provider(MeterProvider([PrometheusMetricReader()]))
+        hosts = PerKey(lambda key: Bulkhead(1), key=lambda: "a", name="hosts")
+        everything = Pipeline(
+            Fallback(None), Timeout(1, abandon=True),
+            Retry(OSError, backoff=constant(0.001)), CircuitBreaker(),
+            AdaptiveThrottle(), AdaptiveConcurrency(),
+            RateLimiter(1000, max_wait=1), hosts, name="everything",
+        )
+        limiter = RateLimiter(1000, burst=1, max_wait=1, name="waits")
+        @everything
+        def get():
+            limiter.call(int)
+            limiter.call(int)
+            raise OSError
+        get()
+        print(generate_latest().decode())
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    seen = set(re.findall(r"^# TYPE (resilient_\w+)", done.stdout, re.M))
+    assert {row[5].strip("`") for row in rows_of("| instrument")} == seen
+    assert 'resilient_calls_total{otel_scope_name="resilient"' in done.stdout
+
+
+@in_every_colour
+async def test_what_keys_have_is_added_up_under_one_name(w: World) -> None:
+    """States are counted, rates are the worst, and no label has a key."""
+    sdk = Sdk()
+    hosts = PerKey(
+        lambda key: Pipeline(
+            CircuitBreaker(consecutive_failures=1, name=key),
+            RateLimiter(10 if key == "a" else 20, per=3600, name=key),
+            Bulkhead(3, name=key),
+            name=key,
+        ),
+        key=lambda key, fails: key,
+        name="hosts",
+    )
+    policy = Pipeline(hosts, name="keyed")
+
+    async def get(key: str, fails: bool) -> None:
+        if fails:
+            raise OSError("down")
+
+    await w.call(policy, get, "a", False)
+    for _ in range(2):
+        with pytest.raises((OSError, RejectedError)):
+            await w.call(policy, get, "b", True)
+    with sdk.instrumented(logs=False):
+        values = sdk.values("keyed")
+    hosts_label = labels(policy="hosts")
+    assert {
+        labels(policy="hosts", state="closed"): 1,
+        labels(policy="hosts", state="open"): 1,
+    } == values["resilient.circuit.state"]
+    assert {} == values["resilient.circuit.failure_rate"]
+    assert {hosts_label: 6} == values["resilient.bulkhead.limit"]
+    assert {hosts_label: 2} == values["resilient.per_key.keys"]
+    tokens = values["resilient.limiter.tokens"]
+    assert {labels(policy="hosts", unit="requests"): 9.0} == tokens
+    refused = labels(policy="hosts", error__type="CircuitOpenError", mode="enforced")
+    assert {refused: 1} == values["resilient.rejections"]
+
+
+def test_several_limits_are_told_apart_by_their_unit() -> None:
+    """The tighter one of two that count the same."""
+    sdk = Sdk()
+    limits = [Limit(5, per=60), Limit(100, per=3600), Limit(7, per=60, unit="tokens")]
+    limiter = RateLimiter(limits=limits, name="llm")
+    with sdk.instrumented():
+        values = sdk.values("llm")["resilient.limiter.tokens"]
+    assert {
+        labels(policy="llm", unit="requests"): 5.0,
+        labels(policy="llm", unit="tokens"): 7.0,
+    } == values
+    assert limiter.name == "llm"
+
+
+@in_async_colours
+async def test_histograms_are_recorded_where_they_are_wanted(w: World) -> None:
+    """Only the duration of calls is, unless others are named."""
+    sdk = Sdk()
+    policy = Pipeline(
+        Retry(OSError, backoff=constant(2, jitter="none")),
+        Bulkhead(1, max_queue=5),
+        name="timed",
+    )
+    left = [1]
+
+    async def once() -> None:
+        await w.sleep(1)
+        if left:
+            left.pop()
+            raise OSError("down")
+
+    call = w.decorate(policy, once)
+    with sdk.instrumented(logs=False):
+        await w.gather(call, call)
+        points = sdk.points("timed")
+        assert {"resilient.call.duration"} == points.keys() & set(HISTOGRAMS)
+        [point] = points["resilient.call.duration"].values()
+        assert (2, 2.0, 4.0) == (point.count, point.min, point.max)
+    left.append(1)
+    with sdk.instrumented(histograms=HISTOGRAMS, logs=False):
+        await w.gather(call, call)
+        points = sdk.points("timed")
+    sums = {
+        name: {labels: round(one.sum, 6) for labels, one in points[name].items()}
+        for name in HISTOGRAMS
+    }
+    assert {
+        "resilient.call.duration": {labels(outcome="success"): 12.0},
+        "resilient.attempt.duration": {
+            labels(kind="original", outcome="failure"): 1.0,
+            labels(kind="original", outcome="success"): 1.0,
+            labels(kind="retry", outcome="success"): 1.0,
+        },
+        "resilient.permit.wait": {labels(policy="Bulkhead"): 1.0},
+        "resilient.retry.delay": {labels(policy="Retry"): 2.0},
+    } == sums
+
+
+@in_every_colour
+async def test_a_deadline_alone_is_no_call(w: World) -> None:
+    """It is measured by nobody."""
+    sdk = Sdk()
+    policy = Pipeline(Bulkhead(1), name="inside")
+    with sdk.instrumented(logs=False):
+        with deadline_after(60):
+            await w.call(policy, nothing)
+        [point] = sdk.points("inside")["resilient.call.duration"].values()
+    assert 1 == point.count
+
+
+@in_every_colour
+async def test_counts_do_not_depend_on_who_watches(w: World) -> None:
+    """The same calls make the same counts, timed or not."""
+    sdk = Sdk()
+    counts: list[dict[str, Any]] = []
+    for name in ("plain", "watched"):
+        policy = Pipeline(
+            Fallback(None),
+            Retry(OSError, backoff=constant(0), attempts=2),
+            RateLimiter(5, per=3600),
+            name=name,
+        )
+        with sdk.instrumented(histograms=HISTOGRAMS if name == "watched" else ()):
+            await w.call(policy, nothing)
+            for _ in range(3):
+                await w.call(policy, fail)
+            values = sdk.values(name)
+        counts.append(
+            {key: values[f"resilient.{key}"] for key in ("calls", "attempts")}
+        )
+    assert counts[0] == counts[1]
+    assert {labels(outcome="success"): 4} == counts[0]["calls"]
+
+
+def test_instruments_keep_no_pipeline_alive() -> None:
+    """Nor a policy that is used alone; their series end with them."""
+    sdk = Sdk()
+    with sdk.instrumented():
+        pipeline, breaker = (
+            Pipeline(Bulkhead(1), name="gone"),
+            CircuitBreaker(name="too"),
+        )
+        pipeline.call(int)
+        breaker.call(int)
+        found = [weakref.ref(pipeline), weakref.ref(breaker)]
+        assert sdk.points("gone")
+        assert sdk.points("too")
+        del pipeline, breaker
+        gc.collect()
+        assert [None, None] == [one() for one in found]
+        assert {"resilient.call.duration"} == set(sdk.points("gone"))
+        assert {"resilient.call.duration"} == set(sdk.points("too"))
+
+
+def test_a_shared_policy_is_shown_once_and_counted_where_it_was_called() -> None:
+    """Its gauges stand under the first pipeline that it was put into."""
+    sdk = Sdk()
+    limiter = RateLimiter(1, per=3600, name="shared")
+    first = Pipeline(limiter, name="first")
+    second = Pipeline(limiter, name="second")
+    second.call(int)
+    with pytest.raises(RejectedError):
+        second.call(int)
+    with sdk.instrumented():
+        one, other = sdk.values("first"), sdk.values("second")
+    assert "resilient.limiter.tokens" in one
+    assert "resilient.limiter.tokens" not in other
+    assert {} == one["resilient.calls"]
+    assert 1 == sum(other["resilient.rejections"].values())
+    assert first.policies == second.policies
+
+
+def test_a_status_that_fails_hurts_only_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is logged once; a policy that is half made is not even that."""
+
+    class Broken(Policy[Any]):
+        def status(self) -> dict[str, Any]:
+            raise RuntimeError("status")
+
+    class Unknown(Policy[Any]):
+        def status(self) -> dict[str, Any]:
+            return {"saturation": 1.0, "calls": 5, "mood": "good", **nothing_yet}
+
+    nothing_yet = {"bulkhead.limit": None}
+    Unknown.counters = (("mood.swings", "none"),)
+    sdk = Sdk()
+    kept = [Broken(), Unknown("fine"), Bulkhead.__new__(Bulkhead)]
+    Policy.__init__(kept[2])
+    with sdk.instrumented():
+        assert {"resilient.calls", "resilient.attempts"} == set(sdk.points("fine"))
+        sdk.metrics()
+    assert ["the status of a Broken failed (said once)"] == caplog.messages
+
+
+def test_a_collection_that_fails_says_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And raises nothing into the SDK."""
+
+    def broken() -> None:
+        raise RuntimeError("snapshot")
+
+    sdk = Sdk()
+    monkeypatch.setattr(_metrics, "snapshot", broken)
+    with sdk.instrumented():
+        assert [] == sdk.metrics()
+    assert ["the metrics could not be read (said once)"] == caplog.messages
+
+
+def test_one_collection_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each further one anew."""
+    taken: list[int] = []
+    snapshot = _metrics.snapshot
+
+    def counted() -> Any:
+        taken.append(1)
+        return snapshot()
+
+    monkeypatch.setattr(_metrics, "snapshot", counted)
+    sdk = Sdk()
+    with sdk.instrumented():
+        for number in (1, 2, 3):
+            sdk.metrics()
+            assert number == len(taken)
+
+
+@pytest.mark.real
+def test_threads_may_collect_while_others_call() -> None:
+    """No count is lost, and none falls."""
+    sdk = Sdk()
+    policy = Pipeline(Bulkhead(100), name="busy")
+    stop = threading.Event()
+    seen: list[int] = []
+
+    def collect() -> None:
+        while not stop.is_set():
+            [value] = sdk.values("busy")["resilient.calls"].values() or [0]
+            seen.append(value)
+
+    def call() -> None:
+        for _ in range(500):
+            policy.call(int)
+
+    with sdk.instrumented(histograms=()):
+        threads = [threading.Thread(target=call) for _ in range(3)]
+        collector = threading.Thread(target=collect)
+        collector.start()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stop.set()
+        collector.join()
+        assert {labels(outcome="success"): 1500} == sdk.values("busy")[
+            "resilient.calls"
+        ]
+    assert sorted(seen) == seen
+
+
+# -- On and off
+
+
+def test_instrumenting_again_changes_nothing() -> None:
+    """With other arguments, they hold from then on."""
+    sdk = Sdk()
+    with sdk.instrumented():
+        heard, observe = _events.everywhere, _call.observe
+        with sdk.instrumented():
+            assert (heard, observe) == (_events.everywhere, _call.observe)
+        telemetry.uninstrument()
+    with sdk.instrumented(histograms=()):
+        assert None is _call.observe
+        with sdk.instrumented():
+            assert None is not _call.observe
+            assert 1 == len(_events.everywhere)
+
+
+def test_uninstrumenting_leaves_nothing_on() -> None:
+    """The instruments stay, as they must, and say nothing; later they go on."""
+    sdk, policy = Sdk(), Pipeline(Bulkhead(1), name="on and off")
+    with sdk.instrumented():
+        policy.call(int)
+    telemetry.uninstrument()
+    policy.call(int)
+    assert {"resilient.call.duration"} == set(sdk.points("on and off"))
+    with sdk.instrumented():
+        policy.call(int)
+        values = sdk.values("on and off")
+    assert {labels(outcome="success"): 3} == values["resilient.calls"]
+    assert {labels(outcome="success"): 2} == values["resilient.call.duration"]
+
+
+def test_two_providers_do_not_mix() -> None:
+    """Only the one that was named last is told."""
+    first, second = Sdk(), Sdk()
+    policy = Pipeline(Bulkhead(1), name="moved")
+    with first.instrumented():
+        policy.call(int)
+        with second.instrumented():
+            policy.call(int)
+            assert {"resilient.call.duration"} == set(first.points("moved"))
+            values = second.values("moved")
+    assert {labels(outcome="success"): 2} == values["resilient.calls"]
+    assert {labels(outcome="success"): 1} == values["resilient.call.duration"]
+
+
+def test_without_an_sdk_no_call_is_looked_at() -> None:
+    """Whatever is wanted, but for spans."""
+    telemetry.instrument(meter_provider=NoOpMeterProvider(), histograms=HISTOGRAMS)
+    assert None is _call.observe
+
+
+@in_every_colour
+async def test_without_an_sdk_all_works_the_same(w: World) -> None:
+    """Spans of attempts, too, which are none."""
+    telemetry.instrument(
+        meter_provider=NoOpMeterProvider(), histograms=HISTOGRAMS, attempt_spans=True
+    )
+    policy = Pipeline(
+        Fallback("cached"), Retry(OSError, budget=RetryBudget()), name="bare"
+    )
+    assert "cached" == await w.call(policy, fail)
+
+
+def test_an_unknown_histogram_is_refused() -> None:
+    """By name."""
+    with pytest.raises(ValueError, match="`histograms` must be among") as caught:
+        telemetry.instrument(histograms=["resilient.calls"])  # type: ignore[list-item]
+    assert (
+        "`histograms` must be among resilient.call.duration,"
+        " resilient.attempt.duration, resilient.permit.wait, resilient.retry.delay,"
+        " got 'resilient.calls'"
+    ) == str(caught.value)
+
+
+@pytest.mark.real
+def test_an_sdk_may_come_later_than_instrument() -> None:
+    """It takes what it finds; and again after telemetry was off meanwhile."""
+    program = """
+        import logging
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from resilient import Bulkhead, Pipeline, _call, telemetry
+
+        logging.raiseExceptions = True
+        complaints = []
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = complaints.append
+        logging.getLogger().addHandler(handler)
+
+        policy = Pipeline(Bulkhead(1), name="late")
+        telemetry.instrument()
+        policy.call(int)
+        assert _call.observe is None
+        reader = InMemoryMetricReader()
+        metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
+        assert _call.observe is not None
+        policy.call(int)
+        telemetry.uninstrument()
+        policy.call(int)
+        telemetry.instrument()
+        policy.call(int)
+
+        [resource] = reader.get_metrics_data().resource_metrics
+        [scope] = resource.scope_metrics
+        found = {metric.name: metric for metric in scope.metrics}
+        values = {
+            dict(point.attributes)["outcome"]: point.value
+            for point in found["resilient.calls"].data.data_points
+        }
+        assert values["success"] == 4, values
+        [point] = found["resilient.call.duration"].data.data_points
+        assert point.count == 2, point
+        assert not complaints, complaints
+        """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+@pytest.mark.real
+def test_importing_the_package_loads_no_opentelemetry() -> None:
+    """Nor does subscribing, or asking for the health."""
+    program = """
+        import sys, resilient
+        resilient.subscribe(print)
+        api = resilient.Pipeline(resilient.Bulkhead(1), name="api")
+        api.call(int)
+        assert resilient.health()
+        assert "opentelemetry" not in sys.modules
+        assert "logging" not in sys.modules
+        """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_the_version_is_told_where_it_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A copy without metadata has none."""
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", lambda name: f"{name} 1")
+    assert "resilient-pipeline 1" == _wording.version()
+    monkeypatch.setattr(metadata, "version", missing)
+    assert None is _wording.version()
