@@ -51,7 +51,7 @@ api = Pipeline(
         open_for=constant(0.2),
         half_open_calls=1,
     ),
-    RateLimiter(1000, burst=1, max_wait=1),
+    RateLimiter(200, burst=1, max_wait=1),
     Bulkhead(5, max_queue=2),
     PerKey(lambda host: Bulkhead(5), key=lambda: "host", name="hosts"),
     name="api",

@@ -172,17 +172,16 @@ def app() -> Iterator[App]:
 
 @pytest.fixture(scope="module")
 def emitted(app: App) -> list[dict[str, str]]:
-    """All series there are, once something has failed."""
+    """All series there are, once something has waited and something has failed."""
 
-    def found() -> list[dict[str, str]]:
-        series = app.series()
-        names = {each["__name__"] for each in series}
-        return series if "resilient_retry_delay_seconds_count" in names else []
+    def has(name: str) -> bool:
+        return any(series["__name__"] == name for series in app.series())
 
+    until(lambda: has("resilient_permit_wait_seconds_count"), "a wait")
     app.say("break")
-    series: list[dict[str, str]] = until(found, "a retry")
+    until(lambda: has("resilient_retry_delay_seconds_count"), "a retry")
     app.say("mend")
-    return series
+    return app.series()
 
 
 @pytest.mark.real
@@ -224,7 +223,7 @@ def test_panels_show_all_that_is_emitted(
         for selector in selectors(target["expr"])
     ]
     shown = {
-        value for one in wanted for label, _, value in one.matchers if "_" in label
+        value for one in wanted for name, _, value in one.matchers if name == "__name__"
     }
     names = {
         re.sub("_(bucket|count|sum)$", "_bucket", series["__name__"])
@@ -339,9 +338,9 @@ def test_an_open_circuit_fires_its_alert_and_resolves_it(
 
 
 @pytest.mark.real
-def test_every_panel_shows_something(server: Server, app: App, dashboard: Any) -> None:
+@pytest.mark.usefixtures("emitted")
+def test_every_panel_shows_something(server: Server, dashboard: Any) -> None:
     """A real Prometheus understands all its expressions, and finds data."""
-    app.say("break")
     for panel in panels(dashboard):
         for target in panel["targets"]:
             expression = target["expr"].replace("$__rate_interval", "10s")
