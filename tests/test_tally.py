@@ -319,6 +319,23 @@ def test_a_run_can_be_said_to_be_a_hedge() -> None:
     } == counted(policy)
 
 
+def test_a_call_that_goes_on_after_its_answer_is_counted_once() -> None:
+    """When the answer is known, by what it is."""
+    policy = Policy[Any]("streaming")
+    policy.enrol()
+    for last in (None, Outcome()):
+        call = Call("get", policy=policy)
+        leaf(call).send(None)
+        pushback = Outcome("busy")
+        pushback.verdict = Verdict.PUSHBACK
+        call.conclude(pushback)
+        call.conclude(None)
+        assert not call.ended
+        call.end(last)
+        call.end()
+    assert {(CALLS, "failure"): 2, (ATTEMPTS, "original"): 2} == counted(policy)
+
+
 # -- Names
 
 

@@ -81,6 +81,7 @@ class Run(Enum):
 # when the call ends, with that. (And globals: an enum's member costs double.)
 FIRST: Final = object()
 PLAIN: Final = object()
+CONCLUDED: Final = object()
 ORIGINAL, RETRY = Run.ORIGINAL, Run.RETRY
 
 
@@ -289,7 +290,8 @@ class Call:
         self.deadline: float | None = None
         self.enclosing: Call | None = None
         # What the next run of the function is: a `Run`; `FIRST`: an original
-        # that nobody observes; `PLAIN`: after that, and it is not counted yet.
+        # that nobody observes; `PLAIN`: after that, and it is not counted yet;
+        # `CONCLUDED`: there will be none.
         self.run: object = FIRST
         if current.get() is not None:
             self.inherit()
@@ -376,7 +378,7 @@ class Call:
         ):
             self.policy.tally.plain += 1  # type: ignore[union-attr]  # an edge's
         elif not self.ended:
-            self._count_end(ending(outcome))
+            self.conclude(outcome)
         self.ended = True
         self.args, self.kwargs = (), None
         self.enclosing = None
@@ -401,12 +403,22 @@ class Call:
         self.run = RETRY
         return run
 
-    def _count_end(self, ending: str) -> None:
-        self.run_as(RETRY)
-        self.count("resilient.calls", ending)
+    def conclude(self, outcome: Outcome | None) -> None:
+        """Count how the call ended, once; `end` does, if nobody did before.
+
+        For a call that goes on after its answer is known, as a body does that
+        is still to be read.
+        """
+        if self.run is CONCLUDED:
+            return
+        if self.run is PLAIN:
+            self.count("resilient.attempts", ORIGINAL.value)
+        self.run = CONCLUDED
+        word = ending(outcome)
+        self.count("resilient.calls", word)
         observation, self.observation = self.observation, None
         if observation is not None:
-            observation.ended(self, ending)
+            observation.ended(self, word)
 
 
 current: ContextVar[Call | None] = ContextVar("resilient.current_call", default=None)

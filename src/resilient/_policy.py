@@ -307,8 +307,13 @@ class Policy(Generic[F]):
         for policy in self.inside():
             policy.hear_everywhere(anybody)
 
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens; build no event otherwise."""
+        return bool(self._listeners)
+
     def tell(self, event: Event, call: Call | None = None) -> None:
-        """Tell the listeners; ask first whether there are any.
+        """Tell the listeners.
 
         Args:
             event: What happened.

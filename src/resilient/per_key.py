@@ -236,7 +236,7 @@ class PerKey(Policy[F], Returnable):
 
     def _tell(self, key: Hashable, policy: Policy[F]) -> None:
         """Have the policy's events sent on to our listeners, once."""
-        if broadcast in self._listeners:
+        if len(self._subscribers) < len(self._listeners):
             policy.hear_everywhere(True)
         if not self._subscribers:
             return

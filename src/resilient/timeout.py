@@ -102,7 +102,7 @@ class Timeout(Policy):
         return 0 if self._crew is None else self._crew.abandoned
 
     def status(self) -> dict[str, Any]:
-        return {} if self._crew is None else {"timeout.abandoned": self.abandoned}
+        return {"timeout.abandoned": self.abandoned} if self.abandon else {}
 
     def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
         super().accept(spelling, classified=classified)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from opentelemetry import context
@@ -135,16 +136,21 @@ class Watched:
 class _OpenSpan:
     """A span that is the current one until it ends."""
 
-    __slots__ = ("_context", "_token", "span")
+    __slots__ = ("_here", "_token", "span")
 
     def __init__(self, span: Span) -> None:
         self.span = span
-        self._context = set_span_in_context(span)
-        self._token = context.attach(self._context)
+        self._here = _here.set(None)
+        self._token = context.attach(set_span_in_context(span))
 
     def end(self, ending: str, error: Exception | None) -> None:
-        # NB: a call that the collector closes ends in some other context.
-        if context.get_current() is self._context:
+        try:
+            _here.reset(self._here)
+        except ValueError:
+            # A call that the collector closes ends in some other context,
+            # where the span was never current.
+            pass
+        else:
             context.detach(self._token)
         self.span.set_attribute("resilient.outcome", ending)
         if error is not None:
@@ -152,6 +158,10 @@ class _OpenSpan:
             self.span.set_attribute("error.type", name)
             self.span.set_status(Status(StatusCode.ERROR, name))
         self.span.end()
+
+
+# Tells the context that a span began in from every other one.
+_here: ContextVar[None] = ContextVar("resilient.telemetry")
 
 
 def _record(span: Span, error: Exception) -> None:
