@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from importlib import resources
 from typing import Final
 
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells count."""
+
+DASHBOARDS: Final = ("resilient.dashboard.json", "resilient.rules.yml")
+"""What is shipped in ``telemetry/dashboards``, and written out by that name."""
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -23,6 +28,30 @@ def demo(arguments: argparse.Namespace) -> None:
             " run: python -m pip install 'resilient-pipeline[demo]'"
         )
     run(arguments.seconds, arguments.seed, as_json=arguments.json)
+
+
+def dashboards(arguments: argparse.Namespace) -> None:
+    """Write the dashboard and the alert rules out, or say why not."""
+    shipped = resources.files("resilient") / "telemetry" / "dashboards"
+    paths = {name: os.path.join(arguments.path, name) for name in DASHBOARDS}
+    # NB: all are looked at before one is written: half a set helps nobody.
+    there = [path for path in paths.values() if os.path.lexists(path)]
+    if there and not arguments.force:
+        sys.exit(
+            f"resilient dashboards: already there: {', '.join(there)};"
+            " --force replaces what is"
+        )
+    try:
+        os.makedirs(arguments.path, exist_ok=True)
+        for name, path in paths.items():
+            content = (shipped / name).read_bytes()
+            with open(path, "wb") as file:
+                file.write(content)
+            sys.stdout.write(f"{path}\n")
+    except OSError as error:
+        sys.exit(
+            f"resilient dashboards: cannot write {error.filename}: {error.strerror}"
+        )
 
 
 def whole_seconds(text: str) -> int:
@@ -74,6 +103,23 @@ def build_parser() -> argparse.ArgumentParser:
         help="print the figures as JSON; progress goes to stderr",
     )
     command.set_defaults(command=demo)
+
+    command = commands.add_parser(
+        "dashboards",
+        help="write out a Grafana dashboard and Prometheus alert rules",
+        description=(
+            f"Write {DASHBOARDS[0]}, to import into Grafana, and {DASHBOARDS[1]},"
+            " to name in Prometheus's rule_files, into a folder. They show and"
+            " watch what resilient.telemetry.instrument() measures."
+        ),
+    )
+    command.add_argument(
+        "path", metavar="PATH", help="the folder; it is made where there is none"
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace what is there by those names"
+    )
+    command.set_defaults(command=dashboards)
     return parser
 
 
