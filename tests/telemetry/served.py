@@ -16,6 +16,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import start_http_server
 
 from resilient import (
+    AdaptiveConcurrency,
+    AdaptiveThrottle,
     Bulkhead,
     CircuitBreaker,
     Fallback,
@@ -53,6 +55,8 @@ api = Pipeline(
     ),
     RateLimiter(200, burst=1, max_wait=1),
     Bulkhead(5, max_queue=2),
+    AdaptiveConcurrency(),
+    AdaptiveThrottle(),
     PerKey(lambda host: Bulkhead(5), key=lambda: "host", name="hosts"),
     name="api",
 )
