@@ -18,6 +18,7 @@ import pytest
 
 import resilient
 import resilient.testing
+from resilient import telemetry
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -93,6 +94,8 @@ def test_the_snippets_of_a_page_run_in_order(page: Path) -> None:
         for snippet in snippets(page):
             if snippet.reason is None:
                 execute(snippet, namespace)
+    # A page that is about watching leaves it turned on.
+    telemetry.uninstrument()
 
 
 def test_few_snippets_are_skipped() -> None:
