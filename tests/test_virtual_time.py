@@ -76,12 +76,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "PATIENCE", 0.05)
 
 
-@pytest.fixture
-def gracious(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads of the user get 200 ms to come back, on however busy a machine."""
-    monkeypatch.setattr(_virtual_clock, "GRACE", 0.2)
-
-
 def wait_until_asleep(threads: int) -> None:
     """Return when so many threads sleep or wait on the clock that is running."""
     while _virtual_clock._running and len(_virtual_clock._running._waiters) < threads:
@@ -471,9 +465,7 @@ def test_an_abandoned_thread_still_holds_the_clock(backend: Backend) -> None:
     assert (True, 1.0) == virtual_time.run(main, backend=backend)
 
 
-def test_threads_of_the_user_sleep_on_the_clock_of_the_loop(
-    backend: Backend, gracious: None
-) -> None:
+def test_threads_of_the_user_sleep_on_the_clock_of_the_loop(backend: Backend) -> None:
     """A thread that nobody announced takes part once it sleeps."""
 
     async def main() -> list[float]:
@@ -952,7 +944,7 @@ def test_a_worker_that_cannot_start_does_not_hold_the_clock(
         assert 1.0 == clock.now()
 
 
-def test_threads_of_the_user_share_sync_time(gracious: None) -> None:
+def test_threads_of_the_user_share_sync_time() -> None:
     """While the owner joins them, they alone make time pass."""
     seen: list[tuple[float, float]] = []
 
@@ -972,7 +964,7 @@ def test_threads_of_the_user_share_sync_time(gracious: None) -> None:
     assert [(1.0, 1.0), (1.0, 2.0), (2.5, 2.5), (2.5, 5.0)] == seen
 
 
-def test_a_thread_of_the_user_has_a_moment_to_open_a_gate(gracious: None) -> None:
+def test_a_thread_of_the_user_has_a_moment_to_open_a_gate() -> None:
     """The owner waits, in real time, for a thread that runs beside it."""
     gate = closed_gate()
 
