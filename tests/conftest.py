@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from hypothesis import settings
@@ -13,3 +14,11 @@ settings.register_profile(
     "repeat", deadline=None, derandomize=True, database=None, print_blob=True
 )
 settings.load_profile("repeat" if "CI" in os.environ else "search")
+
+
+def pytest_collection_finish() -> None:
+    """Have no collection look again at what lasts as long as the run."""
+    # NB: pytest and its plugins are a million objects, and tests that count what
+    # is left to the collector collect hundreds of times.
+    gc.collect()
+    gc.freeze()
