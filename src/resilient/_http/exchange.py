@@ -365,7 +365,12 @@ class Exchange:
             ),
         ):
             return True
-        return getattr(_origin(error), "error_code", None) == _REFUSED_STREAM
+        origin = _origin(error)
+        last: int | None = getattr(origin, "last_stream_id", None)
+        if last is not None:
+            # A server that goes away says which request was the last to arrive.
+            return last == 0
+        return getattr(origin, "error_code", None) == _REFUSED_STREAM
 
     def _teach(self, response: Any) -> None:
         """Tell the limiters that let it pass what the server still grants."""
