@@ -73,7 +73,7 @@ else:
 
 
 Spelling: TypeAlias = Literal[
-    "sync", "async", "generator", "async generator", "guard", "attempts"
+    "sync", "async", "generator", "async generator", "guard", "attempts", "requests"
 ]
 
 _EDGES: dict[str, Callable[[Policy[Any], Callable[..., Any]], Callable[..., Any]]] = {
@@ -114,6 +114,9 @@ class Policy(Generic[F]):
 
     replaces: bool = False
     """Whether it may answer in the function's place."""
+
+    shares: bool = False
+    """Whether it may give one answer to several calls."""
 
     judges: bool = False
     """Whether it says for those around it what a failure is."""
@@ -352,6 +355,11 @@ class Policy(Generic[F]):
             raise TypeError(
                 f"{self!r} may answer in the place of its function, which has"
                 f" no meaning for {_WHAT[spelling]}"
+            )
+        if spelling == "requests" and self.shares:
+            raise TypeError(
+                f"{self!r} may give one answer to several calls, which a response"
+                " that can be read once cannot be: put it around a function"
             )
 
     def examine(self, fn: Callable[..., Any]) -> None:

@@ -134,6 +134,7 @@ class Coalesce(Policy, Returnable):
     __slots__ = ("_executing", "_flights", "_lock", "_returned", "key")
 
     replaces = True
+    shares = True
 
     def __init__(
         self, key: Callable[..., Hashable] | None = None, *, name: str | None = None

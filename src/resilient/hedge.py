@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 _THREADS: Final = 32
 
+_ONCE: Final = {
+    "guard": "block",
+    "attempts": "block",
+    "generator": "generator",
+    "async generator": "generator",
+    "requests": "transport",
+}
+"""What runs once at a time, by spelling."""
+
 
 class Hedge(Policy):
     """Start a second attempt when the first is slow, and take what comes first.
@@ -162,10 +171,9 @@ class Hedge(Policy):
 
     def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
         if spelling not in ("sync", "async"):
-            what = "block" if spelling in ("guard", "attempts") else "generator"
             raise TypeError(
                 f"{self!r} may run its function several times at once, which a"
-                f" {what} cannot: use a function"
+                f" {_ONCE[spelling]} cannot: use a function"
             )
         if spelling == "sync" and self.max_threads is None:
             warn(

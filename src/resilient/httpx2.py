@@ -95,7 +95,13 @@ class DeadlineExceededError(
 class TimeoutExceededError(
     _OfRequest, resilient.TimeoutExceededError, httpx2.TimeoutException
 ):
-    """A `resilient.TimeoutExceededError` that is a client's error too."""
+    """A `resilient.TimeoutExceededError` that is a client's error too.
+
+    Attributes:
+        retry_after: Always None, as in a rejection that cannot know.
+    """
+
+    retry_after: None = None
 
 
 class _Body(_BodyBase, httpx2.SyncByteStream, httpx2.AsyncByteStream):

@@ -175,6 +175,7 @@ class StaleCache(Policy):
     )
 
     replaces = True
+    shares = True
 
     def __init__(
         self,

@@ -125,6 +125,26 @@ async def test_a_refused_stream_was_never_sent(h: Real, server: Server) -> None:
 
 
 @every_client_over_http2
+async def test_a_server_that_goes_away_says_what_arrived(
+    h: Real, server: Server
+) -> None:
+    """What it disowns is sent again, on another connection; what it owns is not."""
+    server.script("/", [Act.GO_AWAY], answer(200))
+    server.script("/owned", [Act.GO_AWAY_AFTER], answer(200))
+    server.script("/first", answer(200))
+    async with h.client(h.inner(), h.quick()) as client:
+        response = await h.post(client, server.url, content=b"x")
+        assert (200, 2) == (response.status_code, server.hits["/"])
+        error = h.library.RemoteProtocolError
+        await h.error(error, h.post, client, server.url + "/owned")
+        assert 1 == server.hits["/owned"]
+        # Where it owns an earlier one, the client's engine sees to it itself.
+        server.script("/", [Act.GO_AWAY], answer(200))
+        await h.post(client, server.url + "/first")
+        assert 200 == (await h.post(client, server.url)).status_code
+
+
+@every_client_over_http2
 async def test_another_reset_may_have_done_something(h: Real, server: Server) -> None:
     """A POST is not sent again."""
     server.script("/", [ErrorCodes.INTERNAL_ERROR], answer(200))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.http import families
 from tests.http.families import (
     FAMILIES,
     URL,
@@ -29,7 +30,9 @@ import resilient
 from resilient import (
     Bulkhead,
     CircuitBreaker,
+    Coalesce,
     Fallback,
+    Hedge,
     Limit,
     Outcome,
     PerKey,
@@ -37,6 +40,7 @@ from resilient import (
     Policy,
     RateLimiter,
     Retry,
+    StaleCache,
     Timeout,
     Verdict,
     constant,
@@ -616,8 +620,38 @@ def test_each_of_our_errors_is_the_clients_too(h: Http, plain: Exception) -> Non
         for key, value in vars(plain).items():
             assert value == getattr(twin, key)
         assert URL == str(twin.request.url)
-    if isinstance(plain, resilient.RejectedError):
-        assert plain.retry_after == error.retry_after
+    assert getattr(plain, "retry_after", None) == error.retry_after
+
+
+class QuotaError(resilient.RejectedError):
+    """Of a policy author's own."""
+
+
+class SlowQuotaError(QuotaError, TimeoutError):
+    """One with a base of another layout, and an attribute."""
+
+    __slots__ = ("spent",)
+
+
+@pytest.mark.parametrize("kind", [QuotaError, SlowQuotaError])
+def test_an_error_derived_from_ours_is_the_clients_too(
+    h: Http, kind: type[QuotaError]
+) -> None:
+    """Of whatever class a policy author has made; it stays of that class."""
+    error: Any = kind("quota", 2.5)
+    with h.library.Client(transport=h.transport(None, Fails(error))) as client:
+        for _ in range(2):
+            with pytest.raises(h.library.TransportError) as caught:
+                client.get(URL)
+            assert error is caught.value
+    assert isinstance(error, kind)
+    assert isinstance(error, h.ours.RejectedError)
+    assert (kind.__name__, __name__) == (type(error).__name__, type(error).__module__)
+    assert (URL, 2.5) == (str(error.request.url), error.retry_after)
+    # Its author's class is what another process knows.
+    twin = pickle.loads(pickle.dumps(error))
+    assert kind is type(twin)
+    assert str(error) == str(twin)
 
 
 def test_an_error_of_ours_made_by_hand_has_no_request(h: Http) -> None:
@@ -1001,11 +1035,18 @@ async def test_a_request_without_timeouts_is_sent_after_one_with_them(h: Http) -
 
 @in_every_client
 async def test_the_warning_points_at_the_callers_line(h: Http) -> None:
-    """As far as the client lets it: not into this library."""
-    async with h.client(h.script(200), Timeout(30), client={"timeout": None}) as client:
+    """Past the client, whichever of its methods it is."""
+    for verb in (h.get, h.open):
+        pipeline = Timeout(30)
+        async with h.client(h.script(200), pipeline, client={"timeout": None}) as one:
+            with pytest.warns(resilient.ResilientWarning) as caught:
+                await verb(one)
+        assert families.__file__ == caught[0].filename
+    async with h.client(h.script(200), Timeout(30), client={"timeout": None}) as one:
         with pytest.warns(resilient.ResilientWarning) as caught:
-            await h.get(client)
-    assert not caught[0].filename.startswith(HERE)
+            async with h.stream(one):
+                pass
+    assert families.__file__ == caught[0].filename
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
@@ -1018,6 +1059,7 @@ def test_a_proxy_of_the_environment_is_reported(
     with pytest.warns(resilient.ResilientWarning) as caught:
         transport.__enter__().__exit__()
     transport.__enter__().__exit__()
+    assert __file__ == caught[0].filename
     assert [
         "the environment names a proxy, which a client that is given a transport"
         " does not use: give the transport inner=HTTPTransport(proxy=…), or"
@@ -1285,33 +1327,72 @@ async def test_a_fallback_that_answers_with_anything_else_is_refused(h: Http) ->
     assert 1 == [event for event, _ in h.log].count("closed")
 
 
+MEANINGLESS = {
+    "Hedge()": (
+        Hedge,
+        " may run its function several times at once, which a transport cannot:"
+        " use a function",
+    ),
+    "Coalesce()": (
+        Coalesce,
+        " may give one answer to several calls, which a response that can be read"
+        " once cannot be: put it around a function",
+    ),
+    "StaleCache(10.0, 10.0)": (
+        lambda: StaleCache(10, 10),
+        " may give one answer to several calls, which a response that can be read"
+        " once cannot be: put it around a function",
+    ),
+    "Timeout(20.0, abandon=True)": (
+        lambda: Timeout(20, abandon=True),
+        " runs plain functions in threads; it has no meaning for requests: leave"
+        " out abandon=True there",
+    ),
+}
+
+
+@pytest.mark.parametrize("text", MEANINGLESS)
+def test_a_policy_that_has_no_meaning_for_requests_is_refused(
+    h: Http, text: str
+) -> None:
+    """At once; also inside others, and as one request's own pipeline."""
+    make, reason = MEANINGLESS[text]
+    policies: list[Policy[Any]] = [make(), Pipeline(Pipeline(make()))]
+    for policy in policies:
+        with pytest.raises(TypeError) as caught:
+            h.transport(None, policy)
+        assert text + reason == str(caught.value)
+        with h.library.Client(transport=h.transport(script := h.script(200))) as client:
+            with pytest.raises(TypeError) as caught:
+                client.get(URL, extensions={"resilient": policy})
+        assert text + reason == str(caught.value)
+        assert [] == script.sent
+
+
+@in_every_client
+async def test_one_that_is_made_for_a_key_is_refused_then(h: Http) -> None:
+    """It is not known before."""
+    for make, _ in MEANINGLESS.values():
+        pipeline = PerKey(lambda key: make())  # noqa: B023
+        async with h.client(script := h.script(200), pipeline) as client:
+            await h.error(TypeError, h.get, client)
+        assert [] == script.sent
+
+
 @in_sync_clients
-async def test_a_timeout_that_abandons_is_refused(h: Http) -> None:
-    """Requests obey deadlines; a thread left behind would hold a connection."""
-    script = h.script(200)
-    for pipeline in (
-        Timeout(20, abandon=True),
-        PerKey(lambda key: Timeout(20, abandon=True)),
-    ):
-        async with h.client(script, pipeline) as client:
-            error = await h.error(TypeError, h.get, client)
-        assert (
-            "Timeout(abandon=True) has no meaning in a transport, whose requests"
-            " obey deadlines: leave out abandon=True"
-        ) == str(error)
-    assert [] == script.sent
-
-
-@in_async_clients
 async def test_a_policy_of_the_other_colour_is_refused(h: Http) -> None:
     """When the transport is first used, or the override."""
-    abandons = Timeout(20, abandon=True)
+
+    async def spare(error: Any) -> Any:
+        """Answer, could anybody wait for it."""
+
+    fallback = Fallback(function=spare)
     script = h.script(200)
-    transport = h.transport(script, abandons)
+    transport = h.transport(script, fallback)
     request = h.library.Request("GET", URL)
     await h.error(TypeError, h.handle, transport, request)
     async with h.client(script) as client:
-        await h.error(TypeError, h.get, client, extensions={"resilient": abandons})
+        await h.error(TypeError, h.get, client, extensions={"resilient": fallback})
     assert [] == script.sent
 
 

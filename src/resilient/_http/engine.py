@@ -69,6 +69,7 @@ class Transport(Generic[Request, Response]):
         self.pipeline: Policy[Any] = (
             standard_pipeline() if pipeline is None else pipeline
         )
+        self.pipeline.accept("requests", classified=True)
         self.inner: Any = inner
         self._rules = Rules(
             flag("retry_unsafe", retry_unsafe),
@@ -206,7 +207,8 @@ class Transport(Generic[Request, Response]):
             warn(
                 "the environment names a proxy, which a client that is given a"
                 " transport does not use: give the transport"
-                " inner=HTTPTransport(proxy=…), or `mounts` to the client"
+                " inner=HTTPTransport(proxy=…), or `mounts` to the client",
+                past=library,
             )
         return (
             library.HTTPTransport()
@@ -227,7 +229,8 @@ class Transport(Generic[Request, Response]):
                     "`extensions['resilient']` must be a Pipeline, a policy or False,"
                     f" got {policy!r}"
                 )
-            policy.accept(colour, classified=True)
+            for spelling in ("requests", colour):
+                policy.accept(spelling, classified=True)
             return policy
         timeouts = extensions.get("timeout")
         if timeouts != self._timeouts:
@@ -250,7 +253,8 @@ class Transport(Generic[Request, Response]):
                     f"the client's {phase} timeout ({spelt}) is longer than the"
                     f" total limit of its transport ({spell_seconds(total)}), which"
                     " wins: give the client a `timeout` within it, or the"
-                    " pipeline a longer Timeout"
+                    " pipeline a longer Timeout",
+                    past=self.family.library,
                 )
                 return
 

@@ -17,7 +17,7 @@ import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from typing import Any, Final, NamedTuple
 
@@ -69,7 +69,26 @@ class Family(NamedTuple):
     library: Any
     body: type[Body]
     upload: type[Upload]
-    errors: Mapping[type[Exception], type[Exception]]
+    errors: dict[type[Exception], type[Exception]]
+
+    def twin(self, kind: type[Exception]) -> type[Exception] | None:
+        """Return the class of an error of ours that is the library's too.
+
+        Of a class that a policy author derived from ours it is made here.
+        """
+        twin = self.errors.get(kind)
+        if twin is None and not issubclass(kind, self.library.TransportError):
+            base = next((one for one in kind.__mro__ if one in self.errors), None)
+            if base is not None:
+                names = {
+                    "__module__": kind.__module__,
+                    "__qualname__": kind.__qualname__,
+                    "__doc__": kind.__doc__,
+                    "__reduce__": _reduce_plain,
+                }
+                made = type(kind.__name__, (kind, self.errors[base]), names)
+                twin = self.errors.setdefault(kind, made)
+        return twin
 
 
 class Rules(NamedTuple):
@@ -196,11 +215,6 @@ class Exchange:
     def begin(self) -> Any:
         """Prepare the request for one attempt, and return it."""
         call, request = self.call, self._request
-        if call.runner is not None:
-            raise TypeError(
-                "Timeout(abandon=True) has no meaning in a transport, whose"
-                " requests obey deadlines: leave out abandon=True"
-            )
         self.sent += 1
         # NB: until its outcome is known: a timeout may cut it short.
         call.unrepeatable = self._why_not(over=False)
@@ -351,7 +365,12 @@ class Exchange:
             ),
         ):
             return True
-        return getattr(_origin(error), "error_code", None) == _REFUSED_STREAM
+        origin = _origin(error)
+        last: int | None = getattr(origin, "last_stream_id", None)
+        if last is not None:
+            # A server that goes away says which request was the last to arrive.
+            return last == 0
+        return getattr(origin, "error_code", None) == _REFUSED_STREAM
 
     def _teach(self, response: Any) -> None:
         """Tell the limiters that let it pass what the server still grants."""
@@ -429,11 +448,11 @@ class Exchange:
         outcome.discard()
         if outcome.held is not None:
             outcome.held.end(outcome)
-        mapped = self._family.errors.get(type(error))
-        if mapped is not None:
+        twin = self._family.twin(type(error))
+        if twin is not None:
             # NB: the very object in another class, so that its traceback, notes
             # and cause stay, and a Retry further out knows it again.
-            error.__class__ = mapped
+            error.__class__ = twin
             error.request = self._request  # type: ignore[attr-defined]  # it has one now
         return None, error
 
@@ -485,6 +504,12 @@ class Exchange:
             request.headers.pop(name, None)
             if self._header is not None:
                 request.headers[name] = self._header
+
+
+def _reduce_plain(error: Exception) -> tuple[Any, ...]:
+    """Pickle an error as what its author wrote: its twin has no address."""
+    kind: Any = type(error).__mro__[1]
+    return (kind, *kind.__reduce__(error)[1:])
 
 
 def _origin(error: BaseException) -> object:
