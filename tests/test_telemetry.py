@@ -40,6 +40,7 @@ from resilient import (
     RejectedError,
     Retry,
     RetryBudget,
+    StaleCache,
     Timeout,
     _call,
     _events,
@@ -158,6 +159,30 @@ async def test_an_open_circuit_shows_its_state_and_whom_it_refuses(w: World) -> 
     assert {refused: 1} == values["resilient.rejections"]
     state = {labels(policy="circuit", state="observing"): 1}
     assert state == observing["resilient.circuit.state"]
+
+
+@in_every_colour
+async def test_a_stale_answer_is_a_fallback(w: World) -> None:
+    """Its caller sees no error, so the alert on fallbacks has to."""
+    sdk = Sdk()
+    answers = [OSError("down"), None]
+
+    async def ask() -> str:
+        error = answers.pop()
+        if error is not None:
+            raise error
+        return "answer"
+
+    policy = Pipeline(StaleCache(0, 60), name="kept")
+    series = labels(policy="StaleCache")
+    ask_again = w.decorate(policy, ask)
+    with sdk.instrumented(logs=False):
+        assert {series} == set(sdk.points("kept")["resilient.fallbacks"])
+        assert "answer" == await ask_again()
+        assert "answer" == await ask_again()
+        values = sdk.values("kept")
+    assert {series: 1} == values["resilient.fallbacks"]
+    assert 2 == values["resilient.calls"][labels(outcome="success")]
 
 
 @in_async_colours

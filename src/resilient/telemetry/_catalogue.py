@@ -83,7 +83,7 @@ METRICS: Final = (
         "resilient.fallbacks",
         "counter",
         "{call}",
-        "calls that a `Fallback` answered",
+        "failed calls that a `Fallback` or a `StaleCache` answered",
         _BOTH,
     ),
     Metric(
