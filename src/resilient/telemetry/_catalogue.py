@@ -196,7 +196,7 @@ METRICS: Final = (
         "resilient.budget.balance",
         "gauge",
         "{retry}",
-        "retries that could be afforded now",
+        "retries, or hedges, that could be afforded now",
         _BOTH,
     ),
     Metric(
