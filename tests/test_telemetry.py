@@ -772,6 +772,34 @@ def test_an_sdk_may_come_later_than_instrument() -> None:
 
 
 @pytest.mark.real
+def test_an_sdk_for_spans_may_come_later_too() -> None:
+    """Until then no call is looked at; whose other numbers are wanted is."""
+    program = """
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
+            InMemorySpanExporter,
+        )
+        from resilient import Bulkhead, Pipeline, current_call, telemetry
+
+        policy = Pipeline(Bulkhead(1), name="late")
+        looked_at = lambda: current_call().observation is not None
+
+        telemetry.instrument(attempt_spans=True)
+        assert not policy.call(looked_at)
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        trace.set_tracer_provider(provider)
+        assert policy.call(looked_at)
+        assert policy.call(looked_at)
+        assert 2 == len(exporter.get_finished_spans())
+        """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+@pytest.mark.real
 def test_importing_the_package_loads_no_opentelemetry() -> None:
     """Nor does subscribing, or asking for the health."""
     program = """
