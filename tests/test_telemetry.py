@@ -231,7 +231,7 @@ async def test_runs_apart_from_their_call_are_no_calls(w: World) -> None:
     """A hedge is a run of its own kind; who joins an execution runs nothing."""
     sdk = Sdk()
     hedged = Pipeline(Hedge(1, budget=None, max_threads=4), name="hedged")
-    shared = Pipeline(Coalesce(lambda: 0), name="shared")
+    shared = Pipeline(Coalesce(key=lambda: 0), name="shared")
     delays = [10.0, 1.0]
 
     async def slow() -> None:
