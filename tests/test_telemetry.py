@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider
 from tests.colours import World, in_async_colours, in_every_colour
 from tests.watched import Labels, Sdk, alone
 
@@ -708,7 +709,10 @@ def test_without_an_sdk_no_call_is_looked_at() -> None:
 async def test_without_an_sdk_all_works_the_same(w: World) -> None:
     """Spans of attempts, too, which are none."""
     telemetry.instrument(
-        meter_provider=NoOpMeterProvider(), histograms=HISTOGRAMS, attempt_spans=True
+        meter_provider=NoOpMeterProvider(),
+        tracer_provider=NoOpTracerProvider(),
+        histograms=HISTOGRAMS,
+        attempt_spans=True,
     )
     policy = Pipeline(
         Fallback("cached"), Retry(OSError, budget=RetryBudget()), name="bare"
