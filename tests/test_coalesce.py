@@ -200,7 +200,7 @@ async def test_a_key_says_which_calls_are_the_same(w: World) -> None:
         seen.append((args, kwargs))
         return args[0]["id"]
 
-    coalesce, slow = Coalesce(key), Slow(w)
+    coalesce, slow = Coalesce(key=key), Slow(w)
     decorated = w.decorate(coalesce, slow.function)
     first, second = {"id": 1, "trace": 1}, {"id": 1, "trace": 2}
     results = await together(
@@ -1456,7 +1456,7 @@ def test_unhashable_arguments_need_a_key() -> None:
         "'function' has no key for Coalesce(): an argument is not hashable; say by"
         " key=… what tells its calls apart" == str(caught.value)
     )
-    keyed = Coalesce(lambda secret: secret)
+    keyed = Coalesce(key=lambda secret: secret)
     with pytest.raises(TypeError) as caught:
         keyed(function)(["password"])
     assert "password" not in str(caught.value)
@@ -1488,22 +1488,32 @@ def test_bad_arguments_are_refused() -> None:
         return 1
 
     with pytest.raises(TypeError) as caught:
-        Coalesce(3)  # type: ignore[arg-type]
+        Coalesce(key=3)  # type: ignore[arg-type]
     assert "`key` must be a function or None, got 3" == str(caught.value)
     with pytest.raises(TypeError) as caught:
-        Coalesce(key)  # type: ignore[arg-type]
+        Coalesce(key=key)  # type: ignore[arg-type]
     assert "`key` must be a plain function, got a coroutine function" == str(
         caught.value
+    )
+
+
+def test_a_decorator_without_parentheses_is_refused() -> None:
+    """The function would be taken for the key."""
+    with pytest.raises(TypeError) as caught:
+        Coalesce(len)  # type: ignore[arg-type]  # that is the mistake
+    assert (
+        f"Coalesce takes keywords only, got {len!r}; a decorator needs its"
+        " parentheses, @Coalesce()" == str(caught.value)
     )
 
 
 def test_its_repr_reads_like_the_call_that_made_it() -> None:
     """A key by its name."""
     assert "Coalesce()" == repr(Coalesce())
-    assert "Coalesce(len, name='load')".replace("len", repr(len)) == repr(
-        Coalesce(len, name="load")
+    assert "Coalesce(key=len, name='load')".replace("len", repr(len)) == repr(
+        Coalesce(key=len, name="load")
     )
-    copy = Coalesce(len).with_(name="other")
+    copy = Coalesce(key=len).with_(name="other")
     assert (len, "other") == (copy.key, copy.name)
 
 

@@ -13,14 +13,18 @@ from tests.colours import World, in_every_colour
 from resilient import (
     CallRejected,
     CircuitChanged,
+    DeadlineExceededError,
     Event,
     FallbackUsed,
     KeyEvicted,
     PermitWaited,
+    Pipeline,
     RateLimitedError,
     RateLimiter,
     TimedOut,
+    Timeout,
     _events,
+    deadline_after,
 )
 from resilient._events import Outbox, error_name, log_once, send
 
@@ -240,6 +244,20 @@ async def test_nothing_of_a_call_but_its_name_is_in_an_event(w: World) -> None:
         await w.call(limiter, login, "hunter2")
     assert "hunter2" not in repr(events) + str(caught.value) + repr(caught.value)
     assert "login" in repr(events)
+
+
+@in_every_colour
+async def test_a_call_that_comes_too_late_is_told_of(w: World) -> None:
+    """It is refused by nobody in particular, so in the name of the whole."""
+    told: list[Event] = []
+    policy = Pipeline(Timeout(1), name="late")
+    policy.subscribe(told.append)
+    with deadline_after(0), pytest.raises(DeadlineExceededError):
+        await w.call(policy, nothing)
+    assert [
+        CallRejected("late", "nothing", "DeadlineExceededError", None, None)
+    ] == told
+    assert "late" == told[0].pipeline
 
 
 def test_a_listener_has_to_be_callable() -> None:

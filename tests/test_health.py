@@ -12,6 +12,7 @@ import resilient
 from resilient import (
     Bulkhead,
     CircuitBreaker,
+    Hedge,
     PerKey,
     Pipeline,
     Policy,
@@ -30,6 +31,10 @@ def seen(pipeline: str) -> Any:
 async def fail() -> None:
     """Fail at once."""
     raise OSError("down")
+
+
+async def nothing() -> None:
+    """Succeed at once."""
 
 
 @in_every_colour
@@ -86,6 +91,7 @@ def test_what_keys_have_is_summed_up() -> None:
     [broken] = [one for one in hosts["b"].inside() if isinstance(one, CircuitBreaker)]
     broken.force_open()
     by_kind = {one["kind"]: one for one in seen("keyed")["policies"]}
+    assert {"PerKey", "CircuitBreaker", "RateLimiter"} == set(by_kind)
     assert {"policy": "hosts", "kind": "PerKey", "per_key.keys": 3} == by_kind["PerKey"]
     circuits = by_kind["CircuitBreaker"]
     assert 3 == circuits["keys"]
@@ -145,3 +151,21 @@ def test_a_policy_of_ones_own_has_a_status_too() -> None:
     [entry] = seen("mine")["policies"]
     assert {"policy": "Mood", "kind": "Mood", "mood": "good"} == entry
     assert 1 == len(mine.policies)
+
+
+@in_every_colour
+async def test_a_hedge_shows_its_delay_and_what_it_can_afford(w: World) -> None:
+    """Its own budget, or one that it shares; without one there is nothing to show."""
+    hedge = Hedge(0.5, max_threads=2)
+    policy = Pipeline(hedge, name="hedged")
+    assert None is await w.call(policy, nothing)
+    [shown] = seen("hedged")["policies"]
+    assert 0.5 == shown["hedge.delay"]
+    assert 0 == shown["hedge.abandoned"]
+    assert (10.0, 10.0) == (shown["budget.balance"], shown["budget.capacity"])
+    learning = Pipeline(hedge.with_(delay=None, budget=None), name="learning")
+    [shown] = seen("learning")["policies"]
+    assert {"hedge.delay": None, "hedge.abandoned": 0} == {
+        key: value for key, value in shown.items() if "." in key
+    }
+    assert learning.name == "learning"

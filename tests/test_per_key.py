@@ -422,6 +422,21 @@ def test_a_wrong_factory_is_refused(
     assert text == str(caught.value)
 
 
+def test_a_decorator_without_parentheses_is_refused() -> None:
+    """The function would be taken for the factory; one that has no key to take."""
+
+    def get() -> None: ...
+
+    with pytest.raises(TypeError) as caught:
+        PerKey(get)  # type: ignore[arg-type]  # that is the mistake
+    assert (
+        "`factory` must take the key, got get; a decorator needs its parentheses,"
+        " @PerKey(factory)" == str(caught.value)
+    )
+    # Some of what is written in C does not say what it takes.
+    assert 0 == len(PerKey(dict))  # type: ignore[arg-type]  # whatever it makes
+
+
 def test_wrong_arguments_are_refused() -> None:
     """With parameter, rule and value."""
     with pytest.raises(TypeError, match="`key` must be a function or None, got 'a'"):

@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider
 from tests.colours import World, in_async_colours, in_every_colour
 from tests.watched import Labels, Sdk, alone
 
@@ -40,6 +41,7 @@ from resilient import (
     RejectedError,
     Retry,
     RetryBudget,
+    StaleCache,
     Timeout,
     _call,
     _events,
@@ -160,6 +162,30 @@ async def test_an_open_circuit_shows_its_state_and_whom_it_refuses(w: World) -> 
     assert state == observing["resilient.circuit.state"]
 
 
+@in_every_colour
+async def test_a_stale_answer_is_a_fallback(w: World) -> None:
+    """Its caller sees no error, so the alert on fallbacks has to."""
+    sdk = Sdk()
+    answers = [OSError("down"), None]
+
+    async def ask() -> str:
+        error = answers.pop()
+        if error is not None:
+            raise error
+        return "answer"
+
+    policy = Pipeline(StaleCache(0, 60), name="kept")
+    series = labels(policy="StaleCache")
+    ask_again = w.decorate(policy, ask)
+    with sdk.instrumented(logs=False):
+        assert {series} == set(sdk.points("kept")["resilient.fallbacks"])
+        assert "answer" == await ask_again()
+        assert "answer" == await ask_again()
+        values = sdk.values("kept")
+    assert {series: 1} == values["resilient.fallbacks"]
+    assert 2 == values["resilient.calls"][labels(outcome="success")]
+
+
 @in_async_colours
 async def test_every_metric_of_the_table_is_emitted(w: World) -> None:
     """With the kind, unit, description and labels that the reference shows."""
@@ -206,7 +232,7 @@ async def test_runs_apart_from_their_call_are_no_calls(w: World) -> None:
     """A hedge is a run of its own kind; who joins an execution runs nothing."""
     sdk = Sdk()
     hedged = Pipeline(Hedge(1, budget=None, max_threads=4), name="hedged")
-    shared = Pipeline(Coalesce(lambda: 0), name="shared")
+    shared = Pipeline(Coalesce(key=lambda: 0), name="shared")
     delays = [10.0, 1.0]
 
     async def slow() -> None:
@@ -683,7 +709,10 @@ def test_without_an_sdk_no_call_is_looked_at() -> None:
 async def test_without_an_sdk_all_works_the_same(w: World) -> None:
     """Spans of attempts, too, which are none."""
     telemetry.instrument(
-        meter_provider=NoOpMeterProvider(), histograms=HISTOGRAMS, attempt_spans=True
+        meter_provider=NoOpMeterProvider(),
+        tracer_provider=NoOpTracerProvider(),
+        histograms=HISTOGRAMS,
+        attempt_spans=True,
     )
     policy = Pipeline(
         Fallback("cached"), Retry(OSError, budget=RetryBudget()), name="bare"
@@ -742,6 +771,34 @@ def test_an_sdk_may_come_later_than_instrument() -> None:
         [point] = found["resilient.call.duration"].data.data_points
         assert point.count == 2, point
         assert not complaints, complaints
+        """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+@pytest.mark.real
+def test_an_sdk_for_spans_may_come_later_too() -> None:
+    """Until then no call is looked at; whose other numbers are wanted is."""
+    program = """
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
+            InMemorySpanExporter,
+        )
+        from resilient import Bulkhead, Pipeline, current_call, telemetry
+
+        policy = Pipeline(Bulkhead(1), name="late")
+        looked_at = lambda: current_call().observation is not None
+
+        telemetry.instrument(attempt_spans=True)
+        assert not policy.call(looked_at)
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        trace.set_tracer_provider(provider)
+        assert policy.call(looked_at)
+        assert policy.call(looked_at)
+        assert 2 == len(exporter.get_finished_spans())
         """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 

@@ -719,10 +719,9 @@ def overdue(call: Call, now: float) -> Outcome | None:
     if call.deadline is None or now < call.deadline:
         return None
     error = DeadlineExceededError(call.name, None, now - call.deadline)
-    if call.policy is not None:
-        kind = type(error).__name__
-        call.count("resilient.rejections", call.policy.series, kind, "enforced")
-    return Outcome(error=error)
+    if call.policy is None:
+        return Outcome(error=error)
+    return call.policy.reject(error, call)
 
 
 def ending(outcome: Outcome | None) -> str:

@@ -17,6 +17,7 @@ _MERGES: Final[dict[str, Callable[[Iterable[Any]], Any]]] = {
     "budget.capacity": min,
     "circuit.failure_rate": max,
     "circuit.slow_rate": max,
+    "hedge.delay": max,
     "limiter.tokens": min,
     "retry_after": max,
     "saturation": max,
@@ -117,11 +118,13 @@ def health() -> dict[str, Any]:
         if not reading.named:
             continue
         pipeline = found.setdefault(reading.pipeline, {"calls": {}, "policies": []})
+        if reading.kind.composes:
+            continue
         kind = reading.kind.__name__
         if reading.many:
             place = reading.pipeline, reading.policy, kind
             many.setdefault(place, []).append(reading.status)
-        elif not reading.kind.composes:
+        else:
             entry = {"policy": reading.policy, "kind": kind, **reading.status}
             pipeline["policies"].append(entry)
     for (name, policy, kind), statuses in many.items():

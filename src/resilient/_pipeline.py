@@ -163,6 +163,8 @@ class Pipeline(Policy[F]):
         well.
         """
         endings = [policy.subscribe(listener) for policy in self.policies]
+        # What comes too late is refused in the name of the whole.
+        endings.append(super().subscribe(listener))
 
         def unsubscribe() -> None:
             for end in endings:

@@ -186,6 +186,12 @@ class Policy(Generic[F]):
         """The name where there is one, else the kind of policy."""
         return self._name or self._alias or type(self).__name__
 
+    def call_after(self, protected: str) -> None:
+        """Take a name from the first thing that it protects."""
+        if self._alias is None:
+            self._alias = protected
+            self.tally = tally_of(self.series)
+
     def name_in(self, call: Call) -> str:
         """Return what to call this policy in an error of `call`.
 
@@ -408,9 +414,7 @@ class Policy(Generic[F]):
         colour = colour_of(fn)
         self._accept(colour)
         self.examine(fn)
-        if self._alias is None:
-            self._alias = name_of(fn)
-            self.tally = tally_of(self.series)
+        self.call_after(name_of(fn))
         wrapper = _EDGES[colour](self, fn)
         if inspect.isroutine(fn):
             return functools.update_wrapper(wrapper, fn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Never, cast
 
 from resilient import _clock
 from resilient._admission import Returnable
@@ -137,9 +137,17 @@ class Coalesce(Policy, Returnable):
     shares = True
 
     def __init__(
-        self, key: Callable[..., Hashable] | None = None, *, name: str | None = None
+        self,
+        *_misplaced: Never,
+        key: Callable[..., Hashable] | None = None,
+        name: str | None = None,
     ) -> None:
         super().__init__(name)
+        if _misplaced:
+            raise TypeError(
+                f"Coalesce takes keywords only, got {_misplaced[0]!r}; a"
+                " decorator needs its parentheses, @Coalesce()"
+            )
         self.key: Callable[..., Hashable] | None = key_argument(key)
         self._lock = threading.Lock()
         self._returned: list[_Passenger | _Flight] = []

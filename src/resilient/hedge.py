@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from resilient import _clock
 from resilient._arguments import count, number
@@ -180,6 +180,17 @@ class Hedge(Policy):
                 f"{self!r} runs a synchronous function in threads, where a loser"
                 " cannot be interrupted; say max_threads=… if that is meant"
             )
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = {
+            "hedge.abandoned": self.abandoned,
+            "hedge.delay": self.current_delay,
+        }
+        budget = self._budget
+        if budget is not None:
+            status["budget.balance"] = budget.balance
+            status["budget.capacity"] = budget.capacity
+        return status
 
     def reset(self) -> None:
         """Forget the latencies, and fill its own budget.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Hashable
 from itertools import islice
@@ -13,6 +14,7 @@ from resilient._call import Call, Outcome
 from resilient._edge import Proceed
 from resilient._events import KeyEvicted, Listener, broadcast, send
 from resilient._policy import F, Policy, Spelling
+from resilient._signature import spell
 
 _LOOKED_AT: Final = 32
 """How many of the least recently used are asked whether they are as good as
@@ -69,6 +71,11 @@ class PerKey(Policy[F], Returnable):
         super().__init__(name)
         if not callable(factory) or isinstance(factory, Policy):
             raise TypeError(f"`factory` must be a function of the key, got {factory!r}")
+        if not _takes_a_key(factory):
+            raise TypeError(
+                f"`factory` must take the key, got {spell(factory)}; a decorator"
+                " needs its parentheses, @PerKey(factory)"
+            )
         if key is not None and not callable(key):
             raise TypeError(f"`key` must be a function or None, got {key!r}")
         self.factory: Callable[[Any], Policy[F]] = plain("factory", factory)
@@ -289,3 +296,16 @@ class PerKey(Policy[F], Returnable):
     def _snapshot(self) -> list[tuple[Hashable, Policy[F]]]:
         with self._locked():
             return list(self._policies.items())
+
+
+def _takes_a_key(factory: Callable[..., object]) -> bool:
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:
+        # Written in C, and does not say.
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True

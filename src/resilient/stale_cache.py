@@ -176,6 +176,7 @@ class StaleCache(Policy):
 
     replaces = True
     shares = True
+    counters: tuple[tuple[str, ...], ...] = (("resilient.fallbacks",),)
 
     def __init__(
         self,
@@ -299,6 +300,8 @@ class StaleCache(Policy):
         if kept is None or self._freshness(kept[1]) is Freshness.EXPIRED:
             return failure
         value, age = kept
+        # NB: as a `Fallback` counts, for whoever watches: the caller sees no error.
+        call.count("resilient.fallbacks", self.series)
         if self._listeners:
             error = error_name(failure.error)
             self.tell(StaleServed(self.label, call.name, age, error), call)

@@ -11,6 +11,7 @@ from tests.http.families import FAMILIES, Http, in_every_client
 import resilient
 from resilient import (
     Bulkhead,
+    Call,
     CircuitBreaker,
     Outcome,
     PerKey,
@@ -129,6 +130,21 @@ async def test_a_transport_has_it_by_default(h: Http) -> None:
     async with h.bare(first) as client:
         response = await h.get(client)
     assert h.ours.Summary(3, "attempts", None) == response.extensions["resilient"]
+
+
+@in_every_client
+async def test_telemetry_and_health_call_it_http(h: Http) -> None:
+    """Its errors go on to name the request."""
+    transport = h.transport(h.script(503))
+    async with h.bare(transport) as client:
+        await h.get(client)
+    pipeline = transport.pipeline
+    assert "http" == pipeline.name == pipeline.label
+    seen = resilient.health()["http"]
+    assert seen["calls"]["failure"] >= 1
+    assert {"Timeout", "PerKey"} <= {one["kind"] for one in seen["policies"]}
+    call = Call("GET https://here.test", policy=pipeline)
+    assert "GET https://here.test" == pipeline.policies[0].name_in(call)
 
 
 @in_every_client

@@ -346,7 +346,7 @@ def caches() -> None:
     assert_type(cache.with_(ttl=5), StaleCache)
     assert_type(Pipeline(cache, Coalesce()).call(alone, 1), str)
     assert_type(Pipeline(Fallback(None), cache).call(alone, 1), str | None)
-    assert_type(Coalesce(key_of, name="all").in_flight, int)
+    assert_type(Coalesce(key=key_of, name="all").in_flight, int)
     StaleCache(1, 2, store=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

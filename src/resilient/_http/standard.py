@@ -68,7 +68,8 @@ def standard_pipeline(
     ``Timeout(total) · per origin: Retry · CircuitBreaker · Timeout(attempt)``
 
     The retries' budget and the breaker are each origin's own. Change the
-    result with ``with_``, or write your own after its model.
+    result with ``with_``, or write your own after its model. Telemetry and
+    `health` call it ``http``.
 
     Args:
         total: Seconds for a request with all its attempts, and for the body
@@ -92,4 +93,7 @@ def standard_pipeline(
     # NB: made once for nothing, so that a bad argument is refused here and not
     # at the first request.
     for_origin("")
-    return Pipeline(Timeout(total), per_origin(for_origin))
+    pipeline = Pipeline(Timeout(total), per_origin(for_origin))
+    # NB: no name, which errors would have in the place of the request's.
+    pipeline.call_after("http")
+    return pipeline

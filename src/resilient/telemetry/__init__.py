@@ -121,7 +121,8 @@ class _Instrumentation:
         calls = self._histogram("resilient.call.duration")
         attempts = self._histogram("resilient.attempt.duration")
         if calls is not None or attempts is not None or tracer is not None:
-            _call.observe = Watch(calls, attempts, tracer)
+            waits = self.settings.tracer_provider is None
+            _call.observe = Watch(calls, attempts, tracer, waits=waits)
 
     def _histogram(self, name: str) -> metrics.Histogram | None:
         # NB: not before an SDK is there: a record that goes nowhere costs, too.

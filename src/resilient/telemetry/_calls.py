@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from opentelemetry import context
+from opentelemetry import context, trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer, set_span_in_context
 
 from resilient import _clock
@@ -39,24 +39,34 @@ class Watch:
     Args:
         calls, attempts: Where durations are recorded; None: nowhere.
         tracer: Whose spans attempts are; None: they are none.
+        waits: Whether the tracer is the global one, whose SDK may yet come.
     """
 
-    __slots__ = ("attempts", "calls", "tracer")
+    __slots__ = ("attempts", "calls", "tracer", "waits")
 
     def __init__(
         self,
         calls: Histogram | None,
         attempts: Histogram | None,
         tracer: Tracer | None,
+        *,
+        waits: bool = False,
     ) -> None:
         self.calls = calls
         self.attempts = attempts
         self.tracer = tracer
+        self.waits = waits
 
     def __call__(self, call: Call) -> Watched | None:
         if call.policy is None:
             # A `deadline_after`, which calls nothing.
             return None
+        if self.waits and self.calls is None and self.attempts is None:
+            # NB: asked at each call, for nobody tells when an SDK arrives. A span
+            # that is none costs ten times as much.
+            if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+                return None
+            self.waits = False
         call.run = Run.ORIGINAL
         return Watched(self)
 

@@ -83,7 +83,7 @@ METRICS: Final = (
         "resilient.fallbacks",
         "counter",
         "{call}",
-        "calls that a `Fallback` answered",
+        "failed calls that a `Fallback` or a `StaleCache` answered",
         _BOTH,
     ),
     Metric(
@@ -196,7 +196,7 @@ METRICS: Final = (
         "resilient.budget.balance",
         "gauge",
         "{retry}",
-        "retries that could be afforded now",
+        "retries, or hedges, that could be afforded now",
         _BOTH,
     ),
     Metric(
