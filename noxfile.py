@@ -15,7 +15,15 @@ PROJECT = nox.project.load_toml()
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.download_python = "never"
-nox.options.sessions = ["lint", "typing", "docs", "examples", "tests", "coverage"]
+nox.options.sessions = [
+    "lint",
+    "typing",
+    "docs",
+    "examples",
+    "simulations",
+    "tests",
+    "coverage",
+]
 
 
 def expose_pyenv() -> None:
@@ -100,6 +108,16 @@ def examples(session: nox.Session) -> None:
     session.install(".[test]")
     for example in sorted(Path("examples").glob("[0-9][0-9]_*.py")):
         session.run("python", "-W", "error", str(example))
+
+
+@nox.session(python=PYTHONS[-1])
+def simulations(session: nox.Session) -> None:
+    """Holds five simulated systems against what was published of them.
+
+    `nox -s simulations -- --write` puts what they give into the documentation.
+    """
+    session.install(".")
+    session.run("python", "-m", "benchmarks.simulations", *session.posargs)
 
 
 @nox.session

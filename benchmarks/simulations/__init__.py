@@ -1,0 +1,18 @@
+"""Five published results, on this library's own policies and in virtual time.
+
+Each module models one system: `jitter`, `retry_storm`, `hedge_storm`, `tail`,
+`throttling`. Only the service and its network are modelled. Who asks it does
+so through the real `Retry`, `RetryBudget`, `CircuitBreaker`, `Hedge`,
+`AdaptiveConcurrency`, `AdaptiveThrottle` and `Timeout`, on the virtual clock
+of `resilient.testing`. All randomness is seeded.
+
+``python -m benchmarks.simulations`` runs them, holds what they give against
+what was published, and against what the documentation shows.
+
+Ground rules:
+
+* Load is an open loop: requests come when they come, and their latency counts
+  from then (`_load`).
+* Work whose caller has gone away is done all the same.
+* No figure is typed: tables and plots of the documentation are written here.
+"""

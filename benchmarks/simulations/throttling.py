@@ -1,0 +1,252 @@
+"""Client throttling: what refusing costs, and who should pay for it.
+
+A backend can do a thousand requests a second, and refuse four thousand. Asked
+for four thousand it refuses, has no time for anything else, and answers
+nobody. It cannot mend that: whoever asks has to.
+
+Modelled: one processor and one line of what it has yet to do, first come
+first served. A request that finds less than 50 ms of work in line is accepted
+and takes 1 ms; any other is refused, which takes 0.25 ms, in the same line.
+Fifty clients with policies of their own make the requests, which come at
+random (Poisson), and retry nothing; what is not answered within a second is
+too late. In the outage everything is refused for 130 s, whatever the load.
+
+Source: *Site Reliability Engineering*, O'Reilly 2016, chapter 21, "Handling
+Overload". The "book" below is what it describes: a window of two minutes, 1
+for padding, no probes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from random import Random
+from typing import Final, NamedTuple, TypeAlias
+
+from benchmarks.simulations._load import open_loop, poisson
+from benchmarks.simulations._plot import Axis, Line, plot
+from benchmarks.simulations._study import (
+    Check,
+    Job,
+    Report,
+    at_most,
+    recovery,
+    virtual_time,
+    within,
+)
+
+from resilient import AdaptiveThrottle, Pipeline, Policy, Timeout
+
+NAME: Final = "throttling"
+TITLE: Final = "Client throttling"
+
+CLIENTS: Final = 50
+ACCEPTING: Final = 0.001
+REFUSING: Final = 0.000_25
+BACKLOG: Final = 0.050
+PATIENCE: Final = 1.0
+
+NORMAL, OVERLOAD = 700.0, 4000.0
+OVERLOADED: Final = (30, 270)
+DOWN: Final = (30, 160)
+SEED: Final = 1
+
+NONE: Final = "no control"
+DEFAULT: Final = "K = 2, the default"
+TIGHT: Final = "K = 1.1, no padding, no probe"
+LONG: Final = "K = 2, window 120 s"
+BOOK: Final = "K = 2, as in the book"
+
+
+def _throttled(throttle: AdaptiveThrottle) -> Policy:
+    return Pipeline(throttle, Timeout(PATIENCE))
+
+
+POLICIES: Final[dict[str, Callable[[], Policy]]] = {
+    NONE: lambda: Timeout(PATIENCE),
+    DEFAULT: lambda: _throttled(AdaptiveThrottle()),
+    TIGHT: lambda: _throttled(AdaptiveThrottle(k=1.1, padding=0, probe_interval=None)),
+    LONG: lambda: _throttled(AdaptiveThrottle(window=120)),
+    BOOK: lambda: _throttled(
+        AdaptiveThrottle(window=120, padding=1, probe_interval=None)
+    ),
+}
+
+Stretch: TypeAlias = tuple[int, int, float]
+"""From when to when, in seconds, and how many requests a second."""
+
+
+class Second(NamedTuple):
+    """Of one second.
+
+    Attributes:
+        offered: How many requests were due.
+        answered: How many of them were accepted, and in time.
+        accepted: How many arrivals the backend accepted.
+        refused: How many it refused.
+    """
+
+    offered: int
+    answered: int
+    accepted: int
+    refused: int
+
+
+class RefusedError(Exception):
+    """The backend has too much to do."""
+
+
+def jobs() -> list[Job]:
+    """Overload with three policies, an outage with three."""
+    begin, end = OVERLOADED
+    busy = ((0, begin, NORMAL), (begin, end, OVERLOAD), (end, end + 40, NORMAL))
+    overload = [(policy, SEED, busy, (0, 0)) for policy in (NONE, DEFAULT, TIGHT)]
+    ends = {DEFAULT: 60, LONG: 340, BOOK: 340}
+    outage = [
+        (policy, SEED, ((0, DOWN[1] + after, NORMAL),), DOWN)
+        for policy, after in ends.items()
+    ]
+    return [*overload, *outage]
+
+
+def run(
+    policy: str, seed: int, load: Sequence[Stretch], down: tuple[int, int]
+) -> list[Second]:
+    """Have the backend asked by fifty clients.
+
+    Args:
+        policy: Which of `POLICIES`.
+        seed: Seeds arrivals, clients and policies.
+        load: What it is asked for.
+        down: Seconds between which it refuses everything.
+    """
+    return virtual_time.run(_load, POLICIES[policy], seed, load, down, seed=seed)
+
+
+class Backend:
+    """Says when it will have answered what is sent to it now, and how."""
+
+    def __init__(self, down: tuple[int, int]) -> None:
+        self._down = down
+        self._free = 0.0
+
+    def send(self, now: float) -> tuple[float, bool]:
+        free = max(now, self._free)
+        down = self._down[0] <= now < self._down[1]
+        accepted = free - now < BACKLOG and not down
+        self._free = free + (ACCEPTING if accepted else REFUSING)
+        return self._free, accepted
+
+
+async def _load(
+    policy: Callable[[], Policy],
+    seed: int,
+    load: Sequence[Stretch],
+    down: tuple[int, int],
+) -> list[Second]:
+    loop = asyncio.get_running_loop()
+    backend = Backend(down)
+    offered, answered, accepted, refused = ([0] * load[-1][1] for _ in range(4))
+
+    async def attempt() -> None:
+        now = loop.time()
+        answers, well = backend.send(now)
+        (accepted if well else refused)[int(now)] += 1
+        await asyncio.sleep(answers - now)
+        if not well:
+            raise RefusedError
+
+    clients = [policy()(attempt) for _ in range(CLIENTS)]
+    choice = Random(f"clients {seed}").choice
+
+    async def request(due: float) -> None:
+        offered[int(due)] += 1
+        try:
+            await choice(clients)()
+        except Exception:
+            return
+        answered[int(due)] += 1
+
+    arrivals = Random(f"arrivals {seed}")
+    await open_loop(
+        chain.from_iterable(
+            poisson(rate, end, arrivals, begin) for begin, end, rate in load
+        ),
+        request,
+    )
+    return [Second(*s) for s in zip(offered, answered, accepted, refused, strict=True)]
+
+
+def recovered(seconds: list[Second], ended: int) -> int | None:
+    """Return how many seconds after `ended` all was well again."""
+    return recovery([s.answered for s in seconds], [s.offered for s in seconds], ended)
+
+
+def report(results: Mapping[Job, list[Second]]) -> Report:
+    """Hold goodput and recovery against what was published."""
+    rows = [
+        ["clients", "goodput in overload", "refused per accepted", "well after outage"]
+    ]
+    goodput: dict[str, float] = {}
+    refused: dict[str, float] = {}
+    after: dict[str, int | None] = {}
+    watched: dict[str, int] = {}
+    lines: list[Line] = []
+    for (policy, _, load, down), seconds in results.items():
+        if down == DOWN:
+            after[policy] = recovered(seconds, DOWN[1])
+            watched[policy] = load[-1][1] - DOWN[1] - 10
+            continue
+        # The first window is how they get there.
+        among = seconds[OVERLOADED[0] + 10 : OVERLOADED[1]]
+        goodput[policy] = sum(s.answered for s in among) / len(among)
+        refused[policy] = sum(s.refused for s in among) / max(
+            1, sum(s.accepted for s in among)
+        )
+        lines.append(Line(policy, _goodput(seconds)))
+    for policy in POLICIES:
+        rows.append(
+            [
+                policy,
+                f"{goodput[policy]:.0f}/s" if policy in goodput else "",
+                f"{refused[policy]:.2f}" if policy in refused else "",
+                _spelt(after[policy], watched[policy]) if policy in after else "",
+            ]
+        )
+    book = after[BOOK]
+    return Report(
+        rows,
+        [
+            at_most("goodput, no control", goodput[NONE], 10, "/s"),
+            within("goodput, K = 2", goodput[DEFAULT], 790, 25, "/s"),
+            within("refused per accepted, K = 2", refused[DEFAULT], 1.07, 0.08),
+            within("goodput, K = 1.1", goodput[TIGHT], 976, 15, "/s"),
+            Check(
+                "recovery after the outage, as in the book",
+                "> 300 s",
+                _spelt(book, watched[BOOK]),
+                (watched[BOOK] if book is None else book) > 300,
+            ),
+            at_most("recovery after the outage, default", after[DEFAULT], 15, " s"),
+        ],
+        plot(
+            "Goodput by the second, by kind of throttle",
+            Axis("seconds", 0, OVERLOADED[1] + 40),
+            Axis("answered per second", 0, 1000),
+            lines,
+            shaded=OVERLOADED,
+        ),
+    )
+
+
+def _spelt(after: int | None, watched: int) -> str:
+    return f"after {after} s" if after is not None else f"not within {watched} s"
+
+
+def _goodput(seconds: list[Second]) -> list[tuple[float, float]]:
+    """Answers by the second, in stretches of two."""
+    return [
+        (at + 1.0, sum(s.answered for s in seconds[at : at + 2]) / 2)
+        for at in range(0, len(seconds), 2)
+    ]

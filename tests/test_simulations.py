@@ -1,0 +1,229 @@
+"""The simulations, each once and short; `nox -s simulations` runs them whole."""
+
+from __future__ import annotations
+
+import re
+from statistics import mean
+from typing import cast
+from xml.etree import ElementTree
+
+import pytest
+from benchmarks.simulations import hedge_storm, jitter, retry_storm, tail, throttling
+from benchmarks.simulations.__main__ import PAGE, SIMULATIONS, page_with
+from benchmarks.simulations._plot import Axis, Line, plot
+from benchmarks.simulations._study import (
+    Report,
+    Simulation,
+    after,
+    at_least,
+    at_most,
+    between,
+    recovery,
+    table,
+    within,
+)
+
+SEED = 1
+
+# -- The systems, small
+
+
+def test_full_jitter_does_less_than_half_the_work() -> None:
+    """Contenders that wait for random times write as often as was published."""
+    plain = jitter.run("exponential, no jitter", SEED)
+    full = jitter.run("full jitter", SEED)
+
+    assert jitter.CLIENTS == len(plain.done) == len(full.done)
+    assert 1700 <= plain.writes <= 2050
+    assert 760 <= full.writes <= 830
+    assert plain.done[-1] >= 10 * full.done[-1]
+
+
+def storm(client: str) -> tuple[int | None, list[retry_storm.Second]]:
+    """After how many seconds it ends, and its last ones."""
+    seconds = retry_storm.run(client, SEED, outage=(10, 20), until=45)
+    return retry_storm.recovered(seconds, 20), seconds[-10:]
+
+
+def test_one_retry_keeps_a_storm_alive() -> None:
+    """Without a budget the server is asked twice for all, and answers nothing."""
+    well, last = storm(retry_storm.AT_ONCE)
+
+    assert well is None
+    assert 0.01 > retry_storm.goodput(last)
+    assert 530 <= mean(second.attempts for second in last) <= 590
+
+
+def test_successes_do_not_pay_for_a_storm() -> None:
+    """With the default's budget hardly any more is asked than without retries."""
+    _, last = storm(retry_storm.OF_SUCCESSES)
+
+    assert 300 > mean(second.attempts for second in last)
+
+
+@pytest.mark.parametrize(
+    ("client", "limit"), [(retry_storm.BREAKER, 15), (retry_storm.LIMIT, 4)]
+)
+def test_asking_less_ends_a_storm(client: str, limit: int) -> None:
+    """A breaker and a limit that learns are well again soon."""
+    well, _ = storm(client)
+
+    assert well is not None
+    assert well <= limit
+
+
+SLOW = (6, 11)
+
+
+def hedged(hedge: str) -> list[hedge_storm.Second]:
+    """The seconds of a storm in which servers are slow for a short time."""
+    return hedge_storm.run(hedge, SEED, hedge_storm.FEW, SLOW, 26)
+
+
+def test_hedges_without_a_bound_go_on_for_ever() -> None:
+    """Once more copies are sent than servers can do, every call is hedged."""
+    seconds = hedged(hedge_storm.UNBOUND)
+
+    assert hedge_storm.recovered(seconds, SLOW) is None
+    assert hedge_storm.extra(seconds[-10:]) > 0.9
+
+
+@pytest.mark.parametrize("hedge", [hedge_storm.FIVE, hedge_storm.CANCELLED])
+def test_a_bound_ends_the_storm_of_hedges(hedge: str) -> None:
+    """A budget does, and so do servers that let go of losers."""
+    seconds = hedged(hedge)
+
+    assert hedge_storm.recovered(seconds, SLOW) is not None
+    assert hedge_storm.extra(seconds) < 0.3
+
+
+def test_a_hedge_cuts_the_tail() -> None:
+    """One root in a thousand waits for 74 ms instead of 1.8 s."""
+    late = sorted(cast("list[float]", tail.run("tail", SEED, 4000)))
+    weight = tail.beyond(tail.FIRST_BEYOND) * tail.beyond(tail.SECOND_BEYOND)
+    roots = cast("tail.Roots", tail.run("roots", SEED, 5))
+
+    assert 0.060 <= tail.quantile(late, weight, 1e-6) <= 0.090
+    assert 0.015 <= roots.hedges / (5 * tail.LEAVES) <= 0.025
+    assert all(hedged <= first + 1e-9 for first, hedged in roots.leaves)
+
+
+@pytest.mark.parametrize("latency", [0.002, 0.010, 0.030, 0.069, 1.0, 1.8, 5.0])
+def test_latencies_are_drawn_as_they_are_distributed(latency: float) -> None:
+    """What share takes longer, and longer than what a share takes, agree."""
+    assert latency == pytest.approx(tail.latency(tail.beyond(latency)))
+
+
+def overloaded(policy: str) -> list[throttling.Second]:
+    """The last seconds of a short overload."""
+    load = [(0, 2, throttling.NORMAL), (2, 7, throttling.OVERLOAD)]
+    return throttling.run(policy, SEED, load, (0, 0))[-2:]
+
+
+def test_refusing_takes_all_the_time_there_is() -> None:
+    """A backend that is asked for four times what it can do answers nobody."""
+    seconds = overloaded(throttling.NONE)
+
+    assert 10 > mean(second.answered for second in seconds)
+
+
+def test_throttling_leaves_time_for_answers() -> None:
+    """With K = 2 every accepted request pays for one that is refused."""
+    seconds = overloaded(throttling.DEFAULT)
+
+    assert 500 <= mean(second.answered for second in seconds)
+
+
+def test_a_throttle_is_well_again_soon_after_an_outage() -> None:
+    """Its window is short, and a probe finds the end of the outage."""
+    seconds = throttling.run(
+        throttling.DEFAULT, SEED, [(0, 34, throttling.NORMAL)], (2, 10)
+    )
+    well = throttling.recovered(seconds, 10)
+
+    assert well is not None
+    assert well <= 15
+
+
+# -- What is made of them
+
+
+def test_figures_that_are_out_do_not_hold() -> None:
+    """Each kind of check holds at its bounds and not beyond them."""
+    assert within("", 10.5, 10, 0.5).holds
+    assert not within("", 10.6, 10, 0.5).holds
+    assert between("", [1, 2], 1, 2, " s").holds
+    assert not between("", [1, 2.1], 1, 2, " s").holds
+    assert not between("", [1, None], 1, 2, " s").holds
+    assert at_least("", 3, 3).holds
+    assert not at_least("", 2, 3).holds
+    assert at_most("", 3, 3).holds
+    assert not at_most("", 4, 3).holds
+    assert not at_most("", None, 3).holds
+
+
+def test_times_of_recovery_are_spelt() -> None:
+    """One time, a range, and runs that never recovered."""
+    assert "after 3 s" == after([3, 3])
+    assert "after 3–4 s" == after([4, 3])
+    assert "after 3 s or never" == after([3, None])
+    assert "never" == after([None])
+
+
+def test_recovery_is_ten_good_seconds() -> None:
+    """One good second among bad ones is none; five in a hundred may be bad."""
+    wanted = [100] * 30
+    good = [0] * 10 + [100] + [0] * 3 + [95] * 16
+
+    assert 4 == recovery(good, wanted, 10)
+    assert 0 == recovery(good, wanted, 14)
+    assert recovery(good, wanted, 21) is None
+
+
+def test_a_table_is_markdown() -> None:
+    """Cells stand under their heads."""
+    assert "| a | bc |\n|---|----|\n| 1 | 2  |" == table([["a", "bc"], ["1", "2"]])
+
+
+def test_a_plot_is_a_drawing_of_its_lines() -> None:
+    """It is well-formed, the same each time, and names what it shows."""
+    arguments = (
+        "a & b",
+        Axis("x", 0, 10),
+        Axis("y", 1, 100, log=True),
+        [Line("one < two", [(0, 1), (10, 100)]), Line("cut", [(0, 0.5), (5, 1000)])],
+    )
+    drawn = plot(*arguments, shaded=(2, 3))
+    texts = [text.strip() for text in ElementTree.fromstring(drawn).itertext()]
+
+    assert drawn == plot(*arguments, shaded=(2, 3))
+    assert {"a & b", "x", "y", "one < two", "cut", "10", "100"} <= set(texts)
+    assert "M62.0 292.0L530.0 18.0" in drawn
+    assert "M296.0 18.0" in drawn
+
+
+@pytest.mark.parametrize("simulation", SIMULATIONS, ids=lambda each: each.NAME)
+def test_every_simulation_is_documented(simulation: Simulation) -> None:
+    """The page has its tables, and its plot is a drawing."""
+    page = PAGE.read_text("utf-8")
+    section = re.search(
+        rf"<!-- begin {simulation.NAME} -->\n(.*)<!-- end {simulation.NAME} -->",
+        page,
+        flags=re.DOTALL,
+    )
+    plotted = PAGE.with_suffix("") / f"{simulation.NAME}.svg"
+
+    assert f"(simulations/{simulation.NAME}.svg)" in page
+    assert section is not None
+    assert 2 == len(re.findall(r"^\|--", section[1], flags=re.MULTILINE))
+    assert ElementTree.parse(plotted).getroot().tag.endswith("svg")
+
+
+def test_a_report_takes_the_place_of_the_one_before() -> None:
+    """Only its own section of the page changes."""
+    report = Report([["a"], ["1"]], [within("b", 1, 1, 0)], "")
+    page = page_with("tail", report)
+
+    assert "| a |\n|---|\n| 1 |\n\n| figure | " in page
+    assert page.partition("<!-- begin tail -->")[0] in PAGE.read_text("utf-8")
+    assert page.partition("<!-- end tail -->")[2] in PAGE.read_text("utf-8")
