@@ -441,7 +441,11 @@ class Exchange:
         """
         outcome, drive.outcome = drive.outcome, None
         assert outcome is not None
-        self.call.conclude(outcome)
+        if self._stream is None:
+            self.call.end(outcome)
+        else:
+            # It goes on until the body is read.
+            self.call.conclude(outcome)
         error = outcome.error
         if error is None:
             return self._released(outcome), None
