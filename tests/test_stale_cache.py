@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.colours import World, in_async_colours, in_every_colour
 
 from resilient import (
+    AdaptiveThrottle,
     BulkheadFullError,
     CircuitBreaker,
     CircuitOpenError,
@@ -884,8 +885,14 @@ def test_an_order_that_defeats_itself_is_told_of() -> None:
         (
             CircuitBreaker(),
             "StaleCache(1.0, 1.0) stands inside CircuitBreaker(), which takes its"
-            " answers for those of the function, and refuses them while it is open;"
-            " list it before the CircuitBreaker",
+            " answers for those of the function, and refuses them while it rejects"
+            " calls; list it before the CircuitBreaker",
+        ),
+        (
+            AdaptiveThrottle(),
+            "StaleCache(1.0, 1.0) stands inside AdaptiveThrottle(), which takes its"
+            " answers for those of the function, and refuses them while it rejects"
+            " calls; list it before the AdaptiveThrottle",
         ),
     ):
         with pytest.warns(ResilientWarning) as caught:
