@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from resilient import _clock
 from resilient._arguments import count, number
@@ -187,6 +187,17 @@ class Hedge(Policy):
         own = self._budget if self.budget == "own" else None
         idle = not (self._threads or self._left or len(self._latency))
         return idle and (own is None or own.full)
+
+    def status(self) -> dict[str, Any]:
+        seen: dict[str, Any] = {
+            "hedge.delay": self.current_delay,
+            "hedge.abandoned": self.abandoned,
+        }
+        budget = self._budget
+        if budget is None:
+            return seen
+        left = {"budget.balance": budget.balance, "budget.capacity": budget.capacity}
+        return seen | left
 
     @property
     def abandoned(self) -> int:
