@@ -420,6 +420,25 @@ async def test_a_stale_value_comes_before_a_remembered_error(w: World) -> None:
     assert 3 == source.calls
 
 
+@in_async_colours
+async def test_a_later_success_is_better_news_than_a_remembered_error(w: World) -> None:
+    """Of two calls that asked at once; it holds for as long as it is fresh."""
+    answers = iter([(1, OSError()), (2, None), (0, None)])
+
+    async def function() -> float:
+        seconds, error = next(answers)
+        await w.sleep(seconds)
+        if error is not None:
+            raise error
+        return w.now()
+
+    get = w.decorate(StaleCache(10, 0, negative_ttl=100), function)
+    failed, succeeded = await w.gather(get, get)
+    assert (OSError, 2.0) == (type(failed), succeeded)
+    await w.sleep(10)
+    assert 12.0 == await get()
+
+
 @in_every_colour
 async def test_an_answer_that_is_an_error_can_be_remembered_too(w: World) -> None:
     """That there is no such thing, say; with its verdict."""
