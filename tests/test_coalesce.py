@@ -22,6 +22,7 @@ from tests.colours import World, in_async_colours, in_every_colour, in_sync
 from tests.test_cancellation import Steps, TurningLoop
 
 from resilient import (
+    AdmissionPolicy,
     Bulkhead,
     BulkheadFullError,
     Call,
@@ -33,8 +34,10 @@ from resilient import (
     Fallback,
     PerKey,
     Pipeline,
+    Priority,
     RateLimiter,
     Retry,
+    ThrottledError,
     Timeout,
     TimeoutExceededError,
     Verdict,
@@ -43,6 +46,7 @@ from resilient import (
     current_call,
     current_deadline,
     deadline_after,
+    priority,
     remaining,
 )
 from resilient._machines.flights import Flight, Passenger
@@ -1553,6 +1557,60 @@ async def test_a_rejection_is_shared_like_any_error(w: World) -> None:
             w, *callers(w, Pipeline(Coalesce(), Held(w, 1), full), slow, 0, 0.5)
         )
     assert all(isinstance(one, BulkheadFullError) for one in results)
+
+
+class Picky(AdmissionPolicy):
+    """Rejects whatever is not critical."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Priority] = []
+
+    def admit(self, call: Call) -> Any:
+        self.asked.append(call.priority)
+        return ThrottledError("picky") if call.priority < Priority.CRITICAL else None
+
+    def settle(self, permit: Any, outcome: Any) -> None:
+        pass
+
+
+@in_every_colour
+async def test_a_rejection_of_a_lesser_call_is_its_own(w: World) -> None:
+    """Who matters more asks again, and would not have been rejected."""
+    slow, picky = Slow(w, 1), Picky()
+    decorated = w.decorate(Pipeline(Coalesce(), Held(w, 2), picky), slow.function)
+
+    def caller(level: Priority, after: float) -> Callable[[], Awaitable[Any]]:
+        async def call() -> Any:
+            await w.sleep(after)
+            with priority(level):
+                return await decorated()
+
+        return call
+
+    low, high = Priority.BATCH, Priority.CRITICAL
+    results = await together(w, *(caller(low, 0), caller(high, 0.5), caller(low, 1)))
+    assert [ThrottledError, tuple, ThrottledError] == [type(one) for one in results]
+    assert [low, high] == picky.asked
+
+
+@in_async_colours
+async def test_so_it_is_where_the_lesser_call_has_left(w: World) -> None:
+    """The execution stays as important as the call that began it."""
+    slow, picky = Slow(w, 1), Picky()
+    decorated = w.decorate(Pipeline(Coalesce(), Held(w, 2), picky), slow.function)
+
+    async def impatient() -> Any:
+        with priority("batch"), anyio.move_on_after(1):
+            await decorated()
+
+    async def important() -> Any:
+        await w.sleep(0.5)
+        with priority("critical"):
+            return await decorated()
+
+    assert [None, (1, ())] == await w.gather(impatient, important)
+    assert [Priority.BATCH, Priority.CRITICAL] == picky.asked
 
 
 @in_async_colours

@@ -135,6 +135,7 @@ def test_values_of_many_are_merged() -> None:
     assert 5 == merged("bulkhead.in_use", [2, None, 3])
     assert 0.5 == merged("circuit.failure_rate", [0.5, 0.1])
     assert 1.0 == merged("budget.balance", [4.0, 1.0])
+    assert 0.2 == merged("hedge.delay", [0.1, None, 0.2])
     assert {"open": 2, "closed": 1} == merged("s", ["open", "closed", "open"])
     levels = [{"a": 1.0, "b": 5.0}, {"a": 2.0}]
     assert {"a": 1.0, "b": 5.0} == merged("limiter.tokens", levels)

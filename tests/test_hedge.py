@@ -20,12 +20,14 @@ import trio
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
 
 from resilient import (
+    AdaptiveConcurrency,
     Bulkhead,
     BulkheadFullError,
     Call,
     CallAbandoned,
     CircuitBreaker,
     CircuitOpenError,
+    Coalesce,
     Fallback,
     Hedge,
     HedgeLaunched,
@@ -37,6 +39,7 @@ from resilient import (
     ResilientWarning,
     Retry,
     RetryBudget,
+    StaleCache,
     Timeout,
     TimeoutExceededError,
     Verdict,
@@ -1434,6 +1437,23 @@ def test_its_repr_and_copies() -> None:
             (Bulkhead(1), hedge(1)),
             "Bulkhead(1) stands outside Hedge(1.0, budget=None, max_threads=9): it"
             " counts one call where several attempts run; list it after the Hedge",
+        ),
+        (
+            (AdaptiveConcurrency(), hedge(1)),
+            "AdaptiveConcurrency() stands outside Hedge(1.0, budget=None,"
+            " max_threads=9): it counts one call where several attempts run; list"
+            " it after the Hedge",
+        ),
+        (
+            (hedge(1), Coalesce()),
+            "Coalesce() stands inside Hedge(1.0, budget=None, max_threads=9), whose"
+            " attempts would all share one execution; list it before the Hedge",
+        ),
+        (
+            (hedge(1), StaleCache(1, 1)),
+            "StaleCache(1.0, 1.0) stands inside Hedge(1.0, budget=None,"
+            " max_threads=9), which will not see the failures it answers for; list"
+            " it before the Hedge",
         ),
     ],
 )

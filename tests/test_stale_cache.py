@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.colours import World, in_async_colours, in_every_colour
 
 from resilient import (
+    AdaptiveThrottle,
     BulkheadFullError,
     CircuitBreaker,
     CircuitOpenError,
@@ -417,6 +418,25 @@ async def test_a_stale_value_comes_before_a_remembered_error(w: World) -> None:
     await w.sleep(5)
     assert 1 == await get()
     assert 3 == source.calls
+
+
+@in_async_colours
+async def test_a_later_success_is_better_news_than_a_remembered_error(w: World) -> None:
+    """Of two calls that asked at once; it holds for as long as it is fresh."""
+    answers = iter([(1, OSError()), (2, None), (0, None)])
+
+    async def function() -> float:
+        seconds, error = next(answers)
+        await w.sleep(seconds)
+        if error is not None:
+            raise error
+        return w.now()
+
+    get = w.decorate(StaleCache(10, 0, negative_ttl=100), function)
+    failed, succeeded = await w.gather(get, get)
+    assert (OSError, 2.0) == (type(failed), succeeded)
+    await w.sleep(10)
+    assert 12.0 == await get()
 
 
 @in_every_colour
@@ -884,8 +904,14 @@ def test_an_order_that_defeats_itself_is_told_of() -> None:
         (
             CircuitBreaker(),
             "StaleCache(1.0, 1.0) stands inside CircuitBreaker(), which takes its"
-            " answers for those of the function, and refuses them while it is open;"
-            " list it before the CircuitBreaker",
+            " answers for those of the function, and refuses them while it rejects"
+            " calls; list it before the CircuitBreaker",
+        ),
+        (
+            AdaptiveThrottle(),
+            "StaleCache(1.0, 1.0) stands inside AdaptiveThrottle(), which takes its"
+            " answers for those of the function, and refuses them while it rejects"
+            " calls; list it before the AdaptiveThrottle",
         ),
     ):
         with pytest.warns(ResilientWarning) as caught:

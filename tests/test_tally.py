@@ -16,6 +16,7 @@ from resilient import (
     Call,
     CircuitBreaker,
     Fallback,
+    Hedge,
     Outcome,
     PerKey,
     Pipeline,
@@ -465,6 +466,14 @@ def test_a_policy_says_what_can_be_seen_of_it() -> None:
     assert {} == Retry(OSError, budget=None).status()
     assert {} == Timeout(1).status()
     assert {"timeout.abandoned": 0} == Timeout(1, abandon=True).status()
+    assert {
+        "hedge.delay": 0.5,
+        "hedge.abandoned": 0,
+        "budget.balance": 3.0,
+        "budget.capacity": 3.0,
+    } == Hedge(0.5, budget=budget).status()
+    unpaid = {"hedge.delay": None, "hedge.abandoned": 0}
+    assert unpaid == Hedge(budget=None).status()
     hosts = PerKey(lambda key: Bulkhead(1))
     assert hosts["a"] is not hosts["b"]
     assert {"per_key.keys": 2} == hosts.status()

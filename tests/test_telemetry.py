@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import logging
@@ -11,7 +12,7 @@ import sys
 import textwrap
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,31 @@ def test_series_exist_before_anything_happens() -> None:
     assert {
         labels(policy="Timeout", delivered=word) for word in ("true", "false")
     } == set(points["resilient.timeouts"])
+    assert policy.tally.plain == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "waits"),
+    [
+        (AdaptiveConcurrency, "ConcurrencyLimitedError", True),
+        (AdaptiveThrottle, "ThrottledError", False),
+        (functools.partial(Bulkhead, 1), "BulkheadFullError", True),
+        (CircuitBreaker, "CircuitOpenError", False),
+        (functools.partial(RateLimiter, 1), "RateLimitedError", True),
+    ],
+)
+def test_so_do_the_series_of_whoever_rejects(
+    make: Callable[..., Policy[Any]], error: str, waits: bool
+) -> None:
+    """And those of waits, where it has a line."""
+    sdk = Sdk()
+    policy = Pipeline(make(name="gate"), name="idle")
+    with sdk.instrumented():
+        points = sdk.points("idle")
+    rejected = labels(policy="gate", error__type=error, mode="enforced")
+    assert {rejected} == set(points["resilient.rejections"])
+    waited = {labels(policy="gate")} if waits else set[Labels]()
+    assert waited == set(points.get("resilient.permit.waits", ()))
     assert policy.tally.plain == 0
 
 

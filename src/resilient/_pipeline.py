@@ -14,6 +14,7 @@ from resilient._events import Listener
 from resilient._policy import F, Policy, Spelling
 from resilient._warnings import warn
 from resilient.adaptive_concurrency import AdaptiveConcurrency
+from resilient.adaptive_throttle import AdaptiveThrottle
 from resilient.bulkhead import Bulkhead
 from resilient.circuit_breaker import CircuitBreaker
 from resilient.coalesce import Coalesce
@@ -32,9 +33,10 @@ class Pipeline(Policy[F]):
     """Compose policies: the first listed is the outermost.
 
     The order that serves most: ``Fallback · StaleCache · Coalesce · Timeout
-    (total) · Retry · Hedge · CircuitBreaker · RateLimiter · Bulkhead · Timeout
-    (attempt)``. An order or numbers that defeat themselves are pointed out by
-    a `ResilientWarning` at the line that built them.
+    (total) · Retry · Hedge · CircuitBreaker or AdaptiveThrottle · RateLimiter ·
+    Bulkhead or AdaptiveConcurrency · Timeout (attempt)``. An order or numbers
+    that defeat themselves are pointed out by a `ResilientWarning` at the line
+    that built them.
 
     A pipeline is a policy: it may stand in another. The innermost one with a
     ``classify`` judges; one further out that has its own judges anew.
@@ -236,7 +238,7 @@ def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
             f"{inner!r} stands inside {outer!r}, and each of its attempts would"
             f" do what it does anew; {cure}"
         )
-    if isinstance(outer, Bulkhead) and isinstance(inner, Hedge):
+    if isinstance(outer, (AdaptiveConcurrency, Bulkhead)) and isinstance(inner, Hedge):
         yield (
             f"{outer!r} stands outside {inner!r}: it counts one call where"
             " several attempts run; list it after the Hedge"
@@ -245,6 +247,11 @@ def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
         yield (
             f"{inner!r} stands inside {outer!r}, which will never see a failure;"
             " list it before the Hedge"
+        )
+    if isinstance(outer, Hedge) and isinstance(inner, Coalesce):
+        yield (
+            f"{inner!r} stands inside {outer!r}, whose attempts would all share one"
+            " execution; list it before the Hedge"
         )
     if (
         isinstance(outer, Timeout)
@@ -263,16 +270,17 @@ def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
             " with what it has to ask for; list it before the Coalesce"
         )
     if isinstance(inner, StaleCache) and inner.stale_if_error and inner.on is None:
-        if isinstance(outer, Retry):
+        kind = type(outer).__name__
+        if isinstance(outer, (Hedge, Retry)):
             yield (
                 f"{inner!r} stands inside {outer!r}, which will not see the"
-                " failures it answers for; list it before the Retry"
+                f" failures it answers for; list it before the {kind}"
             )
-        if isinstance(outer, CircuitBreaker):
+        if isinstance(outer, (AdaptiveThrottle, CircuitBreaker)):
             yield (
                 f"{inner!r} stands inside {outer!r}, which takes its answers for"
-                " those of the function, and refuses them while it is open; list"
-                " it before the CircuitBreaker"
+                " those of the function, and refuses them while it rejects calls;"
+                f" list it before the {kind}"
             )
     if (
         isinstance(outer, Timeout)

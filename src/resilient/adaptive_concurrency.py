@@ -126,6 +126,11 @@ class AdaptiveConcurrency(QueueingPolicy):
 
     _slots: SharedSlots[_Ticket]
 
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.rejections", "ConcurrencyLimitedError", "enforced"),
+        ("resilient.permit.waits",),
+    )
+
     def __init__(
         self,
         algorithm: ConcurrencyLimit = AIMD(),  # noqa: B008

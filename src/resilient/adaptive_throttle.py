@@ -89,6 +89,10 @@ class AdaptiveThrottle(AdmissionPolicy, Returnable):
     # NB: that it began to deliver says that it was accepted.
     holds_streams = False
 
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.rejections", "ThrottledError", "enforced"),
+    )
+
     def __init__(
         self,
         *_misplaced: Never,

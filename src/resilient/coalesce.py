@@ -110,6 +110,9 @@ class Coalesce(Policy, Returnable):
     that tracebacks and contexts do not grow into each other. An error that
     cannot be copied is the same object for all.
 
+    The execution is as important as its first caller (see `priority`). If it
+    is rejected, those who matter more run it again.
+
     Calls are shared within one event loop, and among the threads without one:
     a result that was made on a loop (a connection, say) is of no use on
     another. One instance may serve all of them, and many functions.
@@ -375,9 +378,12 @@ def _deliver(flight: _Flight, passengers: list[_Passenger]) -> None:
             )
         if outcome is None:
             passenger.unwinding = own
+        elif _is_own_affair(flight.call, outcome.error, passenger.call):
+            # Nothing is delivered, so it runs it again.
+            pass
         elif place == 0:
             passenger.outcome = outcome
-        elif not _is_own_affair(flight.call, outcome.error, passenger.call):
+        else:
             twin = Outcome(outcome.value, cast("Exception | None", own))
             twin.verdict, twin.retry_after = outcome.verdict, outcome.retry_after
             passenger.outcome = twin
@@ -386,7 +392,12 @@ def _deliver(flight: _Flight, passengers: list[_Passenger]) -> None:
 
 
 def _is_own_affair(first: Call, error: Exception | None, call: Call) -> bool:
-    """Whether the first caller's failure came of a deadline that is its alone."""
+    """Whether the failure came of what the first caller is, and `call` is not.
+
+    It was rejected, and matters less; or its deadline came, which is its alone.
+    """
+    if isinstance(error, RejectedError) and first.priority < call.priority:
+        return True
     if error is None or first.deadline is None:
         return False
     if call.deadline is not None and call.deadline <= first.deadline:

@@ -276,6 +276,9 @@ class StaleCache(Policy):
             # It answered: what it said before is no longer so.
             await self._ask("delete", key)
             return
+        if self._errors is not None:
+            # Of who asked at the same time, and heard of it earlier.
+            self._errors.delete(key)
         value = outcome.value if self.copy is None else self.copy(outcome.value)
         await self._ask("set", key, value, self.ttl + self.stale_if_error)
 
