@@ -28,6 +28,7 @@ from resilient import (
     DeadlineExceededError,
     Event,
     Fallback,
+    Hedge,
     PerKey,
     Pipeline,
     RejectedError,
@@ -865,6 +866,26 @@ async def test_with_coalesce_inside_nobody_stampedes(w: World) -> None:
     results = await w.gather(*[get] * 5)
     assert 1 == len(set(results))
     assert 2 == len(calls)
+
+
+@in_every_colour
+async def test_the_answer_of_a_hedge_is_kept(w: World) -> None:
+    """Also where the loser still runs, and holds its permits, when it comes."""
+    seconds = iter([50, 1])
+    runs = 0
+
+    async def function() -> int:
+        nonlocal runs
+        runs += 1
+        run = runs
+        await w.sleep(next(seconds))
+        return run
+
+    policy = Pipeline(StaleCache(10, 0), Hedge(2, budget=None, max_threads=2))
+    get = w.decorate(policy, function)
+    assert [2, 2] == [await get(), await get()]
+    assert 2 == runs
+    await w.sleep(60)
 
 
 @in_every_colour

@@ -260,7 +260,7 @@ class StaleCache(Policy):
         verdict = (self._judge or answerable)(outcome)
         if verdict is Verdict.FAILURE or verdict is Verdict.PUSHBACK:
             return await self._answer_for(outcome, key, call)
-        if asks and verdict is Verdict.SUCCESS and outcome.held is None:
+        if asks and verdict is Verdict.SUCCESS:
             await self._keep(key, outcome)
         return outcome
 
