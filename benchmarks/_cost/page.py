@@ -1,0 +1,129 @@
+"""The page that says what was measured: docs/reference/cost.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cost.md"
+
+HEAD = """\
+# What it costs
+
+*Written by `nox -s bench`; edit `benchmarks/_cost/page.py` instead.* Every figure is a
+ratio of two costs that were measured in one process, in turns, in many short rounds: the
+median over the rounds, with the quartiles in brackets. The cost of the bare call is taken
+from both, unless it says otherwise; the clock is the processor's. A ratio depends on the
+Python, which is named, and less on the machine, which was {machine}, {rounds} rounds.
+"""
+
+AIMS = """
+## What is aimed at
+
+The success path on asyncio, a function that returns at once, unless it says otherwise.
+✓: the median reaches what is aimed at; ✗: it does not, or not yet. "By hand" is the least
+that a good engineer would write in place: for one event loop, without events, texts or
+deadlines; with locks where it is synchronous.
+"""
+
+PEERS = """
+## Next to others
+
+How many times the cost of this library's, on Python {python}: below 1, it is cheaper. What
+a library *lacks* of what is promised here stands beside it: *threads*, its state is not safe
+among threads or event loops; *window*, it does not judge by what happened lately, or does
+not spread a rate evenly; *refusing*, it cannot say no without waiting. "Two failures" has
+them before the success, without a pause; "rejected" has an open circuit, no permit or no
+slot.
+"""
+
+
+def write(results: list[dict[str, Any]], path: Path = PAGE) -> None:
+    """Write the page anew.
+
+    Args:
+        results: What `cost.py --json` printed, for each Python.
+        path: Where to.
+    """
+    results = sorted(results, key=lambda one: _version(one["python"]))
+    path.write_text("\n".join(_lines(results)) + "\n", "utf-8")
+
+
+def _version(python: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in python.split(".")[:2])
+
+
+def _lines(results: list[dict[str, Any]]) -> Iterator[str]:
+    newest = results[-1]
+    yield HEAD.format(**newest).rstrip()
+    yield AIMS.rstrip()
+    yield ""
+    yield from _targets(results)
+    yield PEERS.format(**newest).rstrip()
+    for group in dict.fromkeys(table["group"] for table in newest["tables"]):
+        yield f"\n### {group}\n"
+        yield from _group([one for one in newest["tables"] if one["group"] == group])
+    yield "\n## Who took part\n"
+    yield "| | " + " | ".join(f"Python {one['python']}" for one in results) + " |"
+    yield "|---|" + "---|" * len(results)
+    for name in newest["versions"]:
+        versions = [one["versions"].get(name) or "not there" for one in results]
+        yield f"| {name} | " + " | ".join(versions) + " |"
+
+
+def _targets(results: list[dict[str, Any]]) -> Iterator[str]:
+    pythons = " | ".join(f"{one['python']}" for one in results)
+    yield f"| | | aim | {pythons} |"
+    yield "|---|---|---|" + "---|" * len(results)
+    by_name: dict[tuple[str, str], list[dict[str, Any] | None]] = {}
+    for place, result in enumerate(results):
+        for target in result["targets"]:
+            name = (target["topic"], target["what"])
+            row = by_name.setdefault(name, [None] * len(results))
+            row[place] = target
+    for (topic, what), row in by_name.items():
+        aims = list(dict.fromkeys(one["aim"] for one in row if one is not None))
+        cells = " | ".join("" if one is None else cell(one) for one in row)
+        yield f"| {topic} | {what} | {' or '.join(aims)} | {cells} |"
+
+
+def cell(target: dict[str, Any]) -> str:
+    """What was reached, as a table says it."""
+    mark = {True: " ✓", False: " ✗", None: ""}[target["met"]]
+    return spell(target["reached"], target["unit"]) + mark
+
+
+def spell(ratio: list[float], unit: str = "×") -> str:
+    """A ratio and its quartiles, in words."""
+    median, low, high = ratio
+    if unit != "×":
+        return f"{median:.0f} {unit}".rstrip()
+    digits = 2 if abs(median) < 10 else 1
+    return f"{median:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def _group(tables: list[dict[str, Any]]) -> Iterator[str]:
+    lacks: dict[str, str] = {}
+    for table in tables:
+        for row in table["rows"]:
+            lacks.setdefault(row["name"], row["lacks"])
+        for name in table["missing"]:
+            lacks.setdefault(name, "")
+    columns = [f"{one['world']}, {one['case']}" for one in tables]
+    yield f"| | {' | '.join(columns)} | lacks |"
+    yield "|---|" + "---|" * (len(columns) + 1)
+    for name, lacking in lacks.items():
+        cells: list[str] = []
+        for table in tables:
+            found = [row for row in table["rows"] if row["name"] == name]
+            cells.append(f"{found[0]['ratio'][0]:.2f}" if found else "–")
+        yield f"| {name} | {' | '.join(cells)} | {lacking} |"
+    reasons = {
+        f"{name} ({table['world']}, {table['case']}): {why}"
+        for table in tables
+        for name, why in table["missing"].items()
+        if why.startswith(("not installed", "fails here"))
+    }
+    for reason in sorted(reasons):
+        yield f"\n{reason}."
