@@ -104,17 +104,18 @@ def examples(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def bench(session: nox.Session) -> None:
-    """Runs the benchmarks, and writes docs/reference/cost.md from the ratios.
+    """Runs the benchmarks; writes docs/reference/cost.md from all that were run.
 
-    A contender that does not install on this Python is left out, by name.
+    What does not install on one Python is missing there, by name. Arguments
+    after `--` go to benchmarks/cost.py, as in `nox -s bench-3.13 -- --rounds 9`.
     """
     session.install(".[test]")
     for contender in group("bench"):
         session.install(contender, success_codes=[0, 1])
-    Path("build").mkdir(exist_ok=True)
-    cost = str(Path("benchmarks/cost.py"))
-    session.run("python", cost, "--json", f"build/cost-{session.python}.json")
-    session.run(
-        "python", cost, "--page", *sorted(map(str, Path("build").glob("cost-*.json")))
-    )
-    session.run("python", str(Path("benchmarks/telemetry.py")))
+    results = Path("build")
+    results.mkdir(exist_ok=True)
+    ours = str(results / f"cost-{session.python}.json")
+    session.run("python", "benchmarks/cost.py", "--json", ours, *session.posargs)
+    every = sorted(map(str, results.glob("cost-*.json")))
+    session.run("python", "benchmarks/cost.py", "--page", *every)
+    session.run("python", "benchmarks/telemetry.py")

@@ -126,6 +126,7 @@ def run(rounds: int) -> dict[str, Any]:
             "aim": one.aim,
             "unit": one.unit,
             "met": one.met,
+            "note": one.note,
         }
         for one in judge(measured, rounds)
     ]
@@ -146,7 +147,8 @@ def show(result: dict[str, Any]) -> None:
         mark = {True: "met", False: "not met", None: ""}[target["met"]]
         reached = page.spell(target["reached"], target["unit"])
         what = f"{target['topic']}: {target['what']}"
-        print(f"{what:72} {reached:>22}  {target['aim']:10} {mark}")
+        verdict = f"{target['aim']:10} {mark:8} {target['note']}"
+        print(f"{what:62} {reached:>22}  {verdict}".rstrip())
     for table in result["tables"]:
         print(f"\n{table['group']}, {table['case']}, {table['world']}")
         for row in table["rows"]:

@@ -37,7 +37,7 @@ POLICIES: dict[str, Callable[[], Policy[Any]]] = {
     "Bulkhead": lambda: Bulkhead(10),
     "Timeout": lambda: Timeout(3),
     "Fallback": lambda: Fallback(None),
-    "Hedge": lambda: Hedge(1),
+    "Hedge": lambda: Hedge(1, max_threads=10),
     "AdaptiveConcurrency": AdaptiveConcurrency,
     "AdaptiveThrottle": AdaptiveThrottle,
     "Coalesce": lambda: Coalesce(key=_key),

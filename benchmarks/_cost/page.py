@@ -11,32 +11,51 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cost.md"
 HEAD = """\
 # What it costs
 
-*Written by `nox -s bench`; edit `benchmarks/_cost/page.py` instead.* Every figure is a
-ratio of two costs that were measured in one process, in turns, in many short rounds: the
-median over the rounds, with the quartiles in brackets. The cost of the bare call is taken
-from both, unless it says otherwise; the clock is the processor's. A ratio depends on the
-Python, which is named, and less on the machine, which was {machine}, {rounds} rounds.
+*Written by `nox -s bench`; what it says otherwise is in `benchmarks/_cost/page.py`.*
+Every figure is a ratio of two costs that were measured in one process, in turns, in
+many short rounds: the median over the rounds, with the quartiles in brackets. The cost
+of the bare call is taken from both, unless it says otherwise; the clock is the
+processor's. A ratio depends on the Python, which is named, and less on the machine:
+{machine}, {rounds} rounds.
 """
 
 AIMS = """
 ## What is aimed at
 
 The success path on asyncio, a function that returns at once, unless it says otherwise.
-✓: the median reaches what is aimed at; ✗: it does not, or not yet. "By hand" is the least
-that a good engineer would write in place: for one event loop, without events, texts or
-deadlines; with locks where it is synchronous.
+✓: the median reaches what is aimed at; ✗: it does not, or not yet. "By hand" is the
+least that a good engineer would write in place: for one event loop, without events,
+texts or deadlines; with locks where it is synchronous.
 """
 
 PEERS = """
 ## Next to others
 
-How many times the cost of this library's, on Python {python}: below 1, it is cheaper. What
-a library *lacks* of what is promised here stands beside it: *threads*, its state is not safe
-among threads or event loops; *window*, it does not judge by what happened lately, or does
-not spread a rate evenly; *refusing*, it cannot say no without waiting. "Two failures" has
-them before the success, without a pause; "rejected" has an open circuit, no permit or no
-slot.
+How many times the cost of this library's, on Python {python}: below 1, it is cheaper.
+What a library *lacks* of what is promised here stands beside it: *threads*, its state
+is not safe among threads or event loops; *window*, it does not judge by what happened
+lately, or does not spread a rate evenly; *refusing*, it cannot say no without waiting;
+*budget*, its retries are no share of the calls; *error*, it raises one of its own at
+the end; *deadline*, what is inside cannot look it up. "Two failures" has them before
+the success, without a pause; "rejected" has an open circuit, no permit or no slot. A
+dash: it has no such thing, or not there.
 """
+
+NOTES = {
+    "Every policy": (
+        "Each as it is by default, as a multiple of what a pipeline costs that has no"
+        " policies.\n"
+    ),
+    "HTTP": (
+        "A client's `get` through a transport that answers from memory; `resilient`"
+        " is `ResilientTransport()`, five policies for each origin.\n"
+    ),
+    "Pipeline": (
+        "Fallback, timeout, retry, breaker, rate limit, bulkhead, timeout of an"
+        " attempt; sync, without the last. A mix is that retry with purgatory,"
+        " aiolimiter, a semaphore and two `asyncio.timeout`.\n"
+    ),
+}
 
 
 def write(results: list[dict[str, Any]], path: Path = PAGE) -> None:
@@ -63,6 +82,8 @@ def _lines(results: list[dict[str, Any]]) -> Iterator[str]:
     yield PEERS.format(**newest).rstrip()
     for group in dict.fromkeys(table["group"] for table in newest["tables"]):
         yield f"\n### {group}\n"
+        if group in NOTES:
+            yield NOTES[group]
         yield from _group([one for one in newest["tables"] if one["group"] == group])
     yield "\n## Who took part\n"
     yield "| | " + " | ".join(f"Python {one['python']}" for one in results) + " |"
@@ -91,7 +112,8 @@ def _targets(results: list[dict[str, Any]]) -> Iterator[str]:
 def cell(target: dict[str, Any]) -> str:
     """What was reached, as a table says it."""
     mark = {True: " ✓", False: " ✗", None: ""}[target["met"]]
-    return spell(target["reached"], target["unit"]) + mark
+    note = f" {target['note']}" if target["note"] else ""
+    return spell(target["reached"], target["unit"]) + mark + note
 
 
 def spell(ratio: list[float], unit: str = "×") -> str:

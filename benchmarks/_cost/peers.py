@@ -100,8 +100,12 @@ def pyresilience_config(part: str, tight: bool = False) -> Any:
 
 
 def pyresilience_retry(fn: Function, world: World, tight: bool) -> Function:
-    """Its retry alone."""
-    return pyresilience_of(fn, retry=pyresilience_config("retry"))
+    """Its retry alone, on a budget that lasts."""
+    import pyresilience
+
+    budget = pyresilience.RetryBudgetConfig(1_000_000, 1e6)
+    retry = pyresilience_config("retry")
+    return pyresilience_of(fn, retry=retry, retry_budget=budget)
 
 
 def aioresilience_retry(fn: Function, world: World, tight: bool) -> Function:
@@ -410,7 +414,7 @@ def asyncio_timeout(fn: Function, world: World, tight: bool) -> Function:
 
 
 def anyio_fail_after(fn: Function, world: World, tight: bool) -> Function:
-    """anyio's."""
+    """Anyio's."""
     _not_sync(world)
     import anyio
 

@@ -4,8 +4,8 @@ A machine that others use too makes some of their turns slow, and all of them
 together from time to time. So turns are short, every round has one of each,
 and what is kept is the ratio within a round: its median over the rounds, and
 its quartiles. The clock is that of the processor: nobody here waits for
-anything, and what others did meanwhile is not counted. A turn that was interrupted spoils one round, and the median
-does not see it.
+anything, and what others did meanwhile is not counted. A turn that was
+interrupted has cold caches and spoils one round, which the median does not see.
 """
 
 from __future__ import annotations

@@ -9,8 +9,17 @@ from functools import partial
 from typing import Any
 
 from . import by_hand, ours, peers
-from .workloads import ASYNCIO, HELD, SYNC, TRIO, UVLOOP, Dependency
-from .workloads import Function, Workload, World
+from .workloads import (
+    ASYNCIO,
+    HELD,
+    SYNC,
+    TRIO,
+    UVLOOP,
+    Dependency,
+    Function,
+    Workload,
+    World,
+)
 
 Wrap = Callable[[Function, World, bool], Function]
 
@@ -31,8 +40,10 @@ class Peer:
             state is safe among threads, or among event loops),
             "cancellation" (one takes no permit with it), "window" (it judges
             by what happened lately, or spreads a rate evenly), "refusing" (it
-            can say no without waiting). Empty: none that we know of, which
-            is the stricter reading.
+            can say no without waiting), "budget" (retries are a share of
+            the calls), "error" (what the function raised is what is raised),
+            "deadline" (what is inside can look it up). Empty: none that we
+            know of, which is the stricter reading.
         trio: Whether it is made for trio. Much of what is not runs there, as
             long as nobody has to wait.
     """
@@ -58,12 +69,12 @@ GROUPS: dict[str, Group] = {
         ours.retry,
         by_hand.retry,
         {
-            "tenacity": Peer(peers.tenacity_retry, trio=True),
-            "stamina": Peer(peers.stamina_retry, trio=True),
-            "backoff": Peer(peers.backoff_retry),
-            "hyx": Peer(peers.hyx_retry),
+            "tenacity": Peer(peers.tenacity_retry, "budget", trio=True),
+            "stamina": Peer(peers.stamina_retry, "budget", trio=True),
+            "backoff": Peer(peers.backoff_retry, "budget"),
+            "hyx": Peer(peers.hyx_retry, "budget, error"),
             "pyresilience": Peer(peers.pyresilience_retry),
-            "aioresilience": Peer(peers.aioresilience_retry),
+            "aioresilience": Peer(peers.aioresilience_retry, "budget"),
         },
         (*SUCCESS, "two failures"),
     ),
@@ -115,12 +126,12 @@ GROUPS: dict[str, Group] = {
         ours.timeout,
         None,
         {
-            "asyncio.timeout": Peer(peers.asyncio_timeout),
+            "asyncio.timeout": Peer(peers.asyncio_timeout, "deadline"),
             "anyio.fail_after": Peer(peers.anyio_fail_after, trio=True),
-            "hyx": Peer(peers.hyx_timeout),
-            "pyresilience": Peer(peers.pyresilience_timeout),
-            "aioresilience": Peer(peers.aioresilience_timeout),
-            "interlock-cb": Peer(peers.interlock_timeout),
+            "hyx": Peer(peers.hyx_timeout, "deadline"),
+            "pyresilience": Peer(peers.pyresilience_timeout, "deadline"),
+            "aioresilience": Peer(peers.aioresilience_timeout, "deadline"),
+            "interlock-cb": Peer(peers.interlock_timeout, "deadline"),
         },
         worlds=(ASYNCIO, UVLOOP, TRIO),
     ),
