@@ -2,7 +2,7 @@
 
 What is not asked for is not there: one event loop, no threads, no texts, no
 events, no deadline for what is inside. Synchronous code has locks, since its
-callers are threads.
+callers are threads. Each of them is whole: to share code would be a call more.
 """
 
 from __future__ import annotations
