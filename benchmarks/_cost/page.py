@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .scenes import OURS
+
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cost.md"
 
 HEAD = """\
@@ -25,13 +27,15 @@ AIMS = """
 The success path on asyncio, a function that returns at once, unless it says otherwise.
 ✓: the median reaches what is aimed at; ✗: it does not, or not yet. "By hand" is the
 least that a good engineer would write in place: for one event loop, without events,
-texts or deadlines; with locks where it is synchronous.
+texts or deadlines; with locks where it is synchronous. Who promises the same lacks
+nothing in the tables below; where no such row is, nobody does.
 """
 
 PEERS = """
 ## Next to others
 
 How many times the cost of this library's, on Python {python}: below 1, it is cheaper.
+In each cell one after the other what stands at the head of the first column.
 What a library *lacks* of what is promised here stands beside it: *threads*, its state
 is not safe among threads or event loops; *window*, it does not judge by what happened
 lately, or does not spread a rate evenly; *refusing*, it cannot say no without waiting;
@@ -126,26 +130,28 @@ def spell(ratio: list[float], unit: str = "×") -> str:
 
 
 def _group(tables: list[dict[str, Any]]) -> Iterator[str]:
-    lacks: dict[str, str] = {}
-    for table in tables:
-        for row in table["rows"]:
-            lacks.setdefault(row["name"], row["lacks"])
-        for name in table["missing"]:
-            lacks.setdefault(name, "")
-    columns = [f"{one['world']}, {one['case']}" for one in tables]
-    yield f"| | {' | '.join(columns)} | lacks |"
-    yield "|---|" + "---|" * (len(columns) + 1)
+    cases = list(dict.fromkeys(table["case"] for table in tables))
+    worlds = list(dict.fromkeys(table["world"] for table in tables))
+    ratios = {
+        (row["name"], table["case"], table["world"]): f"{row['ratio'][0]:.2f}"
+        for table in tables
+        for row in table["rows"]
+    }
+    lacks = {row["name"]: row["lacks"] for table in tables for row in table["rows"]}
+    yield f"| {' · '.join(worlds)} | {' | '.join(cases)} | lacks |"
+    yield "|---|" + "---|" * (len(cases) + 1)
+    del lacks[OURS]  # it is what the others are measured by
     for name, lacking in lacks.items():
-        cells: list[str] = []
-        for table in tables:
-            found = [row for row in table["rows"] if row["name"] == name]
-            cells.append(f"{found[0]['ratio'][0]:.2f}" if found else "–")
+        cells = [
+            " · ".join(ratios.get((name, case, world), "–") for world in worlds)
+            for case in cases
+        ]
         yield f"| {name} | {' | '.join(cells)} | {lacking} |"
-    reasons = {
-        f"{name} ({table['world']}, {table['case']}): {why}"
+    absent = {
+        f"{name}, {table['world']}: {why}."
         for table in tables
         for name, why in table["missing"].items()
         if why.startswith(("not installed", "fails here"))
     }
-    for reason in sorted(reasons):
-        yield f"\n{reason}."
+    for each in sorted(absent):
+        yield f"\n{each}"
