@@ -28,7 +28,8 @@ The success path on asyncio, a function that returns at once, unless it says oth
 ✓: the median reaches what is aimed at; ✗: it does not, or not yet. "By hand" is the
 least that a good engineer would write in place: for one event loop, without events,
 texts or deadlines; with locks where it is synchronous. Who promises the same lacks
-nothing in the tables below; where no such row is, nobody does.
+nothing in the tables below; where no such row is, nobody does. An empty pipeline has a
+step of its own, which a policy takes the place of: net of it may be less than nothing.
 """
 
 PEERS = """
