@@ -1,172 +1,180 @@
 """What a protected call costs, as ratios measured in one process.
 
-Machines are noisy and clocks drift, so the contenders take turns, round after
-round, and only ratios of their best rounds are printed. All figures are over
-the bare call, on asyncio's success path.
+    python benchmarks/cost.py [--rounds N] [--json [FILE]]
+    python benchmarks/cost.py --page FILE...
 
-    python benchmarks/cost.py [--rounds N] [--json]
+The second writes docs/reference/cost.md from what the first left in files,
+one for each Python. See `_cost` for who is compared, and `_cost.rounds` for how.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
+import logging
+import os
+import platform
 import sys
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
-from resilient import (
-    Bulkhead,
-    CircuitBreaker,
-    Fallback,
-    Pipeline,
-    Policy,
-    RateLimiter,
-    Retry,
-    Timeout,
+from _cost import page
+from _cost.rounds import Times, measure
+from _cost.scenes import BARE, OURS, Scene, build, scenes
+from _cost.targets import Scenes, judge
+from _cost.workloads import World
+
+DISTRIBUTIONS = (
+    "aiobreaker",
+    "aiolimiter",
+    "aioresilience",
+    "anyio",
+    "attrs",
+    "backoff",
+    "circuitbreaker",
+    "clientwright",
+    "httpx",
+    "httpx-retries",
+    "hyx",
+    "interlock-cb",
+    "limits",
+    "purgatory",
+    "pybreaker",
+    "pyrate-limiter",
+    "pyresilience",
+    "stamina",
+    "tenacity",
+    "throttled-py",
+    "trio",
+    "uvloop",
 )
 
-CALLS = 2_000
 
-Contender = Callable[[int], Awaitable[int | None]]
-
-
-async def bare(x: int) -> int:
-    """Return at once."""
-    return x
-
-
-async def asyncio_timeout(x: int) -> int:
-    """Run under the standard library's timeout."""
-    async with asyncio.timeout(3):
-        return await bare(x)
-
-
-class Inline:
-    """The seven policies as a good engineer would write them by hand.
-
-    A lock-free breaker over the last hundred calls, a GCRA, a counter and two
-    `asyncio.timeout`.
-    """
-
-    def __init__(self) -> None:
-        self.open = False
-        self.window: deque[int] = deque(maxlen=100)
-        self.failures = 0
-        self.arrival = 0.0
-        self.running = 0
-
-    async def call(self, x: int) -> int | None:
-        """Call `bare` under everything."""
-        try:
-            async with asyncio.timeout(3):
-                for _ in range(3):
-                    try:
-                        return await self.attempt(x)
-                    except OSError:
-                        await asyncio.sleep(0.1)
-        except RuntimeError:
-            pass
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
         return None
 
-    async def attempt(self, x: int) -> int:
-        """Make one attempt."""
-        if self.open:
-            raise RuntimeError("open")
-        now = time.monotonic()
-        arrival = max(self.arrival, now)
-        if arrival - now > 1:
-            raise RuntimeError("limited")
-        self.arrival = arrival + 1e-6
-        if self.running >= 10:
-            raise RuntimeError("full")
-        self.running += 1
-        try:
-            async with asyncio.timeout(1):
-                result = await bare(x)
-        except Exception:
-            self.record(1)
-            raise
-        finally:
-            self.running -= 1
-        self.record(0)
-        return result
 
-    def record(self, failed: int) -> None:
-        """Count an outcome in the window."""
-        if len(self.window) == 100:
-            self.failures -= self.window[0]
-        self.window.append(failed)
-        self.failures += failed
-        self.open = len(self.window) >= 20 and self.failures >= 50
+def _machine() -> str:
+    """The kind of machine, without its name."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    cores = f"{os.cpu_count()} cores of {model}"
+    return f"{cores}, {platform.system()}, {platform.python_implementation()}"
 
 
-def contenders() -> dict[str, Contender]:
-    """Return what is compared, by name."""
-
-    def alone(policy: Policy[None]) -> Contender:
-        return policy(bare)
-
-    seven = Pipeline(
-        Fallback(None),
-        Timeout(3),
-        Retry(OSError),
-        CircuitBreaker(),
-        RateLimiter(1e6),
-        Bulkhead(10),
-        Timeout(1),
-    )
+def _table(scene: Scene, times: Times) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for one in scene.contenders:
+        if one.name != BARE:
+            ratio = times.ratio(one.name, OURS)
+            whole = times.whole(one.name, OURS)
+            rows.append(
+                {
+                    "name": one.name,
+                    "ratio": [ratio.median, ratio.low, ratio.high],
+                    "whole": [whole.median, whole.low, whole.high],
+                    "lacks": one.lacks,
+                }
+            )
     return {
-        "bare": bare,
-        "empty pipeline": alone(Pipeline()),
-        "Retry": alone(Retry(OSError)),
-        "CircuitBreaker": alone(CircuitBreaker()),
-        "RateLimiter": alone(RateLimiter(1e6)),
-        "Bulkhead": alone(Bulkhead(10)),
-        "Timeout": alone(Timeout(3)),
-        "Fallback": alone(Fallback(None)),
-        "seven policies": seven(bare),
-        "asyncio.timeout": asyncio_timeout,
-        "seven by hand": Inline().call,
+        "group": scene.group,
+        "case": scene.case,
+        "world": scene.world.name,
+        "rows": rows,
+        "missing": scene.missing,
     }
 
 
-async def measure(rounds: int) -> dict[str, float]:
-    """Return the best seconds a call over the bare call, by name."""
-    best: dict[str, float] = {}
-    named = contenders()
-    for _ in range(rounds):
-        for name, call in named.items():
-            began = time.perf_counter()
-            for x in range(CALLS):
-                await call(x)
-            took = (time.perf_counter() - began) / CALLS
-            best[name] = min(best.get(name, took), took)
-    return {name: took - best["bare"] for name, took in best.items()}
+async def _measure(
+    name: str, case: str, world: World, rounds: int
+) -> tuple[Scene, Times]:
+    scene = await build(name, case, world)
+    return scene, await measure(scene, rounds)
+
+
+def run(rounds: int) -> dict[str, Any]:
+    """Measure everything, and judge it."""
+    measured: Scenes = {}
+    tables: list[dict[str, Any]] = []
+    for name, case, world in scenes():
+        try:
+            scene, times = world.run(_measure(name, case, world, rounds))
+        except ImportError as error:
+            print(f"{world.name} is not installed: {error}", file=sys.stderr)
+            continue
+        measured[name, case, world.name] = times
+        tables.append(_table(scene, times))
+        for missing, why in scene.missing.items():
+            print(f"{name}, {case}, {world.name}: {missing}: {why}", file=sys.stderr)
+    targets = [
+        {
+            "topic": one.topic,
+            "what": one.what,
+            "reached": [one.reached.median, one.reached.low, one.reached.high],
+            "aim": one.aim,
+            "unit": one.unit,
+            "met": one.met,
+            "note": one.note,
+        }
+        for one in judge(measured, rounds)
+    ]
+    return {
+        "python": platform.python_version(),
+        "machine": _machine(),
+        "rounds": rounds,
+        "versions": {name: _version(name) for name in DISTRIBUTIONS},
+        "targets": targets,
+        "tables": tables,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what was measured for who reads it here."""
+    print(f"Python {result['python']}, ratios of costs over the bare call\n")
+    for target in result["targets"]:
+        mark = {True: "met", False: "not met", None: ""}[target["met"]]
+        reached = page.spell(target["reached"], target["unit"])
+        what = f"{target['topic']}: {target['what']}"
+        verdict = f"{target['aim']:10} {mark:8} {target['note']}"
+        print(f"{what:62} {reached:>22}  {verdict}".rstrip())
+    for table in result["tables"]:
+        print(f"\n{table['group']}, {table['case']}, {table['world']}")
+        for row in table["rows"]:
+            print(f"  {row['name']:24} {page.spell(row['ratio']):>22}  {row['lacks']}")
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE")
+    parser.add_argument("--page", nargs="+", metavar="FILE")
     options = parser.parse_args()
-    cost = asyncio.run(measure(options.rounds))
-    hand, timeout = cost["seven by hand"], cost["asyncio.timeout"]
-    rows = {
-        name: {"of seven by hand": took / hand, "of asyncio.timeout": took / timeout}
-        for name, took in cost.items()
-        if name != "bare"
-    }
-    if options.json:
-        print(json.dumps({"python": sys.version.split()[0], "ratios": rows}))
+    if options.page:
+        page.write([json.loads(Path(one).read_text("utf-8")) for one in options.page])
         return
-    print(f"Python {sys.version.split()[0]}, over the bare call, asyncio\n")
-    print(f"{'':20}{'of seven by hand':>18}{'of asyncio.timeout':>20}")
-    for name, ratios in rows.items():
-        print(f"{name:20}" + "".join(f"{one:>18.2f}×" for one in ratios.values()))
+    # What others say and warn of is not what is measured.
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    result = run(options.rounds)
+    if options.json == "-":
+        print(json.dumps(result, indent=1))
+        return
+    if options.json:
+        Path(options.json).write_text(json.dumps(result, indent=1), "utf-8")
+    show(result)
 
 
 if __name__ == "__main__":

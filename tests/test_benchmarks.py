@@ -1,0 +1,93 @@
+"""The benchmarks run: each row once, and nothing is timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from benchmarks._cost import page
+from benchmarks._cost.rounds import Ratio, Times
+from benchmarks._cost.scenes import BARE, HAND, OURS, build, scenes
+from benchmarks._cost.targets import Target
+from benchmarks._cost.workloads import World
+
+SCENES = [
+    pytest.param(*scene, id=f"{scene[0]}, {scene[1]}, {scene[2].name}")
+    for scene in scenes()
+]
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("group", "case", "world"), SCENES)
+def test_a_row_runs_once(group: str, case: str, world: World) -> None:
+    """Whoever is installed answers, or rejects, as the others do."""
+    if world.name == "uvloop":
+        pytest.importorskip("uvloop")
+    scene = world.run(build(group, case, world))
+
+    here = [contender.name for contender in scene.contenders]
+    assert [] == [name for name in (BARE, OURS) if name not in here]
+    assert HAND not in scene.missing
+    absent = {
+        name: why
+        for name, why in scene.missing.items()
+        if why.startswith("not installed")
+    }
+    if absent:
+        pytest.skip("; ".join(f"{name}: {why}" for name, why in absent.items()))
+
+
+def test_a_ratio_is_that_of_the_rounds() -> None:
+    """A round that was disturbed as a whole does not matter."""
+    times = Times({BARE: [1, 1, 10], "a": [3, 3, 30], "b": [2, 2, 20]})
+
+    assert Ratio(2.0, 2.0, 2.0) == times.ratio("a", "b")
+    assert Ratio(1.5, 1.5, 1.5) == times.whole("a", "b")
+    assert Ratio(1.0, 1.0, 1.0) == times.ratio("a", "b", less="b")
+
+
+@pytest.mark.parametrize(
+    ("reached", "limit", "at_least", "met"),
+    [
+        (2.0, 2.0, False, True),
+        (2.1, 2.0, False, False),
+        (2.0, 2.0, True, True),
+        (1.9, 2.0, True, False),
+        (1.9, None, False, None),
+    ],
+)
+def test_a_target_is_met_by_the_median(
+    reached: float, limit: float | None, at_least: bool, met: bool | None
+) -> None:
+    """Where nothing is aimed at, nothing is met or missed."""
+    target = Target("Retry", "whole", Ratio(reached, 0, 9), limit, at_least)
+
+    assert met is target.met
+
+
+def test_the_page_is_written_from_results_alone(tmp_path: Path) -> None:
+    """The oldest Python comes first, whatever the order of the files."""
+    target = {
+        "topic": "Retry",
+        "what": "whole",
+        "reached": [2.0, 1.5, 2.5],
+        "aim": "≤ 5 ×",
+        "unit": "×",
+        "met": True,
+        "note": "hyx",
+    }
+    result = {
+        "machine": "an abacus",
+        "rounds": 3,
+        "versions": {"attrs": "25.1"},
+        "targets": [target],
+        "tables": [],
+    }
+    results = [{**result, "python": "3.13.0"}, {**result, "python": "3.9.1"}]
+
+    page.write(results, tmp_path / "cost.md")
+
+    text = (tmp_path / "cost.md").read_text("utf-8")
+    assert "| | | aim | 3.9.1 | 3.13.0 |" in text
+    cell = "2.00 (1.50–2.50) ✓ hyx"
+    assert f"| Retry | whole | ≤ 5 × | {cell} | {cell} |" in text
