@@ -1,8 +1,9 @@
 """Resilience policies that compose, for synchronous and asynchronous Python.
 
-Retry with jitter, circuit breaker, bulkhead, rate limiter, timeout, fallback:
-each alone or several in one `Pipeline`, as a decorator, a call, a guarded
-block or a loop of attempts, in plain functions, asyncio and trio.
+Retry with jitter, circuit breaker, bulkhead, rate limiter, timeout, fallback,
+hedging, adaptive limits and throttling, coalescing, stale answers: each alone
+or several in one `Pipeline`, as a decorator, a call, a guarded block or a loop
+of attempts, in plain functions, asyncio and trio.
 
 Importing this package loads neither asyncio, trio, anyio, OpenTelemetry nor
 httpx.

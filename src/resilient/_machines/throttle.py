@@ -9,9 +9,10 @@ of the SRE book, a request is rejected here with the probability ::
     p = max(0, (requests - k x accepts) / (requests + padding))
 
 With a `k` of 2 every accepted request pays for one that is refused: the
-server sees at most twice what it can do, and the clients learn within a window
-that it can do more. A smaller one saves the server work and the client
-knowledge.
+server sees at most twice what it can do, and what the clients send grows by
+itself once it can do more: from one probe to all of the traffic within 15 s at
+14 calls a second, 40 s at 1000. A smaller one saves the server work and the
+client knowledge.
 
 Ground rules:
 
