@@ -93,7 +93,7 @@ def test_a_callback_of_a_loop_is_no_task() -> None:
         with pytest.raises(RuntimeError, match="no task"):
             current_runtime(Call("x"))
         with pytest.raises(RuntimeError, match="needs a task to interrupt"):
-            ASYNCIO.limit(Call("x"), {}, 1.0)
+            ASYNCIO.limit(Call("x"), {}, 1.0, _clock.now() + 1.0)
         seen.append("called")
 
     async def main() -> None:
@@ -407,7 +407,7 @@ def test_a_call_that_ends_between_timer_and_delivery_is_not_cancelled() -> None:
     """The cancellation comes one turn later, and finds nobody."""
 
     async def main() -> None:
-        limit = ASYNCIO.limit(Call("x"), {}, 10.0)
+        limit = ASYNCIO.limit(Call("x"), {}, 10.0, _clock.now() + 10.0)
         limit.queue.timer.cancel()  # type: ignore[union-attr]
         _clock.sleep(11)
         limit.queue.expire()
@@ -425,11 +425,11 @@ def test_a_lone_limit_takes_its_timer_along() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         before = timers(loop)
-        limit = ASYNCIO.limit(Call("x"), None, 10.0)
+        limit = ASYNCIO.limit(Call("x"), None, 10.0, _clock.now() + 10.0)
         assert before + 1 == timers(loop)
         assert not limit.leave(None)
         assert before == timers(loop)
-        limit = ASYNCIO.limit(Call("x"), None, 1.0)
+        limit = ASYNCIO.limit(Call("x"), None, 1.0, _clock.now() + 1.0)
         with pytest.raises(asyncio.CancelledError) as caught:
             await asyncio.sleep(9)
         assert limit.leave(caught.value)
@@ -533,7 +533,7 @@ def test_a_limit_closed_in_another_task_goes_quietly() -> None:
         begun, over = trio.Event(), trio.Event()
 
         async def enter() -> None:
-            limits.append(TRIO.limit(Call("x"), None, 10.0))
+            limits.append(TRIO.limit(Call("x"), None, 10.0, _clock.now() + 10.0))
             begun.set()
             await over.wait()
             assert not limits[0].leave(None)
@@ -556,7 +556,7 @@ def test_the_same_tick_on_trio_is_short() -> None:
 
 def test_a_limit_in_sync_is_a_deadline_only() -> None:
     """Nothing can be interrupted."""
-    assert not SYNC.limit(Call("x"), {}, 1.0).leave(None)
+    assert not SYNC.limit(Call("x"), {}, 1.0, _clock.now() + 1.0).leave(None)
 
 
 # -- Races

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from resilient._call import Call, Outcome, current
-from resilient._edge import DONE, Drive, Driven, Proceed, failed, refuse_awaitable
+from resilient._edge import DONE, Chain, Drive, Proceed, failed, refuse_awaitable
 from resilient._runtimes.sync import SYNC
 
 
@@ -27,8 +27,8 @@ class Alone(Drive):
     def __init__(self, proceed: Proceed, call: Call) -> None:
         self.call = call
         self.outcome = None
-        # What `proceed` returns is awaitable by being driven.
-        self.coroutine = cast("Driven", proceed(call))
+        self.coroutine = None
+        self._around = cast("Chain", proceed)
 
     async def run(self) -> None:
         """Run to the end; the context variables set on the way stay set.

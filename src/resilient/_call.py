@@ -20,7 +20,18 @@ import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from resilient import _clock
 from resilient._arguments import number
@@ -42,10 +53,14 @@ from resilient._signature import spell
 
 if TYPE_CHECKING:
     from datetime import timedelta
+    from typing import Self
 
     from resilient._policy import Policy
     from resilient._runtimes import Runtime
     from resilient.rate_limiter import RateLimiter
+
+
+D = TypeVar("D")
 
 
 class Verdict(Enum):
@@ -244,6 +259,40 @@ _REMEMBERED: Final = 8
 few enough for a call that lasts as long as its process."""
 
 
+class _Seldom(Generic[D]):
+    """An attribute that few calls have: in a dictionary that few calls have."""
+
+    __slots__ = ("_default", "_name")
+
+    def __init__(self, default: D) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type[Call], name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, call: None, owner: type[Call]) -> Self: ...
+    @overload
+    def __get__(self, call: Call, owner: type[Call]) -> D: ...
+    def __get__(self, call: Call | None, owner: type[Call]) -> Self | D:
+        if call is None:
+            return self
+        if call.seldom is None:
+            return self._default
+        return cast("D", call.seldom.get(self._name, self._default))
+
+    def __set__(self, call: Call, value: D) -> None:
+        if call.seldom is None:
+            if value is self._default:
+                return
+            call.seldom = {}
+        call.seldom[self._name] = value
+
+
+_ENDING: Final = ("bookings", "given_up", "stream_limit")
+"""What a call that ended has no more."""
+
+
 class Call:
     """One logical call on its way through a pipeline.
 
@@ -272,34 +321,42 @@ class Call:
         "_runtime",
         "args",
         "attempt",
-        "bookings",
         "classified",
         "deadline",
         "enclosing",
         "ended",
         "function",
-        "given_up",
         "key",
         "kwargs",
-        "limiters",
         "name",
-        "observation",
         "paid_into",
         "policy",
-        "result",
         "retried",
         "run",
         "runner",
+        "seldom",
         "standing",
-        "stopped",
-        "stream_limit",
         "task",
-        "unrepeatable",
     )
+
+    # What few calls have.
+    result: _Seldom[Any] = _Seldom(None)
+    unrepeatable: _Seldom[str | None] = _Seldom(None)
+    # Why a Retry made no further attempt.
+    stopped: _Seldom[str | None] = _Seldom(None)
+    # Errors that a Retry gave up on, here or in a call made from here.
+    given_up: _Seldom[tuple[Exception, ...]] = _Seldom(())
+    # What limiters took for the present attempt; for `settle`.
+    bookings: _Seldom[dict[Any, Booking] | None] = _Seldom(None)
+    # The `Timeout` that bounds a stream after its first item.
+    stream_limit: _Seldom[Any] = _Seldom(None)
+    observation: _Seldom[Observation | None] = _Seldom(None)
 
     # Of a `Fork` alone.
     hedge: int = 0
     strained: bool = False
+    # Of an HTTP request alone: the limiters that let it or its attempts pass.
+    limiters: list[RateLimiter] | None = None
 
     def __init__(
         self,
@@ -309,38 +366,26 @@ class Call:
         runtime: Runtime | None = None,
         key: Any = None,
         policy: Policy[Any] | None = None,
+        function: Callable[..., Any] | None = None,
     ) -> None:
         self.name: str = name
         self.args: tuple[Any, ...] = args
         self.kwargs = kwargs
         self._runtime = runtime
         self.key: Any = key
-        self.function: Callable[..., Any] | None = None
         # What the user called; the policies inside are its own affair.
         self.policy: Policy[Any] | None = policy
+        self.function: Callable[..., Any] | None = function
         self.attempt: int = 1
         # Whether a Retry is around: what is inside it happens once an attempt.
         self.retried: bool = False
         # Whether a pipeline's `classify` has judged what came of it.
         self.classified: bool = False
         self.task: Any = None
-        self.result: Any = None
-        # Errors that a Retry gave up on, here or in a call made from here.
-        self.given_up: tuple[Exception, ...] = ()
-        # What limiters took for the present attempt; for `settle`.
-        self.bookings: dict[Any, Booking] | None = None
-        # The limiters that let the call or its attempts pass, where an answer may
-        # say how much is left; else None.
-        self.limiters: list[RateLimiter] | None = None
-        self.unrepeatable: str | None = None
-        # Why a Retry made no further attempt.
-        self.stopped: str | None = None
         # The budget that this call's success has paid into already.
         self.paid_into: object = None
         # Runs a plain function in the edge's stead: in a thread to abandon.
         self.runner: Callable[..., Outcome] | None = None
-        # The `Timeout` that bounds a stream after its first item.
-        self.stream_limit: Any = None
         self.ended: bool = False
         self.deadline: float | None = None
         self.enclosing: Call | None = None
@@ -350,9 +395,11 @@ class Call:
         # that nobody observes; `PLAIN`: after that, and it is not counted yet;
         # `CONCLUDED`: there will be none.
         self.run: object = FIRST
+        self.seldom: dict[str, Any] | None = None
         if current.get() is not None:
             self.inherit()
-        self.observation: Observation | None = observe and observe(self)
+        if observe is not None:
+            self.observation = observe(self)
 
     def __repr__(self) -> str:
         return f"<Call {self.name!r}, attempt {self.attempt}>"
@@ -485,13 +532,10 @@ class Call:
         self.ended = True
         self.function = None
         self.args, self.kwargs = (), None
-        self.enclosing = None
-        self.deadline = None
-        self.given_up = ()
-        self.bookings = None
-        self.limiters = None
-        self.stream_limit = None
-        self.task = None
+        self.enclosing = self.deadline = self.task = None
+        if self.seldom is not None:
+            for name in _ENDING:
+                self.seldom.pop(name, None)
 
     def run_as(self, run: Run) -> None:
         """Say what the next run of the function is."""
@@ -521,8 +565,9 @@ class Call:
         self.run = CONCLUDED
         word = ending(outcome)
         self.count("resilient.calls", word)
-        observation, self.observation = self.observation, None
+        observation = self.observation
         if observation is not None:
+            self.observation = None
             observation.ended(self, word)
 
 

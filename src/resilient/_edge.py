@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 Colour: TypeAlias = Literal["sync", "async", "generator", "async generator"]
 Proceed: TypeAlias = Callable[[Call], Awaitable[Outcome]]
 Driven: TypeAlias = Coroutine[object, Any, Outcome] | Generator[object, Any, Outcome]
+Chain: TypeAlias = Callable[["Call"], Driven]
+"""What a policy returns that is bound to a leaf: awaitable by being driven."""
 
 HERE = os.path.dirname(__file__) + os.sep
 
@@ -198,25 +200,24 @@ def misused(request: object) -> RuntimeError:
 
 def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn` as the policy protects it, for a plain function."""
-    around, name = policy.around, name_of(fn)
+    chain, name = cast("Chain", policy.bound(leaf)), name_of(fn)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         if not enabled:
             return fn(*args, **kwargs)
-        call = Call(name, args, kwargs, SYNC, None, policy)
-        call.function = fn
+        call = Call(name, args, kwargs, SYNC, None, policy, fn)
         token = current.set(call)
         value: Any = None
         outcome: Outcome | None = None
         trace: types.TracebackType | None = None
-        coroutine: Coroutine[Any, Any, Outcome] | None = None
+        coroutine: Driven | None = None
         try:
             if call.deadline is not None:
                 outcome = overdue(call, _clock.now())
             if outcome is None:
-                coroutine = around(leaf, call)
-                resume = coroutine.send
+                coroutine = chain(call)
+                send = resume = coroutine.send
                 while True:
                     try:
                         request = resume(value)
@@ -235,19 +236,17 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                     # StopIteration is none of ours.
                     try:
                         if call.runner is None:
-                            value = fn(*args, **kwargs)
+                            value = Outcome(fn(*args, **kwargs))
                         else:
                             value = call.runner(fn, args, kwargs)
                     except Exception as error:
                         value = failed(error)
-                        resume = coroutine.send
+                        resume = send
                     except BaseException as unwinding:
                         value, trace = unwinding, unwinding.__traceback__
                         resume = coroutine.throw
                     else:
-                        if call.runner is None:
-                            value = Outcome(value)
-                        resume = coroutine.send
+                        resume = send
                         # NB: the type: the value may be a proxy that answers.
                         returned: object = value.value
                         if hasattr(type(returned), "__await__"):
@@ -273,14 +272,13 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
 
 def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn` as the policy protects it, for a coroutine function."""
-    around, name = policy.around, name_of(fn)
+    chain, name = cast("Chain", policy.bound(leaf)), name_of(fn)
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         if not enabled:
             return await fn(*args, **kwargs)
-        call = Call(name, args, kwargs, None, None, policy)
-        call.function = fn
+        call = Call(name, args, kwargs, None, None, policy, fn)
         token = current.set(call)
         value: Any = None
         outcome: Outcome | None = None
@@ -289,8 +287,8 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
             if call.deadline is not None:
                 outcome = overdue(call, _clock.now())
             if outcome is None:
-                coroutine = around(leaf, call)
-                resume = coroutine.send
+                coroutine = chain(call)
+                send = resume = coroutine.send
                 while True:
                     try:
                         request = resume(value)
@@ -313,7 +311,7 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                     except Exception as error:
                         if request is RUN:
                             value = failed(error)
-                            resume = coroutine.send
+                            resume = send
                         else:
                             value, trace = error, error.__traceback__
                             resume = coroutine.throw
@@ -326,7 +324,7 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                         value, trace = unwinding, unwinding.__traceback__
                         resume = coroutine.throw
                     else:
-                        resume = coroutine.send
+                        resume = send
             assert outcome is not None
             if outcome.error is None:
                 return outcome.value
@@ -354,24 +352,25 @@ class Drive:
     for the event loop, to be given to `forward`.
     """
 
-    __slots__ = ("call", "coroutine", "outcome")
+    __slots__ = ("_around", "call", "coroutine", "outcome")
 
     def __init__(self, policy: Policy[Any], call: Call) -> None:
         self.call: Call = call
         self.outcome: Outcome | None = None
         self.coroutine: Driven | None = None
         policy.enrol()
-        if not enabled:
-            self.coroutine = cast("Driven", leaf(call))
-            return
-        if call.deadline is not None:
+        self._around = cast("Chain", policy.bound(leaf) if enabled else leaf)
+        if enabled and call.deadline is not None:
             self.outcome = overdue(call, _clock.now())
-        if self.outcome is None:
-            self.coroutine = policy.around(leaf, call)
 
     def begin(self) -> object:
         """Go to the first standstill."""
-        return DONE if self.coroutine is None else self.send(None)
+        return DONE if self.outcome is not None else self._resume(self._start, None)
+
+    def _start(self, value: None) -> object:
+        # NB: here, for a policy may decide as soon as it is called.
+        self.coroutine = self._around(self.call)
+        return self.coroutine.send(value)
 
     def send(self, value: object) -> object:
         """Resume with an outcome, or with what the loop answered."""
@@ -434,6 +433,6 @@ class Drive:
 
     def close(self) -> None:
         """Give everything back: nobody will resume."""
-        assert self.coroutine is not None
-        self.coroutine.close()
+        if self.coroutine is not None:
+            self.coroutine.close()
         self.call.end()

@@ -31,7 +31,13 @@ class ResilientError(Exception):
     """Base of every error that the library raises on its own account."""
 
 
-class RejectedError(ResilientError):
+class NoPermit:
+    """What an admission policy answers that has no permit to give, or not yet."""
+
+    __slots__ = ()
+
+
+class RejectedError(ResilientError, NoPermit):
     """A policy refused the call: the function was not called.
 
     Attributes:

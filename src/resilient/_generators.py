@@ -105,8 +105,8 @@ class Stream:
             if late is not None and late.error is not None:
                 raise late.error
             if limit is not None:
-                left = limit.deadline - now
-                self._limit = call.runtime.limit(call, None, left)
+                until = limit.deadline
+                self._limit = call.runtime.limit(call, None, until - now, until)
         self._inside = Inside(call)
         self._inside.__enter__()
 

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from resilient._call import Call, Condition, Judge, Outcome, judge_by
 from resilient._edge import Proceed, leaf
@@ -25,7 +25,7 @@ from resilient.stale_cache import StaleCache
 from resilient.timeout import Timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Sequence
+    from collections.abc import Awaitable, Iterator, Sequence
     from typing import Self
 
 
@@ -88,7 +88,8 @@ class Pipeline(Policy[F]):
                 policy.refuse_unconditional()
         for policy in policies:
             policy.settle_in(self)
-        self._around_leaf = self._compose(leaf)
+        self._around_leaf: Proceed | None = None
+        self._around_leaf = self.bound(leaf)
         for text in _defeats(policies):
             warn(text)
 
@@ -115,24 +116,20 @@ class Pipeline(Policy[F]):
             changes["policies"] = tuple(policy.with_() for policy in self.policies)
         return super().with_(**changes)
 
-    def around(self, proceed: Proceed, call: Call) -> Coroutine[Any, Any, Outcome]:
+    def around(self, proceed: Proceed, call: Call) -> Awaitable[Outcome]:
         # NB: not a coroutine itself: a pipeline adds no frame of its own.
-        if proceed is leaf:
-            return self._around_leaf(call)
-        return self._compose(proceed)(call)
+        return self.bound(proceed)(call)
 
-    def _compose(
-        self, proceed: Proceed
-    ) -> Callable[[Call], Coroutine[Any, Any, Outcome]]:
-        # NB: positional: a keyword would double what the call costs.
+    def bound(self, proceed: Proceed) -> Proceed:
+        if proceed is leaf and self._around_leaf is not None:
+            return self._around_leaf
         if self._judge is not None or not self.policies:
             proceed = functools.partial(_judged, proceed, self._judge)
         for policy in reversed(self.policies):
-            proceed = functools.partial(policy.around, proceed)
+            proceed = policy.bound(proceed)
             if policy.judges and self._judge is not None:
                 proceed = functools.partial(_judged, proceed, self._judge)
-        # At least one of these was wrapped around.
-        return cast("Callable[[Call], Coroutine[Any, Any, Outcome]]", proceed)
+        return proceed
 
     def _walk(self) -> Iterator[Policy[Any]]:
         for policy in self.policies:

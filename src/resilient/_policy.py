@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -150,7 +150,7 @@ class Policy(Generic[F]):
             # NB: only now, or who subscribes in this moment would miss it.
             self._listeners = (broadcast,)
 
-    def around(self, proceed: Proceed, call: Call) -> Coroutine[Any, Any, Outcome]:
+    def around(self, proceed: Proceed, call: Call) -> Awaitable[Outcome]:
         """Stand around one call; an ``async def``.
 
         Args:
@@ -162,6 +162,11 @@ class Policy(Generic[F]):
             The outcome: the inner one, or one of the policy's own.
         """
         raise NotImplementedError
+
+    def bound(self, proceed: Proceed) -> Proceed:
+        """Return `around` with what is inside: the same for every call."""
+        # NB: positional: a keyword would double what the call costs.
+        return functools.partial(self.around, proceed)
 
     def reset(self) -> None:
         """Forget everything learnt: as new. Calls under way go on."""
@@ -231,7 +236,7 @@ class Policy(Generic[F]):
 
     def _outermost(self) -> tuple[Policy[Any], str]:
         policy: Policy[Any] = self
-        name = self.label
+        name = self._name or self._alias or type(self).__name__
         while policy._home is not None and (home := policy._home()) is not None:
             policy = home
             if policy.multiplies:
@@ -241,7 +246,7 @@ class Policy(Generic[F]):
     @property
     def series(self) -> str:
         """What telemetry calls it: see `place`."""
-        return self.place()[1]
+        return self._outermost()[1]
 
     def inside(self) -> Sequence[Policy[Any]]:
         """Return the policies that stand in this one."""

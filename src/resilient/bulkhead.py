@@ -154,7 +154,10 @@ class Bulkhead(QueueingPolicy):
         lock.acquire()  # NB: by hand, see `_admission`
         try:
             if self._slots.take():
-                return self._permit_locked(call)
+                # What `_permit_locked` does, without the call.
+                if self._holders is not None:
+                    self._holders.append(call)
+                return call
             stale = bool(self._returned)
         finally:
             lock.release()

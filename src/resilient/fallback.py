@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast, overload
 
 from resilient._call import (
+    SUCCESS,
     Call,
     Condition,
     Judge,
@@ -23,7 +24,7 @@ from resilient._runtimes import Mark
 
 V = TypeVar("V", covariant=True)
 _NOTHING: Any = Mark("<nothing>")
-_PASSES = (Verdict.SUCCESS, Verdict.IGNORED)
+_PASSES = (SUCCESS, Verdict.IGNORED)
 
 
 class Fallback(Policy[V], Generic[V]):
@@ -114,7 +115,7 @@ class Fallback(Policy[V], Generic[V]):
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         outcome = await proceed(call)
-        if outcome.verdict is Verdict.SUCCESS and self._judge is None:
+        if outcome.verdict is SUCCESS and self._judge is None:
             return outcome
         if (self._judge or answerable)(outcome) in _PASSES:
             return outcome

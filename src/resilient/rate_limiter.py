@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from resilient import _clock
@@ -18,7 +18,8 @@ from resilient._admission import Admission, AdmissionPolicy, Returnable, Wait
 from resilient._arguments import number, plain
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Outcome
-from resilient._errors import RateLimitedError
+from resilient._edge import Proceed
+from resilient._errors import NoPermit, RateLimitedError, RejectedError
 from resilient._machines.terms import (
     Algorithm,
     Cost,
@@ -158,6 +159,25 @@ class RateLimiter(AdmissionPolicy, Returnable):
 
     # -- Calls
 
+    def around(  # type: ignore[override]  # no policy needs more than to await it
+        self, proceed: Proceed, call: Call
+    ) -> Awaitable[Outcome]:
+        # NB: nothing is ever given back, so around a call that passes at once
+        # there is nothing to stand, and no frame does.
+        permit = self.admit(call)
+        if isinstance(permit, NoPermit):
+            return self._around_late(permit, proceed, call)
+        return proceed(call)
+
+    async def _around_late(
+        self, permit: Admission, proceed: Proceed, call: Call
+    ) -> Outcome:
+        if isinstance(permit, Wait):
+            permit = await self._await_permit(permit, call)
+        if isinstance(permit, RejectedError):
+            return self.reject(permit, call)
+        return await proceed(call)
+
     def admit(self, call: Call) -> Admission:
         now = _clock.now()
         terms = self._terms
@@ -174,7 +194,9 @@ class RateLimiter(AdmissionPolicy, Returnable):
             if self._returned:
                 self._drain()
         if wait == 0.0:
-            return self._taken(call, amounts, now)
+            if terms.corrigible or call.limiters is not None:
+                self._note(call, amounts, now)
+            return _PERMIT
         patience = self._patience(now)
         latest = _latest(call, patience)
         if now + wait <= latest:
@@ -186,7 +208,8 @@ class RateLimiter(AdmissionPolicy, Returnable):
                     self._join_locked(ticket, now + wait)
                     return ticket
             if wait == 0.0:
-                return self._taken(call, amounts, now)
+                self._note(call, amounts, now)
+                return _PERMIT
         return self._rejection(call, wait, fits=now + wait <= patience)
 
     def readmit(self, wait: _Ticket, call: Call) -> Admission:
@@ -212,7 +235,8 @@ class RateLimiter(AdmissionPolicy, Returnable):
                 self._take_locked(now, wait.amounts)
             woken += self._leave_locked(wait)
         if granted:
-            return self._taken(call, wait.amounts, now)
+            self._note(call, wait.amounts, now)
+            return _PERMIT
         fits = now + wait.missing <= wait.patience
         return self._rejection(call, wait.missing, fits=fits)
 
@@ -223,7 +247,8 @@ class RateLimiter(AdmissionPolicy, Returnable):
         # What was taken is taken, however the call went.
         pass
 
-    def _taken(self, call: Call, amounts: tuple[float, ...], now: float) -> bool:
+    def _note(self, call: Call, amounts: tuple[float, ...], now: float) -> None:
+        """Tell the call what was taken for it, if somebody may want to know."""
         if self._terms.corrigible:
             if call.bookings is None:
                 call.bookings = {}
@@ -233,7 +258,6 @@ class RateLimiter(AdmissionPolicy, Returnable):
         if call.limiters is not None and self not in call.limiters:
             # NB: it may stand inside a Retry, or around one.
             call.limiters.append(self)
-        return _PERMIT
 
     def _correct(
         self, costs: Mapping[str, float], amounts: tuple[float, ...], at: float

@@ -9,6 +9,7 @@ from resilient import _clock
 from resilient._arguments import count
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import (
+    SUCCESS,
     Answer,
     Call,
     Condition,
@@ -45,7 +46,7 @@ Delay: TypeAlias = "Backoff | Callable[[int], float]"
 attempts_limit: int | None = None
 """The most attempts any Retry makes: `resilient.testing.attempts` sets it."""
 
-_FINAL: Final = (Verdict.SUCCESS, Verdict.IGNORED)
+_FINAL: Final = (SUCCESS, Verdict.IGNORED)
 """Verdicts that another try would not mend."""
 
 _NOT_REPEATABLE: Final = "not repeatable"
@@ -100,6 +101,7 @@ class Retry(Policy):
         "_attempts",
         "_budget",
         "_judge",
+        "_trusts_values",
         "backoff",
         "budget",
         "max_retry_after",
@@ -149,6 +151,8 @@ class Retry(Policy):
         self.types: tuple[type[Exception], ...] = types
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", types, on)
+        # Whether types alone are judged, so that every value is a success.
+        self._trusts_values = bool(types) and on is on_result is None
         self._attempts = (
             None if attempts is None else count("attempts", attempts, minimum=1)
         )
@@ -221,24 +225,24 @@ class Retry(Policy):
         began = _clock.now()
         retried, call.retried = call.retried, True
         # NB: counted here; a Retry around this one has a count of its own.
-        counted = call.attempt
+        counted, call.attempt = call.attempt, 1
         attempt = 1
         previous: float | None = None
         last: Exception | None = None
         error: Exception | None = None
         try:
             while True:
-                call.attempt = attempt
-                # NB: what was given up on in an attempt before this one says
-                # nothing about this one, not even if it is the same object.
-                call.given_up = ()
                 outcome = await proceed(call)
-                verdict = self._judged(outcome, call)
+                verdict = (
+                    SUCCESS
+                    if self._trusts_values and outcome.error is None
+                    else self._judged(outcome, call)
+                )
                 if outcome.error is None and verdict in _FINAL:
                     budget = self._budget
                     if (
                         budget is not None
-                        and verdict is Verdict.SUCCESS
+                        and verdict is SUCCESS
                         # A Hedge further in may share it.
                         and call.paid_into is not budget
                     ):
@@ -273,6 +277,10 @@ class Retry(Policy):
                 last = outcome.error
                 outcome.discard()
                 attempt += 1
+                call.attempt = attempt
+                # NB: what was given up on in an attempt before this one says
+                # nothing about this one, not even if it is the same object.
+                call.given_up = ()
         finally:
             call.retried, call.attempt = retried, counted
             # NB: their tracebacks hold frames that wait for this one.
@@ -285,7 +293,7 @@ class Retry(Policy):
             return self._judge(outcome)
         if self.on_result is not None and not call.classified:
             # Nobody named an error to retry on.
-            return Verdict.SUCCESS
+            return SUCCESS
         return outcome.verdict
 
     def _next_delay(

@@ -133,7 +133,7 @@ class Timeout(Policy):
             call.deadline = deadline
         if self.abandon:
             return await self._around_thread(proceed, call, began, outer)
-        limit = call.runtime.limit(call, self._shelf, seconds)
+        limit = call.runtime.limit(call, self._shelf, seconds, deadline)
         try:
             outcome = await proceed(call)
         except BaseException as error:

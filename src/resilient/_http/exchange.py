@@ -123,7 +123,7 @@ class Summary(NamedTuple):
 class _RequestCall(Call):
     """A call each of whose runs sends the same HTTP request."""
 
-    __slots__ = ()
+    __slots__ = ("limiters",)
 
     resends = True
 

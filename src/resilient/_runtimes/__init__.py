@@ -199,7 +199,11 @@ class Runtime(Protocol):
         ...
 
     def limit(
-        self, call: Call, shelf: dict[Any, Any] | None, seconds: float
+        self,
+        call: Call,
+        shelf: dict[Any, Any] | None,
+        seconds: float,
+        deadline: float,
     ) -> TimeLimit:
         """Interrupt this task in `seconds`, unless `leave` comes first.
 
@@ -209,6 +213,7 @@ class Runtime(Protocol):
                 runtime stores there what calls of one duration share. None:
                 a limit that shares nothing.
             seconds: The same number for one shelf, always.
+            deadline: When that will be, on the clock of `time.monotonic`.
         """
         ...
 

@@ -63,18 +63,22 @@ class AsyncioRuntime:
         return woken
 
     def limit(
-        self, call: Call, shelf: dict[Any, Any] | None, seconds: float
+        self,
+        call: Call,
+        shelf: dict[Any, Any] | None,
+        seconds: float,
+        deadline: float,
     ) -> AsyncioLimit:
         task: asyncio.Task[Any] | None = call.task
         if task is None:
             task = call.task = _this_task()
         loop = task.get_loop()
         if shelf is None:
-            return _LoneLimit(task, _Deadlines(loop, seconds))
+            return _LoneLimit(task, _Deadlines(loop), deadline)
         queue: _Deadlines | None = shelf.get(loop)
         if queue is None:
-            queue = _add_queue(shelf, loop, seconds)
-        return AsyncioLimit(task, queue)
+            queue = _add_queue(shelf, loop)
+        return AsyncioLimit(task, queue, deadline)
 
     async def race(self, call: Call) -> AsyncioRace:
         return AsyncioRace(asyncio.get_running_loop())
@@ -179,14 +183,16 @@ class AsyncioLimit:
 
     __slots__ = ("cancelling", "deadline", "delivered", "fired", "queue", "task")
 
-    def __init__(self, task: asyncio.Task[Any], queue: _Deadlines) -> None:
+    def __init__(
+        self, task: asyncio.Task[Any], queue: _Deadlines, deadline: float
+    ) -> None:
         self.task = task
         self.queue = queue
         self.fired = self.delivered = False
         # NB: on 3.11 and 3.12 the count can stay at 1 after a failed TaskGroup,
         # so what matters is how it differs at the end.
         self.cancelling = task.cancelling()
-        self.deadline = deadline = _clock.now() + queue.seconds
+        self.deadline = deadline
         queue.entries[self] = None
         if queue.timer is None:
             queue.arm(deadline)
@@ -223,11 +229,10 @@ class _LoneLimit(AsyncioLimit):
 class _Deadlines:
     """The limits of one duration on one loop, first to expire first."""
 
-    __slots__ = ("entries", "loop", "seconds", "timer")
+    __slots__ = ("entries", "loop", "timer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.seconds = seconds
         self.entries: dict[AsyncioLimit, None] = {}
         self.timer: asyncio.TimerHandle | None = None
 
@@ -248,15 +253,13 @@ class _Deadlines:
             self.loop.call_soon(entry.deliver)
 
 
-def _add_queue(
-    shelf: dict[Any, Any], loop: asyncio.AbstractEventLoop, seconds: float
-) -> _Deadlines:
+def _add_queue(shelf: dict[Any, Any], loop: asyncio.AbstractEventLoop) -> _Deadlines:
     # Closed loops are let go of here. Two threads may do this at once: each
     # step is atomic, and the keys are the threads' own loops.
     for other in tuple(shelf):
         if other.is_closed():
             shelf.pop(other, None)
-    queue = shelf[loop] = _Deadlines(loop, seconds)
+    queue = shelf[loop] = _Deadlines(loop)
     return queue
 
 

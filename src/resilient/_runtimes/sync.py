@@ -53,7 +53,11 @@ class SyncRuntime:
         return _clock.wait(waiter.gate, timeout)
 
     def limit(
-        self, call: Call, shelf: dict[Any, Any] | None, seconds: float
+        self,
+        call: Call,
+        shelf: dict[Any, Any] | None,
+        seconds: float,
+        deadline: float,
     ) -> UnenforceableLimit:
         return UNENFORCEABLE
 

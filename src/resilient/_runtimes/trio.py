@@ -56,7 +56,11 @@ class TrioRuntime:
         return woken
 
     def limit(
-        self, call: Call, shelf: dict[Any, Any] | None, seconds: float
+        self,
+        call: Call,
+        shelf: dict[Any, Any] | None,
+        seconds: float,
+        deadline: float,
     ) -> TrioLimit:
         return TrioLimit(seconds)
 
