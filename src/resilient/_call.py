@@ -326,7 +326,6 @@ class Call:
         "enclosing",
         "ended",
         "function",
-        "key",
         "kwargs",
         "name",
         "paid_into",
@@ -340,6 +339,7 @@ class Call:
     )
 
     # What few calls have.
+    key: _Seldom[Any] = _Seldom(None)
     result: _Seldom[Any] = _Seldom(None)
     unrepeatable: _Seldom[str | None] = _Seldom(None)
     # Why a Retry made no further attempt.
@@ -372,7 +372,6 @@ class Call:
         self.args: tuple[Any, ...] = args
         self.kwargs = kwargs
         self._runtime = runtime
-        self.key: Any = key
         # What the user called; the policies inside are its own affair.
         self.policy: Policy[Any] | None = policy
         self.function: Callable[..., Any] | None = function
@@ -396,6 +395,8 @@ class Call:
         # `CONCLUDED`: there will be none.
         self.run: object = FIRST
         self.seldom: dict[str, Any] | None = None
+        if key is not None:
+            self.key = key
         if current.get() is not None:
             self.inherit()
         if observe is not None:

@@ -224,9 +224,9 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                     except StopIteration as stop:
                         outcome = stop.value
                         break
-                    except BaseException as raised:
-                        if raised is value:
-                            BaseException.with_traceback(raised, trace)
+                    except BaseException as error:
+                        if error is value:
+                            BaseException.with_traceback(error, trace)
                         raise
                     if request is not RUN:
                         value, trace = misused(request), None
@@ -242,8 +242,8 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                     except Exception as error:
                         value = failed(error)
                         resume = send
-                    except BaseException as unwinding:
-                        value, trace = unwinding, unwinding.__traceback__
+                    except BaseException as error:
+                        value, trace = error, error.__traceback__
                         resume = coroutine.throw
                     else:
                         resume = send
@@ -295,9 +295,9 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                     except StopIteration as stop:
                         outcome = stop.value
                         break
-                    except BaseException as raised:
-                        if raised is value:
-                            BaseException.with_traceback(raised, trace)
+                    except BaseException as error:
+                        if error is value:
+                            BaseException.with_traceback(error, trace)
                         raise
                     # NB: the user's call has a `try` of its own: its
                     # StopIteration is none of ours.
@@ -320,8 +320,8 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
                         # policies already, and then nothing can be thrown in.
                         coroutine.close()
                         raise
-                    except BaseException as unwinding:
-                        value, trace = unwinding, unwinding.__traceback__
+                    except BaseException as error:
+                        value, trace = error, error.__traceback__
                         resume = coroutine.throw
                     else:
                         resume = send

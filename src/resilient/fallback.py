@@ -119,6 +119,9 @@ class Fallback(Policy[V], Generic[V]):
             return outcome
         if (self._judge or answerable)(outcome) in _PASSES:
             return outcome
+        return await self._answered(outcome, call)
+
+    async def _answered(self, outcome: Outcome, call: Call) -> Outcome:
         call.count("resilient.fallbacks", self.series)
         if self._listeners:
             name = error_name(outcome.error)

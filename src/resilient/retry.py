@@ -226,7 +226,6 @@ class Retry(Policy):
         retried, call.retried = call.retried, True
         # NB: counted here; a Retry around this one has a count of its own.
         counted, call.attempt = call.attempt, 1
-        attempt = 1
         previous: float | None = None
         last: Exception | None = None
         error: Exception | None = None
@@ -239,14 +238,13 @@ class Retry(Policy):
                     else self._judged(outcome, call)
                 )
                 if outcome.error is None and verdict in _FINAL:
-                    budget = self._budget
                     if (
-                        budget is not None
+                        self._budget is not None
                         and verdict is SUCCESS
                         # A Hedge further in may share it.
-                        and call.paid_into is not budget
+                        and call.paid_into is not self._budget
                     ):
-                        budget.deposit()
+                        self._budget.deposit()
                     return outcome
                 error = outcome.error
                 if last is not None and isinstance(error, RejectedError):
@@ -254,30 +252,24 @@ class Retry(Policy):
                         # A wait that the deadline refused is no news: the last
                         # real error is.
                         outcome = Outcome(None, last)
-                        self._give_up(outcome, call, attempt - 1, "deadline", began)
+                        call.attempt -= 1
+                        self._give_up(outcome, call, "deadline", began)
                         return outcome
                     if error.__context__ is None:
                         error.__context__ = last
-                delay = self._next_delay(
-                    outcome, verdict, call, attempt, began, previous
-                )
+                delay = self._next_delay(outcome, verdict, call, began, previous)
                 if isinstance(delay, str):
-                    self._give_up(outcome, call, attempt, delay, began)
+                    self._give_up(outcome, call, delay, began)
                     return outcome
-                if self._listeners:
-                    name = error_name(outcome.error)
-                    event = RetryScheduled(self.label, call.name, attempt, name, delay)
-                    self.tell(event, call)
                 previous = delay
-                await self._wait(delay, outcome, call, attempt)
+                await self._wait(delay, outcome, call)
                 if call.deadline is not None and _clock.now() >= call.deadline:
                     # The wait overran: no time is left to begin in.
-                    self._give_up(outcome, call, attempt, "deadline", began)
+                    self._give_up(outcome, call, "deadline", began)
                     return outcome
                 last = outcome.error
                 outcome.discard()
-                attempt += 1
-                call.attempt = attempt
+                call.attempt += 1
                 # NB: what was given up on in an attempt before this one says
                 # nothing about this one, not even if it is the same object.
                 call.given_up = ()
@@ -301,11 +293,11 @@ class Retry(Policy):
         outcome: Outcome,
         verdict: Verdict,
         call: Call,
-        attempt: int,
         began: float,
         previous: float | None,
     ) -> float | str:
         """Return the seconds to wait, or the reason why to stop."""
+        attempt = call.attempt
         if verdict in _FINAL:
             return "not retryable"
         if not self.nested and _was_given_up(outcome.error, call):
@@ -347,9 +339,11 @@ class Retry(Policy):
             )
         return seconds_argument("backoff", self.backoff(attempt))
 
-    async def _wait(
-        self, delay: float, outcome: Outcome, call: Call, attempt: int
-    ) -> None:
+    async def _wait(self, delay: float, outcome: Outcome, call: Call) -> None:
+        if self._listeners:
+            name = error_name(outcome.error)
+            event = RetryScheduled(self.label, call.name, call.attempt, name, delay)
+            self.tell(event, call)
         try:
             if outcome.held is not None:
                 # A stream whose first item will not do.
@@ -360,13 +354,12 @@ class Retry(Policy):
                 unwinding.__context__ = outcome.error
             outcome.discard()
             if self._listeners:
-                self.tell(RetryCancelled(self.label, call.name, attempt), call)
+                self.tell(RetryCancelled(self.label, call.name, call.attempt), call)
             raise
 
-    def _give_up(
-        self, outcome: Outcome, call: Call, attempt: int, reason: str, began: float
-    ) -> None:
+    def _give_up(self, outcome: Outcome, call: Call, reason: str, began: float) -> None:
         """Leave a note on the error, and word for every Retry further out."""
+        attempt = call.attempt
         elapsed = _clock.now() - began
         error = outcome.error
         told = call.unrepeatable if reason == _NOT_REPEATABLE else reason

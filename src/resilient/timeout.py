@@ -121,47 +121,57 @@ class Timeout(Policy):
             )
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
-        seconds = self.seconds
-        if seconds is None:
+        # NB: few names, for each takes 8 bytes of every call in flight.
+        if self.seconds is None:
             return await proceed(call)
-        began = _clock.now()
+        deadline = _clock.now()
         outer = call.deadline
-        if outer is not None and outer <= began:
-            return overdue(call, began)  # type: ignore[return-value]  # it is
-        deadline = began + seconds
+        if outer is not None and outer <= deadline:
+            return overdue(call, deadline)  # type: ignore[return-value]  # it is
+        deadline += self.seconds
         if outer is None or deadline < outer:
             call.deadline = deadline
         if self.abandon:
-            return await self._around_thread(proceed, call, began, outer)
-        limit = call.runtime.limit(call, self._shelf, seconds, deadline)
+            return await self._around_thread(proceed, call, deadline, outer)
+        limit = call.runtime.limit(call, self._shelf, self.seconds, deadline)
         try:
             outcome = await proceed(call)
         except BaseException as error:
             call.deadline = outer
             if not limit.leave(error):
                 raise
-            return self._exceeded(call, began, error)
+            return self._exceeded(call, deadline, error)
         call.deadline = outer
         if limit.leave(outcome.error):
-            cause = outcome.error
-            outcome.discard()
-            exceeded = self._exceeded(call, began, cause)
-            if outcome.held is not None:
-                # A stream whose first item came too late.
-                await outcome.held.discard()
-            return exceeded
+            return await self._replaced(outcome, call, deadline)
         if outcome.held is not None:
             if outcome.error is not None:
-                return self._left_behind(outcome, call, began)
+                return self._left_behind(outcome, call, deadline)
             if not call.retried:
-                self._bound_stream(call, began)
+                self._bound_stream(call, deadline)
         # NB: nobody reads the clock for what nobody would hear.
         if self._listeners and not limit.fired and _clock.now() > deadline:
-            self._tell(call, _clock.now() - began, delivered=False)
+            self._tell(call, self._elapsed(deadline), delivered=False)
         return outcome
 
+    async def _replaced(self, outcome: Outcome, call: Call, deadline: float) -> Outcome:
+        """Put the news that time was up in the place of what came too late."""
+        cause = outcome.error
+        outcome.discard()
+        exceeded = self._exceeded(call, deadline, cause)
+        if outcome.held is not None:
+            # A stream whose first item came too late.
+            await outcome.held.discard()
+        return exceeded
+
+    def _elapsed(self, deadline: float) -> float:
+        """Return the seconds since the beginning of what was limited."""
+        assert self.seconds is not None
+        # NB: in this order: at the deadline it is exactly the limit.
+        return self.seconds + (_clock.now() - deadline)
+
     async def _around_thread(
-        self, proceed: Proceed, call: Call, began: float, outer: float | None
+        self, proceed: Proceed, call: Call, deadline: float, outer: float | None
     ) -> Outcome:
         crew = self._crew()
 
@@ -177,8 +187,10 @@ class Timeout(Policy):
             assert until is not None
             if stint.wait(until):
                 return stint.result()
+            assert self.seconds is not None
+            allowed = self.seconds - (deadline - until)
             error = TimeoutExceededError(
-                self.name_in(call), until - began, _clock.now() - began
+                self.name_in(call), allowed, self._elapsed(deadline)
             )
             outcome = Outcome(None, error)
             outcome.held = stint.held
@@ -193,30 +205,28 @@ class Timeout(Policy):
         finally:
             call.runner, call.deadline = runner, outer
         if outcome.held is not None:
-            return self._left_behind(outcome, call, began)
-        assert self.seconds is not None
-        if self._listeners and _clock.now() > began + self.seconds:
-            self._tell(call, _clock.now() - began, delivered=False)
+            return self._left_behind(outcome, call, deadline)
+        if self._listeners and _clock.now() > deadline:
+            self._tell(call, self._elapsed(deadline), delivered=False)
         return outcome
 
-    def _left_behind(self, outcome: Outcome, call: Call, began: float) -> Outcome:
+    def _left_behind(self, outcome: Outcome, call: Call, deadline: float) -> Outcome:
         """Answer for what gave up at the deadline, if this limit set it."""
-        assert self.seconds is not None
-        if _clock.now() < began + self.seconds:
+        if _clock.now() < deadline:
             return outcome
         cause = outcome.error
         if isinstance(cause, TimeoutExceededError):
             # That of an abandoned thread, whose only news is ours too.
             cause = None
-        exceeded = self._exceeded(call, began, cause)
+        exceeded = self._exceeded(call, deadline, cause)
         exceeded.held = outcome.held
         return exceeded
 
     def _exceeded(
-        self, call: Call, began: float, cause: BaseException | None
+        self, call: Call, deadline: float, cause: BaseException | None
     ) -> Outcome:
         assert self.seconds is not None
-        elapsed = _clock.now() - began
+        elapsed = self._elapsed(deadline)
         error = TimeoutExceededError(self.name_in(call), self.seconds, elapsed)
         error.__cause__ = cause
         if cause is not None:
@@ -224,8 +234,8 @@ class Timeout(Policy):
         self._tell(call, elapsed, delivered=True)
         return Outcome(None, error)
 
-    def _bound_stream(self, call: Call, began: float) -> None:
-        limit = StreamLimit(self, call, began)
+    def _bound_stream(self, call: Call, deadline: float) -> None:
+        limit = StreamLimit(self, call, deadline)
         if call.stream_limit is None or limit.deadline < call.stream_limit.deadline:
             call.stream_limit = limit
 
@@ -242,16 +252,16 @@ class Timeout(Policy):
 class StreamLimit:
     """A total timeout that goes on after the first item of a stream."""
 
-    __slots__ = ("began", "deadline", "name", "timeout")
+    __slots__ = ("deadline", "name", "seconds", "timeout")
 
-    def __init__(self, timeout: Timeout, call: Call, began: float) -> None:
+    def __init__(self, timeout: Timeout, call: Call, deadline: float) -> None:
         assert timeout.seconds is not None
         self.timeout: Timeout = timeout
         self.name: str = timeout.name_in(call)
-        self.began: float = began
-        self.deadline: float = began + timeout.seconds
+        self.seconds: float = timeout.seconds
+        self.deadline: float = deadline
 
     def exceeded(self, now: float) -> TimeoutExceededError:
         """Return the error of a stream that ran out of time."""
-        seconds = self.deadline - self.began
-        return TimeoutExceededError(self.name, seconds, now - self.began)
+        elapsed = self.seconds + (now - self.deadline)
+        return TimeoutExceededError(self.name, self.seconds, elapsed)

@@ -123,7 +123,9 @@ class Summary(NamedTuple):
 class _RequestCall(Call):
     """A call each of whose runs sends the same HTTP request."""
 
-    __slots__ = ("limiters",)
+    __slots__ = ("key", "limiters")
+
+    key: str
 
     resends = True
 
