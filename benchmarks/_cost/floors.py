@@ -1,20 +1,28 @@
-"""What a call costs that is protected by nothing: the steps that each is made of.
+"""The steps that every call is made of, and seven policies in one frame.
 
-Each function here has the one above in it and does one thing more. What is at the
-bottom is no floor but a ceiling taken off: seven policies fused by hand into one
-frame, as a function that a pipeline generates for itself would be. It is right
-where nothing goes wrong, and knows no other case.
+Each of the first four has the one above in it and does one thing more. The last
+is what a pipeline might generate for itself: what its policies do at both ends of
+a call, called one after the other from a single function. It knows no failure, no
+wait and no outer deadline, and is here to be measured.
 """
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from typing import Any, cast
 
-from resilient import _clock
-from resilient._call import PLAIN, Call, Outcome, current
+from resilient import (
+    Bulkhead,
+    CircuitBreaker,
+    Outcome,
+    Pipeline,
+    Policy,
+    RateLimiter,
+    Retry,
+    Timeout,
+    _clock,
+)
+from resilient._call import PLAIN, Call, current
 from resilient._edge import Proceed
-from resilient._policy import Policy
 
 from .ours import pipeline
 from .workloads import Function, World
@@ -42,18 +50,22 @@ def variable(fn: Function, world: World, tight: bool) -> Function:
     return wrapped
 
 
-def call(fn: Function, world: World, tight: bool) -> Function:
-    """And an object that says what is called, and forgets it in the end."""
+def objects(fn: Function, world: World, tight: bool) -> Function:
+    """And a call and an outcome: what is called, what came of it; both end."""
     policy = pipeline()
+    policy.enrol()
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
-        call = Call("floor", args, kwargs, None, None, policy, fn)
+        call = Call("objects", args, kwargs, None, None, policy, fn)
         token = current.set(call)
+        call.run = PLAIN
+        outcome = None
         try:
-            return await fn(*args, **kwargs)
+            outcome = Outcome(await fn(*args, **kwargs))
+            return outcome.value
         finally:
             current.reset(token)
-            call.end()
+            call.end(outcome)
 
     return wrapped
 
@@ -64,13 +76,12 @@ class Nothing(Policy):
     __slots__ = ()
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        """Go on."""
         return await proceed(call)
 
 
 def frames(fn: Function, world: World, tight: bool) -> Function:
-    """And seven coroutines that do nothing, driven from outside."""
-    from resilient import Pipeline
-
+    """And seven coroutines, driven by the function around the function."""
     return Pipeline(*(Nothing() for _ in range(7)))(fn)
 
 
@@ -78,47 +89,42 @@ def fused(fn: Function, world: World, tight: bool) -> Function:
     """Seven policies, what each does at both ends, in one frame."""
     whole = pipeline()
     whole.enrol()
-    _, total, retry, breaker, limiter, bulkhead, attempt = whole.policies
-    budget = retry._budget  # type: ignore[attr-defined]
-    slow = whole(fn)
+    total, attempt = (cast("Timeout", whole.policies[at]) for at in (1, 6))
+    retry = cast("Retry", whole.policies[2])
+    breaker = cast("CircuitBreaker", whole.policies[3])
+    limiter = cast("RateLimiter", whole.policies[4])
+    bulkhead = cast("Bulkhead", whole.policies[5])
+    total_seconds, attempt_seconds = total.seconds or 0.0, attempt.seconds or 0.0
+    budget = retry._budget
+    assert budget is not None
 
-    @functools.wraps(fn)
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("fused", args, kwargs, None, None, whole, fn)
         token = current.set(call)
         outcome = None
         try:
-            if call.deadline is not None:
-                return await slow(*args, **kwargs)
+            call.deadline = until = _clock.now() + total_seconds
             runtime = call.runtime
-            began = _clock.now()
-            call.deadline = until = began + total.seconds
-            limit = runtime.limit(call, total._shelf, total.seconds, until)
+            limit = runtime.limit(call, total._shelf, total_seconds, until)
             call.retried = True
             _clock.now()
+            era = breaker.admit(call)
             try:
-                permit = breaker.admit(call)
-                if type(permit) is not int:
-                    raise NotImplementedError
                 limiter.admit(call)
                 slot = bulkhead.admit(call)
                 try:
-                    began = _clock.now()
-                    call.deadline = inner = began + attempt.seconds
-                    limited = runtime.limit(
-                        call, attempt._shelf, attempt.seconds, inner
-                    )
+                    call.deadline = sooner = _clock.now() + attempt_seconds
+                    cut = runtime.limit(call, attempt._shelf, attempt_seconds, sooner)
                     call.run = PLAIN
                     outcome = Outcome(await fn(*args, **kwargs))
-                    limited.leave(None)
+                    cut.leave(None)
                     call.deadline = until
                 finally:
                     bulkhead.settle(slot, outcome)
             finally:
-                breaker.settle(permit, outcome)
+                breaker.settle(era, outcome)
             budget.deposit()
             limit.leave(None)
-            call.deadline = None
             return outcome.value
         finally:
             current.reset(token)

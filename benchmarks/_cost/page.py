@@ -47,6 +47,15 @@ dash: it has no such thing, or not there.
 """
 
 NOTES = {
+    "Where it goes": (
+        "What seven policies are made of, step by step, each with the one above in"
+        " it; and what the same seven would cost if what they do at both ends of a"
+        " call stood in one function that was written for that pipeline alone. What"
+        " lies between that and the whole is the price of policies that are"
+        " coroutines: any of them, in any order, in every colour, by anybody. What"
+        " lies above the seven coroutines is the least that any pipeline of this"
+        " shape costs, whatever its policies do.\n"
+    ),
     "Every policy": (
         "Each as it is by default, as a multiple of what a pipeline costs that has no"
         " policies.\n"

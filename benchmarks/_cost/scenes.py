@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from . import by_hand, ours, peers
+from . import by_hand, floors, ours, peers
 from .workloads import (
     ASYNCIO,
     HELD,
@@ -164,6 +164,19 @@ GROUPS: dict[str, Group] = {
             "by hand, one lock": Peer(by_hand.stack_under_one_lock),
         },
         (*SUCCESS, "two failures", "rejected"),
+    ),
+    "Where it goes": Group(
+        ours.stack,
+        by_hand.stack,
+        {
+            "a function around it": Peer(floors.wrapper),
+            "+ a context variable": Peer(floors.variable),
+            "+ a call and an outcome": Peer(floors.objects),
+            "+ seven coroutines that do nothing": Peer(floors.frames),
+            "seven policies in one frame": Peer(floors.fused, "every other case"),
+            "asyncio.timeout": Peer(peers.asyncio_timeout),
+        },
+        worlds=(ASYNCIO,),
     ),
     "Every policy": Group(
         ours.empty,

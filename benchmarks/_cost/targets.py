@@ -75,7 +75,7 @@ def judge(measured: Scenes, rounds: int) -> Iterator[Target]:
 def _single_policies(measured: Scenes) -> Iterator[Target]:
     for name in GROUPS:
         group = GROUPS[name]
-        if name in ("Pipeline", "HTTP", "Every policy"):
+        if name in ("Pipeline", "Where it goes", "HTTP", "Every policy"):
             continue
         times = measured[name, AT_ONCE, "asyncio"]
         ratios = {
