@@ -79,17 +79,20 @@ def refuse_method(policy: Policy[Any], function: Callable[..., Any]) -> None:
     Its object would be part of the key: whether two of them are the same, and
     whether a cache may keep them alive, only their author knows.
 
+    A function that is to be assigned to a class is one by the name of its first
+    argument; a lambda of a class body whatever that is called.
+
     Raises:
         TypeError: It is one.
     """
-    if "." not in name_of(function) or isinstance(function, types.MethodType):
+    if isinstance(function, types.MethodType):
         return
     code = getattr(inspect.unwrap(function), "__code__", None)
     if not isinstance(code, types.CodeType) or not code.co_argcount:
         return
-    first = code.co_varnames[0]
-    if first in ("self", "cls"):
+    first, name = code.co_varnames[0], name_of(function)
+    if first in ("self", "cls") or name.endswith(".<lambda>"):
         raise TypeError(
-            f"{policy!r} needs a key=… for the method {name_of(function)!r}, whose"
-            f" `{first}` would be part of the key: key=lambda {first}, …: …"
+            f"{policy!r} needs a key=… for the method {name!r}, whose `{first}`"
+            f" would be part of the key: key=lambda {first}, …: …"
         )
