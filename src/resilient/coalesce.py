@@ -138,6 +138,7 @@ class Coalesce(Policy, Returnable):
 
     replaces = True
     shares = True
+    counters: tuple[tuple[str, ...], ...] = (("resilient.coalesce.joins",),)
 
     def __init__(
         self,
@@ -286,8 +287,10 @@ class Coalesce(Policy, Returnable):
         if until is not None and flight.errand is not None:
             until += _GRACE
         try:
-            if self._listeners and callers > 1:
-                self.tell(CallCoalesced(self.label, call.name, callers), call)
+            if callers > 1:
+                call.count("resilient.coalesce.joins", self.series)
+                if self._listeners:
+                    self.tell(CallCoalesced(self.label, call.name, callers), call)
             while not passenger.landed:
                 woken = await call.runtime.park(passenger.waiter, until)
                 if not woken and until is not None and _clock.now() >= until:

@@ -176,7 +176,11 @@ class StaleCache(Policy):
 
     replaces = True
     shares = True
-    counters: tuple[tuple[str, ...], ...] = (("resilient.fallbacks",),)
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.cache.answers", "fresh"),
+        ("resilient.cache.answers", "stale"),
+        ("resilient.fallbacks",),
+    )
 
     def __init__(
         self,
@@ -249,6 +253,7 @@ class StaleCache(Policy):
         key = key_of(self, self.key, call)
         kept = await self._look(key)
         if kept is not None and self._freshness(kept[1]) is Freshness.FRESH:
+            call.count("resilient.cache.answers", self.series, "fresh")
             return self._answer(kept[0])
         # NB: not held meanwhile: it may be large, and is looked up again.
         del kept
@@ -303,8 +308,10 @@ class StaleCache(Policy):
         if kept is None or self._freshness(kept[1]) is Freshness.EXPIRED:
             return failure
         value, age = kept
+        series = self.series
+        call.count("resilient.cache.answers", series, "stale")
         # NB: as a `Fallback` counts, for whoever watches: the caller sees no error.
-        call.count("resilient.fallbacks", self.series)
+        call.count("resilient.fallbacks", series)
         if self._listeners:
             error = error_name(failure.error)
             self.tell(StaleServed(self.label, call.name, age, error), call)
