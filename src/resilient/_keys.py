@@ -92,7 +92,30 @@ def refuse_method(policy: Policy[Any], function: Callable[..., Any]) -> None:
         return
     first, name = code.co_varnames[0], name_of(function)
     if first in ("self", "cls") or name.endswith(".<lambda>"):
-        raise TypeError(
-            f"{policy!r} needs a key=… for the method {name!r}, whose `{first}`"
-            f" would be part of the key: key=lambda {first}, …: …"
-        )
+        raise _keyless(policy, name, first)
+
+
+def refuse_object(policy: Policy[Any], call: Call) -> None:
+    """Refuse the call of a method that could not be told from a function before.
+
+    Raises:
+        TypeError: Its function was assigned to the class of its first argument.
+    """
+    if not call.args:
+        return
+    for base in type(call.args[0]).__mro__:
+        if base.__module__ == "builtins":
+            continue
+        for name, one in vars(base).items():
+            if (
+                isinstance(one, types.FunctionType)
+                and one.__dict__.get("__wrapped__") is call.function
+            ):
+                raise _keyless(policy, f"{base.__name__}.{name}", "self")
+
+
+def _keyless(policy: Policy[Any], name: str, first: str) -> TypeError:
+    return TypeError(
+        f"{policy!r} needs a key=… for the method {name!r}, whose `{first}` would be"
+        f" part of the key: key=lambda {first}, …: …"
+    )

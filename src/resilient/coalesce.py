@@ -15,7 +15,7 @@ from resilient._copies import copied
 from resilient._edge import Proceed, strip
 from resilient._errors import RejectedError
 from resilient._events import CallCoalesced
-from resilient._keys import key_argument, key_of, refuse_method
+from resilient._keys import key_argument, key_of, refuse_method, refuse_object
 from resilient._machines.flights import Flight, Flights, Passenger
 from resilient._policy import Policy
 from resilient._runtimes.sync import SYNC
@@ -124,8 +124,9 @@ class Coalesce(Policy, Returnable):
         name: Name in errors and events.
 
     Raises:
-        TypeError: On decoration: a method, and no `key`. At the call: a key or
-            an argument that is not hashable.
+        TypeError: On decoration: a method, and no `key`. At the call: a
+            function that has become one since; a key or an argument that is
+            not hashable.
         RuntimeError: A call waits for itself: it was made from inside the
             execution that it would join.
         DeadlineExceededError: The caller's deadline came before the end.
@@ -172,6 +173,8 @@ class Coalesce(Policy, Returnable):
             refuse_method(self, fn)
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        if self.key is None:
+            refuse_object(self, call)
         key = (call.runtime.home(), key_of(self, self.key, call))
         while True:
             passenger, callers = self._board(key, call)

@@ -23,7 +23,7 @@ from resilient._copies import copied, forget_origin
 from resilient._edge import Proceed
 from resilient._errors import RejectedError
 from resilient._events import StaleServed, error_name, log_once
-from resilient._keys import key_argument, key_of, refuse_method
+from resilient._keys import key_argument, key_of, refuse_method, refuse_object
 from resilient._machines.freshness import Entries, Freshness, freshness
 from resilient._policy import Policy, Spelling
 
@@ -153,8 +153,8 @@ class StaleCache(Policy):
 
     Raises:
         TypeError: On decoration: a method, and no `key`; an async store, and a
-            plain function. At the call: a key or an argument that is not
-            hashable.
+            plain function. At the call: a function that has become a method
+            since, and no `key`; a key or an argument that is not hashable.
 
     Source: RFC 5861, section 4; RFC 2308 for negative answers.
     """
@@ -260,6 +260,8 @@ class StaleCache(Policy):
         outcome = self._remembered(key)
         asks = outcome is None
         if outcome is None:
+            if self.key is None:
+                refuse_object(self, call)
             outcome = await proceed(call)
             self._remember(key, outcome)
         verdict = (self._judge or answerable)(outcome)
