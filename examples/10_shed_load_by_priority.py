@@ -2,7 +2,7 @@
 
 `AdaptiveConcurrency` finds out how many calls a dependency can take at once,
 here by the latency, and `priority` says who goes first when that is not enough.
-A class that is alone has all there is. The time is virtual: this example takes
+A class that is alone may have it all. The time is virtual: this example takes
 no half minute.
 """
 
