@@ -1411,6 +1411,71 @@ def test_a_method_needs_a_key(method: Any, made: Callable[[], Any]) -> None:
     )
 
 
+def price_of(self: Shop, article: str) -> float:
+    """To be assigned to a class."""
+    return 1.0
+
+
+class Lambdas:
+    """Methods without a name."""
+
+    price: Any = lambda shop, article: 1.0
+    hours: Any = staticmethod(lambda: 8)
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "first"),
+    [
+        (price_of, "price_of", "self"),
+        (lambda cls: 1.0, "<lambda>", "cls"),
+        (Lambdas.price, "Lambdas.<lambda>", "shop"),
+    ],
+)
+def test_a_function_that_becomes_a_method_needs_a_key(
+    method: Any, name: str, first: str
+) -> None:
+    """As far as it can be told."""
+    with pytest.raises(TypeError) as caught:
+        Coalesce()(method)
+    assert (
+        f"Coalesce() needs a key=… for the method {name!r}, whose `{first}` would be"
+        f" part of the key: key=lambda {first}, …: …" == str(caught.value)
+    )
+
+
+def total(order: object, tax: float) -> float:
+    """Nothing about it tells that it will be a method."""
+    return 1.0
+
+
+def test_a_function_that_became_a_method_is_refused_when_called() -> None:
+    """What its decoration could not see; as a function it goes on."""
+    shared = Coalesce()(total)
+
+    class Order:
+        total: Any = shared
+
+    class Gift(Order):
+        rebate: float = 0.1
+
+    for order in (Order(), Gift()):
+        with pytest.raises(TypeError) as caught:
+            order.total(0.2)
+        assert (
+            "Coalesce() needs a key=… for the method 'Order.total', whose `self` would"
+            " be part of the key: key=lambda self, …: …" == str(caught.value)
+        )
+    assert 1.0 == shared(1, 0.2)
+    assert 1.0 == shared(Shop(), 0.2)
+    assert 1.0 == shared(order=Order(), tax=0.2)
+
+
+def test_other_lambdas_need_none() -> None:
+    """They have no object, or none that is part of the arguments."""
+    assert 1.0 == Coalesce()(lambda shop, article: 1.0)(1, 2)
+    assert 8 == Coalesce()(Lambdas.hours)()
+
+
 def test_a_method_with_a_key_is_a_function_like_any_other() -> None:
     """As are those whose object is no part of the arguments."""
     keyed = Coalesce(key=lambda self, article: article)

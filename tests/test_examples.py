@@ -20,6 +20,12 @@ SHOWN = {
     "06_compose_pipeline": "west: {'some day': 10}",
     "07_protect_http_client": "hello Summary(attempts=2, stopped=None",
     "08_protect_openai_client": "answer: Try again.\nrequests the server saw: 3\n",
+    "09_hedge_slow_calls": "1000 reads sent, 0 of them cancelled",
+    "10_shed_load_by_priority": "critical   60 calls/s: 100% of them served",
+    "11_throttle_failing_service": "500 letters a second for 20 s:   0 sent, 500",
+    "12_share_identical_calls": "100 errors, rendered 1 time: ConnectionError",
+    "13_answer_from_stale_cache": "ConnectionError, 1800 s old:\nclosed, after half",
+    "14_ramp_traffic_back": "(ramp_over)\n  1279 of 4000 answered; it broke down 0",
 }
 
 

@@ -9,7 +9,8 @@ import gc
 import random
 import threading
 import traceback
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Generator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ from resilient import (
     deadline_after,
     remaining,
 )
-from resilient._aftermath import attach
+from resilient._aftermath import attach, joined
+from resilient._call import Held
 from resilient._edge import leaf
 from resilient._heat import Entrant, Heat
 from resilient._runtimes.sync import SYNC, SyncRace
@@ -1578,3 +1580,66 @@ def test_an_error_that_refuses_attributes() -> None:
     error = FrozenError(1)
     attach(error, [OSError()])
     assert isinstance(error.__context__, ExceptionGroup)
+
+
+def test_work_that_is_joined_ends_with_the_last() -> None:
+    """One alone is itself."""
+    seen: list[str] = []
+    helds = [Held(), Held()]
+    assert helds[0] is joined(helds[:1])
+    joined(helds).append(lambda last: seen.append("all"))
+    helds[1].end(None)
+    assert [] == seen
+    helds[0].end(None)
+    assert ["all"] == seen
+
+
+def test_discarding_joined_work_closes_each() -> None:
+    """A thread cannot be closed, and keeps the permits of all till it ends."""
+    seen: list[str] = []
+
+    async def close() -> None:
+        seen.append("closed")
+
+    thread = Held()
+    whole = joined([Held(close), thread, Held(close)])
+    whole.append(lambda last: seen.append("all"))
+    with pytest.raises(StopIteration):
+        whole.discard().send(None)
+    assert ["closed", "closed"] == seen
+    thread.end(None)
+    assert ["closed", "closed", "all"] == seen
+
+
+def test_joined_work_that_fails_to_close_keeps_none_open() -> None:
+    """The first error is raised when all are closed."""
+    seen: list[str] = []
+
+    async def fail() -> None:
+        seen.append("failed")
+        raise ZeroDivisionError(len(seen))
+
+    whole = joined([Held(fail), Held(fail)])
+    whole.append(lambda last: seen.append("all"))
+    with pytest.raises(ZeroDivisionError, match="1"):
+        whole.discard().send(None)
+    assert ["failed", "failed", "all"] == seen
+
+
+def test_closing_joined_work_may_be_given_up() -> None:
+    """A coroutine that is closed can wait for nothing more."""
+    seen: list[str] = []
+
+    @types.coroutine
+    def pause() -> Generator[None]:
+        yield
+
+    async def close() -> None:
+        seen.append("closing")
+        await pause()
+
+    whole = joined([Held(close), Held(close)])
+    closing = whole.discard()
+    closing.send(None)
+    closing.close()
+    assert ["closing"] == seen

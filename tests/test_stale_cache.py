@@ -829,6 +829,19 @@ def test_a_method_needs_a_key() -> None:
     assert 1.0 == keyed(Shop.price)(Shop(), "tea")
 
 
+def test_a_function_that_became_a_method_is_refused_when_called() -> None:
+    """What its decoration could not see."""
+
+    def total_of(order: object) -> float:
+        return 1.0
+
+    class Order:
+        total: Any = StaleCache(1, 1)(total_of)
+
+    with pytest.raises(TypeError, match=r"needs a key=… for the method 'Order\.total'"):
+        Order().total()
+
+
 def test_it_has_no_meaning_for_blocks_and_generators() -> None:
     """A clear TypeError, at once."""
 

@@ -210,6 +210,24 @@ async def test_a_stale_answer_is_a_fallback(w: World) -> None:
         values = sdk.values("kept")
     assert {series: 1} == values["resilient.fallbacks"]
     assert 2 == values["resilient.calls"][labels(outcome="success")]
+    stale = labels(policy="StaleCache", freshness="stale")
+    assert {stale: 1} == values["resilient.cache.answers"]
+
+
+@in_every_colour
+async def test_a_fresh_answer_is_no_fallback(w: World) -> None:
+    """Nothing failed: it is counted apart from stale ones, which are seen at 0."""
+    sdk = Sdk()
+    fresh = labels(policy="StaleCache", freshness="fresh")
+    stale = labels(policy="StaleCache", freshness="stale")
+    ask = w.decorate(Pipeline(StaleCache(60, 60), name="kept"), nothing)
+    with sdk.instrumented(logs=False):
+        assert {fresh, stale} == set(sdk.points("kept")["resilient.cache.answers"])
+        for _ in range(3):
+            await ask()
+        values = sdk.values("kept")
+    assert {fresh: 2} == values["resilient.cache.answers"]
+    assert {} == values["resilient.fallbacks"]
 
 
 @in_async_colours
@@ -227,6 +245,7 @@ async def test_every_metric_of_the_table_is_emitted(w: World) -> None:
         AdaptiveConcurrency(),
     )
     everything = Pipeline(*policies, name="everything")
+    kept = Pipeline(StaleCache(1, 1), Coalesce(), name="kept")
     crew = Pipeline(Timeout(1, abandon=True), name="crew")
     keyed = Pipeline(hosts, name="keyed")
 
@@ -238,6 +257,7 @@ async def test_every_metric_of_the_table_is_emitted(w: World) -> None:
         call = w.decorate(everything, get)
         await w.gather(lambda: call("a"), lambda: call("b"))
         await w.gather(lambda: w.call(keyed, get, "a"))
+        await w.call(kept, nothing)
         found = {metric.name: metric for metric in sdk.metrics()}
     assert {metric.name for metric in METRICS} == set(found)
     for metric in METRICS:
@@ -278,6 +298,7 @@ async def test_runs_apart_from_their_call_are_no_calls(w: World) -> None:
         values = sdk.values("shared")
     assert {labels(kind="original"): 1} == values["resilient.attempts"]
     assert {labels(outcome="success"): 3} == values["resilient.calls"]
+    assert {labels(policy="Coalesce"): 2} == values["resilient.coalesce.joins"]
 
 
 @pytest.mark.parametrize("family", ["httpx2", "httpx"])
@@ -375,6 +396,7 @@ def test_the_reference_lists_the_values_of_the_labels() -> None:
     assert sorted(listed["reason"]) == sorted(one[1] for one in Retry.counters)
     assert ["enforced", "observing"] == listed["mode"]
     assert ["true", "false"] == listed["delivered"]
+    assert ["fresh", "stale"] == listed["freshness"]
 
 
 @pytest.mark.real
@@ -397,6 +419,8 @@ def test_prometheus_sees_the_names_of_the_table() -> None:
             AdaptiveThrottle(), AdaptiveConcurrency(),
             RateLimiter(1000, max_wait=1), hosts, name="everything",
         )
+        kept = Pipeline(StaleCache(1, 1), Coalesce(), name="kept")
+        kept.call(int)
         limiter = RateLimiter(1000, burst=1, max_wait=1, name="waits")
         @everything
         def get():

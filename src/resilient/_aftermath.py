@@ -7,7 +7,6 @@ and what outlives its attempt is counted together.
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Sequence
 from contextvars import Context
 from typing import Any
@@ -73,21 +72,42 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def joined(helds: Sequence[Held]) -> Held:
-    """Return what ends when all of these have ended."""
-    if len(helds) == 1:
-        return helds[0]
-    whole = Held()
-    lock = threading.Lock()
-    pending = len(helds)
+    """Return what ends when all of these have ended, and ends them early."""
+    return helds[0] if len(helds) == 1 else _Joined(helds)
 
-    def ended(last: Outcome | None) -> None:
-        nonlocal pending
-        with lock:
-            pending -= 1
-            if pending:
+
+class _Joined(Held):
+    __slots__ = ("_helds", "_pending")
+
+    def __init__(self, helds: Sequence[Held]) -> None:
+        super().__init__()
+        # NB: a cycle, which is cut where each of them ends.
+        self._helds = helds
+        self._pending = len(helds)
+        for held in helds:
+            held.append(self._one_ended)
+
+    def _one_ended(self, last: Outcome | None) -> None:
+        with self._lock:
+            self._pending -= 1
+            if self._pending:
                 return
-        whole.end(None)
+        self.end(None)
 
-    for held in helds:
-        held.append(ended)
-    return whole
+    async def discard(self) -> None:
+        # NB: not by a `close` of its own: what nobody can end goes on, and
+        # permits last until it has ended, too.
+        first: BaseException | None = None
+        for held in self._helds:
+            try:
+                await held.discard()
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                first = error if first is None else first
+        if first is not None:
+            try:
+                raise first
+            finally:
+                # NB: or its traceback and this frame would be a cycle.
+                del first

@@ -79,17 +79,43 @@ def refuse_method(policy: Policy[Any], function: Callable[..., Any]) -> None:
     Its object would be part of the key: whether two of them are the same, and
     whether a cache may keep them alive, only their author knows.
 
+    A function that is to be assigned to a class is one by the name of its first
+    argument; a lambda of a class body whatever that is called.
+
     Raises:
         TypeError: It is one.
     """
-    if "." not in name_of(function) or isinstance(function, types.MethodType):
+    if isinstance(function, types.MethodType):
         return
     code = getattr(inspect.unwrap(function), "__code__", None)
     if not isinstance(code, types.CodeType) or not code.co_argcount:
         return
-    first = code.co_varnames[0]
-    if first in ("self", "cls"):
-        raise TypeError(
-            f"{policy!r} needs a key=… for the method {name_of(function)!r}, whose"
-            f" `{first}` would be part of the key: key=lambda {first}, …: …"
-        )
+    first, name = code.co_varnames[0], name_of(function)
+    if first in ("self", "cls") or name.endswith(".<lambda>"):
+        raise _keyless(policy, name, first)
+
+
+def refuse_object(policy: Policy[Any], call: Call) -> None:
+    """Refuse the call of a method that could not be told from a function before.
+
+    Raises:
+        TypeError: Its function was assigned to the class of its first argument.
+    """
+    if not call.args:
+        return
+    for base in type(call.args[0]).__mro__:
+        if base.__module__ == "builtins":
+            continue
+        for name, one in vars(base).items():
+            if (
+                isinstance(one, types.FunctionType)
+                and one.__dict__.get("__wrapped__") is call.function
+            ):
+                raise _keyless(policy, f"{base.__name__}.{name}", "self")
+
+
+def _keyless(policy: Policy[Any], name: str, first: str) -> TypeError:
+    return TypeError(
+        f"{policy!r} needs a key=… for the method {name!r}, whose `{first}` would be"
+        f" part of the key: key=lambda {first}, …: …"
+    )

@@ -15,7 +15,7 @@ from resilient._copies import copied
 from resilient._edge import Proceed, strip
 from resilient._errors import RejectedError
 from resilient._events import CallCoalesced
-from resilient._keys import key_argument, key_of, refuse_method
+from resilient._keys import key_argument, key_of, refuse_method, refuse_object
 from resilient._machines.flights import Flight, Flights, Passenger
 from resilient._policy import Policy
 from resilient._runtimes.sync import SYNC
@@ -124,8 +124,9 @@ class Coalesce(Policy, Returnable):
         name: Name in errors and events.
 
     Raises:
-        TypeError: On decoration: a method, and no `key`. At the call: a key or
-            an argument that is not hashable.
+        TypeError: On decoration: a method, and no `key`. At the call: a
+            function that has become one since; a key or an argument that is
+            not hashable.
         RuntimeError: A call waits for itself: it was made from inside the
             execution that it would join.
         DeadlineExceededError: The caller's deadline came before the end.
@@ -138,6 +139,7 @@ class Coalesce(Policy, Returnable):
 
     replaces = True
     shares = True
+    counters: tuple[tuple[str, ...], ...] = (("resilient.coalesce.joins",),)
 
     def __init__(
         self,
@@ -171,6 +173,8 @@ class Coalesce(Policy, Returnable):
             refuse_method(self, fn)
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        if self.key is None:
+            refuse_object(self, call)
         key = (call.runtime.home(), key_of(self, self.key, call))
         while True:
             passenger, callers = self._board(key, call)
@@ -286,8 +290,10 @@ class Coalesce(Policy, Returnable):
         if until is not None and flight.errand is not None:
             until += _GRACE
         try:
-            if self._listeners and callers > 1:
-                self.tell(CallCoalesced(self.label, call.name, callers), call)
+            if callers > 1:
+                call.count("resilient.coalesce.joins", self.series)
+                if self._listeners:
+                    self.tell(CallCoalesced(self.label, call.name, callers), call)
             while not passenger.landed:
                 woken = await call.runtime.park(passenger.waiter, until)
                 if not woken and until is not None and _clock.now() >= until:

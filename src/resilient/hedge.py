@@ -15,7 +15,7 @@ from resilient._heat import Entrant, Heat
 from resilient._machines.quantile import SIZE, Quantile
 from resilient._policy import Policy, Spelling
 from resilient._warnings import warn
-from resilient.retry_budget import RetryBudget
+from resilient.retry_budget import RetryBudget, budget_argument
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -143,16 +143,8 @@ class Hedge(Policy):
                 " successes say nothing about rarer ones"
             )
         self._attempts = count("attempts", attempts, minimum=1)
-        if (
-            budget is not None
-            and budget != "own"
-            and not isinstance(budget, RetryBudget)
-        ):
-            raise TypeError(
-                f'`budget` must be a RetryBudget, "own" or None, got {budget!r}'
-            )
         self.budget = budget
-        self._budget = RetryBudget(0.05, 10) if budget == "own" else budget
+        self._budget = budget_argument(budget, lambda: RetryBudget(0.05, 10))
         self.floor: float = seconds_argument("floor", floor)
         self.grace: float = seconds_argument("grace", grace)
         self.on: Condition | None = on

@@ -32,7 +32,7 @@ from resilient._events import (
 from resilient._machines import backoff as backoff_machine
 from resilient._machines.backoff import Backoff, exponential
 from resilient._policy import Policy, Spelling
-from resilient.retry_budget import RetryBudget
+from resilient.retry_budget import RetryBudget, budget_argument
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -174,16 +174,8 @@ class Retry(Policy):
         if on_result is not None and not callable(on_result):
             raise TypeError(f"`on_result` must be a function, got {on_result!r}")
         self.on_result: Callable[[Any], Answer] | None = on_result
-        if (
-            budget is not None
-            and budget != "own"
-            and not isinstance(budget, RetryBudget)
-        ):
-            raise TypeError(
-                f'`budget` must be a RetryBudget, "own" or None, got {budget!r}'
-            )
         self.budget = budget
-        self._budget = RetryBudget() if budget == "own" else budget
+        self._budget = budget_argument(budget, RetryBudget)
         self.nested: bool = nested
         self.max_retry_after: float = seconds_argument(
             "max_retry_after", max_retry_after, infinite=True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Literal
 
 from resilient import _clock
 from resilient._machines.budget import Budget
@@ -88,3 +90,24 @@ class RetryBudget:
         with self._lock:
             machine = self._machine
             self._machine = Budget(machine.ratio, machine.capacity, machine.per_second)
+
+
+def budget_argument(
+    budget: RetryBudget | Literal["own"] | None, own: Callable[[], RetryBudget]
+) -> RetryBudget | None:
+    """Return what a policy withdraws from; None: it may do without.
+
+    Args:
+        budget: The policy's argument.
+        own: Makes a budget of its own.
+
+    Raises:
+        TypeError: `budget` is none of the choices.
+    """
+    if budget is None or isinstance(budget, RetryBudget):
+        return budget
+    if budget != "own":
+        raise TypeError(
+            f'`budget` must be a RetryBudget, "own" or None, got {budget!r}'
+        )
+    return own()

@@ -23,7 +23,7 @@ from resilient._copies import copied, forget_origin
 from resilient._edge import Proceed
 from resilient._errors import RejectedError
 from resilient._events import StaleServed, error_name, log_once
-from resilient._keys import key_argument, key_of, refuse_method
+from resilient._keys import key_argument, key_of, refuse_method, refuse_object
 from resilient._machines.freshness import Entries, Freshness, freshness
 from resilient._policy import Policy, Spelling
 
@@ -153,8 +153,8 @@ class StaleCache(Policy):
 
     Raises:
         TypeError: On decoration: a method, and no `key`; an async store, and a
-            plain function. At the call: a key or an argument that is not
-            hashable.
+            plain function. At the call: a function that has become a method
+            since, and no `key`; a key or an argument that is not hashable.
 
     Source: RFC 5861, section 4; RFC 2308 for negative answers.
     """
@@ -176,7 +176,11 @@ class StaleCache(Policy):
 
     replaces = True
     shares = True
-    counters: tuple[tuple[str, ...], ...] = (("resilient.fallbacks",),)
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.cache.answers", "fresh"),
+        ("resilient.cache.answers", "stale"),
+        ("resilient.fallbacks",),
+    )
 
     def __init__(
         self,
@@ -249,12 +253,15 @@ class StaleCache(Policy):
         key = key_of(self, self.key, call)
         kept = await self._look(key)
         if kept is not None and self._freshness(kept[1]) is Freshness.FRESH:
+            call.count("resilient.cache.answers", self.series, "fresh")
             return self._answer(kept[0])
         # NB: not held meanwhile: it may be large, and is looked up again.
         del kept
         outcome = self._remembered(key)
         asks = outcome is None
         if outcome is None:
+            if self.key is None:
+                refuse_object(self, call)
             outcome = await proceed(call)
             self._remember(key, outcome)
         verdict = (self._judge or answerable)(outcome)
@@ -303,8 +310,10 @@ class StaleCache(Policy):
         if kept is None or self._freshness(kept[1]) is Freshness.EXPIRED:
             return failure
         value, age = kept
+        series = self.series
+        call.count("resilient.cache.answers", series, "stale")
         # NB: as a `Fallback` counts, for whoever watches: the caller sees no error.
-        call.count("resilient.fallbacks", self.series)
+        call.count("resilient.fallbacks", series)
         if self._listeners:
             error = error_name(failure.error)
             self.tell(StaleServed(self.label, call.name, age, error), call)

@@ -87,6 +87,20 @@ METRICS: Final = (
         _BOTH,
     ),
     Metric(
+        "resilient.cache.answers",
+        "counter",
+        "{call}",
+        "calls that a `StaleCache` answered",
+        (*_BOTH, "freshness"),
+    ),
+    Metric(
+        "resilient.coalesce.joins",
+        "counter",
+        "{call}",
+        "calls that joined the execution of another",
+        _BOTH,
+    ),
+    Metric(
         "resilient.retry.exhausted",
         "counter",
         "{call}",

@@ -63,8 +63,9 @@ def instant() -> Generator[None]:
 def attempts(n: int) -> Generator[None]:
     """Let every `Retry` make at most `n` attempts.
 
-    One that is set to fewer keeps its own number. For the whole process, until
-    the block ends; may be nested, and the inner number counts.
+    One that is set to fewer keeps its own number, and a `Hedge` keeps its
+    attempts whatever `n` is. For the whole process, until the block ends; may
+    be nested, and the inner number counts.
 
     Args:
         n: Attempts in total, >= 1; 1 means no retries.
