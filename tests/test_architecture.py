@@ -32,9 +32,11 @@ FOUNDATION = {
     "_copies",
     "_errors",
     "_events",
+    "_outcome",
     "_priority",
     "_signature",
     "_tally",
+    "_telling",
     "_warnings",
 }
 # What a policy is, and what several share.

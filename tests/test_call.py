@@ -29,8 +29,8 @@ from resilient import (
     deadline_after,
     remaining,
 )
-from resilient._call import Held, family, judge_by, verdict_of
 from resilient._errors import BulkheadFullError
+from resilient._outcome import Held, family, judge_by, verdict_of
 
 # --- the current call -------------------------------------------------------------
 

@@ -51,9 +51,9 @@ from resilient import (
     remaining,
 )
 from resilient._aftermath import attach, joined
-from resilient._call import Held
 from resilient._edge import leaf
 from resilient._heat import Entrant, Heat
+from resilient._outcome import Held
 from resilient._runtimes.sync import SYNC, SyncRace
 from resilient.testing import _virtual_clock, virtual_time
 

@@ -31,9 +31,10 @@ from resilient import (
     constant,
     deadline_after,
 )
-from resilient._call import Run, ending, overdue
+from resilient._call import Run, overdue
 from resilient._edge import leaf
 from resilient._errors import DeadlineExceededError, TimeoutExceededError
+from resilient._outcome import ending
 from resilient._tally import STRAY, Tally, tallies, tally_of
 
 CALLS, ATTEMPTS = "resilient.calls", "resilient.attempts"

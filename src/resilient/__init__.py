@@ -13,16 +13,7 @@ from __future__ import annotations
 
 from resilient._admission import AdmissionPolicy, Wait
 from resilient._blocks import Attempt, Attempts, Guard
-from resilient._call import (
-    Call,
-    Outcome,
-    Verdict,
-    current_call,
-    current_deadline,
-    deadline_after,
-    priority,
-    remaining,
-)
+from resilient._call import Call, current_call, current_deadline, remaining
 from resilient._errors import (
     BulkheadFullError,
     CircuitOpenError,
@@ -69,9 +60,11 @@ from resilient._machines.circuit import CircuitState, CircuitStatistics
 from resilient._machines.gradient import Gradient
 from resilient._machines.terms import Limit
 from resilient._machines.vegas import Vegas
+from resilient._outcome import Outcome, Verdict
 from resilient._pipeline import Pipeline
 from resilient._policy import Policy
 from resilient._priority import Priority
+from resilient._telling import deadline_after, priority
 from resilient._watching import EventStream, events, subscribe
 from resilient.adaptive_concurrency import AdaptiveConcurrency
 from resilient.adaptive_throttle import AdaptiveThrottle

@@ -21,10 +21,11 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias
 
 from resilient import _clock
-from resilient._call import Call, Held, Outcome
+from resilient._call import Call
 from resilient._edge import Proceed
 from resilient._errors import NoPermit, RejectedError
 from resilient._events import PermitWaited
+from resilient._outcome import Held, Outcome
 from resilient._policy import Policy
 from resilient._runtimes import Waiter
 

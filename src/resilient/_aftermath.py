@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from contextvars import Context
 from typing import Any
 
-from resilient._call import Call, Held, Outcome, current, family
+from resilient._call import Call, current
 from resilient._edge import close_unbegun
 from resilient._events import log_once
+from resilient._outcome import Held, Outcome, family
 from resilient._runtimes import Mark
 
 _MISSING: Any = Mark("<missing>")

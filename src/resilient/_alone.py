@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from resilient._call import Call, Outcome, current
+from resilient._call import Call, current
 from resilient._edge import DONE, Chain, Drive, Proceed, failed, refuse_awaitable
+from resilient._outcome import Outcome
 from resilient._runtimes.sync import SYNC
 
 

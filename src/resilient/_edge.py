@@ -29,7 +29,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from resilient import _clock
-from resilient._call import FIRST, PLAIN, Call, Outcome, current, overdue
+from resilient._call import FIRST, PLAIN, Call, current, overdue
+from resilient._outcome import Outcome
 from resilient._runtimes import PAUSE, Mark
 from resilient._runtimes.sync import SYNC
 

@@ -23,8 +23,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient import _clock, _edge
-from resilient._call import Call, Held, Outcome, current, overdue
+from resilient._call import Call, current, overdue
 from resilient._edge import RUN, Drive, failed, name_of, raised_by
+from resilient._outcome import Held, Outcome
 from resilient._runtimes.sync import SYNC
 
 if TYPE_CHECKING:

@@ -23,18 +23,10 @@ from typing import TYPE_CHECKING, Any
 from resilient import _clock
 from resilient._aftermath import adopt, attach, dispose, joined
 from resilient._alone import Alone
-from resilient._call import (
-    FAILURE,
-    IGNORED,
-    SUCCESS,
-    Call,
-    Fork,
-    Held,
-    Judge,
-    Outcome,
-)
+from resilient._call import Call, Fork
 from resilient._edge import Proceed
 from resilient._errors import RejectedError
+from resilient._outcome import FAILURE, IGNORED, SUCCESS, Held, Judge, Outcome
 from resilient._runtimes import Mark
 
 if TYPE_CHECKING:

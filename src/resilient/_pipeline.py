@@ -8,9 +8,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from resilient._call import Call, Condition, Judge, Outcome, judge_by
+from resilient._call import Call
 from resilient._edge import Proceed, leaf
 from resilient._events import Listener
+from resilient._outcome import Condition, Judge, Outcome, judge_by
 from resilient._policy import F, Policy, Spelling
 from resilient._warnings import warn
 from resilient.adaptive_concurrency import AdaptiveConcurrency

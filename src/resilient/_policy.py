@@ -37,7 +37,7 @@ from weakref import ReferenceType, WeakValueDictionary, ref
 
 from resilient import _events
 from resilient._blocks import Attempts, Guard, unrepeatable
-from resilient._call import Call, Outcome
+from resilient._call import Call
 from resilient._edge import (
     Proceed,
     async_edge,
@@ -55,6 +55,7 @@ from resilient._events import (
     send,
 )
 from resilient._generators import async_generator_edge, generator_edge
+from resilient._outcome import Outcome
 from resilient._signature import arguments_of, parameters_of, spell, spell_call
 from resilient._tally import STRAY, Tally, tally_of
 

@@ -13,8 +13,8 @@ from contextvars import copy_context
 from typing import Any
 
 from resilient import _clock
-from resilient._call import Held, Outcome
 from resilient._edge import failed
+from resilient._outcome import Held, Outcome
 
 
 class Crew:

@@ -11,12 +11,13 @@ from resilient import _clock
 from resilient._admission import Admission
 from resilient._arguments import count, plain, ratio
 from resilient._arguments import seconds as seconds_argument
-from resilient._call import Call, Condition, Held, Judge, Outcome, Verdict, judge_by
+from resilient._call import Call
 from resilient._errors import ConcurrencyLimitedError
 from resilient._events import LimitChanged
 from resilient._machines.aimd import AIMD, ConcurrencyLimit
 from resilient._machines.codel import CoDel
 from resilient._machines.shares import Group, SharedSlots
+from resilient._outcome import Condition, Held, Judge, Outcome, Verdict, judge_by
 from resilient._queueing import QueueingPolicy, Ticket
 
 if TYPE_CHECKING:

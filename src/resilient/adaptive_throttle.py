@@ -9,17 +9,10 @@ from resilient import _clock
 from resilient._admission import Admission, AdmissionPolicy, Returnable
 from resilient._arguments import count, flag, number
 from resilient._arguments import seconds as seconds_argument
-from resilient._call import (
-    IGNORED,
-    SUCCESS,
-    Call,
-    Condition,
-    Judge,
-    Outcome,
-    judge_by,
-)
+from resilient._call import Call
 from resilient._errors import ThrottledError
 from resilient._machines.throttle import Throttle
+from resilient._outcome import IGNORED, SUCCESS, Condition, Judge, Outcome, judge_by
 from resilient._priority import Priority
 
 if TYPE_CHECKING:

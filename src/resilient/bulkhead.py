@@ -10,9 +10,10 @@ from resilient import _clock
 from resilient._admission import Admission
 from resilient._arguments import count, number
 from resilient._arguments import seconds as seconds_argument
-from resilient._call import Call, Outcome
+from resilient._call import Call
 from resilient._errors import BulkheadFullError
 from resilient._machines.slots import Slots
+from resilient._outcome import Outcome
 from resilient._queueing import QueueingPolicy, Ticket
 
 if TYPE_CHECKING:

@@ -13,16 +13,7 @@ from resilient import _clock
 from resilient._admission import Admission, AdmissionPolicy, Returnable
 from resilient._arguments import count, plain, ratio
 from resilient._arguments import seconds as seconds_argument
-from resilient._call import (
-    IGNORED,
-    SUCCESS,
-    Call,
-    Condition,
-    Judge,
-    Outcome,
-    Run,
-    judge_by,
-)
+from resilient._call import Call, Run
 from resilient._errors import CircuitOpenError
 from resilient._events import (
     CircuitChanged,
@@ -43,6 +34,7 @@ from resilient._machines.circuit import (
     Refusal,
 )
 from resilient._machines.window import CountWindow, TimeWindow, Window
+from resilient._outcome import IGNORED, SUCCESS, Condition, Judge, Outcome, judge_by
 
 if TYPE_CHECKING:
     from datetime import timedelta

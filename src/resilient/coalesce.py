@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Final, Never, cast
 from resilient import _clock
 from resilient._admission import Returnable
 from resilient._alone import Alone
-from resilient._call import Apart, Call, Outcome, overdue
+from resilient._call import Apart, Call, overdue
 from resilient._copies import copied
 from resilient._edge import Proceed, strip
 from resilient._errors import RejectedError
 from resilient._events import CallCoalesced
 from resilient._keys import key_argument, key_of, refuse_method, refuse_object
 from resilient._machines.flights import Flight, Flights, Passenger
+from resilient._outcome import Outcome
 from resilient._policy import Policy
 from resilient._runtimes.sync import SYNC
 

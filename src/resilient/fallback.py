@@ -7,9 +7,11 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast, overload
 
-from resilient._call import (
+from resilient._call import Call
+from resilient._edge import Proceed, close_unbegun, colour_of, failed
+from resilient._events import FallbackUsed, error_name
+from resilient._outcome import (
     SUCCESS,
-    Call,
     Condition,
     Judge,
     Outcome,
@@ -17,8 +19,6 @@ from resilient._call import (
     answerable,
     judge_by,
 )
-from resilient._edge import Proceed, close_unbegun, colour_of, failed
-from resilient._events import FallbackUsed, error_name
 from resilient._policy import Policy, Spelling
 from resilient._runtimes import Mark
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from resilient import _clock
 from resilient._arguments import count, number
 from resilient._arguments import seconds as seconds_argument
-from resilient._call import SUCCESS, Call, Condition, Judge, Outcome, judge_by
+from resilient._call import Call
 from resilient._edge import Proceed
 from resilient._events import CallAbandoned, HedgeLaunched, HedgeWon
 from resilient._heat import Entrant, Heat
 from resilient._machines.quantile import SIZE, Quantile
+from resilient._outcome import SUCCESS, Condition, Judge, Outcome, judge_by
 from resilient._policy import Policy, Spelling
 from resilient._warnings import warn
 from resilient.retry_budget import RetryBudget, budget_argument

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from resilient._admission import Returnable
 from resilient._arguments import count, plain
-from resilient._call import Call, Outcome
+from resilient._call import Call
 from resilient._edge import Proceed
 from resilient._events import KeyEvicted, Listener, broadcast, send
+from resilient._outcome import Outcome
 from resilient._policy import F, Policy, Spelling
 from resilient._signature import spell
 

@@ -17,7 +17,7 @@ from resilient import _clock
 from resilient._admission import Admission, AdmissionPolicy, Returnable, Wait
 from resilient._arguments import number, plain
 from resilient._arguments import seconds as seconds_argument
-from resilient._call import Call, Outcome
+from resilient._call import Call
 from resilient._edge import Proceed
 from resilient._errors import NoPermit, RateLimitedError, RejectedError
 from resilient._machines.terms import (
@@ -28,6 +28,7 @@ from resilient._machines.terms import (
     copied_cost,
     terms,
 )
+from resilient._outcome import Outcome
 from resilient._runtimes import Waiter
 
 if TYPE_CHECKING:

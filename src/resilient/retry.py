@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from resilient import _clock
 from resilient._arguments import count
 from resilient._arguments import seconds as seconds_argument
-from resilient._call import (
-    SUCCESS,
-    Answer,
-    Call,
-    Condition,
-    Judge,
-    Outcome,
-    Verdict,
-    family,
-    judge_by,
-    verdict_of,
-)
+from resilient._call import Call
 from resilient._edge import Proceed
 from resilient._errors import RejectedError, spell_seconds
 from resilient._events import (
@@ -31,6 +20,17 @@ from resilient._events import (
 )
 from resilient._machines import backoff as backoff_machine
 from resilient._machines.backoff import Backoff, exponential
+from resilient._outcome import (
+    SUCCESS,
+    Answer,
+    Condition,
+    Judge,
+    Outcome,
+    Verdict,
+    family,
+    judge_by,
+    verdict_of,
+)
 from resilient._policy import Policy, Spelling
 from resilient.retry_budget import RetryBudget, budget_argument
 

@@ -10,21 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from resilient import _clock
 from resilient._arguments import count, plain
 from resilient._arguments import seconds as seconds_argument
-from resilient._call import (
-    Call,
-    Condition,
-    Judge,
-    Outcome,
-    Verdict,
-    answerable,
-    judge_by,
-)
+from resilient._call import Call
 from resilient._copies import copied, forget_origin
 from resilient._edge import Proceed
 from resilient._errors import RejectedError
 from resilient._events import StaleServed, error_name, log_once
 from resilient._keys import key_argument, key_of, refuse_method, refuse_object
 from resilient._machines.freshness import Entries, Freshness, freshness
+from resilient._outcome import Condition, Judge, Outcome, Verdict, answerable, judge_by
 from resilient._policy import Policy, Spelling
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from resilient import _clock
 from resilient._arguments import count
 from resilient._arguments import seconds as seconds_argument
-from resilient._call import Call, Outcome, overdue
+from resilient._call import Call, overdue
 from resilient._edge import Proceed, strip
 from resilient._errors import BulkheadFullError, TimeoutExceededError
 from resilient._events import CallAbandoned, TimedOut
+from resilient._outcome import Outcome
 from resilient._policy import Policy, Spelling
 from resilient._threads import Crew
 

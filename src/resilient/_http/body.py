@@ -13,9 +13,9 @@ from types import AsyncGeneratorType
 from typing import Any, Final, cast
 
 from resilient import _clock
-from resilient._call import Outcome
 from resilient._errors import ResilientError
 from resilient._generators import Stream
+from resilient._outcome import Outcome
 
 # The shortest timeout: 0 would mean to sockets that they must not block.
 _AT_ONCE = 0.001

@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeGuard, TypeVar, ca
 from urllib.request import getproxies_environment
 
 from resilient._arguments import count, flag
-from resilient._call import Outcome, current
+from resilient._call import current
 from resilient._edge import RUN, Drive
 from resilient._errors import spell_seconds
 from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange, Family, Rules
 from resilient._http.standard import standard_pipeline
+from resilient._outcome import Outcome
 from resilient._pipeline import Pipeline
 from resilient._policy import Policy
 from resilient._runtimes.sync import SYNC

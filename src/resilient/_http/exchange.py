@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 import anyio
 
 from resilient import _clock
-from resilient._call import Call, Held, Outcome, Verdict
+from resilient._call import Call
 from resilient._edge import Drive, strip
 from resilient._errors import ResilientError
 from resilient._generators import Stream
@@ -37,6 +37,7 @@ from resilient._http.body import (
     is_replayable,
     leave,
 )
+from resilient._outcome import Held, Outcome, Verdict
 from resilient._policy import Policy
 
 IDEMPOTENT: Final = frozenset(

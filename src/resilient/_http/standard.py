@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from resilient._call import Outcome, Verdict
+from resilient._outcome import Outcome, Verdict
 from resilient._pipeline import Pipeline
 from resilient._policy import Policy
 from resilient.circuit_breaker import CircuitBreaker

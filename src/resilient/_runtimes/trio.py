@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 
 from resilient import _clock
-from resilient._call import family
+from resilient._outcome import family
 from resilient._runtimes import Local, pause
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from opentelemetry import context, trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer, set_span_in_context
 
 from resilient import _clock
-from resilient._call import Call, Outcome, Run, ending
+from resilient._call import Call, Run
 from resilient._events import log_once
+from resilient._outcome import Outcome, ending
 from resilient.telemetry._wording import Attribute
 
 if TYPE_CHECKING:
