@@ -124,9 +124,10 @@ class Summary(NamedTuple):
 class _RequestCall(Call):
     """A call each of whose runs sends the same HTTP request."""
 
+    # Every one of them has these, so they are no `_Seldom`.
     __slots__ = ("key", "limiters")
 
-    key: str
+    key: Any  # pyright: ignore[reportIncompatibleVariableOverride]
 
     resends = True
 
