@@ -13,6 +13,7 @@ Ground rules:
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 import uuid
@@ -22,9 +23,10 @@ from contextlib import closing, suppress
 from typing import Any, Final, NamedTuple
 
 import anyio
+import attrs
 
 from resilient import _clock
-from resilient._call import Call, Held, Outcome, Verdict
+from resilient._call import SUCCESS, Call, Held, Outcome, Verdict
 from resilient._edge import Drive, strip
 from resilient._errors import ResilientError
 from resilient._generators import Stream
@@ -56,7 +58,8 @@ _DRAIN_SECONDS: Final = 1.0
 costs more than a new one."""
 
 
-class Family(NamedTuple):
+@attrs.frozen
+class Family:
     """The classes of one family of clients.
 
     Attributes:
@@ -64,12 +67,16 @@ class Family(NamedTuple):
         body: Our `Body`, as a stream of that library.
         upload: Our `Upload`, as a stream of that library.
         errors: Our errors, each with the one that is the library's too.
+        in_memory: The library's class of bodies that are in memory.
     """
 
     library: Any
     body: type[Body]
     upload: type[Upload]
     errors: dict[type[Exception], type[Exception]]
+    in_memory: Any = attrs.field(
+        init=False, default=attrs.Factory(lambda it: it.library.ByteStream, True)
+    )
 
     def twin(self, kind: type[Exception]) -> type[Exception] | None:
         """Return the class of an error of ours that is the library's too.
@@ -91,7 +98,8 @@ class Family(NamedTuple):
         return twin
 
 
-class Rules(NamedTuple):
+@attrs.frozen
+class Rules:
     """What a transport was told about requests; see its arguments."""
 
     retry_unsafe: bool
@@ -128,16 +136,31 @@ class _RequestCall(Call):
     resends = True
 
 
+@functools.lru_cache(maxsize=1024)
+def _names(method: str, scheme: str, host: bytes, port: int | None) -> tuple[str, str]:
+    """Return the name of a call, and its origin: hardly any client has many.
+
+    NB: asked for a URL's `netloc`, a client spells it anew each time.
+    """
+    address = host.decode("ascii")
+    if ":" in address:
+        address = f"[{address}]"
+    origin = f"{scheme}://{address}" if port is None else f"{scheme}://{address}:{port}"
+    return f"{method} {origin}", origin
+
+
 class Exchange:
     """One request, from its call to the end of its response's headers.
 
     Attributes:
         call: What flows through the pipeline.
         sent: How often the request was sent.
-        response: The last response, until somebody else owns it.
+        response: The last response, until somebody else owns it; whoever
+            finds one here closes it.
     """
 
     __slots__ = (
+        "_ended",
         "_family",
         "_header",
         "_own",
@@ -145,7 +168,6 @@ class Exchange:
         "_rules",
         "_safe",
         "_stream",
-        "_streams",
         "_timeouts",
         "_upload",
         "_verdict",
@@ -153,6 +175,11 @@ class Exchange:
         "response",
         "sent",
     )
+
+    # NB: not written before there is something to write.
+    _header: str | None
+    _timeouts: Timeouts | None
+    _verdict: Verdict
 
     def __init__(
         self,
@@ -162,30 +189,25 @@ class Exchange:
         policy: Policy[Any],
         runtime: Any = None,
     ) -> None:
-        url = request.url
-        origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
-        self.call: Call = _RequestCall(
-            f"{request.method} {origin}", (request,), {}, runtime, origin, policy
-        )
+        url, method = request.url, request.method
+        name, origin = _names(method, url.scheme, url.raw_host, url.port)
+        self.call: Call = _RequestCall(name, (request,), {}, runtime, origin, policy)
         self.call.limiters = []
         self.response: Any = None
         self.sent: int = 0
-        # Whether the caller was given a body that is still to be read.
-        self._streams = False
+        # Whether the call has ended, or ends with the body that the caller has.
+        self._ended = False
         self._family = family
         self._rules = rules
         self._request = request
         self._own: dict[str, Any] = request.extensions
-        self._timeouts: Timeouts | None = None
         self._stream: Stream | None = None
-        self._verdict = Verdict.SUCCESS
-        self._safe = request.method in IDEMPOTENT or self._is_allowed()
+        self._safe = method in IDEMPOTENT or self._is_allowed()
         self._upload: Upload | None = None
-        if not is_replayable(request.stream, family.library.ByteStream):
+        if not is_replayable(request.stream, family.in_memory):
             self._upload = request.stream = family.upload(request.stream)
-        # What a header of ours stands in for.
-        self._header: str | None = None
         if rules.deadline_header is not None:
+            # What a header of ours stands in for.
             self._header = request.headers.get(rules.deadline_header[0])
 
     def _is_allowed(self) -> bool:
@@ -216,31 +238,28 @@ class Exchange:
         """Prepare the request for one attempt, and return it."""
         call, request = self.call, self._request
         self.sent += 1
-        # NB: until its outcome is known: a timeout may cut it short.
-        call.unrepeatable = self._why_not(over=False)
-        deadline = call.deadline
-        if deadline is not None or self.sent > 1:
-            request.extensions = extensions = dict(self._own)
-            if deadline is not None:
-                own = extensions.get("timeout") or UNLIMITED
-                extensions["timeout"] = self._timeouts = Timeouts(own)
-                self._timeouts.deadline = deadline
-            if self.sent > 1:
-                extensions[RESEND_COUNT] = self.sent - 1
-        if self._rules.deadline_header is not None and deadline is not None:
-            name, unit = self._rules.deadline_header
-            left = max(0.0, deadline - _clock.now())
-            request.headers[name] = (
-                f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
-            )
+        self._timeouts = None
+        if self._upload is not None or not self._safe:
+            # NB: until its outcome is known: a timeout may cut it short.
+            call.unrepeatable = self._why_not(over=False)
+        extensions, deadline = self._own, call.deadline
+        if deadline is not None:
+            timeouts = Timeouts(extensions.get("timeout") or UNLIMITED)
+            timeouts.deadline = deadline
+            self._timeouts = timeouts
+            request.extensions = extensions = {**extensions, "timeout": timeouts}
+            if self._rules.deadline_header is not None:
+                name, unit = self._rules.deadline_header
+                left = max(0.0, deadline - _clock.now())
+                request.headers[name] = (
+                    f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
+                )
+        if self.sent > 1:
+            request.extensions = {**extensions, RESEND_COUNT: self.sent - 1}
         return request
 
     def reads(self, response: Any) -> bool:
-        """Tell whether the body is to be read as part of the attempt."""
-        stream = response.stream
-        if isinstance(stream, self._family.library.ByteStream):
-            # It is in memory already.
-            return False
+        """Tell whether the body, not in memory yet, is read in the attempt."""
         if response.status_code == _SWITCHING:
             # What follows is no body, and has no end.
             return False
@@ -259,7 +278,7 @@ class Exchange:
         """Read a body as part of the attempt."""
         with closing(response.stream) as chunks:
             whole = b"".join(self._in_time(chunks, self.call.deadline))
-        response.stream = self._family.library.ByteStream(whole)
+        response.stream = self._family.in_memory(whole)
 
     async def aread(self, response: Any) -> None:
         """Read a body as part of the attempt."""
@@ -279,7 +298,7 @@ class Exchange:
             await _shut(body)
             raise
         await _shut(body)
-        response.stream = self._family.library.ByteStream(b"".join(parts))
+        response.stream = self._family.in_memory(b"".join(parts))
 
     def _in_time(
         self, chunks: Iterable[bytes], deadline: float | None
@@ -320,8 +339,9 @@ class Exchange:
         self._verdict = outcome.verdict
         if self.call.limiters:
             self._teach(response)
-        self.call.unrepeatable = self._why_not()
-        if not isinstance(response.stream, self._family.library.ByteStream):
+        if self._upload is not None or not self._safe:
+            self.call.unrepeatable = self._why_not()
+        if not isinstance(response.stream, self._family.in_memory):
             self._stream = stream = Stream(self.call)
             stream.begin(close)
             outcome.held = stream.held
@@ -384,7 +404,7 @@ class Exchange:
 
     async def discard(self) -> None:
         """Read what is left, if it is little, to keep the connection; close."""
-        response, self.response = self.response, None
+        response, self.response, self._stream = self.response, None, None
         with closing(response.stream) as chunks:
             if self._is_short(response):
                 with suppress(Exception):
@@ -426,6 +446,11 @@ class Exchange:
         finally:
             self._end_stream()
 
+    def abandon(self) -> None:
+        """Give back what it held, where nothing can be awaited to close it."""
+        self.response = None
+        self._end_stream()
+
     def _end_stream(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -443,6 +468,7 @@ class Exchange:
         assert outcome is not None
         if self._stream is None:
             self.call.end(outcome)
+            self._ended = True
         else:
             # It goes on until the body is read.
             self.call.conclude(outcome)
@@ -461,42 +487,44 @@ class Exchange:
         return None, error
 
     def _released(self, outcome: Outcome) -> Any:
-        response, library = outcome.value, self._family.library
-        if not isinstance(response, library.Response):
-            raise TypeError(
-                f"a policy answered {self.call.name!r} with an object of"
-                f" {type(response)}: a transport returns {library.__name__}.Response"
-            )
+        response = outcome.value
         if response is not self.response:
             # A fallback's.
+            library = self._family.library
+            if not isinstance(response, library.Response):
+                raise TypeError(
+                    f"a policy answered {self.call.name!r} with an object of"
+                    f" {type(response)}: a transport returns"
+                    f" {library.__name__}.Response"
+                )
             return response
         self.response = None
-        if self.sent > 1 or self._verdict is not Verdict.SUCCESS:
+        if self.sent > 1 or self._verdict is not SUCCESS:
             response.extensions["resilient"] = Summary(
                 self.sent, self.call.stopped, outcome.retry_after
             )
-        stream, self._stream = self._stream, None
-        if stream is None:
-            return response
-        self._streams = True
+        stream = self._stream
+        if stream is not None:
+            self._ended = True
+            response.stream = self._streamed(response.stream, stream)
+        return response
+
+    def _streamed(self, body: Any, stream: Stream) -> Body:
+        """Return a body whose end is the call's."""
         stream.limit = limit = self.call.stream_limit
         if self._timeouts is not None:
             # The attempt is over; what is left is the whole call's.
             self._timeouts.deadline = math.inf if limit is None else limit.deadline
-        response.stream = self._family.body(
-            response.stream,
-            stream,
-            self._timeouts,
-            library.TimeoutException,
-            self._read_timeout,
+        timed_out = self._family.library.TimeoutException
+        return self._family.body(
+            body, stream, self._timeouts, timed_out, self._read_timeout
         )
-        return response
 
     def leave(self, drive: Drive | None) -> None:
         """End the call, and give the request back as it came."""
-        if drive is not None and drive.coroutine is not None:
-            drive.coroutine.close()
-        if not self._streams:
+        if not self._ended:
+            if drive is not None and drive.coroutine is not None:
+                drive.coroutine.close()
             self.call.end()
         request = self._request
         request.extensions = self._own
