@@ -113,13 +113,14 @@ class Transport(Generic[Request, Response]):
         """Send a request through the pipeline; a client calls it."""
         __tracebackhide__ = True
         inner = self._inners.get("sync") or self._first_use("sync")
-        policy: Policy[Any] | None = self.pipeline
+        policy = self.pipeline
         extensions = request.extensions
         if "resilient" in extensions or extensions.get("timeout") != self._timeouts:
-            policy = self._policy_for(request, "sync")
-            if policy is None:
+            chosen = self._policy_for(request, "sync")
+            if chosen is None:
                 response: Response = inner.handle_request(request)
                 return response
+            policy = chosen
         exchange = Exchange(self.family, self._rules, request, policy, SYNC)
         in_memory = self.family.in_memory
         drive: Drive | None = None
@@ -136,11 +137,12 @@ class Transport(Generic[Request, Response]):
                     exchange.close()
                 try:
                     answer = inner.handle_request(exchange.begin())
-                    if not isinstance(answer.stream, in_memory) and exchange.reads(
-                        answer
-                    ):
-                        exchange.read(answer)
-                    outcome = exchange.answered(answer, exchange.discard)
+                    if not isinstance(answer.stream, in_memory):
+                        if exchange.reads(answer):
+                            exchange.read(answer)
+                        else:
+                            exchange.stream(exchange.discard)
+                    outcome = exchange.answered(answer)
                 except Exception as raised:
                     outcome = exchange.failed(raised)
                 except BaseException as unwinding:
@@ -163,13 +165,14 @@ class Transport(Generic[Request, Response]):
         """Send a request through the pipeline; a client calls it."""
         __tracebackhide__ = True
         inner = self._inners.get("async") or self._first_use("async")
-        policy: Policy[Any] | None = self.pipeline
+        policy = self.pipeline
         extensions = request.extensions
         if "resilient" in extensions or extensions.get("timeout") != self._timeouts:
-            policy = self._policy_for(request, "async")
-            if policy is None:
+            chosen = self._policy_for(request, "async")
+            if chosen is None:
                 response: Response = await inner.handle_async_request(request)
                 return response
+            policy = chosen
         exchange = Exchange(self.family, self._rules, request, policy)
         in_memory = self.family.in_memory
         drive: Drive | None = None
@@ -186,11 +189,12 @@ class Transport(Generic[Request, Response]):
                     await exchange.aclose()
                 try:
                     answer = await inner.handle_async_request(exchange.begin())
-                    if not isinstance(answer.stream, in_memory) and exchange.reads(
-                        answer
-                    ):
-                        await exchange.aread(answer)
-                    outcome = exchange.answered(answer, exchange.adiscard)
+                    if not isinstance(answer.stream, in_memory):
+                        if exchange.reads(answer):
+                            await exchange.aread(answer)
+                        else:
+                            exchange.stream(exchange.adiscard)
+                    outcome = exchange.answered(answer)
                 except Exception as raised:
                     outcome = exchange.failed(raised)
                 except BaseException as unwinding:

@@ -36,7 +36,7 @@ from resilient._http.body import (
     Body,
     Timeouts,
     Upload,
-    is_replayable,
+    is_rewindable,
     leave,
 )
 from resilient._policy import Policy
@@ -204,8 +204,9 @@ class Exchange:
         self._stream: Stream | None = None
         self._safe = method in IDEMPOTENT or self._is_allowed()
         self._upload: Upload | None = None
-        if not is_replayable(request.stream, family.in_memory):
-            self._upload = request.stream = family.upload(request.stream)
+        body = request.stream
+        if not isinstance(body, family.in_memory) and not is_rewindable(body):
+            self._upload = request.stream = family.upload(body)
         if rules.deadline_header is not None:
             # What a header of ours stands in for.
             self._header = request.headers.get(rules.deadline_header[0])
@@ -247,7 +248,8 @@ class Exchange:
             timeouts = Timeouts(extensions.get("timeout") or UNLIMITED)
             timeouts.deadline = deadline
             self._timeouts = timeouts
-            request.extensions = extensions = {**extensions, "timeout": timeouts}
+            request.extensions = extensions = extensions.copy()
+            extensions["timeout"] = timeouts
             if self._rules.deadline_header is not None:
                 name, unit = self._rules.deadline_header
                 left = max(0.0, deadline - _clock.now())
@@ -321,13 +323,17 @@ class Exchange:
         error: Exception = self._family.library.ReadTimeout(text, request=self._request)
         return error
 
-    def answered(self, response: Any, close: Callable[[], Awaitable[None]]) -> Outcome:
-        """Make an outcome of a response, and judge it.
+    def stream(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Have the call last until the body is read, for it is not read here.
 
         Args:
-            response: The response.
             close: ``await close()`` closes it, should it not be the last.
         """
+        self._stream = stream = Stream(self.call)
+        stream.begin(close)
+
+    def answered(self, response: Any) -> Outcome:
+        """Make an outcome of a response, and judge it."""
         self.response = response
         outcome = Outcome(response)
         status: int = response.status_code
@@ -341,10 +347,8 @@ class Exchange:
             self._teach(response)
         if self._upload is not None or not self._safe:
             self.call.unrepeatable = self._why_not()
-        if not isinstance(response.stream, self._family.in_memory):
-            self._stream = stream = Stream(self.call)
-            stream.begin(close)
-            outcome.held = stream.held
+        if self._stream is not None:
+            outcome.held = self._stream.held
         return outcome
 
     def failed(self, error: Exception) -> Outcome:
@@ -472,9 +476,23 @@ class Exchange:
         else:
             # It goes on until the body is read.
             self.call.conclude(outcome)
-        error = outcome.error
-        if error is None:
-            return self._released(outcome), None
+        error, response = outcome.error, outcome.value
+        if error is not None:
+            return None, self._ours(error, outcome)
+        if response is not self.response:
+            return self._replaced(response), None
+        self.response = None
+        if self.sent > 1 or self._verdict is not SUCCESS:
+            response.extensions["resilient"] = Summary(
+                self.sent, self.call.stopped, outcome.retry_after
+            )
+        if self._stream is not None:
+            self._ended = True
+            response.stream = self._streamed(response.stream, self._stream)
+        return response, None
+
+    def _ours(self, error: Exception, outcome: Outcome) -> Exception:
+        """Return an error as the client's, where it is one of ours."""
         outcome.discard()
         if outcome.held is not None:
             outcome.held.end(outcome)
@@ -484,30 +502,17 @@ class Exchange:
             # and cause stay, and a Retry further out knows it again.
             error.__class__ = twin
             error.request = self._request  # type: ignore[attr-defined]  # it has one now
-        return None, error
+        return error
 
-    def _released(self, outcome: Outcome) -> Any:
-        response = outcome.value
-        if response is not self.response:
-            # A fallback's.
-            library = self._family.library
-            if not isinstance(response, library.Response):
-                raise TypeError(
-                    f"a policy answered {self.call.name!r} with an object of"
-                    f" {type(response)}: a transport returns"
-                    f" {library.__name__}.Response"
-                )
-            return response
-        self.response = None
-        if self.sent > 1 or self._verdict is not SUCCESS:
-            response.extensions["resilient"] = Summary(
-                self.sent, self.call.stopped, outcome.retry_after
+    def _replaced(self, answer: object) -> object:
+        """Return a policy's own answer, which a fallback gives."""
+        library = self._family.library
+        if not isinstance(answer, library.Response):
+            raise TypeError(
+                f"a policy answered {self.call.name!r} with an object of"
+                f" {type(answer)}: a transport returns {library.__name__}.Response"
             )
-        stream = self._stream
-        if stream is not None:
-            self._ended = True
-            response.stream = self._streamed(response.stream, stream)
-        return response
+        return answer
 
     def _streamed(self, body: Any, stream: Stream) -> Body:
         """Return a body whose end is the call's."""
