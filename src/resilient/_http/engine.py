@@ -276,11 +276,9 @@ class Transport(Generic[Request, Response]):
             for spelling in ("requests", colour):
                 policy.accept(spelling, classified=True)
             return policy
-        timeouts = extensions.get("timeout")
-        if timeouts != self._timeouts:
-            # Those of the client: hardly ever others than the last ones.
-            self._timeouts = timeouts
-            self._compare(timeouts or {})
+        # Those of the client: hardly ever others than the last ones.
+        self._timeouts = extensions.get("timeout")
+        self._compare(self._timeouts or {})
         return self.pipeline
 
     def _compare(self, timeouts: Mapping[str, float | None]) -> None:

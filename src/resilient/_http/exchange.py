@@ -436,8 +436,7 @@ class Exchange:
         """Close it, and give back what it held."""
         response, self.response = self.response, None
         try:
-            if response is not None:
-                response.stream.close()
+            response.stream.close()
         finally:
             self._end_stream()
 
@@ -445,8 +444,7 @@ class Exchange:
         """Close it, and give back what it held."""
         response, self.response = self.response, None
         try:
-            if response is not None:
-                await _shut(response.stream)
+            await _shut(response.stream)
         finally:
             self._end_stream()
 
@@ -479,16 +477,17 @@ class Exchange:
         error, response = outcome.error, outcome.value
         if error is not None:
             return None, self._ours(error, outcome)
-        if response is not self.response:
+        if response is None or response is not self.response:
             return self._replaced(response), None
         self.response = None
         if self.sent > 1 or self._verdict is not SUCCESS:
             response.extensions["resilient"] = Summary(
                 self.sent, self.call.stopped, outcome.retry_after
             )
-        if self._stream is not None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
             self._ended = True
-            response.stream = self._streamed(response.stream, self._stream)
+            response.stream = self._streamed(response.stream, stream)
         return response, None
 
     def _ours(self, error: Exception, outcome: Outcome) -> Exception:
