@@ -1924,6 +1924,27 @@ async def test_a_response_that_is_read_leaves_nothing_to_the_collector(h: Http) 
     assert 0 == bulkhead.in_use
 
 
+@in_every_client
+async def test_a_response_that_nobody_reads_leaves_nothing_either(h: Http) -> None:
+    """What it held goes back with its last reference, and at once."""
+    bulkhead = Bulkhead(1)
+
+    async def step(request: Any) -> Any:
+        return h.library.Response(200, stream=h.body(b"a", log=False))
+
+    transport = h.transport(h.script(step, reads=False), Pipeline(bulkhead))
+    await h.handle(transport, h.library.Request("GET", URL))
+    transport.inner.requests.clear()
+    transport.inner.sent.clear()
+    with no_garbage():
+        response = await h.handle(transport, h.library.Request("GET", URL))
+        transport.inner.requests.clear()
+        transport.inner.sent.clear()
+        assert 1 == bulkhead.in_use
+        del response
+        assert 0 == bulkhead.in_use
+
+
 # -- The client around it works as with a bare transport
 
 
