@@ -17,9 +17,8 @@ import functools
 import math
 import time
 import uuid
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -278,9 +277,16 @@ class Exchange:
 
     def read(self, response: Any) -> None:
         """Read a body as part of the attempt."""
-        with closing(response.stream) as chunks:
-            whole = b"".join(self._in_time(chunks, self.call.deadline))
-        response.stream = self._family.in_memory(whole)
+        body, deadline = response.stream, self.call.deadline
+        parts: list[bytes] = []
+        try:
+            for chunk in body:
+                if deadline is not None and _clock.now() >= deadline:
+                    raise self._too_late()
+                parts.append(chunk)
+        finally:
+            body.close()
+        response.stream = self._family.in_memory(b"".join(parts))
 
     async def aread(self, response: Any) -> None:
         """Read a body as part of the attempt."""
@@ -301,19 +307,6 @@ class Exchange:
             raise
         await _shut(body)
         response.stream = self._family.in_memory(b"".join(parts))
-
-    def _in_time(
-        self, chunks: Iterable[bytes], deadline: float | None
-    ) -> Iterator[bytes]:
-        """Read until a deadline: nobody interrupts synchronous reading.
-
-        Raises:
-            The client's read timeout, when it has come.
-        """
-        for chunk in chunks:
-            if deadline is not None and _clock.now() >= deadline:
-                raise self._too_late()
-            yield chunk
 
     def _too_late(self) -> Exception:
         return self._read_timeout("the time for the request is up")
@@ -409,11 +402,16 @@ class Exchange:
     async def discard(self) -> None:
         """Read what is left, if it is little, to keep the connection; close."""
         response, self.response, self._stream = self.response, None, None
-        with closing(response.stream) as chunks:
+        body = response.stream
+        try:
             if self._is_short(response):
+                until = _clock.now() + _DRAIN_SECONDS
                 with suppress(Exception):
-                    until = _clock.now() + _DRAIN_SECONDS
-                    deque(self._in_time(chunks, until), maxlen=0)
+                    for _ in body:
+                        if _clock.now() >= until:
+                            break
+        finally:
+            body.close()
 
     async def adiscard(self) -> None:
         """Read what is left, if it is little, to keep the connection; close."""
