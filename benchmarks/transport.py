@@ -1,10 +1,14 @@
 """What the transport costs, as a share of the bare client's call.
 
 A mock transport answers at once, so all the time there is is the client's and
-ours. Contenders take turns, round after round, and only ratios of their best
-rounds are printed, as in ``cost.py``.
+ours. Contenders take turns as in ``cost.py``, and see `_cost.rounds` for how
+what they take is compared: the median of the rounds' ratios, and its quartiles.
 
-    python benchmarks/transport.py [--rounds N] [--json]
+    python benchmarks/transport.py [--rounds N] [--family NAME] [--json]
+    python benchmarks/transport.py --instructions
+
+The second counts instructions instead, by valgrind, which has to be installed:
+they tell apart what time cannot, and say little of what a cache miss costs.
 """
 
 from __future__ import annotations
@@ -14,89 +18,201 @@ import asyncio
 import gc
 import importlib
 import json
+import os
+import re
+import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+from _cost.rounds import Ratio, measure
+from _cost.scenes import Contender, Scene
+from _cost.workloads import ASYNCIO, SYNC, Function
 
 from resilient import Pipeline
 
-CALLS = 50
 URL = "https://api.test/things"
 FAMILIES = ("httpx2", "httpx")
+COLOURS = ("asyncio", "sync")
 
-Contender = Callable[[], Awaitable[object]]
+JSON = b'{"id": 7, "name": "a thing", "tags": ["red", "small"]}'
+HEADERS = [
+    (b"date", b"Mon, 06 Jul 2026 09:00:00 GMT"),
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(JSON)).encode()),
+    (b"server", b"mock"),
+]
+
+BARE = "bare"
+PIPELINES = ("empty pipeline", "standard pipeline")
+
+# Calls that are counted: each takes the same path, and few are enough.
+COUNTED = 200
 
 
-def contenders(family: str) -> dict[str, Contender]:
-    """Return what is compared, by name: the bare call of a colour comes first."""
+def answers(library: Any) -> dict[str, Callable[[Any], Any]]:
+    """Return what a server may say, by name, as functions of the request."""
+
+    class Wire(library.SyncByteStream, library.AsyncByteStream):
+        """A body that is still to be read, as a connection's is."""
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield JSON
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield JSON
+
+    return {
+        "no body": lambda request: library.Response(200),
+        "JSON": lambda request: library.Response(200, headers=HEADERS, content=JSON),
+        "JSON to be read": lambda request: library.Response(
+            200, headers=HEADERS, stream=Wire()
+        ),
+    }
+
+
+def scene(family: str, colour: str, answer: str) -> Scene:
+    """Return who is compared: the bare call, and our transports around it."""
     library: Any = importlib.import_module(family)
     ours: Any = importlib.import_module(f"resilient.{family}")
-    mock = library.MockTransport(lambda request: library.Response(200))
-    transports = {
-        "bare": mock,
-        "empty pipeline": ours.ResilientTransport(Pipeline(), inner=mock),
-        "standard pipeline": ours.ResilientTransport(inner=mock),
-    }
+    mock = library.MockTransport(answers(library)[answer])
 
-    def in_sync(transport: Any) -> Contender:
-        client = library.Client(transport=transport)
-
-        async def call() -> object:
-            return client.get(URL)
-
-        return call
-
-    def in_async(transport: Any) -> Contender:
+    def call(transport: Any) -> Function:
+        if colour == "sync":
+            client = library.Client(transport=transport)
+            return lambda x: client.get(URL)
         client = library.AsyncClient(transport=transport)
+        return lambda x: client.get(URL)
 
-        async def call() -> object:
-            return await client.get(URL)
+    return Scene(
+        family,
+        answer,
+        SYNC if colour == "sync" else ASYNCIO,
+        [
+            Contender(BARE, call(mock)),
+            Contender(
+                PIPELINES[0], call(ours.ResilientTransport(Pipeline(), inner=mock))
+            ),
+            Contender(PIPELINES[1], call(ours.ResilientTransport(inner=mock))),
+        ],
+    )
 
-        return call
 
-    return {
-        f"{colour}, {name}": make(transport)
-        for colour, make in (("sync", in_sync), ("asyncio", in_async))
-        for name, transport in transports.items()
-    }
+def scenes(families: tuple[str, ...]) -> Iterator[Scene]:
+    """Every family in every colour with every answer."""
+    for family in families:
+        for colour in COLOURS:
+            for answer in answers(importlib.import_module(family)):
+                yield scene(family, colour, answer)
 
 
-async def measure(family: str, rounds: int) -> dict[str, float]:
-    """Return what each contender takes more than the bare call, as its share."""
-    best: dict[str, float] = {}
-    named = contenders(family)
-    # NB: or a collection would fall to whoever comes at the wrong moment.
+def take_turns(families: tuple[str, ...], rounds: int) -> Iterator[dict[str, Any]]:
+    """Measure times: microseconds of the bare call, and shares beyond it."""
+    for one in scenes(families):
+        # NB: or a collection would fall to whoever comes at the wrong moment.
+        gc.disable()
+        times = one.world.run(measure(one, rounds))
+        gc.enable()
+        gc.collect()
+        bare = Ratio.of([seconds * 1e6 for seconds in times.rounds[BARE]])
+        row = {"microseconds": bare.median}
+        for name in PIPELINES:
+            whole = times.whole(name, BARE)
+            row[name] = [whole.median - 1, whole.low - 1, whole.high - 1]
+        yield {"scene": [one.group, one.world.name, one.case], **row}
+
+
+# -- Instructions
+
+
+async def run_counted(families: tuple[str, ...]) -> None:
+    """Let everyone make its calls, each between two calls of `getppid`.
+
+    What goes on before and between is counted too, and thrown away.
+    """
+    # NB: a collection would be counted with whoever it falls to.
     gc.disable()
-    for _ in range(rounds):
-        for name, call in named.items():
-            gc.collect(0)
-            began = time.perf_counter()
-            for _ in range(CALLS):
-                await call()
-            took = (time.perf_counter() - began) / CALLS
-            best[name] = min(best.get(name, took), took)
-    return {
-        name: took / best[f"{name.partition(',')[0]}, bare"] - 1
-        for name, took in best.items()
-        if not name.endswith("bare")
-    }
+    for one in scenes(families):
+        for contender in one.contenders:
+            call = contender.call
+            for counted in (20, COUNTED):
+                os.getppid()
+                for x in range(counted):
+                    answer = call(x)
+                    if not one.world.sync:
+                        await answer
+            os.getppid()
+
+
+def count(families: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Have valgrind count: thousands of instructions a call, and the shares."""
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run(
+            [
+                "valgrind",
+                "--tool=callgrind",
+                "--dump-before=getppid",
+                f"--callgrind-out-file={directory}/out",
+                sys.executable,
+                __file__,
+                "--counted",
+                *families,
+            ],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+        )
+        counts = [
+            int(re.findall(r"^(?:summary|totals): (\d+)", dump.read_text(), re.M)[0])
+            for dump in sorted(
+                Path(directory).glob("out.*"), key=lambda dump: int(dump.suffix[1:])
+            )
+        ]
+    # Before, and then of each contender: its first calls, all others, the way on.
+    contended = iter(counts[2::3])
+    for one in scenes(families):
+        bare, *others = (next(contended) / COUNTED / 1000 for _ in one.contenders)
+        row: dict[str, Any] = {"kilo-instructions": bare}
+        for name, own in zip(PIPELINES, others, strict=True):
+            row[name] = [own / bare - 1, own - bare]
+        yield {"scene": [one.group, one.world.name, one.case], **row}
 
 
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--family", choices=FAMILIES, action="append")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--instructions", action="store_true")
+    parser.add_argument("--counted", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    rows = {name: asyncio.run(measure(name, options.rounds)) for name in FAMILIES}
+    if options.counted:
+        asyncio.run(run_counted(tuple(options.counted)))
+        return
+    families = tuple(options.family or FAMILIES)
+    rows = (
+        count(families)
+        if options.instructions
+        else take_turns(families, options.rounds)
+    )
     if options.json:
-        print(json.dumps({"python": sys.version.split()[0], "shares": rows}))
+        print(json.dumps({"python": sys.version.split()[0], "rows": list(rows)}))
         return
     print(f"Python {sys.version.split()[0]}, more than the bare call\n")
-    print(f"{'':28}" + "".join(f"{family:>10}" for family in FAMILIES))
-    for name in rows[FAMILIES[0]]:
-        print(f"{name:28}" + "".join(f"{rows[one][name]:>10.1%}" for one in FAMILIES))
+    unit = "kilo-instructions" if options.instructions else "microseconds"
+    print(f"{'':32}{unit:>18}" + "".join(f"{name:>26}" for name in PIPELINES))
+    for row in rows:
+        cells = "".join(f"{_spelt(row[name]):>26}" for name in PIPELINES)
+        print(f"{', '.join(row['scene']):32}{row[unit]:>18.1f}{cells}", flush=True)
+
+
+def _spelt(share: list[float]) -> str:
+    if len(share) == 2:
+        return f"{share[0]:.1%} ({share[1]:.1f})"
+    return f"{share[0]:.1%} ({share[1]:.1%}–{share[2]:.1%})"
 
 
 if __name__ == "__main__":

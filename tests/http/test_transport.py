@@ -10,6 +10,7 @@ import pickle
 import traceback
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
@@ -1113,10 +1114,14 @@ async def test_the_key_of_a_call_is_its_origin(h: Http) -> None:
         await h.get(client, "https://user:secret@a.test:443/path?secret=1")
         await h.post(client, "http://a.test:8080/")
         await h.get(client, "http://bücher.test/")
+        await h.get(client, "https://[::1]/")
+        await h.get(client, "https://[::1]:8443/")
     assert [
         ("https://a.test", "GET https://a.test"),
         ("http://a.test:8080", "POST http://a.test:8080"),
         ("http://xn--bcher-kva.test", "GET http://xn--bcher-kva.test"),
+        ("https://[::1]", "GET https://[::1]"),
+        ("https://[::1]:8443", "GET https://[::1]:8443"),
     ] == seen
 
 
@@ -1316,15 +1321,16 @@ async def test_a_fallback_may_answer_with_a_response(h: Http) -> None:
 @in_every_client
 async def test_a_fallback_that_answers_with_anything_else_is_refused(h: Http) -> None:
     """A client could not use it."""
-    for step in (h.response(503, b"down"), h.library.ReadError("down")):
-        pipeline = Pipeline(Fallback(42), classify=h.ours.http_verdict)
-        async with h.client(h.script(step), pipeline) as client:
-            error = await h.error(TypeError, h.get, client)
-        assert (
-            "a policy answered 'GET https://api.test' with an object of"
-            f" <class 'int'>: a transport returns {h.family}.Response"
-        ) == str(error)
-    assert 1 == [event for event, _ in h.log].count("closed")
+    for value in (42, None):
+        for step in (h.response(503, b"down"), h.library.ReadError("down")):
+            pipeline = Pipeline(Fallback(value), classify=h.ours.http_verdict)
+            async with h.client(h.script(step), pipeline) as client:
+                error = await h.error(TypeError, h.get, client)
+            assert (
+                "a policy answered 'GET https://api.test' with an object of"
+                f" {type(value)}: a transport returns {h.family}.Response"
+            ) == str(error)
+    assert 2 == [event for event, _ in h.log].count("closed")
 
 
 MEANINGLESS = {
@@ -1413,6 +1419,41 @@ async def test_a_policy_that_awaits_is_refused_in_a_sync_client(h: Http) -> None
         "a policy awaited NoneType in a synchronous call: a policy may wait"
         " through `call.runtime` only"
     ) == str(error)
+
+
+@in_sync_clients
+async def test_a_policy_may_go_on_though_it_could_not_wait(h: Http) -> None:
+    """The refusal is an error in its own code."""
+    import asyncio
+
+    class Insists(Policy[Any]):
+        async def around(self, proceed: Any, call: Any) -> Outcome:
+            with suppress(RuntimeError):
+                await asyncio.sleep(0)
+            outcome: Outcome = await proceed(call)
+            return outcome
+
+    async with h.client(h.script(200), Insists()) as client:
+        assert 200 == (await h.get(client)).status_code
+
+
+@in_every_client
+async def test_a_policy_that_is_no_coroutine_leaves_the_request_as_it_was(
+    h: Http,
+) -> None:
+    """Its bug reaches the caller before anything was sent."""
+
+    class Broken(Policy[Any]):
+        def around(self, proceed: Any, call: Any) -> Any:
+            raise ZeroDivisionError
+
+    script = h.script(200)
+    request = h.library.Request("POST", URL, stream=h.body(b"once"))
+    body, extensions = request.stream, request.extensions
+    await h.error(ZeroDivisionError, h.handle, h.transport(script, Broken()), request)
+    assert body is request.stream
+    assert extensions is request.extensions
+    assert [] == script.sent
 
 
 # -- Construction
@@ -1881,6 +1922,27 @@ async def test_a_response_that_is_read_leaves_nothing_to_the_collector(h: Http) 
         transport.inner.requests.clear()
         transport.inner.sent.clear()
     assert 0 == bulkhead.in_use
+
+
+@in_every_client
+async def test_a_response_that_nobody_reads_leaves_nothing_either(h: Http) -> None:
+    """What it held goes back with its last reference, and at once."""
+    bulkhead = Bulkhead(1)
+
+    async def step(request: Any) -> Any:
+        return h.library.Response(200, stream=h.body(b"a", log=False))
+
+    transport = h.transport(h.script(step, reads=False), Pipeline(bulkhead))
+    await h.handle(transport, h.library.Request("GET", URL))
+    transport.inner.requests.clear()
+    transport.inner.sent.clear()
+    with no_garbage():
+        response = await h.handle(transport, h.library.Request("GET", URL))
+        transport.inner.requests.clear()
+        transport.inner.sent.clear()
+        assert 1 == bulkhead.in_use
+        del response
+        assert 0 == bulkhead.in_use
 
 
 # -- The client around it works as with a bare transport

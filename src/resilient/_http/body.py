@@ -204,24 +204,18 @@ async def leave(chunks: AsyncIterator[bytes]) -> None:
         await chunks.aclose()
 
 
-def is_replayable(body: Any, whole: type[Any]) -> bool:
-    """Tell whether a request's body can be sent again, byte for byte.
+def is_rewindable(body: Any) -> bool:
+    """Tell whether a request's body, not in memory, can be sent again.
 
-    Args:
-        body: The request's stream.
-        whole: The family's class of bodies that are in memory.
+    Byte for byte, that is: a form with files rewinds those that can be.
     """
-    if isinstance(body, whole):
-        return True
-    # A form with files: it rewinds those that can be.
     fields = getattr(body, "fields", None)
     return isinstance(fields, list) and all(
-        _is_rewindable(getattr(field, "file", b""))
-        for field in cast("list[object]", fields)
+        _seeks(getattr(field, "file", b"")) for field in cast("list[object]", fields)
     )
 
 
-def _is_rewindable(file: Any) -> bool:
+def _seeks(file: Any) -> bool:
     if isinstance(file, (str, bytes)):
         return True
     seekable = getattr(file, "seekable", None)

@@ -9,12 +9,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Generic, Literal, Self, TypeGuard, TypeVar, cast
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Protocol,
+    Self,
+    TypeGuard,
+    TypeVar,
+    cast,
+)
 from urllib.request import getproxies_environment
 
 from resilient._arguments import count, flag
 from resilient._call import current
-from resilient._edge import RUN, Drive
+from resilient._edge import DONE, RUN, Drive
 from resilient._errors import spell_seconds
 from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange, Family, Rules
@@ -28,7 +38,15 @@ from resilient.per_key import PerKey
 from resilient.retry import Retry
 from resilient.timeout import Timeout
 
-Request = TypeVar("Request")
+
+class _Request(Protocol):
+    """What both families' requests are."""
+
+    @property
+    def extensions(self) -> Mapping[str, Any]: ...
+
+
+Request = TypeVar("Request", bound=_Request)
 Response = TypeVar("Response")
 
 _UNITS = ("s", "ms")
@@ -96,37 +114,50 @@ class Transport(Generic[Request, Response]):
         """Send a request through the pipeline; a client calls it."""
         __tracebackhide__ = True
         inner = self._inners.get("sync") or self._first_use("sync")
-        policy = self._policy_for(request, "sync")
-        if policy is None:
-            response: Response = inner.handle_request(request)
-            return response
+        policy = self.pipeline
+        extensions = request.extensions
+        if "resilient" in extensions or extensions.get("timeout") != self._timeouts:
+            chosen = self._policy_for(request, "sync")
+            if chosen is None:
+                response: Response = inner.handle_request(request)
+                return response
+            policy = chosen
         exchange = Exchange(self.family, self._rules, request, policy, SYNC)
+        in_memory = self.family.in_memory
         drive: Drive | None = None
         outcome: Outcome | None = None
         token = current.set(exchange.call)
         try:
             drive = Drive(policy, exchange.call)
-            standstill = drive.in_sync(drive.begin())
-            while standstill is RUN:
-                exchange.close()
+            standstill = drive.begin()
+            while standstill is not DONE:
+                if standstill is not RUN:
+                    standstill = drive.in_sync(standstill)
+                    continue
+                if exchange.response is not None:
+                    exchange.close()
                 try:
                     answer = inner.handle_request(exchange.begin())
-                    if exchange.reads(answer):
-                        exchange.read(answer)
-                    outcome = exchange.answered(answer, exchange.discard)
+                    if not isinstance(answer.stream, in_memory):
+                        if exchange.reads(answer):
+                            exchange.read(answer)
+                        else:
+                            exchange.stream(exchange.discard)
+                    outcome = exchange.answered(answer)
                 except Exception as raised:
                     outcome = exchange.failed(raised)
                 except BaseException as unwinding:
-                    standstill = drive.in_sync(drive.throw(unwinding))
+                    standstill = drive.throw(unwinding)
                     continue
-                standstill = drive.in_sync(drive.send(outcome))
+                standstill = drive.send(outcome)
             response, error = exchange.end(drive)
             if error is None:
                 return response
             raise error
         finally:
             current.reset(token)
-            exchange.close()
+            if exchange.response is not None:
+                exchange.close()
             exchange.leave(drive)
             # NB: the error's traceback holds this frame.
             drive = outcome = error = None
@@ -135,37 +166,49 @@ class Transport(Generic[Request, Response]):
         """Send a request through the pipeline; a client calls it."""
         __tracebackhide__ = True
         inner = self._inners.get("async") or self._first_use("async")
-        policy = self._policy_for(request, "async")
-        if policy is None:
-            response: Response = await inner.handle_async_request(request)
-            return response
+        policy = self.pipeline
+        extensions = request.extensions
+        if "resilient" in extensions or extensions.get("timeout") != self._timeouts:
+            chosen = self._policy_for(request, "async")
+            if chosen is None:
+                response: Response = await inner.handle_async_request(request)
+                return response
+            policy = chosen
         exchange = Exchange(self.family, self._rules, request, policy)
+        in_memory = self.family.in_memory
         drive: Drive | None = None
         outcome: Outcome | None = None
         token = current.set(exchange.call)
         try:
             drive = Drive(policy, exchange.call)
-            standstill = await drive.forward(drive.begin())
-            while standstill is RUN:
-                await exchange.aclose()
+            standstill = drive.begin()
+            while standstill is not DONE:
+                if standstill is not RUN:
+                    standstill = await drive.forward(standstill)
+                    continue
+                if exchange.response is not None:
+                    await exchange.aclose()
                 try:
                     answer = await inner.handle_async_request(exchange.begin())
-                    if exchange.reads(answer):
-                        await exchange.aread(answer)
-                    outcome = exchange.answered(answer, exchange.adiscard)
+                    if not isinstance(answer.stream, in_memory):
+                        if exchange.reads(answer):
+                            await exchange.aread(answer)
+                        else:
+                            exchange.stream(exchange.adiscard)
+                    outcome = exchange.answered(answer)
                 except Exception as raised:
                     outcome = exchange.failed(raised)
                 except BaseException as unwinding:
-                    standstill = await drive.forward(drive.throw(unwinding))
+                    standstill = drive.throw(unwinding)
                     continue
-                standstill = await drive.forward(drive.send(outcome))
+                standstill = drive.send(outcome)
             response, error = exchange.end(drive)
             if error is None:
                 return response
             raise error
         except GeneratorExit:
             # Nothing can be awaited any more: the connection is lost.
-            exchange.response = None
+            exchange.abandon()
             raise
         finally:
             try:
@@ -175,7 +218,8 @@ class Transport(Generic[Request, Response]):
                 # shuts down: the variable there was never ours.
                 pass
             try:
-                await exchange.aclose()
+                if exchange.response is not None:
+                    await exchange.aclose()
             finally:
                 exchange.leave(drive)
                 # NB: the error's traceback holds this frame.
@@ -233,11 +277,9 @@ class Transport(Generic[Request, Response]):
             for spelling in ("requests", colour):
                 policy.accept(spelling, classified=True)
             return policy
-        timeouts = extensions.get("timeout")
-        if timeouts != self._timeouts:
-            # Those of the client: hardly ever others than the last ones.
-            self._timeouts = timeouts
-            self._compare(timeouts or {})
+        # Those of the client: hardly ever others than the last ones.
+        self._timeouts = extensions.get("timeout")
+        self._compare(self._timeouts or {})
         return self.pipeline
 
     def _compare(self, timeouts: Mapping[str, float | None]) -> None:

@@ -13,15 +13,16 @@ Ground rules:
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 import uuid
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import anyio
+import attrs
 
 from resilient import _clock
 from resilient._call import Call
@@ -34,10 +35,10 @@ from resilient._http.body import (
     Body,
     Timeouts,
     Upload,
-    is_replayable,
+    is_rewindable,
     leave,
 )
-from resilient._outcome import Held, Outcome, Verdict
+from resilient._outcome import SUCCESS, Held, Outcome, Verdict
 from resilient._policy import Policy
 
 IDEMPOTENT: Final = frozenset(
@@ -57,7 +58,8 @@ _DRAIN_SECONDS: Final = 1.0
 costs more than a new one."""
 
 
-class Family(NamedTuple):
+@attrs.frozen
+class Family:
     """The classes of one family of clients.
 
     Attributes:
@@ -65,12 +67,16 @@ class Family(NamedTuple):
         body: Our `Body`, as a stream of that library.
         upload: Our `Upload`, as a stream of that library.
         errors: Our errors, each with the one that is the library's too.
+        in_memory: The library's class of bodies that are in memory.
     """
 
     library: Any
     body: type[Body]
     upload: type[Upload]
     errors: dict[type[Exception], type[Exception]]
+    in_memory: Any = attrs.field(
+        init=False, default=attrs.Factory(lambda it: it.library.ByteStream, True)
+    )
 
     def twin(self, kind: type[Exception]) -> type[Exception] | None:
         """Return the class of an error of ours that is the library's too.
@@ -92,7 +98,8 @@ class Family(NamedTuple):
         return twin
 
 
-class Rules(NamedTuple):
+@attrs.frozen
+class Rules:
     """What a transport was told about requests; see its arguments."""
 
     retry_unsafe: bool
@@ -132,16 +139,31 @@ class _RequestCall(Call):
     resends = True
 
 
+@functools.lru_cache(maxsize=1024)
+def _names(method: str, scheme: str, host: bytes, port: int | None) -> tuple[str, str]:
+    """Return the name of a call, and its origin: hardly any client has many.
+
+    NB: asked for a URL's `netloc`, a client spells it anew each time.
+    """
+    address = host.decode("ascii")
+    if ":" in address:
+        address = f"[{address}]"
+    origin = f"{scheme}://{address}" if port is None else f"{scheme}://{address}:{port}"
+    return f"{method} {origin}", origin
+
+
 class Exchange:
     """One request, from its call to the end of its response's headers.
 
     Attributes:
         call: What flows through the pipeline.
         sent: How often the request was sent.
-        response: The last response, until somebody else owns it.
+        response: The last response, until somebody else owns it; whoever
+            finds one here closes it.
     """
 
     __slots__ = (
+        "_ended",
         "_family",
         "_header",
         "_own",
@@ -149,7 +171,6 @@ class Exchange:
         "_rules",
         "_safe",
         "_stream",
-        "_streams",
         "_timeouts",
         "_upload",
         "_verdict",
@@ -157,6 +178,11 @@ class Exchange:
         "response",
         "sent",
     )
+
+    # NB: not written before there is something to write.
+    _header: str | None
+    _timeouts: Timeouts | None
+    _verdict: Verdict
 
     def __init__(
         self,
@@ -166,30 +192,26 @@ class Exchange:
         policy: Policy[Any],
         runtime: Any = None,
     ) -> None:
-        url = request.url
-        origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
-        self.call: Call = _RequestCall(
-            f"{request.method} {origin}", (request,), {}, runtime, origin, policy
-        )
+        url, method = request.url, request.method
+        name, origin = _names(method, url.scheme, url.raw_host, url.port)
+        self.call: Call = _RequestCall(name, (request,), {}, runtime, origin, policy)
         self.call.limiters = []
         self.response: Any = None
         self.sent: int = 0
-        # Whether the caller was given a body that is still to be read.
-        self._streams = False
+        # Whether the call has ended, or ends with the body that the caller has.
+        self._ended = False
         self._family = family
         self._rules = rules
         self._request = request
         self._own: dict[str, Any] = request.extensions
-        self._timeouts: Timeouts | None = None
         self._stream: Stream | None = None
-        self._verdict = Verdict.SUCCESS
-        self._safe = request.method in IDEMPOTENT or self._is_allowed()
+        self._safe = method in IDEMPOTENT or self._is_allowed()
         self._upload: Upload | None = None
-        if not is_replayable(request.stream, family.library.ByteStream):
-            self._upload = request.stream = family.upload(request.stream)
-        # What a header of ours stands in for.
-        self._header: str | None = None
+        body = request.stream
+        if not isinstance(body, family.in_memory) and not is_rewindable(body):
+            self._upload = request.stream = family.upload(body)
         if rules.deadline_header is not None:
+            # What a header of ours stands in for.
             self._header = request.headers.get(rules.deadline_header[0])
 
     def _is_allowed(self) -> bool:
@@ -220,31 +242,29 @@ class Exchange:
         """Prepare the request for one attempt, and return it."""
         call, request = self.call, self._request
         self.sent += 1
-        # NB: until its outcome is known: a timeout may cut it short.
-        call.unrepeatable = self._why_not(over=False)
-        deadline = call.deadline
-        if deadline is not None or self.sent > 1:
-            request.extensions = extensions = dict(self._own)
-            if deadline is not None:
-                own = extensions.get("timeout") or UNLIMITED
-                extensions["timeout"] = self._timeouts = Timeouts(own)
-                self._timeouts.deadline = deadline
-            if self.sent > 1:
-                extensions[RESEND_COUNT] = self.sent - 1
-        if self._rules.deadline_header is not None and deadline is not None:
-            name, unit = self._rules.deadline_header
-            left = max(0.0, deadline - _clock.now())
-            request.headers[name] = (
-                f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
-            )
+        self._timeouts = None
+        if self._upload is not None or not self._safe:
+            # NB: until its outcome is known: a timeout may cut it short.
+            call.unrepeatable = self._why_not(over=False)
+        extensions, deadline = self._own, call.deadline
+        if deadline is not None:
+            timeouts = Timeouts(extensions.get("timeout") or UNLIMITED)
+            timeouts.deadline = deadline
+            self._timeouts = timeouts
+            request.extensions = extensions = extensions.copy()
+            extensions["timeout"] = timeouts
+            if self._rules.deadline_header is not None:
+                name, unit = self._rules.deadline_header
+                left = max(0.0, deadline - _clock.now())
+                request.headers[name] = (
+                    f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
+                )
+        if self.sent > 1:
+            request.extensions = {**extensions, RESEND_COUNT: self.sent - 1}
         return request
 
     def reads(self, response: Any) -> bool:
-        """Tell whether the body is to be read as part of the attempt."""
-        stream = response.stream
-        if isinstance(stream, self._family.library.ByteStream):
-            # It is in memory already.
-            return False
+        """Tell whether the body, not in memory yet, is read in the attempt."""
         if response.status_code == _SWITCHING:
             # What follows is no body, and has no end.
             return False
@@ -261,9 +281,16 @@ class Exchange:
 
     def read(self, response: Any) -> None:
         """Read a body as part of the attempt."""
-        with closing(response.stream) as chunks:
-            whole = b"".join(self._in_time(chunks, self.call.deadline))
-        response.stream = self._family.library.ByteStream(whole)
+        body, deadline = response.stream, self.call.deadline
+        parts: list[bytes] = []
+        try:
+            for chunk in body:
+                if deadline is not None and _clock.now() >= deadline:
+                    raise self._too_late()
+                parts.append(chunk)
+        finally:
+            body.close()
+        response.stream = self._family.in_memory(b"".join(parts))
 
     async def aread(self, response: Any) -> None:
         """Read a body as part of the attempt."""
@@ -283,20 +310,7 @@ class Exchange:
             await _shut(body)
             raise
         await _shut(body)
-        response.stream = self._family.library.ByteStream(b"".join(parts))
-
-    def _in_time(
-        self, chunks: Iterable[bytes], deadline: float | None
-    ) -> Iterator[bytes]:
-        """Read until a deadline: nobody interrupts synchronous reading.
-
-        Raises:
-            The client's read timeout, when it has come.
-        """
-        for chunk in chunks:
-            if deadline is not None and _clock.now() >= deadline:
-                raise self._too_late()
-            yield chunk
+        response.stream = self._family.in_memory(b"".join(parts))
 
     def _too_late(self) -> Exception:
         return self._read_timeout("the time for the request is up")
@@ -306,13 +320,17 @@ class Exchange:
         error: Exception = self._family.library.ReadTimeout(text, request=self._request)
         return error
 
-    def answered(self, response: Any, close: Callable[[], Awaitable[None]]) -> Outcome:
-        """Make an outcome of a response, and judge it.
+    def stream(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Have the call last until the body is read, for it is not read here.
 
         Args:
-            response: The response.
             close: ``await close()`` closes it, should it not be the last.
         """
+        self._stream = stream = Stream(self.call)
+        stream.begin(close)
+
+    def answered(self, response: Any) -> Outcome:
+        """Make an outcome of a response, and judge it."""
         self.response = response
         outcome = Outcome(response)
         status: int = response.status_code
@@ -324,11 +342,10 @@ class Exchange:
         self._verdict = outcome.verdict
         if self.call.limiters:
             self._teach(response)
-        self.call.unrepeatable = self._why_not()
-        if not isinstance(response.stream, self._family.library.ByteStream):
-            self._stream = stream = Stream(self.call)
-            stream.begin(close)
-            outcome.held = stream.held
+        if self._upload is not None or not self._safe:
+            self.call.unrepeatable = self._why_not()
+        if self._stream is not None:
+            outcome.held = self._stream.held
         return outcome
 
     def failed(self, error: Exception) -> Outcome:
@@ -388,12 +405,17 @@ class Exchange:
 
     async def discard(self) -> None:
         """Read what is left, if it is little, to keep the connection; close."""
-        response, self.response = self.response, None
-        with closing(response.stream) as chunks:
+        response, self.response, self._stream = self.response, None, None
+        body = response.stream
+        try:
             if self._is_short(response):
+                until = _clock.now() + _DRAIN_SECONDS
                 with suppress(Exception):
-                    until = _clock.now() + _DRAIN_SECONDS
-                    deque(self._in_time(chunks, until), maxlen=0)
+                    for _ in body:
+                        if _clock.now() >= until:
+                            break
+        finally:
+            body.close()
 
     async def adiscard(self) -> None:
         """Read what is left, if it is little, to keep the connection; close."""
@@ -416,8 +438,7 @@ class Exchange:
         """Close it, and give back what it held."""
         response, self.response = self.response, None
         try:
-            if response is not None:
-                response.stream.close()
+            response.stream.close()
         finally:
             self._end_stream()
 
@@ -425,10 +446,14 @@ class Exchange:
         """Close it, and give back what it held."""
         response, self.response = self.response, None
         try:
-            if response is not None:
-                await _shut(response.stream)
+            await _shut(response.stream)
         finally:
             self._end_stream()
+
+    def abandon(self) -> None:
+        """Give back what it held, where nothing can be awaited to close it."""
+        self.response = None
+        self._end_stream()
 
     def _end_stream(self) -> None:
         stream, self._stream = self._stream, None
@@ -447,12 +472,28 @@ class Exchange:
         assert outcome is not None
         if self._stream is None:
             self.call.end(outcome)
+            self._ended = True
         else:
             # It goes on until the body is read.
             self.call.conclude(outcome)
-        error = outcome.error
-        if error is None:
-            return self._released(outcome), None
+        error, response = outcome.error, outcome.value
+        if error is not None:
+            return None, self._ours(error, outcome)
+        if response is None or response is not self.response:
+            return self._replaced(response), None
+        self.response = None
+        if self.sent > 1 or self._verdict is not SUCCESS:
+            response.extensions["resilient"] = Summary(
+                self.sent, self.call.stopped, outcome.retry_after
+            )
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._ended = True
+            response.stream = self._streamed(response.stream, stream)
+        return response, None
+
+    def _ours(self, error: Exception, outcome: Outcome) -> Exception:
+        """Return an error as the client's, where it is one of ours."""
         outcome.discard()
         if outcome.held is not None:
             outcome.held.end(outcome)
@@ -462,45 +503,34 @@ class Exchange:
             # and cause stay, and a Retry further out knows it again.
             error.__class__ = twin
             error.request = self._request  # type: ignore[attr-defined]  # it has one now
-        return None, error
+        return error
 
-    def _released(self, outcome: Outcome) -> Any:
-        response, library = outcome.value, self._family.library
-        if not isinstance(response, library.Response):
+    def _replaced(self, answer: object) -> object:
+        """Return a policy's own answer, which a fallback gives."""
+        library = self._family.library
+        if not isinstance(answer, library.Response):
             raise TypeError(
                 f"a policy answered {self.call.name!r} with an object of"
-                f" {type(response)}: a transport returns {library.__name__}.Response"
+                f" {type(answer)}: a transport returns {library.__name__}.Response"
             )
-        if response is not self.response:
-            # A fallback's.
-            return response
-        self.response = None
-        if self.sent > 1 or self._verdict is not Verdict.SUCCESS:
-            response.extensions["resilient"] = Summary(
-                self.sent, self.call.stopped, outcome.retry_after
-            )
-        stream, self._stream = self._stream, None
-        if stream is None:
-            return response
-        self._streams = True
+        return answer
+
+    def _streamed(self, body: Any, stream: Stream) -> Body:
+        """Return a body whose end is the call's."""
         stream.limit = limit = self.call.stream_limit
         if self._timeouts is not None:
             # The attempt is over; what is left is the whole call's.
             self._timeouts.deadline = math.inf if limit is None else limit.deadline
-        response.stream = self._family.body(
-            response.stream,
-            stream,
-            self._timeouts,
-            library.TimeoutException,
-            self._read_timeout,
+        timed_out = self._family.library.TimeoutException
+        return self._family.body(
+            body, stream, self._timeouts, timed_out, self._read_timeout
         )
-        return response
 
     def leave(self, drive: Drive | None) -> None:
         """End the call, and give the request back as it came."""
-        if drive is not None and drive.coroutine is not None:
-            drive.coroutine.close()
-        if not self._streams:
+        if not self._ended:
+            if drive is not None and drive.coroutine is not None:
+                drive.coroutine.close()
             self.call.end()
         request = self._request
         request.extensions = self._own
