@@ -73,22 +73,28 @@ _PARTS = 500
 
 
 class RateLimit(abc.ABC):
-    """Decides when how much may be taken.
+    """Decides when how much may be taken."""
 
-    Attributes:
-        rate: Units per `per` seconds.
-        per: Seconds.
-        capacity: The largest amount that can ever be taken in one piece.
-    """
+    __slots__ = ("_hold", "_pace")
 
-    __slots__ = ("_hold", "capacity", "per", "rate")
-
-    rate: float
-    per: float
-    capacity: float
-
-    def __init__(self) -> None:
+    def __init__(self, pace: _Pace) -> None:
+        self._pace = pace
         self._hold: _Hold | None = None
+
+    @property
+    def rate(self) -> float:
+        """Units per `per` seconds."""
+        return self._pace.rate
+
+    @property
+    def per(self) -> float:
+        """Seconds."""
+        return self._pace.per
+
+    @property
+    def capacity(self) -> float:
+        """The largest amount that can ever be taken in one piece."""
+        return self._pace.capacity
 
     def try_take(self, now: float, amount: float = 1.0) -> float:
         """Take `amount` if it is available.
@@ -231,27 +237,17 @@ class TokenBucket(RateLimit):
         ValueError: It is zero, negative, infinite or NaN.
     """
 
-    __slots__ = ("_per_second", "_seen", "_tokens")
+    __slots__ = ("_seen", "_tokens")
 
     def __init__(
         self, rate: float, per: float = 1.0, burst: float | None = None
     ) -> None:
-        super().__init__()
-        self._configure(rate, per, burst)
+        super().__init__(_bucket_pace(rate, per, burst))
         self._tokens = self.capacity
         self._seen = -math.inf  # full, however long ago one looks
 
     def __repr__(self) -> str:
         return f"TokenBucket({self.rate:g}, {self.per:g}, {self.capacity:g})"
-
-    def _configure(self, rate: float, per: float, burst: float | None) -> None:
-        rate, per, per_second = _checked(rate, per)
-        self.capacity = (
-            max(1.0, rate)
-            if burst is None
-            else number("burst", burst, minimum=0, exclusive=True)
-        )
-        self.rate, self.per, self._per_second = rate, per, per_second
 
     def try_take(self, now: float, amount: float = 1.0) -> float:
         """Take `amount` if it is available; see `RateLimit.try_take`."""
@@ -260,9 +256,10 @@ class TokenBucket(RateLimit):
         seen = self._seen
         elapsed = now - seen
         if elapsed > 0.0:
-            tokens += elapsed * self._per_second
-            if tokens > self.capacity:
-                tokens = self.capacity
+            pace = self._pace
+            tokens += elapsed * pace.per_second
+            if tokens > pace.capacity:
+                tokens = pace.capacity
             seen = now
         if tokens >= amount and self._hold is None:
             self._tokens = tokens - amount
@@ -281,9 +278,9 @@ class TokenBucket(RateLimit):
         look full although much was used. A debt grows or shrinks likewise,
         and takes as many periods to pay as before.
         """
-        fullness = self._own_level(now) / self.capacity
-        self._configure(rate, per, burst)
-        self._tokens = fullness * self.capacity
+        pace = _bucket_pace(rate, per, burst)
+        self._tokens = self._own_level(now) / self.capacity * pace.capacity
+        self._pace = pace
         self._seen = max(now, self._seen)
 
     def _own_level(self, now: float) -> float:
@@ -291,7 +288,7 @@ class TokenBucket(RateLimit):
         # product and sum of floats are each monotonic, so it does not.
         if now <= self._seen:
             return self._tokens
-        refilled = self._tokens + (now - self._seen) * self._per_second
+        refilled = self._tokens + (now - self._seen) * self._pace.per_second
         return min(self.capacity, refilled)
 
     def _own_wait(self, now: float, amount: float) -> float:
@@ -299,7 +296,7 @@ class TokenBucket(RateLimit):
         enough = amount - self.capacity * _CLOCK_ROUNDING
         if level >= enough:
             return 0.0
-        wait = (amount - level) / self._per_second + max(0.0, self._seen - now)
+        wait = (amount - level) / self._pace.per_second + max(0.0, self._seen - now)
         step = math.ulp(now + wait)
         # A queue's amount is taken bit by bit and never there as one.
         enough = min(enough, self.capacity)
@@ -341,9 +338,7 @@ class SlidingWindow(RateLimit):
     __slots__ = ("_amounts", "_leaving", "_used")
 
     def __init__(self, rate: float, per: float = 1.0) -> None:
-        super().__init__()
-        self.rate, self.per, _ = _checked(rate, per)
-        self.capacity = self.rate
+        super().__init__(_Pace(rate, per))
         self._leaving = self._amounts = _NO_LOG
         self._used = 0.0
 
@@ -355,10 +350,11 @@ class SlidingWindow(RateLimit):
         # The happy case, unrolled: there is room even without looking at what
         # has left the window, which is looked at only once there is not.
         used = self._used + amount
+        pace = self._pace
         leaving = self._leaving
-        leaves = now + self.per
+        leaves = now + pace.per
         if (
-            used <= self.capacity
+            used <= pace.capacity
             and self._hold is None
             and 0 < len(leaving) < _LONGEST_LOG
             and leaves > leaving[-1]
@@ -380,10 +376,9 @@ class SlidingWindow(RateLimit):
         one covered. A window has no burst; the argument is ignored.
         """
         self._forget(now)
-        rate, per, _ = _checked(rate, per)
+        old, self._pace = self._pace, _Pace(rate, per)
         if self._leaving is not _NO_LOG:
-            self._leaving = [leaves - self.per + per for leaves in self._leaving]
-        self.rate, self.per, self.capacity = rate, per, rate
+            self._leaving = [leaves - old.per + self.per for leaves in self._leaving]
 
     def _own_level(self, now: float) -> float:
         first = bisect.bisect_right(self._leaving, now)
@@ -472,9 +467,7 @@ class FixedWindow(RateLimit):
     __slots__ = ("_ends", "_used")
 
     def __init__(self, rate: float, per: float = 1.0) -> None:
-        super().__init__()
-        self.rate, self.per, _ = _checked(rate, per)
-        self.capacity = self.rate
+        super().__init__(_Pace(rate, per))
         self._ends = -math.inf
         self._used = 0.0
 
@@ -485,7 +478,7 @@ class FixedWindow(RateLimit):
         """Take `amount` if it is available; see `RateLimit.try_take`."""
         # The happy case, unrolled: the window is the last one we saw.
         used = self._used + amount
-        if now < self._ends and used <= self.capacity and self._hold is None:
+        if now < self._ends and used <= self._pace.capacity and self._hold is None:
             self._used = used
             return 0.0
         return super().try_take(now, amount)
@@ -499,8 +492,7 @@ class FixedWindow(RateLimit):
         one began earlier. A window has no burst; the argument is ignored.
         """
         self._turn(now)
-        self.rate, self.per, _ = _checked(rate, per)
-        self.capacity = self.rate
+        self._pace = _Pace(rate, per)
         self._ends = self._end(now)
 
     def _own_level(self, now: float) -> float:
@@ -552,16 +544,37 @@ class _Hold:
 _NO_LOG: list[float] = []
 
 
-def _checked(rate: float, per: float) -> tuple[float, float, float]:
-    rate = number("rate", rate, minimum=0, exclusive=True)
-    per = seconds("per", per, zero=False)
-    per_second = rate / per
-    if not 0 < per_second < math.inf:
-        raise ValueError(
-            f"`rate` must be a positive, finite number of units per second,"
-            f" got {rate!r} per {per!r} seconds"
-        )
-    return rate, per, per_second
+class _Pace:
+    """How much in how much time: copies of a limit share it, there may be many.
+
+    Attributes:
+        rate: Units per `per` seconds.
+        per: Seconds.
+        per_second: Units.
+        capacity: The largest amount that can ever be taken in one piece.
+    """
+
+    __slots__ = ("capacity", "per", "per_second", "rate")
+
+    def __init__(self, rate: float, per: float) -> None:
+        self.rate = number("rate", rate, minimum=0, exclusive=True)
+        self.per = seconds("per", per, zero=False)
+        self.per_second = self.rate / self.per
+        self.capacity = self.rate
+        if not 0 < self.per_second < math.inf:
+            raise ValueError(
+                f"`rate` must be a positive, finite number of units per second,"
+                f" got {self.rate!r} per {self.per!r} seconds"
+            )
+
+
+def _bucket_pace(rate: float, per: float, burst: float | None) -> _Pace:
+    pace = _Pace(rate, per)
+    if burst is None:
+        pace.capacity = max(1.0, pace.rate)
+    else:
+        pace.capacity = number("burst", burst, minimum=0, exclusive=True)
+    return pace
 
 
 def _until(now: float, due: float) -> float:
