@@ -147,8 +147,11 @@ class Terms:
         kind = SlidingWindow if self.algorithm == "sliding_window" else FixedWindow
         return kind(limit.rate, limit.per)
 
-    def new_rules(self) -> tuple[RateLimit, ...]:
-        return tuple([copy(rule) for rule in self.rules])
+    def new_rules(self) -> tuple[RateLimit | None, tuple[RateLimit, ...]]:
+        """Return a fresh rule where there is one limit, or else several."""
+        if len(self.rules) == 1:
+            return copy(self.rules[0]), ()
+        return None, tuple([copy(rule) for rule in self.rules])
 
     def with_limit(self, place: int, limit: Limit) -> Terms:
         if self.limits is None:
@@ -205,9 +208,10 @@ class Terms:
                 )
             amounts = tuple(amount if unit == counted else 0.0 for unit in units)
         for rule, unit, amount in zip(self.rules, units, amounts, strict=True):
-            if amount > rule.capacity:
+            most = rule.pace.capacity
+            if amount > most:
                 raise ValueError(
-                    f"`cost` must be <= {rule.capacity:g} {unit}, the most that can"
+                    f"`cost` must be <= {most:g} {unit}, the most that can"
                     f" be taken at once, got {amount:g}: it could never pass"
                 )
         return amounts
