@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from typing import Any
 
-import attrs
 import pytest
 from tests.colours import World, in_every_colour
 
@@ -45,15 +45,15 @@ def _nothing_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_event_reads_as_what_it_is(event: Event, text: str) -> None:
     """Its repr names every field."""
     assert repr(event).startswith(text)
-    assert event == attrs.evolve(event)
+    assert event == copy.copy(event)
     assert event != PermitWaited("p", None, 1.0)
 
 
 def test_an_event_does_not_change() -> None:
     """Several listeners see the same object."""
     event = PermitWaited("p", "get", 1.0)
-    with pytest.raises(attrs.exceptions.FrozenAttributeError):
-        event.waited = 2.0
+    with pytest.raises(AttributeError):
+        event.waited = 2.0  # type: ignore[misc]  # that is the point
     with pytest.raises(AttributeError):
         event.other = 2.0  # type: ignore[attr-defined]  # that is the point
 

@@ -1210,3 +1210,15 @@ def test_a_lost_waiter_leaves_whoever_holds_the_lock() -> None:
     assert 1 == limiter.queued
     limiter.withdraw(following)
     assert 0 == limiter.queued
+
+
+def test_a_waiter_of_one_limiter_is_none_of_another() -> None:
+    """Those for which nobody has ever waited have one empty list together."""
+    limiter, other = (RateLimiter(1, per=60, max_wait=None) for _ in range(2))
+    assert limiter._returned is other._returned
+    limiter.call(bool)
+    wait = limiter.admit(Call("lost", runtime=SYNC))
+    with limiter._lock:
+        limiter.withdraw(wait)
+        assert [wait] == limiter._returned
+        assert [] == other._returned

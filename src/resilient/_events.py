@@ -17,15 +17,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import attrs
+from resilient._records import Record
 
-# NB: attributes are guarded after construction, not by `attrs.frozen`, whose
-# `__init__` costs three times as much.
-_FROZEN = attrs.setters.frozen
+_set = object.__setattr__
 
 
-@attrs.define(on_setattr=_FROZEN)
-class Event:
+class _Located:
+    """Where it happened: no arguments of an event's, and no part of what it is."""
+
+    __slots__ = ("pipeline", "series")
+
+    pipeline: str | None
+    # What metrics call the policy: bounded, where names may be many.
+    series: str | None
+
+
+class Event(_Located, Record):
     """Something that a policy did.
 
     Attributes:
@@ -35,14 +42,22 @@ class Event:
             not known.
     """
 
+    __slots__ = ("call", "policy")
+
     policy: str
     call: str | None
-    pipeline: str | None = attrs.field(default=None, init=False, eq=False)
-    # What metrics call the policy: bounded, where names may be many.
-    series: str | None = attrs.field(default=None, init=False, eq=False, repr=False)
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        super().__init__(*values, **named)
+        _set(self, "pipeline", None)
+        _set(self, "series", None)
+
+    @classmethod
+    def fields(cls) -> tuple[str, ...]:
+        arguments = cls.__match_args__
+        return (*arguments[:2], "pipeline", *arguments[2:])
 
 
-@attrs.define(on_setattr=_FROZEN)
 class RetryScheduled(Event):
     """An attempt failed and another will follow.
 
@@ -52,12 +67,13 @@ class RetryScheduled(Event):
         delay: Seconds until the next attempt.
     """
 
+    __slots__ = ("attempt", "delay", "error")
+
     attempt: int
     error: str | None
     delay: float
 
 
-@attrs.define(on_setattr=_FROZEN)
 class RetriesExhausted(Event):
     """A failed call is not tried again.
 
@@ -70,20 +86,22 @@ class RetriesExhausted(Event):
         error: Name of the type of the last error, None for a result.
     """
 
+    __slots__ = ("attempts", "elapsed", "error", "reason")
+
     attempts: int
     elapsed: float
     reason: str
     error: str | None
 
 
-@attrs.define(on_setattr=_FROZEN)
 class RetryCancelled(Event):
     """The caller went away during the wait between two attempts."""
+
+    __slots__ = ("attempt",)
 
     attempt: int
 
 
-@attrs.define(on_setattr=_FROZEN)
 class BudgetEmpty(Event):
     """A failed call might be tried again, but the budget is empty.
 
@@ -91,10 +109,11 @@ class BudgetEmpty(Event):
         attempt: Number of the attempt that failed, from 1.
     """
 
+    __slots__ = ("attempt",)
+
     attempt: int
 
 
-@attrs.define(on_setattr=_FROZEN)
 class CircuitChanged(Event):
     """A circuit changed its state.
 
@@ -104,6 +123,8 @@ class CircuitChanged(Event):
         calls, failed, slow: The window that caused it.
     """
 
+    __slots__ = ("calls", "failed", "new", "old", "reason", "slow")
+
     old: str
     new: str
     reason: str
@@ -112,7 +133,6 @@ class CircuitChanged(Event):
     slow: int
 
 
-@attrs.define(on_setattr=_FROZEN)
 class CircuitNoted(Event):
     """A circuit noticed something that does not change its state.
 
@@ -122,10 +142,11 @@ class CircuitNoted(Event):
             open time raised or answered nonsense; 5 s are used).
     """
 
+    __slots__ = ("what",)
+
     what: str
 
 
-@attrs.define(on_setattr=_FROZEN)
 class CallRejected(Event):
     """A policy refused a call.
 
@@ -135,12 +156,13 @@ class CallRejected(Event):
         retry_after: Seconds, or None.
     """
 
+    __slots__ = ("error", "reason", "retry_after")
+
     error: str
     reason: str | None
     retry_after: float | None
 
 
-@attrs.define(on_setattr=_FROZEN)
 class PermitWaited(Event):
     """A call waited for its permit and got it.
 
@@ -148,10 +170,11 @@ class PermitWaited(Event):
         waited: Seconds.
     """
 
+    __slots__ = ("waited",)
+
     waited: float
 
 
-@attrs.define(on_setattr=_FROZEN)
 class LimitChanged(Event):
     """An adaptive limit has changed; told at most once a second.
 
@@ -160,11 +183,12 @@ class LimitChanged(Event):
         new: The limit now.
     """
 
+    __slots__ = ("new", "old")
+
     old: int
     new: int
 
 
-@attrs.define(on_setattr=_FROZEN)
 class TimedOut(Event):
     """A timeout cut a call short.
 
@@ -175,12 +199,13 @@ class TimedOut(Event):
             late result was returned.
     """
 
+    __slots__ = ("delivered", "overrun", "seconds")
+
     seconds: float
     overrun: float
     delivered: bool
 
 
-@attrs.define(on_setattr=_FROZEN)
 class CallAbandoned(Event):
     """A thread was left behind by a timeout, or a loser by a hedge.
 
@@ -188,10 +213,11 @@ class CallAbandoned(Event):
         abandoned: Those of that policy that still run.
     """
 
+    __slots__ = ("abandoned",)
+
     abandoned: int
 
 
-@attrs.define(on_setattr=_FROZEN)
 class HedgeLaunched(Event):
     """A further attempt began while another ran, or because one had failed.
 
@@ -201,12 +227,13 @@ class HedgeLaunched(Event):
         elapsed: Seconds since the first attempt began.
     """
 
+    __slots__ = ("elapsed", "hedge", "reason")
+
     hedge: int
     reason: str
     elapsed: float
 
 
-@attrs.define(on_setattr=_FROZEN)
 class HedgeWon(Event):
     """A hedge was answered first.
 
@@ -215,11 +242,12 @@ class HedgeWon(Event):
         elapsed: Seconds since the first attempt began.
     """
 
+    __slots__ = ("elapsed", "hedge")
+
     hedge: int
     elapsed: float
 
 
-@attrs.define(on_setattr=_FROZEN)
 class FallbackUsed(Event):
     """A fallback answered.
 
@@ -227,10 +255,11 @@ class FallbackUsed(Event):
         error: Name of the type of the error it answers for.
     """
 
+    __slots__ = ("error",)
+
     error: str | None
 
 
-@attrs.define(on_setattr=_FROZEN)
 class CallCoalesced(Event):
     """A call joined an execution that others had begun or joined.
 
@@ -238,10 +267,11 @@ class CallCoalesced(Event):
         callers: Calls that wait for it now, this one included.
     """
 
+    __slots__ = ("callers",)
+
     callers: int
 
 
-@attrs.define(on_setattr=_FROZEN)
 class StaleServed(Event):
     """A cache answered for a failure with a value that it had kept.
 
@@ -251,17 +281,20 @@ class StaleServed(Event):
             that was judged a failure.
     """
 
+    __slots__ = ("age", "error")
+
     age: float
     error: str | None
 
 
-@attrs.define(on_setattr=_FROZEN)
 class KeyEvicted(Event):
     """`PerKey` let go of a key's policy to make room.
 
     Attributes:
         fresh: Whether that policy was as good as new: nothing was forgotten.
     """
+
+    __slots__ = ("fresh",)
 
     fresh: bool
 
@@ -317,8 +350,8 @@ def broadcast(event: Event) -> None:
 
 def located(event: Event, pipeline: str, series: str) -> Event:
     """Complete an event that nobody has seen yet with where it happened."""
-    object.__setattr__(event, "pipeline", pipeline)
-    object.__setattr__(event, "series", series)
+    _set(event, "pipeline", pipeline)
+    _set(event, "series", series)
     return event
 
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Never, cast
 
-import attrs
-
 from resilient import _clock
 from resilient._admission import Admission, AdmissionPolicy, Returnable
 from resilient._arguments import count, plain, ratio
@@ -35,6 +33,7 @@ from resilient._machines.circuit import (
 )
 from resilient._machines.window import CountWindow, TimeWindow, Window
 from resilient._outcome import IGNORED, SUCCESS, Condition, Judge, Outcome, judge_by
+from resilient._records import Record
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -43,15 +42,15 @@ _CLOSED = CircuitState.CLOSED
 _AT_EASE = (_CLOSED, CircuitState.DISABLED, CircuitState.OBSERVING)
 
 
-def _checked_size(size: int) -> int:
-    return count("calls", size, minimum=1)
-
-
-@attrs.frozen
-class calls:  # noqa: N801 - it reads as what it is: window=calls(100)
+class calls(Record):  # noqa: N801 - it reads as what it is: window=calls(100)
     """A window of the last so many calls, for ``CircuitBreaker(window=…)``."""
 
-    size: int = attrs.field(converter=_checked_size)
+    __slots__ = ("size",)
+
+    size: int
+
+    def __init__(self, size: int) -> None:
+        super().__init__(count("calls", size, minimum=1))
 
     def __repr__(self) -> str:
         return f"calls({self.size})"

@@ -20,6 +20,7 @@ from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call
 from resilient._edge import Proceed
 from resilient._errors import NoPermit, RateLimitedError, RejectedError
+from resilient._machines.limit import RateLimit
 from resilient._machines.terms import (
     Algorithm,
     Cost,
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["Limit", "RateLimiter"]
 
 _PERMIT: Final = True
+
+# Shared by all limiters for which nobody has waited yet; never written to.
+_NO_TICKETS: Final[list[_Ticket]] = []
 
 # Later than any deadline, and yet before never: who may wait for ever need not
 # wait for what will never come.
@@ -81,7 +85,7 @@ class RateLimiter(AdmissionPolicy, Returnable):
     Source: see `resilient._machines.limit`.
     """
 
-    __slots__ = ("_line", "_lock", "_returned", "_rules", "_terms")
+    __slots__ = ("_line", "_lock", "_returned", "_rule", "_rules", "_terms")
 
     # What was taken is taken, whenever the stream ends.
     holds_streams = False
@@ -114,9 +118,10 @@ class RateLimiter(AdmissionPolicy, Returnable):
             algorithm,
         )
         self._lock = threading.Lock()
-        self._returned: list[_Ticket] = []
+        self._returned: list[_Ticket] = _NO_TICKETS
         self._line: _Line | None = None
-        self._rules = self._terms.new_rules()
+        # Nearly always there is one, of which a tuple would take 48 bytes.
+        self._rule, self._rules = self._terms.new_rules()
 
     @property
     def rate(self) -> float | None:
@@ -267,7 +272,7 @@ class RateLimiter(AdmissionPolicy, Returnable):
         now = _clock.now()
         with self._locked() as woken:
             limits = self._terms.each
-            for limit, rule, amount in zip(limits, self._rules, amounts, strict=True):
+            for limit, rule, amount in zip(limits, self._each(), amounts, strict=True):
                 if limit.unit in costs:
                     rule.book(now, costs[limit.unit] - amount, since=at)
             woken += [] if self._line is None else [self._line.first]
@@ -296,12 +301,15 @@ class RateLimiter(AdmissionPolicy, Returnable):
 
     # -- The rules; the lock is held
 
+    def _each(self) -> tuple[RateLimit, ...]:
+        return self._rules if self._rule is None else (self._rule,)
+
     def _try_take_locked(self, now: float, amounts: tuple[float, ...]) -> float:
         """Take what can be taken now; return the wait, 0.0 if it was taken."""
-        rules = self._rules
         if self._line is None:
-            if len(rules) == 1:
-                return rules[0].try_take(now, amounts[0])
+            rule = self._rule
+            if rule is not None:
+                return rule.try_take(now, amounts[0])
             wait = self._alone_locked(now, amounts)
             if wait == 0.0:
                 self._take_locked(now, amounts)
@@ -317,26 +325,29 @@ class RateLimiter(AdmissionPolicy, Returnable):
 
     def _alone_locked(self, now: float, amounts: tuple[float, ...]) -> float:
         """Return the wait of the first in line; infinite if it never fits."""
-        for rule, amount in zip(self._rules, amounts, strict=True):
-            if amount > rule.capacity:
+        wait = 0.0
+        for rule, amount in zip(self._each(), amounts, strict=True):
+            if amount > rule.pace.capacity:
                 return math.inf
-        return self._together_locked(now, amounts)
+            wait = max(wait, rule.wait(now, amount))
+        return wait
 
     def _together_locked(self, now: float, amounts: Iterable[float]) -> float:
         """Return the wait until a line that wants so much will have had it."""
-        return max(
-            rule.wait(now, amount)
-            for rule, amount in zip(self._rules, amounts, strict=True)
-        )
+        rules = zip(self._each(), amounts, strict=True)
+        return max([rule.wait(now, amount) for rule, amount in rules])
 
     def _take_locked(self, now: float, amounts: tuple[float, ...]) -> None:
-        for rule, amount in zip(self._rules, amounts, strict=True):
+        for rule, amount in zip(self._each(), amounts, strict=True):
             rule.take(now, amount)
 
     def _join_locked(self, ticket: _Ticket, until: float) -> None:
         """Put a ticket at the end of the line."""
         if self._line is None:
-            self._line = _Line(len(self._rules))
+            self._line = _Line(len(self._terms.each))
+            if self._returned is _NO_TICKETS:
+                # NB: under the lock, and before anybody may return anything.
+                self._returned = []
             ticket.until, ticket.sleeps = until, True
         else:
             ticket.until = None if ticket.latest == _LAST_MOMENT else ticket.latest
@@ -358,7 +369,7 @@ class RateLimiter(AdmissionPolicy, Returnable):
         """Put out of line who no longer fits; return whom to wake."""
         woken: list[_Ticket] = []
         if self._line is not None:
-            ahead = _Line(len(self._rules))
+            ahead = _Line(len(self._terms.each))
             for ticket in self._line.tickets:
                 ahead.join(ticket)
                 ticket.missing = max(
@@ -421,7 +432,7 @@ class RateLimiter(AdmissionPolicy, Returnable):
                 burst=old.burst if burst is None else burst,
             )
             self._terms = self._terms.with_limit(place, limit)
-            self._rules[place].change(now, limit.rate, limit.per, limit.burst)
+            self._each()[place].change(now, limit.rate, limit.per, limit.burst)
             woken += self._judge_anew_locked(now)
 
     def update(
@@ -444,14 +455,14 @@ class RateLimiter(AdmissionPolicy, Returnable):
         reset = seconds_argument("reset", reset)
         now = _clock.now()
         with self._locked() as woken:
-            self._rules[place].learn(now, remaining, reset)
+            self._each()[place].learn(now, remaining, reset)
             woken += self._judge_anew_locked(now)
 
     def available(self, unit: str | None = None) -> float:
         """Return the units that could be taken now; below 0 in debt."""
         place = self._terms.place_of(unit)
         with self._locked():
-            return self._rules[place].level(_clock.now())
+            return self._each()[place].level(_clock.now())
 
     @property
     def queued(self) -> int:
@@ -463,7 +474,7 @@ class RateLimiter(AdmissionPolicy, Returnable):
         now = _clock.now()
         levels: dict[str, float] = {}
         with self._locked():
-            for limit, rule in zip(self._terms.each, self._rules, strict=True):
+            for limit, rule in zip(self._terms.each, self._each(), strict=True):
                 level = rule.level(now)
                 levels[limit.unit] = min(level, levels.get(limit.unit, level))
         return {"limiter.tokens": levels, "limiter.queued": self.queued}
@@ -471,14 +482,14 @@ class RateLimiter(AdmissionPolicy, Returnable):
     def reset(self) -> None:
         """Forget what was taken, not the rate. Who waits goes on at once."""
         with self._locked() as woken:
-            self._rules = self._terms.new_rules()
+            self._rule, self._rules = self._terms.new_rules()
             woken += [] if self._line is None else [self._line.first]
 
     def fresh(self) -> bool:
         now = _clock.now()
         with self._locked():
             return self._line is None and all(
-                rule.level(now) >= rule.capacity for rule in self._rules
+                rule.level(now) >= rule.pace.capacity for rule in self._each()
             )
 
 

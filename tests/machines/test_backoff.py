@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
-import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -241,7 +240,7 @@ def test_a_backoff_is_a_value(backoff: Backoff) -> None:
     """It cannot be changed; copies and pickles are equal and hash alike."""
     assert backoff == pickle.loads(pickle.dumps(backoff))
     assert hash(backoff) == hash(copy.deepcopy(backoff))
-    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         backoff.cap = 1.0  # type: ignore[attr-defined]  # what is refused
 
 

@@ -595,7 +595,7 @@ def test_hanging_probe_is_a_failed_vote_for_the_next_call() -> None:
     assert ("open", 5.0) == (refusal.reason, refusal.retry_after)
     trip = Trip("probes_failed", Counts(1, 1, 0), "half-open")
     assert (
-        Note("probe_reclaimed", 15.0),
+        Note("probe_reclaimed", 15.0, None),
         Change(HALF_OPEN, OPEN, 15.0, "probes_failed", 3, 2, trip),
     ) == circuit.take_changes()
     circuit.settle(probe, 16.0, False)

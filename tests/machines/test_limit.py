@@ -53,7 +53,7 @@ def taken(limit: RateLimit, now: float, attempts: int) -> int:
 def test_a_fresh_limit_lets_one_capacity_through(make: Make) -> None:
     """Ten a second: ten at once, and the eleventh is told how long."""
     limit = make()
-    assert 10.0 == limit.capacity
+    assert 10.0 == limit.pace.capacity
     assert 10.0 == limit.level(1000.25)
     assert 10 == taken(limit, 1000.25, 50)
     assert 0.0 == limit.level(1000.25)
@@ -207,7 +207,7 @@ def test_senseless_limits_are_refused(
     limit = kind(10)
     with pytest.raises(error):
         limit.change(1.0, *(*arguments, 1.0)[:2])
-    assert (10.0, 1.0, 10.0) == (limit.rate, limit.per, limit.capacity)
+    assert (10.0, 1.0, 10.0) == (limit.pace.rate, limit.pace.per, limit.pace.capacity)
     assert 10 == taken(limit, 1.0, 20)
 
 
@@ -240,9 +240,9 @@ def test_a_bucket_refills_evenly() -> None:
 def test_a_slow_bucket_holds_one_token_all_the_same() -> None:
     """One call in 49 s: the burst is at least one."""
     bucket = TokenBucket(1, 49)
-    assert 1.0 == bucket.capacity
+    assert 1.0 == bucket.pace.capacity
     assert [1, 0, 1] == [taken(bucket, now, 2) for now in (0.0, 48.9, 49.0)]
-    assert 1.0 == TokenBucket(0.5, 10).capacity
+    assert 1.0 == TokenBucket(0.5, 10).pace.capacity
 
 
 def test_a_queue_is_told_when_its_total_will_have_come() -> None:
@@ -262,7 +262,11 @@ def test_a_changed_bucket_stays_as_full_in_proportion() -> None:
     assert 5.0 == bucket.level(10.0)
     assert pytest.approx(0.5) == bucket.try_take(10.0, 10)
     bucket.change(10.5, 20, 2.0, burst=40)
-    assert (20.0, 2.0, 40.0) == (bucket.rate, bucket.per, bucket.capacity)
+    assert (20.0, 2.0, 40.0) == (
+        bucket.pace.rate,
+        bucket.pace.per,
+        bucket.pace.capacity,
+    )
     assert 40.0 == bucket.level(10.5)
 
 
@@ -337,7 +341,7 @@ def test_a_changed_window_counts_what_was_taken_in_units() -> None:
     for window in (SlidingWindow(100), FixedWindow(100)):
         window.take(7.0, 50)
         window.change(7.0, 10, 1.0, burst=3)
-        assert 10.0 == window.capacity
+        assert 10.0 == window.pace.capacity
         assert -40.0 == window.level(7.0)
         window.change(7.0, 100, 1.0)
         assert 50.0 == window.level(7.0)
@@ -560,8 +564,8 @@ def test_whoever_sleeps_as_long_as_told_gets_it(
     assume(now + per / 1000 > now)
     for share, pause in zip(shares, pauses, strict=False):
         if hold is not None:
-            limit.learn(now, hold[0] * limit.capacity, hold[1] * per)
-        amount = share * limit.capacity
+            limit.learn(now, hold[0] * limit.pace.capacity, hold[1] * per)
+        amount = share * limit.pace.capacity
         wait = limit.try_take(now, amount)
         if wait:
             now += wait

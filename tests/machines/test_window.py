@@ -61,7 +61,7 @@ def test_cleared_window_is_as_good_as_new(window: AnyWindow) -> None:
 
     window.clear()
 
-    assert Counts() == window.counts(25.0)
+    assert Counts(0, 0, 0) == window.counts(25.0)
     window.record(25.0, False, False)
     assert Counts(1, 0, 0) == window.counts(25.0)
 

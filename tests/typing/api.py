@@ -390,6 +390,21 @@ def listen(event: Event) -> None:
             pass
 
 
+class QuietHour(Event):
+    __slots__ = ("hour",)
+
+    hour: int
+
+
+def tell(policy: Policy) -> None:
+    assert_type(QuietHour("gate", None, 3).hour, int)
+    policy.tell(QuietHour("gate", "get", hour=3))
+    TimedOut("t", call=None, seconds=1.0, overrun=0.1, delivered=True)
+    QuietHour("gate", None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    QuietHour("gate", None, "3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    QuietHour("gate", None, 3).hour = 4  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
 unsubscribe: Callable[[], None] = pipeline.subscribe(listen)
 unsubscribe = subscribe(listen)
 

@@ -51,9 +51,8 @@ from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
-import attrs
-
 from resilient._arguments import count, number, seconds
+from resilient._records import Record
 
 __all__ = [
     "Backoff",
@@ -242,8 +241,9 @@ def delays(iterable: Iterable[float | timedelta]) -> Backoff:
     return _Delays(values)
 
 
-@attrs.frozen(repr=False)
-class _Constant(Backoff):
+class _Constant(Record, Backoff):
+    __slots__ = ("jitter", "seconds")
+
     seconds: float
     jitter: Jitter
 
@@ -257,8 +257,9 @@ class _Constant(Backoff):
         return f"constant({self.seconds!r}{jitter})"
 
 
-@attrs.frozen(repr=False)
-class _Linear(Backoff):
+class _Linear(Record, Backoff):
+    __slots__ = ("base", "cap", "jitter", "step")
+
     base: float
     step: float
     cap: float
@@ -275,8 +276,9 @@ class _Linear(Backoff):
         return f"linear({self.base!r}, step={self.step!r}, cap={self.cap!r}{jitter})"
 
 
-@attrs.frozen(repr=False)
-class _Exponential(Backoff):
+class _Exponential(Record, Backoff):
+    __slots__ = ("base", "cap", "factor", "jitter", "pushback_base")
+
     base: float
     factor: float
     cap: float
@@ -305,8 +307,9 @@ class _Exponential(Backoff):
         )
 
 
-@attrs.frozen(repr=False)
-class _Decorrelated(Backoff):
+class _Decorrelated(Record, Backoff):
+    __slots__ = ("base", "cap")
+
     base: float
     cap: float
 
@@ -329,8 +332,9 @@ class _Decorrelated(Backoff):
         return f"decorrelated({self.base!r}, cap={self.cap!r})"
 
 
-@attrs.frozen(repr=False)
-class _Delays(Backoff):
+class _Delays(Record, Backoff):
+    __slots__ = ("values",)
+
     values: tuple[float, ...]
 
     def _wait(

@@ -109,10 +109,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import Literal, TypeAlias
 
-import attrs
-
 from resilient._arguments import seconds as seconds_argument
 from resilient._machines.window import Counts, Window
+from resilient._records import Record
 
 __all__ = [
     "Change",
@@ -181,8 +180,7 @@ Reason: TypeAlias = (
 )
 
 
-@attrs.frozen
-class Trip:
+class Trip(Record):
     """Why a circuit opened, or would have.
 
     Attributes:
@@ -192,6 +190,8 @@ class Trip:
         window: What held them, to follow "calls failed in": "10.0 s",
             "100 calls", "a row", "half-open".
     """
+
+    __slots__ = ("counts", "rule", "window")
 
     rule: TripRule
     counts: Counts
@@ -208,8 +208,7 @@ class Trip:
         return self.counts.slow if self.by_slow else self.counts.failures
 
 
-@attrs.frozen
-class Change:
+class Change(Record):
     """The circuit went from one state to another.
 
     Attributes:
@@ -223,6 +222,8 @@ class Change:
         trip: Why it opened; None where it did not.
     """
 
+    __slots__ = ("at", "era", "new", "old", "openings", "reason", "trip")
+
     old: CircuitState
     new: CircuitState
     at: float
@@ -232,8 +233,7 @@ class Change:
     trip: Trip | None
 
 
-@attrs.frozen
-class Note:
+class Note(Record):
     """Something happened that changed no state.
 
     Attributes:
@@ -243,9 +243,11 @@ class Note:
         trip: The rule that was met while observing; None otherwise.
     """
 
+    __slots__ = ("at", "trip", "what")
+
     what: Literal["would_open", "probe_reclaimed"]
     at: float
-    trip: Trip | None = None
+    trip: Trip | None
 
 
 class Probe:
@@ -291,8 +293,7 @@ class Refusal:
         self.trip = trip
 
 
-@attrs.frozen(kw_only=True)
-class CircuitStatistics:
+class CircuitStatistics(Record):
     """What a circuit knew at one moment.
 
     Attributes:
@@ -314,6 +315,29 @@ class CircuitStatistics:
         rejected_total: Calls that were refused.
         opened_total: Times it opened; being forced open does not count.
     """
+
+    __slots__ = (
+        "calls",
+        "consecutive_failures",
+        "failed_total",
+        "failure_rate",
+        "failures",
+        "ignored_total",
+        "in_flight_probes",
+        "opened_total",
+        "openings",
+        "passing",
+        "rejected_total",
+        "retry_after",
+        "since",
+        "slow",
+        "slow_rate",
+        "stale_total",
+        "state",
+        "succeeded_total",
+        "trip",
+        "votes",
+    )
 
     state: CircuitState
     since: float | None
@@ -648,7 +672,7 @@ class Circuit:
         """Return the trip rule that the last outcome met, if any."""
         window, row = self._window, self._in_a_row
         if self._consecutive_failures is not None and row >= self._consecutive_failures:
-            return Trip("consecutive_failures", Counts(row, row), "a row")
+            return Trip("consecutive_failures", Counts(row, row, 0), "a row")
         calls = window.calls
         if calls < self._minimum_calls:
             return None
@@ -723,7 +747,7 @@ class Circuit:
         # A decision empties the list: what is left then is stale.
         while self._probes and self._probes[0].deadline <= now:
             del self._probes[0]
-            self.changes += (Note("probe_reclaimed", now),)
+            self.changes += (Note("probe_reclaimed", now, None),)
             self._vote(now, True, self._reclaimed_is_slow)
 
     def _settle_elsewhere(

@@ -50,10 +50,9 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 
-import attrs
-
 from resilient._arguments import count, ratio, seconds
 from resilient._machines.aimd import Settings
+from resilient._records import Record
 
 __all__ = ["Latency", "LatencyLimit", "Window"]
 
@@ -64,14 +63,15 @@ _WEIGHT = 0.2
 """How far a faster window draws the baseline."""
 
 
-@attrs.frozen
-class Window:
+class Window(Record):
     """What one window says.
 
     Attributes:
         latency: Its percentile, in seconds; infinite: congested.
         peak: Most calls that ran at once.
     """
+
+    __slots__ = ("latency", "peak")
 
     latency: float
     peak: int

@@ -29,7 +29,7 @@ Ground rules:
   `book`), may go into debt; the others wait until it is paid. A window
   forgives what has left it, since it judges only itself.
 - A server knows better (`learn`): it may hold us back, never let us off.
-- The caller holds a lock around everything but `capacity`.
+- The caller holds a lock around everything but `pace`.
 
 Deliberately not modelled: Guava's warm-up; smooth spacing of a burst.
 
@@ -53,7 +53,7 @@ from itertools import groupby
 
 from resilient._arguments import number, seconds
 
-__all__ = ["FixedWindow", "RateLimit", "SlidingWindow", "TokenBucket"]
+__all__ = ["FixedWindow", "Pace", "RateLimit", "SlidingWindow", "TokenBucket"]
 
 # What sums of fractions may be off by, as a share of the limit: 0.1 + 0.2 is
 # within 0.3. It is compared with and never added, so it does not accumulate.
@@ -72,22 +72,41 @@ _LONGEST_LOG = 1000
 _PARTS = 500
 
 
-class RateLimit(abc.ABC):
-    """Decides when how much may be taken.
+class Pace:
+    """How much in how much time; all copies of a limit share one.
 
     Attributes:
         rate: Units per `per` seconds.
         per: Seconds.
+        per_second: Units.
         capacity: The largest amount that can ever be taken in one piece.
     """
 
-    __slots__ = ("_hold", "capacity", "per", "rate")
+    __slots__ = ("capacity", "per", "per_second", "rate")
 
-    rate: float
-    per: float
-    capacity: float
+    def __init__(self, rate: float, per: float) -> None:
+        self.rate = number("rate", rate, minimum=0, exclusive=True)
+        self.per = seconds("per", per, zero=False)
+        self.per_second = self.rate / self.per
+        self.capacity = self.rate
+        if not 0 < self.per_second < math.inf:
+            raise ValueError(
+                f"`rate` must be a positive, finite number of units per second,"
+                f" got {self.rate!r} per {self.per!r} seconds"
+            )
 
-    def __init__(self) -> None:
+
+class RateLimit(abc.ABC):
+    """Decides when how much may be taken.
+
+    Attributes:
+        pace: How much in how much time.
+    """
+
+    __slots__ = ("_hold", "pace")
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
         self._hold: _Hold | None = None
 
     def try_take(self, now: float, amount: float = 1.0) -> float:
@@ -97,7 +116,7 @@ class RateLimit(abc.ABC):
             0.0 if it was taken. Otherwise nothing was, and this is how many
             seconds from `now` it can be; `math.inf` where it never can.
         """
-        if amount > self.capacity * (1 + _ROUNDING):
+        if amount > self.pace.capacity * (1 + _ROUNDING):
             return math.inf
         wait = self.wait(now, amount)
         if wait == 0.0:
@@ -184,7 +203,8 @@ class RateLimit(abc.ABC):
             hold.left = min(hold.left, remaining)
             return
         # A hold that cannot be reached is none: hot paths stay hot.
-        most = self.capacity + self.rate * (reset / self.per + 1)
+        pace = self.pace
+        most = pace.capacity + pace.rate * (reset / pace.per + 1)
         plenty = reset <= 0 or remaining >= most
         self._hold = None if plenty else _Hold(remaining, now + reset)
 
@@ -231,27 +251,18 @@ class TokenBucket(RateLimit):
         ValueError: It is zero, negative, infinite or NaN.
     """
 
-    __slots__ = ("_per_second", "_seen", "_tokens")
+    __slots__ = ("_seen", "_tokens")
 
     def __init__(
         self, rate: float, per: float = 1.0, burst: float | None = None
     ) -> None:
-        super().__init__()
-        self._configure(rate, per, burst)
-        self._tokens = self.capacity
+        super().__init__(_bucket_pace(rate, per, burst))
+        self._tokens = self.pace.capacity
         self._seen = -math.inf  # full, however long ago one looks
 
     def __repr__(self) -> str:
-        return f"TokenBucket({self.rate:g}, {self.per:g}, {self.capacity:g})"
-
-    def _configure(self, rate: float, per: float, burst: float | None) -> None:
-        rate, per, per_second = _checked(rate, per)
-        self.capacity = (
-            max(1.0, rate)
-            if burst is None
-            else number("burst", burst, minimum=0, exclusive=True)
-        )
-        self.rate, self.per, self._per_second = rate, per, per_second
+        pace = self.pace
+        return f"TokenBucket({pace.rate:g}, {pace.per:g}, {pace.capacity:g})"
 
     def try_take(self, now: float, amount: float = 1.0) -> float:
         """Take `amount` if it is available; see `RateLimit.try_take`."""
@@ -260,9 +271,10 @@ class TokenBucket(RateLimit):
         seen = self._seen
         elapsed = now - seen
         if elapsed > 0.0:
-            tokens += elapsed * self._per_second
-            if tokens > self.capacity:
-                tokens = self.capacity
+            pace = self.pace
+            tokens += elapsed * pace.per_second
+            if tokens > pace.capacity:
+                tokens = pace.capacity
             seen = now
         if tokens >= amount and self._hold is None:
             self._tokens = tokens - amount
@@ -281,9 +293,9 @@ class TokenBucket(RateLimit):
         look full although much was used. A debt grows or shrinks likewise,
         and takes as many periods to pay as before.
         """
-        fullness = self._own_level(now) / self.capacity
-        self._configure(rate, per, burst)
-        self._tokens = fullness * self.capacity
+        pace = _bucket_pace(rate, per, burst)
+        self._tokens = self._own_level(now) / self.pace.capacity * pace.capacity
+        self.pace = pace
         self._seen = max(now, self._seen)
 
     def _own_level(self, now: float) -> float:
@@ -291,18 +303,19 @@ class TokenBucket(RateLimit):
         # product and sum of floats are each monotonic, so it does not.
         if now <= self._seen:
             return self._tokens
-        refilled = self._tokens + (now - self._seen) * self._per_second
-        return min(self.capacity, refilled)
+        pace = self.pace
+        refilled = self._tokens + (now - self._seen) * pace.per_second
+        return min(pace.capacity, refilled)
 
     def _own_wait(self, now: float, amount: float) -> float:
         level = self._own_level(now)
-        enough = amount - self.capacity * _CLOCK_ROUNDING
+        enough = amount - self.pace.capacity * _CLOCK_ROUNDING
         if level >= enough:
             return 0.0
-        wait = (amount - level) / self._per_second + max(0.0, self._seen - now)
+        wait = (amount - level) / self.pace.per_second + max(0.0, self._seen - now)
         step = math.ulp(now + wait)
         # A queue's amount is taken bit by bit and never there as one.
-        enough = min(enough, self.capacity)
+        enough = min(enough, self.pace.capacity)
         while self._own_level(now + wait) < enough:
             wait += step
             step *= 2
@@ -315,7 +328,7 @@ class TokenBucket(RateLimit):
     def _credit(self, now: float, amount: float, since: float | None) -> None:
         # Clipped later than it would have been if the cost had been known at
         # once, thus never too generous, whenever it was taken.
-        self._tokens = min(self.capacity, self._own_level(now) + amount)
+        self._tokens = min(self.pace.capacity, self._own_level(now) + amount)
         self._seen = max(now, self._seen)
 
 
@@ -341,24 +354,23 @@ class SlidingWindow(RateLimit):
     __slots__ = ("_amounts", "_leaving", "_used")
 
     def __init__(self, rate: float, per: float = 1.0) -> None:
-        super().__init__()
-        self.rate, self.per, _ = _checked(rate, per)
-        self.capacity = self.rate
+        super().__init__(Pace(rate, per))
         self._leaving = self._amounts = _NO_LOG
         self._used = 0.0
 
     def __repr__(self) -> str:
-        return f"SlidingWindow({self.rate:g}, {self.per:g})"
+        return f"SlidingWindow({self.pace.rate:g}, {self.pace.per:g})"
 
     def try_take(self, now: float, amount: float = 1.0) -> float:
         """Take `amount` if it is available; see `RateLimit.try_take`."""
         # The happy case, unrolled: there is room even without looking at what
         # has left the window, which is looked at only once there is not.
         used = self._used + amount
+        pace = self.pace
         leaving = self._leaving
-        leaves = now + self.per
+        leaves = now + pace.per
         if (
-            used <= self.capacity
+            used <= pace.capacity
             and self._hold is None
             and 0 < len(leaving) < _LONGEST_LOG
             and leaves > leaving[-1]
@@ -380,19 +392,20 @@ class SlidingWindow(RateLimit):
         one covered. A window has no burst; the argument is ignored.
         """
         self._forget(now)
-        rate, per, _ = _checked(rate, per)
+        pace = Pace(rate, per)
         if self._leaving is not _NO_LOG:
-            self._leaving = [leaves - self.per + per for leaves in self._leaving]
-        self.rate, self.per, self.capacity = rate, per, rate
+            old = self.pace.per
+            self._leaving = [leaves - old + pace.per for leaves in self._leaving]
+        self.pace = pace
 
     def _own_level(self, now: float) -> float:
         first = bisect.bisect_right(self._leaving, now)
-        return self.capacity - math.fsum(self._amounts[first:])
+        return self.pace.capacity - math.fsum(self._amounts[first:])
 
     def _own_wait(self, now: float, amount: float) -> float:
         # From any moment on, one window lets through exactly `rate` more: what
         # is free now, and whatever leaves. Full windows are thus skipped.
-        room = self.capacity * (1 + _ROUNDING)
+        room = self.pace.capacity * (1 + _ROUNDING)
         windows = max(0, math.ceil(amount / room) - 1)
         # NB: `now` has no part in the sums, so that the same question asked
         # later meets the same rounding.
@@ -403,7 +416,7 @@ class SlidingWindow(RateLimit):
                 break
             due = leaves
             lacking -= left
-        return _until(now, max(now, due) + windows * self.per)
+        return _until(now, max(now, due) + windows * self.pace.per)
 
     def _spend(self, now: float, amount: float) -> None:
         self._forget(now)
@@ -412,7 +425,7 @@ class SlidingWindow(RateLimit):
         if len(self._leaving) >= _LONGEST_LOG:
             self._thin_out()
         self._used += amount
-        leaves = now + self.per
+        leaves = now + self.pace.per
         if self._leaving and leaves <= self._leaving[-1]:
             self._amounts[-1] += amount
         else:
@@ -423,7 +436,7 @@ class SlidingWindow(RateLimit):
         # From the oldest entries: those leave first, so that the credit never
         # lasts longer than what it was given for.
         self._forget(now)
-        if since is not None and since + self.per <= now:
+        if since is not None and since + self.pace.per <= now:
             return
         for index, taken in enumerate(self._amounts):
             credited = min(taken, amount)
@@ -446,7 +459,7 @@ class SlidingWindow(RateLimit):
 
     def _thin_out(self) -> None:
         """Let what leaves at nearly the same time leave with its last."""
-        part = self.per / _PARTS
+        part = self.pace.per / _PARTS
         entries = zip(self._leaving, self._amounts, strict=True)
         leaving: list[float] = []
         amounts: list[float] = []
@@ -472,20 +485,18 @@ class FixedWindow(RateLimit):
     __slots__ = ("_ends", "_used")
 
     def __init__(self, rate: float, per: float = 1.0) -> None:
-        super().__init__()
-        self.rate, self.per, _ = _checked(rate, per)
-        self.capacity = self.rate
+        super().__init__(Pace(rate, per))
         self._ends = -math.inf
         self._used = 0.0
 
     def __repr__(self) -> str:
-        return f"FixedWindow({self.rate:g}, {self.per:g})"
+        return f"FixedWindow({self.pace.rate:g}, {self.pace.per:g})"
 
     def try_take(self, now: float, amount: float = 1.0) -> float:
         """Take `amount` if it is available; see `RateLimit.try_take`."""
         # The happy case, unrolled: the window is the last one we saw.
         used = self._used + amount
-        if now < self._ends and used <= self.capacity and self._hold is None:
+        if now < self._ends and used <= self.pace.capacity and self._hold is None:
             self._used = used
             return 0.0
         return super().try_take(now, amount)
@@ -499,15 +510,14 @@ class FixedWindow(RateLimit):
         one began earlier. A window has no burst; the argument is ignored.
         """
         self._turn(now)
-        self.rate, self.per, _ = _checked(rate, per)
-        self.capacity = self.rate
+        self.pace = Pace(rate, per)
         self._ends = self._end(now)
 
     def _own_level(self, now: float) -> float:
-        return self.capacity - (self._used if now < self._ends else 0.0)
+        return self.pace.capacity - (self._used if now < self._ends else 0.0)
 
     def _own_wait(self, now: float, amount: float) -> float:
-        room = self.capacity * (1 + _ROUNDING)
+        room = self.pace.capacity * (1 + _ROUNDING)
         used = self._used if now < self._ends else 0.0
         if used + amount <= room:
             return 0.0
@@ -515,7 +525,7 @@ class FixedWindow(RateLimit):
         rest = amount - max(0.0, room - used)
         windows = max(1, math.ceil(rest / room))
         ends = self._ends if now < self._ends else self._end(now)
-        return _until(now, ends + (windows - 1) * self.per)
+        return _until(now, ends + (windows - 1) * self.pace.per)
 
     def _spend(self, now: float, amount: float) -> None:
         self._turn(now)
@@ -523,7 +533,7 @@ class FixedWindow(RateLimit):
 
     def _credit(self, now: float, amount: float, since: float | None) -> None:
         self._turn(now)
-        if since is None or since >= self._ends - self.per:
+        if since is None or since >= self._ends - self.pace.per:
             self._used = max(0.0, self._used - amount)
 
     def _turn(self, now: float) -> None:
@@ -533,9 +543,10 @@ class FixedWindow(RateLimit):
             self._used = 0.0
 
     def _end(self, now: float) -> float:
-        ends = (now // self.per + 1) * self.per
+        per = self.pace.per
+        ends = (now // per + 1) * per
         # The product may round down to `now` itself.
-        return ends if ends > now else now + self.per
+        return ends if ends > now else now + per
 
 
 class _Hold:
@@ -552,16 +563,13 @@ class _Hold:
 _NO_LOG: list[float] = []
 
 
-def _checked(rate: float, per: float) -> tuple[float, float, float]:
-    rate = number("rate", rate, minimum=0, exclusive=True)
-    per = seconds("per", per, zero=False)
-    per_second = rate / per
-    if not 0 < per_second < math.inf:
-        raise ValueError(
-            f"`rate` must be a positive, finite number of units per second,"
-            f" got {rate!r} per {per!r} seconds"
-        )
-    return rate, per, per_second
+def _bucket_pace(rate: float, per: float, burst: float | None) -> Pace:
+    pace = Pace(rate, per)
+    if burst is None:
+        pace.capacity = max(1.0, pace.rate)
+    else:
+        pace.capacity = number("burst", burst, minimum=0, exclusive=True)
+    return pace
 
 
 def _until(now: float, due: float) -> float:

@@ -17,11 +17,9 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from weakref import WeakValueDictionary
 
-import attrs
-
-from resilient._arguments import number
-from resilient._arguments import seconds as seconds_argument
+from resilient._arguments import number, seconds
 from resilient._machines.limit import FixedWindow, RateLimit, SlidingWindow, TokenBucket
+from resilient._records import Record
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -45,12 +43,7 @@ REQUESTS: Final = "requests"
 """The unit that is meant where none is named."""
 
 
-def _checked_per(per: float | timedelta) -> float:
-    return seconds_argument("per", per, zero=False)
-
-
-@attrs.frozen
-class Limit:
+class Limit(Record):
     """One limit of a `RateLimiter` that has several.
 
     Args:
@@ -61,17 +54,28 @@ class Limit:
             at least 1. Token buckets only.
     """
 
-    rate: float = attrs.field()
-    per: float = attrs.field(default=1.0, kw_only=True, converter=_checked_per)
-    unit: str = attrs.field(default=REQUESTS, kw_only=True)
-    burst: float | None = attrs.field(default=None, kw_only=True)
+    __slots__ = ("burst", "per", "rate", "unit")
 
-    def __attrs_post_init__(self) -> None:
-        number("rate", self.rate, minimum=0, exclusive=True)
-        if self.burst is not None:
-            number("burst", self.burst, minimum=0, exclusive=True)
-        if not isinstance(self.unit, str):
-            raise TypeError(f"`unit` must be a string, got {self.unit!r}")
+    rate: float
+    per: float
+    unit: str
+    burst: float | None
+
+    def __init__(
+        self,
+        rate: float,
+        *,
+        per: float | timedelta = 1.0,
+        unit: str = REQUESTS,
+        burst: float | None = None,
+    ) -> None:
+        per = seconds("per", per, zero=False)
+        number("rate", rate, minimum=0, exclusive=True)
+        if burst is not None:
+            number("burst", burst, minimum=0, exclusive=True)
+        if not isinstance(unit, str):
+            raise TypeError(f"`unit` must be a string, got {unit!r}")
+        super().__init__(rate, per, unit, burst)
 
     def __repr__(self) -> str:
         text = f"Limit({self.rate!r}, per={self.per!r}"
@@ -94,7 +98,6 @@ class Terms:
         corrigible: Whether `settle` may have something to correct.
     """
 
-    # NB: not by attrs, to which it would cost 2 ms of every import.
     __slots__ = (
         "__weakref__",
         "algorithm",
@@ -144,8 +147,11 @@ class Terms:
         kind = SlidingWindow if self.algorithm == "sliding_window" else FixedWindow
         return kind(limit.rate, limit.per)
 
-    def new_rules(self) -> tuple[RateLimit, ...]:
-        return tuple([copy(rule) for rule in self.rules])
+    def new_rules(self) -> tuple[RateLimit | None, tuple[RateLimit, ...]]:
+        """Return a fresh rule where there is one limit, or else several."""
+        if len(self.rules) == 1:
+            return copy(self.rules[0]), ()
+        return None, tuple([copy(rule) for rule in self.rules])
 
     def with_limit(self, place: int, limit: Limit) -> Terms:
         if self.limits is None:
@@ -202,9 +208,10 @@ class Terms:
                 )
             amounts = tuple(amount if unit == counted else 0.0 for unit in units)
         for rule, unit, amount in zip(self.rules, units, amounts, strict=True):
-            if amount > rule.capacity:
+            most = rule.pace.capacity
+            if amount > most:
                 raise ValueError(
-                    f"`cost` must be <= {rule.capacity:g} {unit}, the most that can"
+                    f"`cost` must be <= {most:g} {unit}, the most that can"
                     f" be taken at once, got {amount:g}: it could never pass"
                 )
         return amounts

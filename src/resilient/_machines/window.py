@@ -47,13 +47,12 @@ from array import array
 from math import inf
 from typing import Protocol
 
-import attrs
+from resilient._records import Record
 
 __all__ = ["CountWindow", "Counts", "TimeWindow", "Window"]
 
 
-@attrs.frozen
-class Counts:
+class Counts(Record):
     """What a window held at one moment.
 
     Attributes:
@@ -62,9 +61,11 @@ class Counts:
         slow: Those that were slow, failed or not.
     """
 
-    calls: int = 0
-    failures: int = 0
-    slow: int = 0
+    __slots__ = ("calls", "failures", "slow")
+
+    calls: int
+    failures: int
+    slow: int
 
     @property
     def failure_rate(self) -> float:

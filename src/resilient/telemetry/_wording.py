@@ -6,8 +6,6 @@ import re
 from importlib import metadata
 from typing import NamedTuple
 
-import attrs
-
 from resilient._events import Event
 
 Attribute = str | int | float | bool
@@ -45,7 +43,7 @@ def words_for(kind: type[Event]) -> Words:
 
 def _find_words(kind: type[Event]) -> Words:
     words = re.findall("[A-Z]+[a-z0-9]*", kind.__name__)
-    fields = [field.name for field in attrs.fields(kind) if field.name != "series"]
+    fields = kind.fields()
     # OpenTelemetry has a name for the type of an error already.
     theirs = {"error": "error.type"}
     names = [theirs.get(field, f"resilient.{field}") for field in fields]
