@@ -366,17 +366,27 @@ class Drive:
 
     def begin(self) -> object:
         """Go to the first standstill."""
-        return DONE if self.outcome is not None else self._resume(self._start, None)
-
-    def _start(self, value: None) -> object:
-        # NB: here, for a policy may decide as soon as it is called.
-        self.coroutine = self._around(self.call)
-        return self.coroutine.send(value)
+        if self.outcome is not None:
+            return DONE
+        try:
+            # NB: a policy may decide as soon as it is called.
+            self.coroutine = self._around(self.call)
+        except BaseException:
+            self.call.end()
+            raise
+        return self.send(None)
 
     def send(self, value: object) -> object:
         """Resume with an outcome, or with what the loop answered."""
         assert self.coroutine is not None
-        return self._resume(self.coroutine.send, value)
+        try:
+            return self.coroutine.send(value)
+        except StopIteration as stop:
+            self.outcome = stop.value
+            return DONE
+        except BaseException:
+            self.call.end()
+            raise
 
     def throw(self, error: BaseException) -> object:
         """Unwind; what the policies do not keep is raised again, unaltered."""
@@ -388,20 +398,14 @@ class Drive:
                 # already, and then nothing can be thrown in.
                 self.close()
                 raise error
-            return self._resume(self.coroutine.throw, error)
-        except BaseException as raised:
-            if raised is error:
-                BaseException.with_traceback(raised, trace)
-            raise
-
-    def _resume(self, resume: Callable[[Any], object], value: object) -> object:
-        try:
-            return resume(value)
+            return self.coroutine.throw(error)
         except StopIteration as stop:
             self.outcome = stop.value
             return DONE
-        except BaseException:
+        except BaseException as raised:
             self.call.end()
+            if raised is error:
+                BaseException.with_traceback(raised, trace)
             raise
 
     def ended(self, error: BaseException | None, value: object = None) -> object:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resilient._call import Call
-from resilient._edge import Proceed, leaf
+from resilient._edge import Proceed
 from resilient._events import Listener
 from resilient._outcome import Condition, Judge, Outcome, judge_by
 from resilient._policy import F, Policy, Spelling
@@ -59,7 +59,7 @@ class Pipeline(Policy[F]):
         ValueError: A policy is listed twice.
     """
 
-    __slots__ = ("_around_leaf", "_judge", "classify", "policies")
+    __slots__ = ("_bound", "_judge", "classify", "policies")
 
     def __init__(
         self,
@@ -89,8 +89,8 @@ class Pipeline(Policy[F]):
                 policy.refuse_unconditional()
         for policy in policies:
             policy.settle_in(self)
-        self._around_leaf: Proceed | None = None
-        self._around_leaf = self.bound(leaf)
+        # What it was bound to last, and that: a `PerKey` around asks each time.
+        self._bound: tuple[Proceed, Proceed] | None = None
         for text in _defeats(policies):
             warn(text)
 
@@ -122,14 +122,17 @@ class Pipeline(Policy[F]):
         return self.bound(proceed)(call)
 
     def bound(self, proceed: Proceed) -> Proceed:
-        if proceed is leaf and self._around_leaf is not None:
-            return self._around_leaf
+        last = self._bound
+        if last is not None and last[0] is proceed:
+            return last[1]
+        inside = proceed
         if self._judge is not None or not self.policies:
             proceed = functools.partial(_judged, proceed, self._judge)
         for policy in reversed(self.policies):
             proceed = policy.bound(proceed)
             if policy.judges and self._judge is not None:
                 proceed = functools.partial(_judged, proceed, self._judge)
+        self._bound = inside, proceed
         return proceed
 
     def _walk(self) -> Iterator[Policy[Any]]:
