@@ -27,6 +27,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from _cost import http_by_hand
 from _cost.rounds import Ratio, measure
 from _cost.scenes import Contender, Scene
 from _cost.workloads import ASYNCIO, SYNC, Function
@@ -46,7 +47,7 @@ HEADERS = [
 ]
 
 BARE = "bare"
-PIPELINES = ("empty pipeline", "standard pipeline")
+OTHERS = ("by hand", "empty pipeline", "standard pipeline")
 
 # Calls that are counted: each takes the same path, and few are enough.
 COUNTED = 200
@@ -74,7 +75,7 @@ def answers(library: Any) -> dict[str, Callable[[Any], Any]]:
 
 
 def scene(family: str, colour: str, answer: str) -> Scene:
-    """Return who is compared: the bare call, and our transports around it."""
+    """Return who is compared: the bare call, and what may be around it."""
     library: Any = importlib.import_module(family)
     ours: Any = importlib.import_module(f"resilient.{family}")
     mock = library.MockTransport(answers(library)[answer])
@@ -86,16 +87,22 @@ def scene(family: str, colour: str, answer: str) -> Scene:
         client = library.AsyncClient(transport=transport)
         return lambda x: client.get(URL)
 
+    made = http_by_hand.synchronous if colour == "sync" else http_by_hand.asynchronous
+    around = (
+        made(library, mock),
+        ours.ResilientTransport(Pipeline(), inner=mock),
+        ours.ResilientTransport(inner=mock),
+    )
     return Scene(
         family,
         answer,
         SYNC if colour == "sync" else ASYNCIO,
         [
             Contender(BARE, call(mock)),
-            Contender(
-                PIPELINES[0], call(ours.ResilientTransport(Pipeline(), inner=mock))
+            *(
+                Contender(name, call(transport))
+                for name, transport in zip(OTHERS, around, strict=True)
             ),
-            Contender(PIPELINES[1], call(ours.ResilientTransport(inner=mock))),
         ],
     )
 
@@ -118,7 +125,7 @@ def take_turns(families: tuple[str, ...], rounds: int) -> Iterator[dict[str, Any
         gc.collect()
         bare = Ratio.of([seconds * 1e6 for seconds in times.rounds[BARE]])
         row = {"microseconds": bare.median}
-        for name in PIPELINES:
+        for name in OTHERS:
             whole = times.whole(name, BARE)
             row[name] = [whole.median - 1, whole.low - 1, whole.high - 1]
         yield {"scene": [one.group, one.world.name, one.case], **row}
@@ -175,7 +182,7 @@ def count(families: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     for one in scenes(families):
         bare, *others = (next(contended) / COUNTED / 1000 for _ in one.contenders)
         row: dict[str, Any] = {"kilo-instructions": bare}
-        for name, own in zip(PIPELINES, others, strict=True):
+        for name, own in zip(OTHERS, others, strict=True):
             row[name] = [own / bare - 1, own - bare]
         yield {"scene": [one.group, one.world.name, one.case], **row}
 
@@ -203,9 +210,9 @@ def main() -> None:
         return
     print(f"Python {sys.version.split()[0]}, more than the bare call\n")
     unit = "kilo-instructions" if options.instructions else "microseconds"
-    print(f"{'':32}{unit:>18}" + "".join(f"{name:>26}" for name in PIPELINES))
+    print(f"{'':32}{unit:>18}" + "".join(f"{name:>26}" for name in OTHERS))
     for row in rows:
-        cells = "".join(f"{_spelt(row[name]):>26}" for name in PIPELINES)
+        cells = "".join(f"{_spelt(row[name]):>26}" for name in OTHERS)
         print(f"{', '.join(row['scene']):32}{row[unit]:>18.1f}{cells}", flush=True)
 
 

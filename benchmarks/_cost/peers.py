@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from . import http_by_hand
 from .by_hand import HOUR, PERIOD
 from .workloads import Function, World
 
@@ -645,6 +646,22 @@ def httpx_ours(fn: Function, world: World, tight: bool) -> Function:
     from resilient.httpx import ResilientTransport
 
     return _client(ResilientTransport(inner=httpx_memory()))
+
+
+def httpx_by_hand(fn: Function, world: World, tight: bool) -> Function:
+    """What an engineer would write in its place."""
+    _not_sync(world)
+    import httpx
+
+    return _client(http_by_hand.asynchronous(httpx, httpx_memory()))
+
+
+def httpx_two_timeouts(fn: Function, world: World, tight: bool) -> Function:
+    """A limit for all, one for the attempt, and nothing else."""
+    _not_sync(world)
+    import httpx
+
+    return _client(http_by_hand.two_timeouts(httpx, httpx_memory()))
 
 
 def httpx_retries(fn: Function, world: World, tight: bool) -> Function:

@@ -188,8 +188,9 @@ GROUPS: dict[str, Group] = {
     ),
     "HTTP": Group(
         peers.httpx_ours,
-        None,
+        peers.httpx_by_hand,
         {
+            "two asyncio.timeout": Peer(peers.httpx_two_timeouts, "all but timeouts"),
             "httpx-retries": Peer(peers.httpx_retries, "all but retries"),
             "clientwright": Peer(peers.clientwright_client),
         },
