@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -517,3 +518,45 @@ def test_a_pipeline_may_be_made_per_key() -> None:
     """A pipeline is a policy like any other."""
     policy = PerKey(lambda key: Pipeline(Bulkhead(1)), key=lambda number: number)
     assert 3 == policy.call(abs, -3)
+
+
+class Audited(Pipeline[Any]):
+    """A pipeline that writes down who comes by."""
+
+    log: list[str]
+
+    async def around(self, proceed: Any, call: Any) -> Outcome:
+        self.log.append(call.name)
+        return await super().around(proceed, call)
+
+
+@in_every_colour
+async def test_what_a_subclass_adds_is_there_wherever_it_stands(w: World) -> None:
+    """Decorated, called, guarding a block, and inside others."""
+    audited = Audited(Bulkhead(3))
+    audited.log = []
+
+    async def work() -> int:
+        return 7
+
+    for policy in (
+        audited,
+        Pipeline(audited),
+        PerKey(lambda _: audited, key=lambda: 1),
+    ):
+        assert 7 == await w.call(policy, work)
+
+    assert 3 == len(audited.log)
+
+
+def test_a_pipeline_keeps_nothing_of_those_that_it_stands_in() -> None:
+    """What is inside belongs to somebody else."""
+    shared: Pipeline[Any] = Pipeline(Timeout(1))
+    inner = Bulkhead(3)
+    gone = weakref.ref(inner)
+    outer = Pipeline(shared, inner)
+    assert 7 == outer.call(lambda: 7)
+
+    del outer, inner
+
+    assert gone() is None

@@ -16,8 +16,10 @@ from resilient import (
     CallRejected,
     Event,
     Limit,
+    Outcome,
     PermitWaited,
     Pipeline,
+    Policy,
     RateLimitedError,
     RateLimiter,
     Retry,
@@ -1222,3 +1224,38 @@ def test_a_waiter_of_one_limiter_is_none_of_another() -> None:
         limiter.withdraw(wait)
         assert [wait] == limiter._returned
         assert [] == other._returned
+
+
+@in_every_colour
+async def test_who_never_waits_does_not_stand_in_line(w: World) -> None:
+    """A policy may make ready what is inside, and then need it no more."""
+
+    class Fickle(Policy[Any]):
+        async def around(self, proceed: Any, call: Call) -> Outcome:
+            proceed(call).close()
+            return Outcome("none")
+
+    limiter = RateLimiter(1, per=10, max_wait=None)
+    await w.call(limiter, nothing)
+    assert "none" == await w.call(Pipeline(Fickle(), limiter), nothing)
+    assert 0 == limiter.queued
+
+    await w.call(limiter, nothing)
+    assert 10.0 == w.now()
+
+
+@in_every_colour
+async def test_a_limiter_with_rules_of_its_own_is_asked(w: World) -> None:
+    """The short way round is for those that have none."""
+    told: list[str] = []
+
+    class Telling(RateLimiter):
+        def admit(self, call: Call) -> Any:
+            told.append("admit")
+            return super().admit(call)
+
+        def settle(self, permit: Any, outcome: Outcome | None) -> None:
+            told.append("settle")
+
+    await w.call(Telling(5), nothing)
+    assert ["admit", "settle"] == told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -123,3 +123,23 @@ def test_an_event_tells_first_whose_it_is(kind: type[Event]) -> None:
     """Then what happened."""
     assert ("policy", "call", "pipeline") == kind.fields()[:3]
     assert kind.fields()[3:] == kind.__match_args__[2:]
+
+
+class Solid(Point):
+    """A record that narrows a field of its base, and has something of its class."""
+
+    __slots__ = ()
+
+    dimensions: ClassVar[int] = 2
+    x: int
+
+
+def test_a_field_is_one_however_often_it_is_annotated() -> None:
+    """And what belongs to the class is none."""
+    assert ("x", "y") == Solid.fields()
+    assert Solid(1, 2.0) == Solid(x=1, y=2.0)
+
+
+def test_a_record_is_replaced_field_by_field() -> None:
+    """As `copy.replace` does, from Python 3.13 on."""
+    assert Point(3.0, 2.0) == Point(1.0, 2.0).__replace__(x=3.0)

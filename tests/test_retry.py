@@ -20,6 +20,7 @@ from resilient import (
     Event,
     Outcome,
     Pipeline,
+    Policy,
     RateLimiter,
     RejectedError,
     ResilientWarning,
@@ -1110,3 +1111,27 @@ async def test_a_rejection_keeps_the_context_it_has(w: World) -> None:
     with pytest.raises(RejectedError) as caught:
         await w.call(Retry(ValueError, backoff=constant(0)), body)
     assert handled is caught.value.__context__
+
+
+@in_every_colour
+async def test_a_call_that_is_made_again_further_out_is_retried_again(w: World) -> None:
+    """Also where the function raises one and the same error each time."""
+    error = OSError("always this one")
+    runs = 0
+
+    class Twice(Policy[Any]):
+        async def around(self, proceed: Any, call: Any) -> Outcome:
+            (await proceed(call)).discard()
+            outcome: Outcome = await proceed(call)
+            return outcome
+
+    async def fail() -> None:
+        nonlocal runs
+        runs += 1
+        raise error
+
+    retry = Retry(OSError, attempts=3, backoff=constant(0), budget=None)
+    with pytest.raises(OSError, match="always"):
+        await w.call(Pipeline(Twice(), retry), fail)
+
+    assert 6 == runs

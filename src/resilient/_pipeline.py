@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resilient._call import Call
-from resilient._edge import Proceed
+from resilient._edge import Proceed, leaf
 from resilient._events import Listener
 from resilient._outcome import Condition, Judge, Outcome, judge_by
 from resilient._policy import F, Policy, Spelling
@@ -59,7 +59,7 @@ class Pipeline(Policy[F]):
         ValueError: A policy is listed twice.
     """
 
-    __slots__ = ("_bound", "_judge", "classify", "policies")
+    __slots__ = ("_around_leaf", "_judge", "classify", "policies")
 
     def __init__(
         self,
@@ -89,8 +89,7 @@ class Pipeline(Policy[F]):
                 policy.refuse_unconditional()
         for policy in policies:
             policy.settle_in(self)
-        # What it was bound to last, and that: a `PerKey` around asks each time.
-        self._bound: tuple[Proceed, Proceed] | None = None
+        self._around_leaf: Proceed | None = None
         for text in _defeats(policies):
             warn(text)
 
@@ -119,20 +118,27 @@ class Pipeline(Policy[F]):
 
     def around(self, proceed: Proceed, call: Call) -> Awaitable[Outcome]:
         # NB: not a coroutine itself: a pipeline adds no frame of its own.
-        return self.bound(proceed)(call)
+        return self._composed(proceed)(call)
 
     def bound(self, proceed: Proceed) -> Proceed:
-        last = self._bound
-        if last is not None and last[0] is proceed:
-            return last[1]
-        inside = proceed
+        if type(self).around is not Pipeline.around:
+            # A subclass has something to add.
+            return super().bound(proceed)
+        if proceed is not leaf:
+            return self._composed(proceed)
+        # NB: kept, for blocks and requests ask each time. And no other: what is
+        # inside belongs to somebody else, who may be gone tomorrow.
+        if self._around_leaf is None:
+            self._around_leaf = self._composed(leaf)
+        return self._around_leaf
+
+    def _composed(self, proceed: Proceed) -> Proceed:
         if self._judge is not None or not self.policies:
             proceed = functools.partial(_judged, proceed, self._judge)
         for policy in reversed(self.policies):
             proceed = policy.bound(proceed)
             if policy.judges and self._judge is not None:
                 proceed = functools.partial(_judged, proceed, self._judge)
-        self._bound = inside, proceed
         return proceed
 
     def _walk(self) -> Iterator[Policy[Any]]:

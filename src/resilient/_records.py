@@ -12,7 +12,17 @@ from __future__ import annotations
 
 import inspect
 from operator import attrgetter
-from typing import Any, ClassVar, NoReturn, TypeAlias, dataclass_transform
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    NoReturn,
+    TypeAlias,
+    dataclass_transform,
+)
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _set = object.__setattr__
 
@@ -43,8 +53,13 @@ class Record:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = inspect.get_annotations(cls)
-        fields = (*cls.__match_args__, *own)
+        own = [
+            name
+            for name, kind in inspect.get_annotations(cls).items()
+            if "ClassVar" not in str(kind)
+        ]
+        # A field of the base's may be annotated anew, to be narrower.
+        fields = tuple(dict.fromkeys((*cls.__match_args__, *own)))
         cls.__match_args__ = fields  # type: ignore[misc]  # not yet the final one
         cls._values = attrgetter(*fields)
 
@@ -74,6 +89,11 @@ class Record:
                 f" {len(values)} by place, and by name: {', '.join(named) or 'none'}"
             )
         return (*values, *[named[field] for field in missing])
+
+    def __replace__(self, /, **changes: Any) -> Self:
+        # What `copy.replace` calls, from Python 3.13 on.
+        values = {field: getattr(self, field) for field in self.__match_args__}
+        return type(self)(**(values | changes))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):

@@ -19,7 +19,7 @@ from resilient._arguments import number, plain
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call
 from resilient._edge import Proceed
-from resilient._errors import NoPermit, RateLimitedError, RejectedError
+from resilient._errors import RateLimitedError, RejectedError
 from resilient._machines.limit import RateLimit
 from resilient._machines.terms import (
     Algorithm,
@@ -165,19 +165,30 @@ class RateLimiter(AdmissionPolicy, Returnable):
 
     # -- Calls
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if any(getattr(cls, rule) is not _RULES[rule] for rule in _RULES):
+            # It has rules of its own, which the short way round knows not of.
+            cls.around = AdmissionPolicy.around  # type: ignore[method-assign]
+
     def around(  # type: ignore[override]  # no policy needs more than to await it
         self, proceed: Proceed, call: Call
     ) -> Awaitable[Outcome]:
         # NB: nothing is ever given back, so around a call that passes at once
-        # there is nothing to stand, and no frame does.
-        permit = self.admit(call)
-        if isinstance(permit, NoPermit):
-            return self._around_late(permit, proceed, call)
-        return proceed(call)
+        # there is nothing to stand, and no frame does. Who has to wait gets in
+        # line in a frame that can take it out again.
+        amounts = self._terms.amounts
+        if amounts is None:
+            amounts = self._amounts_of(call)
+        wait = self._try_take(call, amounts)
+        if wait == 0.0:
+            return proceed(call)
+        return self._around_late(proceed, call, amounts, wait)
 
     async def _around_late(
-        self, permit: Admission, proceed: Proceed, call: Call
+        self, proceed: Proceed, call: Call, amounts: tuple[float, ...], wait: float
     ) -> Outcome:
+        permit = self._line_up(call, amounts, wait)
         if isinstance(permit, Wait):
             permit = await self._await_permit(permit, call)
         if isinstance(permit, RejectedError):
@@ -185,12 +196,20 @@ class RateLimiter(AdmissionPolicy, Returnable):
         return await proceed(call)
 
     def admit(self, call: Call) -> Admission:
-        now = _clock.now()
+        amounts = self._amounts_of(call)
+        wait = self._try_take(call, amounts)
+        return _PERMIT if wait == 0.0 else self._line_up(call, amounts, wait)
+
+    def _amounts_of(self, call: Call) -> tuple[float, ...]:
         terms = self._terms
-        amounts = terms.amounts
-        if amounts is None:
-            assert callable(terms.cost)
-            amounts = terms.amounts_of(terms.cost(call), computed=True)
+        if terms.amounts is not None:
+            return terms.amounts
+        assert callable(terms.cost)
+        return terms.amounts_of(terms.cost(call), computed=True)
+
+    def _try_take(self, call: Call, amounts: tuple[float, ...]) -> float:
+        """Take what can be taken now; return the wait, 0.0 if it was taken."""
+        now = _clock.now()
         lock = self._lock
         lock.acquire()  # NB: by hand, see `_admission`
         try:
@@ -199,10 +218,15 @@ class RateLimiter(AdmissionPolicy, Returnable):
             lock.release()
             if self._returned:
                 self._drain()
-        if wait == 0.0:
-            if terms.corrigible or call.limiters is not None:
-                self._note(call, amounts, now)
-            return _PERMIT
+        if wait == 0.0 and (self._terms.corrigible or call.limiters is not None):
+            self._note(call, amounts, now)
+        return wait
+
+    def _line_up(
+        self, call: Call, amounts: tuple[float, ...], wait: float
+    ) -> Admission:
+        """Get in line, if a wait of so many seconds is not too long."""
+        now = _clock.now()
         patience = self._patience(now)
         latest = _latest(call, patience)
         if now + wait <= latest:
@@ -491,6 +515,11 @@ class RateLimiter(AdmissionPolicy, Returnable):
             return self._line is None and all(
                 rule.level(now) >= rule.pace.capacity for rule in self._each()
             )
+
+
+_RULES: Final = {
+    name: getattr(RateLimiter, name) for name in ("admit", "settle", "hold")
+}
 
 
 class _Ticket(Wait):

@@ -218,6 +218,9 @@ class Retry(Policy):
         retried, call.retried = call.retried, True
         # NB: counted here; a Retry around this one has a count of its own.
         counted, call.attempt = call.attempt, 1
+        if call.seldom is not None:
+            # By whoever made this call before, and makes it again now.
+            call.given_up = ()
         previous: float | None = None
         last: Exception | None = None
         error: Exception | None = None
