@@ -651,6 +651,20 @@ def test_the_same_tasks_are_refused(queue: int) -> None:
         assert (8, queue) == (policy.in_flight, policy.queued)
 
 
+def test_a_task_that_is_alone_has_all_the_slots() -> None:
+    """Its calls have one lot: to cut them would serve nobody else."""
+    with virtual_time() as clock:
+        policy = AdaptiveConcurrency(Told(8))
+        for _ in range(5):
+            with priority("batch", key="the only one"):
+                permits = [policy.admit(Call("call", runtime=SYNC)) for _ in range(16)]
+            passed = [one for one in permits if type(one) is tuple]
+            assert 8 == len(passed)
+            for one in passed:
+                policy.settle(one, None)
+            clock.advance(1)
+
+
 def test_a_partition_has_its_share() -> None:
     """The rest is lent, but for one slot; it is by a function of the call."""
     policy = AdaptiveConcurrency(

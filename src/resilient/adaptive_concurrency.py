@@ -256,7 +256,7 @@ class AdaptiveConcurrency(QueueingPolicy):
                     return now, group
         if self.max_queue == 0 or self.max_wait == 0:
             return self._refusal(call, 0.0)
-        if group is not None and lot < group.cut:
+        if group is not None and group.cuts(lot):
             # In line it would hold up others of its class.
             return self._refusal(call, 0.0)
         ticket = _Ticket.of(call, now, self.max_wait)

@@ -163,11 +163,32 @@ def test_of_a_class_that_is_refused_in_part_the_lowest_lots_go() -> None:
     slots.take_for(group, 1.0)
     assert 0.25 == group.cut
     assert slots.take_for(group, 1.0, lot=0.1)
-    took(slots, group, 4, now=1.0)
+    for _ in range(4):
+        assert slots.take_for(group, 1.0, lot=0.9)
     assert 6 == slots.in_use
     assert not slots.take_for(group, 1.0, lot=0.1)
     assert slots.take_for(group, 1.0, lot=0.25)
     assert slots.take_for(group, 1.0, lot=1.0)
+
+
+def test_the_highest_lot_there_is_is_not_cut() -> None:
+    """A task that is alone has everything; one of a higher lot comes first again."""
+    slots = slots_of(8)
+    group = slots.group(None, NORMAL)
+    for second in range(3):
+        took(slots, group, 16, now=second)
+        for _ in range(8):
+            slots.release_of(group)
+    took(slots, group, 6, now=5.0)
+    took(slots, group, 1, now=6.0)
+    group.cut = 0.5
+    group.turn(lapsed=False)
+    assert 0.25 == group.cut
+    assert not group.cuts(0.2)
+    assert not group.cuts(0.2)
+    assert group.cuts(0.1)
+    assert not group.cuts(0.3)
+    assert group.cuts(0.2)
 
 
 def test_nobody_is_cut_where_nobody_was_refused() -> None:

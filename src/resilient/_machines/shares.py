@@ -19,7 +19,8 @@ Ground rules:
   and those who borrowed it are done. Nobody ever runs beyond the limit.
 * Of a class of which a share was refused lately, as large a share is left out
   of the last quarter of the slots: those of the lowest lots. So of a task's
-  calls, which have one lot, all are served rather than some of each.
+  calls, which have one lot, all are served rather than some of each. The
+  highest lot that has lately been there is not left out, however low it is.
 * Where nothing runs, anybody may: nobody else would ever leave.
 * A slot that comes free goes to the first in line who may have it.
 
@@ -89,6 +90,8 @@ class Group:
     __slots__ = (
         "_calls",
         "_entered",
+        "_highest",
+        "_highest_before",
         "_last",
         "_peak",
         "_refused",
@@ -112,6 +115,18 @@ class Group:
         self._calls = 0
         self._entered = 0
         self.cut = 0.0
+        # The highest lot of this period, and of the last.
+        self._highest = self._highest_before = 0.0
+
+    def cuts(self, lot: float) -> bool:
+        """Whether a call of this lot is among the first to go.
+
+        Never one of the highest lot there is: nobody would be served instead.
+        """
+        if lot == 1.0 or not self.cut:
+            return False
+        self._highest = max(self._highest, lot)
+        return lot < self.cut and lot < max(self._highest, self._highest_before)
 
     @property
     def demand(self) -> int:
@@ -147,6 +162,7 @@ class Group:
         # Smoothed: there may be few calls in a period.
         self.cut = 0.0 if lapsed else (self.cut + refused) / 2
         self._calls = self._entered = 0
+        self._highest_before, self._highest = self._highest, 0.0
 
 
 class GroupedTicket(Ticket, Protocol):
@@ -200,7 +216,7 @@ class SharedSlots(Slots[T]):
             self._turn(now)
         if (
             group.waiting
-            or (lot < group.cut and self.in_use >= self.limit * _FOR_ALL)
+            or (group.cuts(lot) and self.in_use >= self.limit * _FOR_ALL)
             or not self._may_have(group)
         ):
             if not again:
