@@ -17,6 +17,7 @@ from typing import Any
 RETRIED = frozenset((408, 429, 500, 502, 503, 504))
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))
 TOTAL, ATTEMPT, ATTEMPTS, OPEN_FOR = 30.0, 10.0, 3, 5.0
+SHORT = 1_048_576
 
 
 class Origin:
@@ -55,6 +56,11 @@ class Origin:
         return True
 
 
+def is_short(response: Any) -> bool:
+    """Whether its body is worth reading to keep the connection."""
+    return int(response.headers.get("content-length", SHORT + 1)) <= SHORT
+
+
 def asynchronous(library: Any, inner: Any) -> Any:
     """Return a transport for asyncio."""
     origins: dict[tuple[bytes, bytes, int | None], Origin] = {}
@@ -74,17 +80,18 @@ def asynchronous(library: Any, inner: Any) -> Any:
                     try:
                         async with asyncio.timeout(ATTEMPT):
                             response = await inner.handle_async_request(request)
-                            if response.status_code in RETRIED:
+                            failed = response.status_code in RETRIED
+                            if failed and is_short(response):
                                 await response.aread()
-                    except library.TransportError:
+                    except (library.TransportError, TimeoutError):
                         origin.record(1)
                         if last or not origin.pays():
                             raise
                     else:
-                        failed = response.status_code in RETRIED
                         origin.record(failed)
                         if not failed or last or not origin.pays():
                             return response
+                        await response.aclose()
                     await asyncio.sleep(0.1 * 2**attempt)
 
     return ByHand()
@@ -106,13 +113,16 @@ def synchronous(library: Any, inner: Any) -> Any:
                         raise library.ConnectError("the circuit is open")
                 last = attempt == ATTEMPTS or request.method not in IDEMPOTENT
                 left = min(ATTEMPT, deadline - time.monotonic())
+                if left <= 0:
+                    raise library.ReadTimeout("the deadline has passed")
                 request.extensions["timeout"] = {
                     phase: left if own is None else min(own, left)
                     for phase, own in request.extensions["timeout"].items()
                 }
                 try:
                     response = inner.handle_request(request)
-                    if response.status_code in RETRIED:
+                    failed = response.status_code in RETRIED
+                    if failed and is_short(response):
                         response.read()
                 except library.TransportError:
                     with origin.lock:
@@ -120,11 +130,11 @@ def synchronous(library: Any, inner: Any) -> Any:
                         if last or not origin.pays():
                             raise
                 else:
-                    failed = response.status_code in RETRIED
                     with origin.lock:
                         origin.record(failed)
                         if not failed or last or not origin.pays():
                             return response
+                    response.close()
                 time.sleep(0.1 * 2**attempt)
 
     return ByHand()
