@@ -547,3 +547,9 @@ def test_one_release_that_fails_keeps_nobody_from_theirs() -> None:
     assert ["failed", None, "failed"] == seen
     held.end(None)
     assert 3 == len(seen)
+
+
+def test_an_attribute_of_few_calls_can_be_asked_for_on_the_class() -> None:
+    """As those do who look for what there is to document."""
+    assert vars(Call)["result"] is Call.result
+    assert Call("x").result is None

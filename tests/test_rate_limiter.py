@@ -1254,8 +1254,12 @@ async def test_a_limiter_with_rules_of_its_own_is_asked(w: World) -> None:
             told.append("admit")
             return super().admit(call)
 
+    class TellingMore(Telling):
         def settle(self, permit: Any, outcome: Outcome | None) -> None:
             told.append("settle")
+            super().settle(permit, outcome)
 
     await w.call(Telling(5), nothing)
-    assert ["admit", "settle"] == told
+    assert ["admit"] == told
+    await w.call(TellingMore(5), nothing)
+    assert ["admit", "admit", "settle"] == told

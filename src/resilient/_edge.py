@@ -438,6 +438,6 @@ class Drive:
 
     def close(self) -> None:
         """Give everything back: nobody will resume."""
-        if self.coroutine is not None:
-            self.coroutine.close()
+        assert self.coroutine is not None
+        self.coroutine.close()
         self.call.end()
