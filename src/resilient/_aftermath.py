@@ -14,7 +14,7 @@ from typing import Any
 from resilient._call import Call, current
 from resilient._edge import close_unbegun
 from resilient._events import log_once
-from resilient._outcome import Held, Outcome, family
+from resilient._outcome import Held, Outcome, family, first_of
 from resilient._runtimes import Mark
 
 _MISSING: Any = Mark("<missing>")
@@ -98,17 +98,13 @@ class _Joined(Held):
     async def discard(self) -> None:
         # NB: not by a `close` of its own: what nobody can end goes on, and
         # permits last until it has ended, too.
-        first: BaseException | None = None
+        errors: list[BaseException] = []
         for held in self._helds:
             try:
                 await held.discard()
             except GeneratorExit:
                 raise
             except BaseException as error:
-                first = error if first is None else first
-        if first is not None:
-            try:
-                raise first
-            finally:
-                # NB: or its traceback and this frame would be a cycle.
-                del first
+                errors.append(error)
+        if errors:
+            raise first_of(errors)

@@ -90,6 +90,16 @@ class Outcome:
         self.error = self.value = None
 
 
+def first_of(errors: list[BaseException]) -> BaseException:
+    """Return the first of several errors, to be raised, and let go of all.
+
+    A frame that raises an error must not hold it: its traceback holds the frame.
+    """
+    first = errors[0]
+    errors.clear()
+    return first
+
+
 class Held:
     """Permits that last until the work of a call has ended, wherever it runs.
 
@@ -144,18 +154,14 @@ class Held:
             self._ended = True
             self._close = None
             releases, self._releases = self._releases, []
-        first: BaseException | None = None
+        errors: list[BaseException] = []
         for release in releases:
             try:
                 release(outcome)
             except BaseException as error:
-                first = error if first is None else first
-        if first is not None:
-            try:
-                raise first
-            finally:
-                # NB: or its traceback and this frame would be a cycle.
-                del first
+                errors.append(error)
+        if errors:
+            raise first_of(errors)
 
     def __del__(self) -> None:
         # Whoever was to end the work is gone. NB: before 3.13 that is what

@@ -177,9 +177,7 @@ class RateLimiter(AdmissionPolicy, Returnable):
         # NB: nothing is ever given back, so around a call that passes at once
         # there is nothing to stand, and no frame does. Who has to wait gets in
         # line in a frame that can take it out again.
-        amounts = self._terms.amounts
-        if amounts is None:
-            amounts = self._amounts_of(call)
+        amounts = self._terms.amounts or self._computed(call)
         wait = self._try_take(call, amounts)
         if wait == 0.0:
             return proceed(call)
@@ -196,14 +194,13 @@ class RateLimiter(AdmissionPolicy, Returnable):
         return await proceed(call)
 
     def admit(self, call: Call) -> Admission:
-        amounts = self._amounts_of(call)
+        amounts = self._terms.amounts or self._computed(call)
         wait = self._try_take(call, amounts)
         return _PERMIT if wait == 0.0 else self._line_up(call, amounts, wait)
 
-    def _amounts_of(self, call: Call) -> tuple[float, ...]:
+    def _computed(self, call: Call) -> tuple[float, ...]:
+        """Return what the cost function says that a call takes."""
         terms = self._terms
-        if terms.amounts is not None:
-            return terms.amounts
         assert callable(terms.cost)
         return terms.amounts_of(terms.cost(call), computed=True)
 

@@ -253,11 +253,10 @@ class Timeout(Policy):
 class StreamLimit:
     """A total timeout that goes on after the first item of a stream."""
 
-    __slots__ = ("deadline", "name", "seconds", "timeout")
+    __slots__ = ("deadline", "name", "seconds")
 
     def __init__(self, timeout: Timeout, call: Call, deadline: float) -> None:
         assert timeout.seconds is not None
-        self.timeout: Timeout = timeout
         self.name: str = timeout.name_in(call)
         self.seconds: float = timeout.seconds
         self.deadline: float = deadline

@@ -14,7 +14,6 @@ from typing import (
     ClassVar,
     Generic,
     Literal,
-    Protocol,
     Self,
     TypeGuard,
     TypeVar,
@@ -38,15 +37,7 @@ from resilient.per_key import PerKey
 from resilient.retry import Retry
 from resilient.timeout import Timeout
 
-
-class _Request(Protocol):
-    """What both families' requests are."""
-
-    @property
-    def extensions(self) -> Mapping[str, Any]: ...
-
-
-Request = TypeVar("Request", bound=_Request)
+Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 _UNITS = ("s", "ms")
@@ -114,14 +105,10 @@ class Transport(Generic[Request, Response]):
         """Send a request through the pipeline; a client calls it."""
         __tracebackhide__ = True
         inner = self._inners.get("sync") or self._first_use("sync")
-        policy = self.pipeline
-        extensions = request.extensions
-        if "resilient" in extensions or extensions.get("timeout") != self._timeouts:
-            chosen = self._policy_for(request, "sync")
-            if chosen is None:
-                response: Response = inner.handle_request(request)
-                return response
-            policy = chosen
+        policy = self._policy_for(request, "sync")
+        if policy is None:
+            response: Response = inner.handle_request(request)
+            return response
         exchange = Exchange(self.family, self._rules, request, policy, SYNC)
         in_memory = self.family.in_memory
         drive: Drive | None = None
@@ -166,14 +153,10 @@ class Transport(Generic[Request, Response]):
         """Send a request through the pipeline; a client calls it."""
         __tracebackhide__ = True
         inner = self._inners.get("async") or self._first_use("async")
-        policy = self.pipeline
-        extensions = request.extensions
-        if "resilient" in extensions or extensions.get("timeout") != self._timeouts:
-            chosen = self._policy_for(request, "async")
-            if chosen is None:
-                response: Response = await inner.handle_async_request(request)
-                return response
-            policy = chosen
+        policy = self._policy_for(request, "async")
+        if policy is None:
+            response: Response = await inner.handle_async_request(request)
+            return response
         exchange = Exchange(self.family, self._rules, request, policy)
         in_memory = self.family.in_memory
         drive: Drive | None = None
@@ -277,9 +260,11 @@ class Transport(Generic[Request, Response]):
             for spelling in ("requests", colour):
                 policy.accept(spelling, classified=True)
             return policy
-        # Those of the client: hardly ever others than the last ones.
-        self._timeouts = extensions.get("timeout")
-        self._compare(self._timeouts or {})
+        timeouts = extensions.get("timeout")
+        if timeouts != self._timeouts:
+            # Those of the client: hardly ever others than the last ones.
+            self._timeouts = timeouts
+            self._compare(timeouts or {})
         return self.pipeline
 
     def _compare(self, timeouts: Mapping[str, float | None]) -> None:
