@@ -2,7 +2,9 @@
 
 What is not asked for is not there: one event loop, no threads, no texts, no
 events, no deadline for what is inside. Synchronous code has locks, since its
-callers are threads. Each of them is whole: to share code would be a call more.
+callers are threads; those of asynchronous code are threads too where a state is
+shared among event loops, and ``*_for_threads`` has them there. Each of them is
+whole: to share code would be a call more.
 """
 
 from __future__ import annotations
@@ -109,6 +111,45 @@ def breaker(fn: Function, world: World, tight: bool) -> Function:
     return call
 
 
+def breaker_for_threads(fn: Function, world: World, tight: bool) -> Function:
+    """The same, for several event loops."""
+    if world.sync:
+        raise NotImplementedError("it has a lock already")
+    window: deque[int] = deque(maxlen=100)
+    failures = 0
+    opened = 0.0
+    is_open = False
+    lock = threading.Lock()
+
+    def record(failed: int) -> None:
+        nonlocal failures, opened, is_open
+        with lock:
+            if len(window) == 100:
+                failures -= window[0]
+            window.append(failed)
+            failures += failed
+            if len(window) >= 20 and failures >= len(window) * 0.9:
+                is_open, opened = True, time.monotonic()
+                window.clear()
+                failures = 0
+            elif is_open:
+                is_open = False
+
+    async def call(x: int) -> Any:
+        with lock:
+            if is_open and time.monotonic() < opened + HOUR:
+                raise Rejected("open")
+        try:
+            result = await fn(x)
+        except Exception:
+            record(1)
+            raise
+        record(0)
+        return result
+
+    return call
+
+
 def limiter(fn: Function, world: World, tight: bool) -> Function:
     """Let calls pass at a rate, by the time at which the next one would be due."""
     period, burst = (HOUR, 0.0) if tight else (PERIOD, 1.0)
@@ -136,6 +177,27 @@ def limiter(fn: Function, world: World, tight: bool) -> Function:
         if arrival - now > burst:
             raise Rejected("limited")
         due = arrival + period
+        return await fn(x)
+
+    return call
+
+
+def limiter_for_threads(fn: Function, world: World, tight: bool) -> Function:
+    """The same, for several event loops."""
+    if world.sync:
+        raise NotImplementedError("it has a lock already")
+    period, burst = (HOUR, 0.0) if tight else (PERIOD, 1.0)
+    due = 0.0
+    lock = threading.Lock()
+
+    async def call(x: int) -> Any:
+        nonlocal due
+        with lock:
+            now = time.monotonic()
+            arrival = max(due, now)
+            if arrival - now > burst:
+                raise Rejected("limited")
+            due = arrival + period
         return await fn(x)
 
     return call
@@ -172,6 +234,29 @@ def bulkhead(fn: Function, world: World, tight: bool) -> Function:
             return await fn(x)
         finally:
             running -= 1
+
+    return call
+
+
+def bulkhead_for_threads(fn: Function, world: World, tight: bool) -> Function:
+    """The same, for several event loops."""
+    if world.sync:
+        raise NotImplementedError("it has a lock already")
+    most = 1 if tight else 10
+    running = 0
+    lock = threading.Lock()
+
+    async def call(x: int) -> Any:
+        nonlocal running
+        with lock:
+            if running >= most:
+                raise Rejected("full")
+            running += 1
+        try:
+            return await fn(x)
+        finally:
+            with lock:
+                running -= 1
 
     return call
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from resilient import CircuitBreaker, PerKey, Pipeline, RateLimiter, calls
 
-from . import ours
+from . import floors, ours
 from .by_hand import breaker as breaker_by_hand
 from .rounds import Ratio, Times, measure
 from .scenes import BARE, Contender, Scene
@@ -28,6 +28,8 @@ HEAVY = ("asyncio", "anyio", "trio", "opentelemetry", "httpx", "httpx2")
 """What `import resilient` must not load."""
 
 BY_HAND = "10 to 1 000 breakers by hand, in turn"
+NOTHING = "10 to 1 000 pipelines that do nothing, in turn"
+OTHERS = (BY_HAND, NOTHING)
 """What the processor's caches make of it, whoever wrote it."""
 
 
@@ -107,8 +109,10 @@ def bytes_in_flight() -> float:
     return asyncio.run(both())
 
 
-def seconds_in_flight(rounds: int, *, collecting: bool) -> Ratio:
+def seconds_in_flight(rounds: int, *, collecting: bool) -> tuple[Ratio, Ratio]:
     """How much longer 10 000 concurrent calls take under seven policies.
+
+    And in one frame, which is the least.
 
     Args:
         rounds: How often to look.
@@ -116,21 +120,24 @@ def seconds_in_flight(rounds: int, *, collecting: bool) -> Ratio:
             object of a call in flight again and again. What else this process
             has in memory is kept from it.
     """
-    seven = ours.pipeline(room=2 * CROWD)
+    seven, fused = ours.pipeline(room=2 * CROWD), floors.seven(room=2 * CROWD)
 
-    async def both() -> float:
+    async def turn() -> tuple[float, float]:
         bare = await _crowd(_bare, weigh=False)
-        return await _crowd(seven, weigh=False) / bare
+        ours, least = [await _crowd(one, weigh=False) for one in (seven, fused)]
+        return ours / bare, least / bare
 
     gc.collect()
     gc.freeze()
     if not collecting:
         gc.disable()
     try:
-        return Ratio.of([asyncio.run(both()) for _ in range(rounds)])
+        turns = [asyncio.run(turn()) for _ in range(rounds)]
     finally:
         gc.enable()
         gc.unfreeze()
+    whole, least = zip(*turns, strict=True)
+    return Ratio.of([*whole]), Ratio.of([*least])
 
 
 def import_times(rounds: int) -> Ratio:
@@ -211,6 +218,9 @@ async def _growing() -> dict[str, tuple[Function, Function]]:
         made = [Pipeline(CircuitBreaker())(at_once) for _ in range(count)]
         return _taking_turns(made)
 
+    def nothing(count: int) -> Function:
+        return _taking_turns([Pipeline()(at_once) for _ in range(count)])
+
     def by_hand(count: int) -> Function:
         made = [breaker_by_hand(at_once, ASYNCIO, False) for _ in range(count)]
         return _taking_turns(made)
@@ -221,6 +231,7 @@ async def _growing() -> dict[str, tuple[Function, Function]]:
     seven = ours.pipeline
     return {
         "10 to 1 000 pipelines, in turn": (pipelines(10), pipelines(1_000)),
+        NOTHING: (nothing(10), nothing(1_000)),
         BY_HAND: (by_hand(10), by_hand(1_000)),
         "100 to 10 000 keys": (_for_keys(100), _for_keys(10_000)),
         "100 to 100 000 past calls": (

@@ -27,9 +27,18 @@ AIMS = """
 The success path on asyncio, a function that returns at once, unless it says otherwise.
 ✓: the median reaches what is aimed at; ✗: it does not, or not yet. "By hand" is the
 least that a good engineer would write in place: for one event loop, without events,
-texts or deadlines; with locks where it is synchronous. Who promises the same lacks
+texts or deadlines; with locks where it is synchronous. "With a lock" it serves threads
+and several event loops, as ours does. Who promises the same lacks
 nothing in the tables below; where no such row is, nobody does. An empty pipeline has a
 step of its own, which a policy takes the place of: net of it may be less than nothing.
+
+Behind each ✗ stands what the same ratio is for less than a policy. *A call alone* is
+a function around the function, a context variable, a `Call` and an `Outcome`, and no
+policy at all: where that is too much already, nothing a policy could do without would
+help. *In one frame* is a function written for these very policies that calls their
+rules in place and knows no wait, no failure and no event: what a pipeline might
+generate for itself. Where that would do and ours does not, the difference is the price
+of policies that are coroutines: any of them, in any order, in every colour, by anybody.
 """
 
 PEERS = """
@@ -49,12 +58,9 @@ dash: it has no such thing, or not there.
 NOTES = {
     "Where it goes": (
         "What seven policies are made of, step by step, each with the one above in"
-        " it; and what the same seven would cost if what they do at both ends of a"
-        " call stood in one function that was written for that pipeline alone. What"
-        " lies between that and the whole is the price of policies that are"
-        " coroutines: any of them, in any order, in every colour, by anybody. What"
-        " lies above the seven coroutines is the least that any pipeline of this"
-        " shape costs, whatever its policies do.\n"
+        " it, and the same seven in one frame. The seven coroutines that do nothing"
+        " are the least that any pipeline of this shape costs, whatever its policies"
+        " do.\n"
     ),
     "Every policy": (
         "Each as it is by default, as a multiple of what a pipeline costs that has no"
@@ -127,7 +133,11 @@ def cell(target: dict[str, Any]) -> str:
     """What was reached, as a table says it."""
     mark = {True: " ✓", False: " ✗", None: ""}[target["met"]]
     note = f" {target['note']}" if target["note"] else ""
-    return spell(target["reached"], target["unit"]) + mark + note
+    floor = ""
+    if target["met"] is False and target["floor"] is not None:
+        ratio, what = target["floor"]
+        floor = f"; {what}: {short(ratio)}"
+    return spell(target["reached"], target["unit"]) + mark + note + floor
 
 
 def spell(ratio: list[float], unit: str = "×") -> str:
@@ -137,6 +147,11 @@ def spell(ratio: list[float], unit: str = "×") -> str:
         return f"{median:.0f} {unit}".rstrip()
     digits = 2 if abs(median) < 10 else 1
     return f"{median:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def short(ratio: float) -> str:
+    """A ratio alone."""
+    return f"{ratio:.{2 if abs(ratio) < 10 else 1}f}"
 
 
 def _group(tables: list[dict[str, Any]]) -> Iterator[str]:

@@ -25,6 +25,8 @@ Wrap = Callable[[Function, World, bool], Function]
 
 BARE, EMPTY, OURS, HAND = "bare call", "empty pipeline", "resilient", "by hand"
 RAISE = "raise by hand"
+ALONE, ONE_FRAME = "a call alone", "in one frame"
+FOR_THREADS = "by hand, a lock"
 
 SUSPENDS = "suspends once"
 SUCCESS = ("at once", SUSPENDS)
@@ -57,13 +59,18 @@ class Peer:
 
 @dataclass(frozen=True)
 class Group:
-    """A policy, and what there is instead of it."""
+    """A policy, what there is instead of it, and the least that it could cost."""
 
     ours: Wrap
     by_hand: Wrap | None
     peers: dict[str, Peer]
     cases: tuple[str, ...] = SUCCESS
     worlds: tuple[World, ...] = (ASYNCIO, UVLOOP, TRIO, SYNC)
+    in_one_frame: Peer | None = None
+
+
+def _one_frame(wrap: Wrap, *cases: str) -> Peer:
+    return Peer(wrap, "every other case", cases=(*SUCCESS, *cases))
 
 
 GROUPS: dict[str, Group] = {
@@ -79,11 +86,13 @@ GROUPS: dict[str, Group] = {
             "aioresilience": Peer(peers.aioresilience_retry, "budget"),
         },
         (*SUCCESS, "two failures"),
+        in_one_frame=_one_frame(floors.retry),
     ),
     "CircuitBreaker": Group(
         ours.breaker,
         by_hand.breaker,
         {
+            FOR_THREADS: Peer(by_hand.breaker_for_threads, trio=True),
             "pybreaker": Peer(peers.pybreaker_breaker, "window"),
             "circuitbreaker": Peer(peers.circuitbreaker_breaker, "threads, window"),
             "purgatory": Peer(peers.purgatory_breaker, "threads, window"),
@@ -95,11 +104,13 @@ GROUPS: dict[str, Group] = {
             "interlock-cb, by count": Peer(peers.interlock_breaker_by_count),
         },
         (*SUCCESS, "rejected"),
+        in_one_frame=_one_frame(floors.breaker, "rejected"),
     ),
     "RateLimiter": Group(
         ours.limiter,
         by_hand.limiter,
         {
+            FOR_THREADS: Peer(by_hand.limiter_for_threads, trio=True),
             "aiolimiter": Peer(peers.aiolimiter_limiter, "threads, refusing"),
             "limits, fixed window": Peer(peers.limits_fixed, "window"),
             "limits, sliding window": Peer(peers.limits_sliding),
@@ -110,11 +121,13 @@ GROUPS: dict[str, Group] = {
             "aioresilience": Peer(peers.aioresilience_limiter, "threads"),
         },
         (*SUCCESS, "rejected"),
+        in_one_frame=_one_frame(floors.limiter),
     ),
     "Bulkhead": Group(
         ours.bulkhead,
         by_hand.bulkhead,
         {
+            FOR_THREADS: Peer(by_hand.bulkhead_for_threads, trio=True),
             "asyncio.Semaphore": Peer(peers.asyncio_semaphore, "threads, refusing"),
             "anyio.Semaphore": Peer(peers.anyio_semaphore, "threads", trio=True),
             "hyx": Peer(peers.hyx_bulkhead, "threads"),
@@ -123,6 +136,7 @@ GROUPS: dict[str, Group] = {
             "interlock-cb": Peer(peers.interlock_bulkhead, "threads"),
         },
         (*SUCCESS, "rejected"),
+        in_one_frame=_one_frame(floors.bulkhead),
     ),
     "Timeout": Group(
         ours.timeout,
@@ -136,6 +150,7 @@ GROUPS: dict[str, Group] = {
             "interlock-cb": Peer(peers.interlock_timeout, "deadline"),
         },
         worlds=(ASYNCIO, UVLOOP, TRIO),
+        in_one_frame=_one_frame(floors.timeout),
     ),
     "Fallback": Group(
         ours.fallback,
@@ -147,6 +162,7 @@ GROUPS: dict[str, Group] = {
             "interlock-cb": Peer(peers.interlock_fallback),
         },
         (*SUCCESS, "replaced"),
+        in_one_frame=_one_frame(floors.alone),
     ),
     "Pipeline": Group(
         ours.stack,
@@ -164,6 +180,7 @@ GROUPS: dict[str, Group] = {
             "by hand, one lock": Peer(by_hand.stack_under_one_lock),
         },
         (*SUCCESS, "two failures", "rejected"),
+        in_one_frame=_one_frame(floors.stack),
     ),
     "Where it goes": Group(
         ours.stack,
@@ -171,9 +188,9 @@ GROUPS: dict[str, Group] = {
         {
             "a function around it": Peer(floors.wrapper),
             "+ a context variable": Peer(floors.variable),
-            "+ a call and an outcome": Peer(floors.objects),
+            "+ a call and an outcome": Peer(floors.alone),
             "+ seven coroutines that do nothing": Peer(floors.frames),
-            "seven policies in one frame": Peer(floors.fused, "every other case"),
+            "seven policies in one frame": Peer(floors.stack, "every other case"),
             "asyncio.timeout": Peer(peers.asyncio_timeout),
         },
         worlds=(ASYNCIO,),
@@ -250,6 +267,9 @@ async def build(name: str, case: str, world: World) -> Scene:
     wraps[OURS] = Peer(group.ours)
     if group.by_hand is not None:
         wraps[HAND] = Peer(group.by_hand)
+    if group.in_one_frame is not None:
+        wraps[ALONE] = Peer(floors.alone, "every policy", cases=SUCCESS)
+        wraps[ONE_FRAME] = group.in_one_frame
     if case == "rejected" and name != "Pipeline":
         wraps[RAISE] = Peer(by_hand.raising)
     for one, peer in {**wraps, **group.peers}.items():

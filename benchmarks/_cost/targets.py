@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 from resilient import CircuitBreaker, RateLimiter
 
 from . import footprint
 from .rounds import Ratio, Times
-from .scenes import EMPTY, GROUPS, HAND, OURS, RAISE
+from .scenes import (
+    ALONE,
+    EMPTY,
+    FOR_THREADS,
+    GROUPS,
+    HAND,
+    ONE_FRAME,
+    OURS,
+    RAISE,
+)
 
 Scenes = dict[tuple[str, str, str], Times]
 """What was measured, by group, case and world."""
@@ -32,6 +42,7 @@ class Target:
         at_least: Whether more is better.
         unit: Of both.
         note: Who it is, where that depends on what was measured.
+        floor: The best that there could be, and what that is; None: unknown.
     """
 
     topic: str
@@ -41,15 +52,32 @@ class Target:
     at_least: bool = False
     unit: str = "×"
     note: str = ""
+    floor: tuple[Ratio, str] | None = None
 
     @property
     def met(self) -> bool | None:
         """Whether the median reaches it; None: nothing is aimed at."""
-        if self.limit is None:
-            return None
+        return None if self.limit is None else self._meets(self.reached)
+
+    def _meets(self, ratio: Ratio) -> bool:
+        assert self.limit is not None
         if self.at_least:
-            return self.reached.median >= self.limit
-        return self.reached.median <= self.limit
+            return ratio.median >= self.limit
+        return ratio.median <= self.limit
+
+    def bounded_by(self, floors: dict[str, Ratio]) -> Target:
+        """Add what the best is that there could be.
+
+        Args:
+            floors: What is measured of less and less that a call could do
+                without, by name. Who misses what is aimed at is the proof
+                that it cannot be reached; else the last one says how near.
+        """
+        if self.limit is None or not floors:
+            return self
+        misses = [one for one in floors if not self._meets(floors[one])]
+        name = (*misses, *reversed(floors))[0]
+        return replace(self, floor=(floors[name], name))
 
     @property
     def aim(self) -> str:
@@ -72,16 +100,42 @@ def judge(measured: Scenes, rounds: int) -> Iterator[Target]:
     yield from _footprints(rounds)
 
 
+def _floors(times: Times, of: Callable[[str], Ratio]) -> dict[str, Ratio]:
+    """What a call alone, and one in one frame, would reach."""
+    return {one: of(one) for one in (ALONE, ONE_FRAME) if one in times.rounds}
+
+
+def _of(topic: str, what: str, times: Times, other: str, limit: float | None) -> Target:
+    """How much dearer ours is than another."""
+    target = Target(topic, what, times.ratio(OURS, other), limit)
+    return target.bounded_by(_floors(times, lambda one: times.ratio(one, other)))
+
+
+def _dearer(
+    topic: str, what: str, times: Times, peer: str, limit: float | None, note: str = ""
+) -> Target:
+    """How much dearer another is than ours."""
+    of_ours = partial(times.ratio, peer)
+    target = Target(topic, what, of_ours(OURS), limit, at_least=True, note=note)
+    return target.bounded_by(_floors(times, of_ours))
+
+
+def _net(name: str, what: str, times: Times, under: str, limit: float | None) -> Target:
+    """What a policy adds to a pipeline, of what another takes."""
+    net = times.ratio(OURS, under, less=EMPTY)
+    target = Target(name, f"net of an empty pipeline, {what}", net, limit)
+    return target.bounded_by({ONE_FRAME: times.ratio(ONE_FRAME, under, less=ALONE)})
+
+
 def _single_policies(measured: Scenes) -> Iterator[Target]:
-    for name in GROUPS:
-        group = GROUPS[name]
-        if name in ("Pipeline", "Where it goes", "HTTP", "Every policy"):
+    for name, group in GROUPS.items():
+        if group.in_one_frame is None or name == "Pipeline":
             continue
         times = measured[name, AT_ONCE, "asyncio"]
         ratios = {
             peer: times.ratio(peer, OURS)
             for peer in group.peers
-            if peer in times.rounds
+            if peer in times.rounds and peer != FOR_THREADS
         }
         equals = {one: r for one, r in ratios.items() if not group.peers[one].lacks}
         for kind, among, limit in (
@@ -90,19 +144,12 @@ def _single_policies(measured: Scenes) -> Iterator[Target]:
         ):
             if among and (limit or equals != ratios):
                 peer = min(among, key=lambda one: among[one].median)
-                yield Target(
-                    name,
-                    f"fastest peer {kind}",
-                    among[peer],
-                    limit,
-                    at_least=True,
-                    note=peer,
-                )
+                yield _dearer(name, f"fastest peer {kind}", times, peer, limit, peer)
         if HAND in times.rounds:
-            net = times.ratio(OURS, HAND, less=EMPTY)
-            yield Target(name, "net of an empty pipeline, of one by hand", net, 2.0)
-            whole = times.ratio(OURS, HAND)
-            yield Target(name, "whole, of one by hand", whole, 5.0)
+            yield _net(name, "of one by hand", times, HAND, 2.0)
+            yield _of(name, "whole, of one by hand", times, HAND, 5.0)
+        if FOR_THREADS in times.rounds:
+            yield _net(name, "of one by hand with a lock", times, FOR_THREADS, None)
 
 
 def _timeouts(measured: Scenes) -> Iterator[Target]:
@@ -110,21 +157,20 @@ def _timeouts(measured: Scenes) -> Iterator[Target]:
         if ("Timeout", AT_ONCE, world) not in measured:
             continue
         times = measured["Timeout", AT_ONCE, world]
-        net = times.ratio(OURS, TIMEOUT, less=EMPTY)
         what = f"of `asyncio.timeout`, {world}"
-        yield Target("Timeout", f"net of an empty pipeline, {what}", net, 0.35)
-        yield Target("Timeout", f"whole, {what}", times.ratio(OURS, TIMEOUT), 0.7)
+        yield _net("Timeout", what, times, TIMEOUT, 0.35)
+        yield _of("Timeout", f"whole, {what}", times, TIMEOUT, 0.7)
 
 
 def _pipelines(measured: Scenes) -> Iterator[Target]:
     old = sys.version_info < (3, 12)
     topic = "Seven policies"
     times = measured["Pipeline", AT_ONCE, "asyncio"]
-    yield Target(
-        topic, "of those by hand", times.ratio(OURS, HAND), 0.6 if old else 0.8
-    )
-    bare = times.ratio(OURS, TIMEOUT)
-    yield Target(topic, "of one bare `asyncio.timeout`", bare, 1.2 if old else 1.7)
+    for what, other, limit in (
+        ("of those by hand", HAND, 0.6 if old else 0.8),
+        ("of one bare `asyncio.timeout`", TIMEOUT, 1.2 if old else 1.7),
+    ):
+        yield _of(topic, what, times, other, limit)
     for peer, limit in (
         ("stamina mix", 6.0),
         ("tenacity mix", 6.0),
@@ -132,22 +178,19 @@ def _pipelines(measured: Scenes) -> Iterator[Target]:
         ("pyresilience", 4.0),
     ):
         if peer in times.rounds:
-            ratio = times.ratio(peer, OURS)
-            yield Target(topic, f"{peer}, of ours", ratio, limit, at_least=True)
+            yield _dearer(topic, f"{peer}, of ours", times, peer, limit)
     times = measured["Pipeline", AT_ONCE, "sync"]
     topic = "Six policies, sync"
-    by_hand = times.ratio(OURS, HAND)
-    yield Target(topic, "of those by hand, a lock each", by_hand, 2.0)
-    if "by hand, one lock" in times.rounds:
-        one_lock = times.ratio(OURS, "by hand, one lock")
-        yield Target(topic, "of those by hand, one lock in all", one_lock, None)
+    yield _of(topic, "of those by hand, a lock each", times, HAND, 2.0)
+    one_lock = "by hand, one lock"
+    yield _of(topic, "of those by hand, one lock in all", times, one_lock, None)
 
 
 def _rejections(measured: Scenes) -> Iterator[Target]:
     for world in ("asyncio", "sync"):
         times = measured["CircuitBreaker", "rejected", world]
-        ratio = times.ratio(OURS, RAISE)
-        yield Target("Open circuit", f"of a `raise` by hand, {world}", ratio, 4.0)
+        what = f"of a `raise` by hand, {world}"
+        yield _of("Open circuit", what, times, RAISE, 4.0)
 
 
 def _footprints(rounds: int) -> Iterator[Target]:
@@ -161,14 +204,18 @@ def _footprints(rounds: int) -> Iterator[Target]:
     topic = "10 000 calls in flight"
     weight = _exactly(footprint.bytes_in_flight())
     yield Target(topic, "memory over a bare call", weight, 3200.0, unit="B")
-    took = footprint.seconds_in_flight(few, collecting=True)
-    yield Target(topic, "of the bare calls' time", took, 2.0)
-    took = footprint.seconds_in_flight(few, collecting=False)
-    yield Target(topic, "the same, without garbage collection", took, None)
+    for what, collecting, limit in (
+        ("of the bare calls' time", True, 2.0),
+        ("the same, without garbage collection", False, None),
+    ):
+        took, least = footprint.seconds_in_flight(few, collecting=collecting)
+        target = Target(topic, what, took, limit)
+        yield target.bounded_by({ONE_FRAME: least})
     took = footprint.import_times(few)
     yield Target("import resilient", "of `import attrs`", took, 1.5)
     loaded = _exactly(len(footprint.loaded()))
     what = "modules that are loaded needlessly"
     yield Target("import resilient", what, loaded, 0.0, unit="")
     for what, ratio in asyncio.run(footprint.growth(rounds)).items():
-        yield Target("Growth", what, ratio, None if what == footprint.BY_HAND else 1.1)
+        limit = None if what in footprint.OTHERS else 1.1
+        yield Target("Growth", what, ratio, limit)
