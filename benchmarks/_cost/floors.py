@@ -31,6 +31,7 @@ from resilient._edge import Proceed
 from resilient._errors import RejectedError
 from resilient._runtimes.sync import SYNC
 
+from .by_hand import Rejected
 from .ours import pipeline
 from .workloads import Function, World
 
@@ -88,6 +89,42 @@ def alone(fn: Function, world: World, tight: bool) -> Function:
         try:
             outcome = Outcome(await fn(*args, **kwargs))
             return outcome.value
+        finally:
+            current.reset(token)
+            call.end(outcome)
+
+    return wrapped
+
+
+def refusing(fn: Function, world: World, tight: bool) -> Function:
+    """A call that says no, as a function that always does would."""
+    policy = pipeline()
+    policy.enrol()
+
+    if world.sync:
+
+        def wrapped_sync(*args: Any, **kwargs: Any) -> Any:
+            call = Call("refusing", args, kwargs, SYNC, None, policy, fn)
+            token = current.set(call)
+            outcome = None
+            try:
+                outcome = Outcome(None, Rejected("open"))
+                assert outcome.error is not None
+                raise outcome.error
+            finally:
+                current.reset(token)
+                call.end(outcome)
+
+        return wrapped_sync
+
+    async def wrapped(*args: Any, **kwargs: Any) -> Any:
+        call = Call("refusing", args, kwargs, None, None, policy, fn)
+        token = current.set(call)
+        outcome = None
+        try:
+            outcome = Outcome(None, Rejected("open"))
+            assert outcome.error is not None
+            raise outcome.error
         finally:
             current.reset(token)
             call.end(outcome)

@@ -268,10 +268,12 @@ async def build(name: str, case: str, world: World) -> Scene:
     if group.by_hand is not None:
         wraps[HAND] = Peer(group.by_hand)
     if group.in_one_frame is not None:
-        wraps[ALONE] = Peer(floors.alone, "every policy", cases=SUCCESS)
         wraps[ONE_FRAME] = group.in_one_frame
+        if case in SUCCESS:
+            wraps[ALONE] = Peer(floors.alone, "every policy")
     if case == "rejected" and name != "Pipeline":
         wraps[RAISE] = Peer(by_hand.raising)
+        wraps[ALONE] = Peer(floors.refusing, "every policy")
     for one, peer in {**wraps, **group.peers}.items():
         try:
             if peer.cases and case not in peer.cases:
