@@ -72,8 +72,8 @@ class Times:
         )
 
 
-async def measure(scene: Scene, rounds: int) -> Times:
-    """Let everyone in a scene take their turns."""
+async def measure(scene: Scene, rounds: int, turn: float = TURN) -> Times:
+    """Let everyone in a scene take their turns, of about so many seconds."""
     burst: Any = _burst_sync if scene.world.sync else _burst
     if scene.guarded:
         burst = _guarded_sync if scene.world.sync else _guarded
@@ -81,12 +81,12 @@ async def measure(scene: Scene, rounds: int) -> Times:
     for one in scene.contenders:
         await _of(burst, one.call, 20)
         took = await _of(burst, one.call, 20)
-        calls[one.name] = max(5, min(2000, round(TURN / max(took, 1e-7))))
+        calls[one.name] = max(5, min(20_000, round(turn / max(took, 1e-6))))
     times: dict[str, list[float]] = {one.name: [] for one in scene.contenders}
     gc.collect()
-    for turn in range(rounds):
+    for number in range(rounds):
         # Nobody is always after the one that leaves the caches cold.
-        first = turn % len(scene.contenders)
+        first = number % len(scene.contenders)
         for one in scene.contenders[first:] + scene.contenders[:first]:
             times[one.name].append(await _of(burst, one.call, calls[one.name]))
     return Times(times)
