@@ -91,9 +91,11 @@ class Transport(Generic[Request, Response]):
         self._lock = threading.Lock()
         # The inner transport of each colour, from its first use on.
         self._inners: dict[str, Any] = {}
-        # The client's timeouts that were looked at last.
+        # The seconds that the client's timeouts are compared with; None: there
+        # is no such limit, or the client was warned.
+        self._total: float | None = _total(self.pipeline)
+        # Those that were looked at last.
         self._timeouts: Mapping[str, float | None] | None = None
-        self._warned = False
 
     def __repr__(self) -> str:
         inner = "" if self.inner is None else f", inner={self.inner!r}"
@@ -260,22 +262,20 @@ class Transport(Generic[Request, Response]):
             for spelling in ("requests", colour):
                 policy.accept(spelling, classified=True)
             return policy
-        timeouts = extensions.get("timeout")
-        if timeouts != self._timeouts:
-            # Those of the client: hardly ever others than the last ones.
-            self._timeouts = timeouts
-            self._compare(timeouts or {})
+        if self._total is not None:
+            timeouts = extensions.get("timeout")
+            if timeouts != self._timeouts:
+                # Those of the client: hardly ever others than the last ones.
+                self._timeouts = timeouts
+                self._compare(timeouts or {}, self._total)
         return self.pipeline
 
-    def _compare(self, timeouts: Mapping[str, float | None]) -> None:
+    def _compare(self, timeouts: Mapping[str, float | None], total: float) -> None:
         """Warn, once, of a client that would wait longer than the pipeline."""
-        total = _total(self.pipeline)
-        if self._warned or total is None:
-            return
         for phase in PHASES:
             own = timeouts.get(phase)
             if own is None or own > total:
-                self._warned = True
+                self._total = None
                 spelt = "no limit" if own is None else spell_seconds(own)
                 warn(
                     f"the client's {phase} timeout ({spelt}) is longer than the"

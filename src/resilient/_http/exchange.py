@@ -273,11 +273,12 @@ class Exchange:
             return bool(mode)
         if self._request.method == "HEAD":
             return True
-        length = _length(response)
-        if length is None or length > self._rules.max_body:
-            return False
-        kind: str = response.headers.get("content-type", "")
-        return not kind.lower().startswith("text/event-stream")
+        length, kind = _described(response)
+        return (
+            length is not None
+            and length <= self._rules.max_body
+            and not kind.lower().startswith(b"text/event-stream")
+        )
 
     def read(self, response: Any) -> None:
         """Read a body as part of the attempt."""
@@ -303,13 +304,15 @@ class Exchange:
                     await leave(chunks)
                     raise self._too_late()
                 parts.append(chunk)
+            await body.aclose()
         except GeneratorExit:
             # Nothing can be awaited any more: the connection is lost.
             raise
         except BaseException:
+            # NB: also where its closing was cut short. A scope around that in
+            # the first place costs twice what it costs to read a short body.
             await _shut(body)
             raise
-        await _shut(body)
         response.stream = self._family.in_memory(b"".join(parts))
 
     def _too_late(self) -> Exception:
@@ -427,7 +430,7 @@ class Exchange:
         await self.aclose()
 
     def _is_short(self, response: Any) -> bool:
-        length = _length(response)
+        length, _ = _described(response)
         if length is None or length > _DRAINED:
             return False
         if self._timeouts is not None:
@@ -579,6 +582,20 @@ async def _shut(body: Any) -> None:
         await body.aclose()
 
 
-def _length(response: Any) -> int | None:
-    text: str | None = response.headers.get("content-length")
-    return int(text) if text is not None and text.isdecimal() else None
+def _described(response: Any) -> tuple[int | None, bytes]:
+    """Return the length and the type of a body, as its headers have them.
+
+    NB: in one go; clients search all headers, in Python, for each by its name.
+    """
+    length = kind = None
+    for name, value in response.headers.raw:
+        name = name.lower()
+        if name == b"content-length":
+            # Twice is no length.
+            length = value if length is None else b""
+        elif name == b"content-type" and kind is None:
+            kind = value
+    return (
+        int(length) if length is not None and length.isdigit() else None,
+        kind or b"",
+    )
