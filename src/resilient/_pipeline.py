@@ -118,16 +118,21 @@ class Pipeline(Policy[F]):
 
     def around(self, proceed: Proceed, call: Call) -> Awaitable[Outcome]:
         # NB: not a coroutine itself: a pipeline adds no frame of its own.
-        return self._composed(proceed)(call)
+        return self._chain(proceed)(call)
 
     def bound(self, proceed: Proceed) -> Proceed:
         if type(self).around is not Pipeline.around:
             # A subclass has something to add.
             return super().bound(proceed)
+        return self._chain(proceed)
+
+    def _chain(self, proceed: Proceed) -> Proceed:
+        """Return the policies with what is inside them."""
         if proceed is not leaf:
             return self._composed(proceed)
-        # NB: kept, for blocks and requests ask each time. And no other: what is
-        # inside belongs to somebody else, who may be gone tomorrow.
+        # NB: kept, for blocks, requests and each key of a `PerKey` ask each
+        # time. And no other: what is inside belongs to somebody else, who may
+        # be gone tomorrow.
         if self._around_leaf is None:
             self._around_leaf = self._composed(leaf)
         return self._around_leaf
