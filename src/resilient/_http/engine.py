@@ -23,7 +23,7 @@ from urllib.request import getproxies_environment
 
 from resilient._arguments import count, flag
 from resilient._call import current
-from resilient._edge import DONE, RUN, Drive
+from resilient._edge import DONE, RUN
 from resilient._errors import spell_seconds
 from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange, Family, Rules
@@ -113,20 +113,18 @@ class Transport(Generic[Request, Response]):
             return response
         exchange = Exchange(self.family, self._rules, request, policy, SYNC)
         in_memory = self.family.in_memory
-        drive: Drive | None = None
         outcome: Outcome | None = None
         token = current.set(exchange.call)
         try:
-            drive = Drive(policy, exchange.call)
-            standstill = drive.begin()
+            standstill = exchange.begin()
             while standstill is not DONE:
                 if standstill is not RUN:
-                    standstill = drive.in_sync(standstill)
+                    standstill = exchange.in_sync(standstill)
                     continue
                 if exchange.response is not None:
-                    exchange.close()
+                    exchange.drop()
                 try:
-                    answer = inner.handle_request(exchange.begin())
+                    answer = inner.handle_request(exchange.prepare())
                     if not isinstance(answer.stream, in_memory):
                         if exchange.reads(answer):
                             exchange.read(answer)
@@ -136,20 +134,20 @@ class Transport(Generic[Request, Response]):
                 except Exception as raised:
                     outcome = exchange.failed(raised)
                 except BaseException as unwinding:
-                    standstill = drive.throw(unwinding)
+                    standstill = exchange.throw(unwinding)
                     continue
-                standstill = drive.send(outcome)
-            response, error = exchange.end(drive)
+                standstill = exchange.send(outcome)
+            response, error = exchange.end()
             if error is None:
                 return response
             raise error
         finally:
             current.reset(token)
             if exchange.response is not None:
-                exchange.close()
-            exchange.leave(drive)
+                exchange.drop()
+            exchange.leave()
             # NB: the error's traceback holds this frame.
-            drive = outcome = error = None
+            outcome = error = None
 
     async def handle_async_request(self, request: Request) -> Response:
         """Send a request through the pipeline; a client calls it."""
@@ -161,20 +159,18 @@ class Transport(Generic[Request, Response]):
             return response
         exchange = Exchange(self.family, self._rules, request, policy)
         in_memory = self.family.in_memory
-        drive: Drive | None = None
         outcome: Outcome | None = None
         token = current.set(exchange.call)
         try:
-            drive = Drive(policy, exchange.call)
-            standstill = drive.begin()
+            standstill = exchange.begin()
             while standstill is not DONE:
                 if standstill is not RUN:
-                    standstill = await drive.forward(standstill)
+                    standstill = await exchange.forward(standstill)
                     continue
                 if exchange.response is not None:
-                    await exchange.aclose()
+                    await exchange.adrop()
                 try:
-                    answer = await inner.handle_async_request(exchange.begin())
+                    answer = await inner.handle_async_request(exchange.prepare())
                     if not isinstance(answer.stream, in_memory):
                         if exchange.reads(answer):
                             await exchange.aread(answer)
@@ -184,10 +180,10 @@ class Transport(Generic[Request, Response]):
                 except Exception as raised:
                     outcome = exchange.failed(raised)
                 except BaseException as unwinding:
-                    standstill = drive.throw(unwinding)
+                    standstill = exchange.throw(unwinding)
                     continue
-                standstill = drive.send(outcome)
-            response, error = exchange.end(drive)
+                standstill = exchange.send(outcome)
+            response, error = exchange.end()
             if error is None:
                 return response
             raise error
@@ -204,11 +200,11 @@ class Transport(Generic[Request, Response]):
                 pass
             try:
                 if exchange.response is not None:
-                    await exchange.aclose()
+                    await exchange.adrop()
             finally:
-                exchange.leave(drive)
+                exchange.leave()
                 # NB: the error's traceback holds this frame.
-                drive = outcome = error = None
+                outcome = error = None
 
     # -- What is found out once
 

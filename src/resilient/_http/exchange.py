@@ -152,11 +152,10 @@ def _names(method: str, scheme: str, host: bytes, port: int | None) -> tuple[str
     return f"{method} {origin}", origin
 
 
-class Exchange:
-    """One request, from its call to the end of its response's headers.
+class Exchange(Drive):
+    """One request, driven from its call to the end of its response's headers.
 
     Attributes:
-        call: What flows through the pipeline.
         sent: How often the request was sent.
         response: The last response, until somebody else owns it; whoever
             finds one here closes it.
@@ -174,14 +173,12 @@ class Exchange:
         "_timeouts",
         "_upload",
         "_verdict",
-        "call",
         "response",
         "sent",
     )
 
     # NB: not written before there is something to write.
     _header: str | None
-    _timeouts: Timeouts | None
     _verdict: Verdict
 
     def __init__(
@@ -194,8 +191,9 @@ class Exchange:
     ) -> None:
         url, method = request.url, request.method
         name, origin = _names(method, url.scheme, url.raw_host, url.port)
-        self.call: Call = _RequestCall(name, (request,), {}, runtime, origin, policy)
-        self.call.limiters = []
+        call = _RequestCall(name, (request,), {}, runtime, origin, policy)
+        call.limiters = []
+        super().__init__(policy, call)
         self.response: Any = None
         self.sent: int = 0
         # Whether the call has ended, or ends with the body that the caller has.
@@ -205,6 +203,7 @@ class Exchange:
         self._request = request
         self._own: dict[str, Any] = request.extensions
         self._stream: Stream | None = None
+        self._timeouts: Timeouts | None = None
         self._safe = method in IDEMPOTENT or self._is_allowed()
         self._upload: Upload | None = None
         body = request.stream
@@ -238,29 +237,31 @@ class Exchange:
 
     # -- Each attempt
 
-    def begin(self) -> Any:
+    def prepare(self) -> Any:
         """Prepare the request for one attempt, and return it."""
-        call, request = self.call, self._request
-        self.sent += 1
-        self._timeouts = None
+        request = self._request
+        self.sent = sent = self.sent + 1
         if self._upload is not None or not self._safe:
             # NB: until its outcome is known: a timeout may cut it short.
-            call.unrepeatable = self._why_not(over=False)
-        extensions, deadline = self._own, call.deadline
-        if deadline is not None:
-            timeouts = Timeouts(extensions.get("timeout") or UNLIMITED)
-            timeouts.deadline = deadline
-            self._timeouts = timeouts
-            request.extensions = extensions = extensions.copy()
-            extensions["timeout"] = timeouts
-            if self._rules.deadline_header is not None:
-                name, unit = self._rules.deadline_header
-                left = max(0.0, deadline - _clock.now())
-                request.headers[name] = (
-                    f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
-                )
-        if self.sent > 1:
-            request.extensions = {**extensions, RESEND_COUNT: self.sent - 1}
+            self.call.unrepeatable = self._why_not(over=False)
+        deadline = self.call.deadline
+        if deadline is None and sent == 1:
+            return request
+        request.extensions = extensions = self._own.copy()
+        if sent > 1:
+            extensions[RESEND_COUNT] = sent - 1
+        if deadline is None:
+            self._timeouts = None
+            return request
+        timeouts = Timeouts(extensions.get("timeout") or UNLIMITED)
+        timeouts.deadline = deadline
+        extensions["timeout"] = self._timeouts = timeouts
+        if self._rules.deadline_header is not None:
+            name, unit = self._rules.deadline_header
+            left = max(0.0, deadline - _clock.now())
+            request.headers[name] = (
+                f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
+            )
         return request
 
     def reads(self, response: Any) -> bool:
@@ -427,7 +428,7 @@ class Exchange:
             with anyio.move_on_after(_DRAIN_SECONDS), suppress(Exception):
                 async for _ in response.stream:
                     pass
-        await self.aclose()
+        await self.adrop()
 
     def _is_short(self, response: Any) -> bool:
         length, _ = _described(response)
@@ -437,7 +438,7 @@ class Exchange:
             self._timeouts.deadline = _clock.now() + _DRAIN_SECONDS
         return True
 
-    def close(self) -> None:
+    def drop(self) -> None:
         """Close it, and give back what it held."""
         response, self.response = self.response, None
         try:
@@ -445,7 +446,7 @@ class Exchange:
         finally:
             self._end_stream()
 
-    async def aclose(self) -> None:
+    async def adrop(self) -> None:
         """Close it, and give back what it held."""
         response, self.response = self.response, None
         try:
@@ -465,23 +466,23 @@ class Exchange:
 
     # -- The end
 
-    def end(self, drive: Drive) -> tuple[Any, Exception | None]:
+    def end(self) -> tuple[Any, Exception | None]:
         """Return the response of a call that is done, or its error.
 
         Raises:
             TypeError: A policy answered with something else than a response.
         """
-        outcome, drive.outcome = drive.outcome, None
+        outcome, stream = self.outcome, self._stream
         assert outcome is not None
-        if self._stream is None:
+        if stream is None:
             self.call.end(outcome)
             self._ended = True
         else:
             # It goes on until the body is read.
             self.call.conclude(outcome)
-        error, response = outcome.error, outcome.value
-        if error is not None:
-            return None, self._ours(error, outcome)
+        if outcome.error is not None:
+            return None, self._ours(outcome.error, outcome)
+        response = outcome.value
         if response is None or response is not self.response:
             return self._replaced(response), None
         self.response = None
@@ -489,9 +490,8 @@ class Exchange:
             response.extensions["resilient"] = Summary(
                 self.sent, self.call.stopped, outcome.retry_after
             )
-        stream, self._stream = self._stream, None
         if stream is not None:
-            self._ended = True
+            self._stream, self._ended = None, True
             response.stream = self._streamed(response.stream, stream)
         return response, None
 
@@ -529,12 +529,14 @@ class Exchange:
             body, stream, self._timeouts, timed_out, self._read_timeout
         )
 
-    def leave(self, drive: Drive | None) -> None:
+    def leave(self) -> None:
         """End the call, and give the request back as it came."""
         if not self._ended:
-            if drive is not None and drive.coroutine is not None:
-                drive.coroutine.close()
+            if self.coroutine is not None:
+                self.coroutine.close()
             self.call.end()
+        # NB: an error of its would keep this, and this the error.
+        self.outcome = None
         request = self._request
         request.extensions = self._own
         if self._upload is not None and request.stream is self._upload:
