@@ -489,25 +489,6 @@ async def test_a_small_body_is_read_in_the_attempt(h: Http) -> None:
 
 
 @in_every_client
-async def test_headers_that_say_it_twice(h: Http) -> None:
-    """Two lengths are none, and the first of two types is meant."""
-    stream, text = ("Content-Type", "text/event-stream"), ("Content-Type", "text/plain")
-    for headers, read in (
-        ([("Content-Length", "4"), text], True),
-        ([("Content-Length", "4"), ("content-length", "4")], False),
-        ([("Content-Length", "4"), stream, text], False),
-        ([("Content-Length", "4"), text, stream], True),
-    ):
-        h.log.clear()
-        response = h.response(200, b"")
-        response.headers = h.library.Headers(headers)
-        async with h.client(h.script(response), Pipeline()) as client:
-            response = await h.open(client)
-            assert read == ("closed" in [event for event, _ in h.log]), headers
-            await h.close(response)
-
-
-@in_every_client
 async def test_max_body_is_a_mebibyte_by_default(h: Http) -> None:
     """More than that streams."""
     for length, read in ((1_048_576, True), (1_048_577, False)):

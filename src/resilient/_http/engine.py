@@ -112,7 +112,6 @@ class Transport(Generic[Request, Response]):
             response: Response = inner.handle_request(request)
             return response
         exchange = Exchange(self.family, self._rules, request, policy, SYNC)
-        in_memory = self.family.in_memory
         outcome: Outcome | None = None
         token = current.set(exchange.call)
         try:
@@ -125,7 +124,7 @@ class Transport(Generic[Request, Response]):
                     exchange.drop()
                 try:
                     answer = inner.handle_request(exchange.prepare())
-                    if not isinstance(answer.stream, in_memory):
+                    if not isinstance(answer.stream, self.family.in_memory):
                         if exchange.reads(answer):
                             exchange.read(answer)
                         else:
@@ -158,7 +157,6 @@ class Transport(Generic[Request, Response]):
             response: Response = await inner.handle_async_request(request)
             return response
         exchange = Exchange(self.family, self._rules, request, policy)
-        in_memory = self.family.in_memory
         outcome: Outcome | None = None
         token = current.set(exchange.call)
         try:
@@ -171,7 +169,7 @@ class Transport(Generic[Request, Response]):
                     await exchange.adrop()
                 try:
                     answer = await inner.handle_async_request(exchange.prepare())
-                    if not isinstance(answer.stream, in_memory):
+                    if not isinstance(answer.stream, self.family.in_memory):
                         if exchange.reads(answer):
                             await exchange.aread(answer)
                         else:

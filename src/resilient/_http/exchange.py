@@ -38,7 +38,7 @@ from resilient._http.body import (
     is_rewindable,
     leave,
 )
-from resilient._outcome import SUCCESS, Held, Outcome, Verdict
+from resilient._outcome import Held, Outcome, Verdict
 from resilient._policy import Policy
 
 IDEMPOTENT: Final = frozenset(
@@ -172,14 +172,12 @@ class Exchange(Drive):
         "_stream",
         "_timeouts",
         "_upload",
-        "_verdict",
         "response",
         "sent",
     )
 
     # NB: not written before there is something to write.
     _header: str | None
-    _verdict: Verdict
 
     def __init__(
         self,
@@ -274,12 +272,12 @@ class Exchange(Drive):
             return bool(mode)
         if self._request.method == "HEAD":
             return True
-        length, kind = _described(response)
-        return (
-            length is not None
-            and length <= self._rules.max_body
-            and not kind.lower().startswith(b"text/event-stream")
-        )
+        fields = _fields(response)
+        length = _length(fields)
+        if length is None or length > self._rules.max_body:
+            return False
+        kind = fields.get(b"content-type", b"")
+        return not kind.lower().startswith(b"text/event-stream")
 
     def read(self, response: Any) -> None:
         """Read a body as part of the attempt."""
@@ -343,7 +341,6 @@ class Exchange(Drive):
             outcome.retry_after = wait
             asked = status == 429 or (status == 503 and wait is not None)
             outcome.verdict = Verdict.PUSHBACK if asked else Verdict.FAILURE
-        self._verdict = outcome.verdict
         if self.call.limiters:
             self._teach(response)
         if self._upload is not None or not self._safe:
@@ -431,7 +428,7 @@ class Exchange(Drive):
         await self.adrop()
 
     def _is_short(self, response: Any) -> bool:
-        length, _ = _described(response)
+        length = _length(_fields(response))
         if length is None or length > _DRAINED:
             return False
         if self._timeouts is not None:
@@ -486,12 +483,12 @@ class Exchange(Drive):
         if response is None or response is not self.response:
             return self._replaced(response), None
         self.response = None
-        if self.sent > 1 or self._verdict is not SUCCESS:
+        if self.sent > 1 or response.status_code in FAILED:
             response.extensions["resilient"] = Summary(
                 self.sent, self.call.stopped, outcome.retry_after
             )
         if stream is not None:
-            self._stream, self._ended = None, True
+            self._stream, self._ended, self.outcome = None, True, None
             response.stream = self._streamed(response.stream, stream)
         return response, None
 
@@ -535,8 +532,6 @@ class Exchange(Drive):
             if self.coroutine is not None:
                 self.coroutine.close()
             self.call.end()
-        # NB: an error of its would keep this, and this the error.
-        self.outcome = None
         request = self._request
         request.extensions = self._own
         if self._upload is not None and request.stream is self._upload:
@@ -584,20 +579,14 @@ async def _shut(body: Any) -> None:
         await body.aclose()
 
 
-def _described(response: Any) -> tuple[int | None, bytes]:
-    """Return the length and the type of a body, as its headers have them.
+def _fields(response: Any) -> dict[bytes, bytes]:
+    """Return a response's headers by their names in lower case.
 
-    NB: in one go; clients search all headers, in Python, for each by its name.
+    NB: clients search all of them, in Python, for each that they are asked for.
     """
-    length = kind = None
-    for name, value in response.headers.raw:
-        name = name.lower()
-        if name == b"content-length":
-            # Twice is no length.
-            length = value if length is None else b""
-        elif name == b"content-type" and kind is None:
-            kind = value
-    return (
-        int(length) if length is not None and length.isdigit() else None,
-        kind or b"",
-    )
+    return {name.lower(): value for name, value in response.headers.raw}
+
+
+def _length(fields: dict[bytes, bytes]) -> int | None:
+    text = fields.get(b"content-length", b"")
+    return int(text) if text.isdigit() else None
