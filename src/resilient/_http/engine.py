@@ -40,6 +40,9 @@ from resilient.timeout import Timeout
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+# NB: bound once; a method of C's is otherwise found, and made, for each call.
+_enter, _leave = current.set, current.reset
+
 _UNITS = ("s", "ms")
 
 
@@ -82,12 +85,15 @@ class Transport(Generic[Request, Response]):
         self.pipeline.accept("requests", classified=True)
         self.inner: Any = inner
         self._rules = Rules(
+            self.family,
             flag("retry_unsafe", retry_unsafe),
             flag("idempotency_key", idempotency_key),
             read_body,
             count("max_body", max_body, minimum=0),
             _checked_header(deadline_header),
         )
+        # NB: what is the class's own is found more slowly.
+        self._in_memory: Any = self.family.in_memory
         self._lock = threading.Lock()
         # The inner transport of each colour, from its first use on.
         self._inners: dict[str, Any] = {}
@@ -111,9 +117,9 @@ class Transport(Generic[Request, Response]):
         if policy is None:
             response: Response = inner.handle_request(request)
             return response
-        exchange = Exchange(self.family, self._rules, request, policy, SYNC)
+        exchange = Exchange(self._rules, request, policy, SYNC)
         outcome: Outcome | None = None
-        token = current.set(exchange.call)
+        token = _enter(exchange.call)
         try:
             standstill = exchange.begin()
             while standstill is not DONE:
@@ -124,7 +130,7 @@ class Transport(Generic[Request, Response]):
                     exchange.drop()
                 try:
                     answer = inner.handle_request(exchange.prepare())
-                    if not isinstance(answer.stream, self.family.in_memory):
+                    if not isinstance(answer.stream, self._in_memory):
                         if exchange.reads(answer):
                             exchange.read(answer)
                         else:
@@ -141,7 +147,7 @@ class Transport(Generic[Request, Response]):
                 return response
             raise error
         finally:
-            current.reset(token)
+            _leave(token)
             if exchange.response is not None:
                 exchange.drop()
             exchange.leave()
@@ -156,9 +162,9 @@ class Transport(Generic[Request, Response]):
         if policy is None:
             response: Response = await inner.handle_async_request(request)
             return response
-        exchange = Exchange(self.family, self._rules, request, policy)
+        exchange = Exchange(self._rules, request, policy)
         outcome: Outcome | None = None
-        token = current.set(exchange.call)
+        token = _enter(exchange.call)
         try:
             standstill = exchange.begin()
             while standstill is not DONE:
@@ -169,7 +175,7 @@ class Transport(Generic[Request, Response]):
                     await exchange.adrop()
                 try:
                     answer = await inner.handle_async_request(exchange.prepare())
-                    if not isinstance(answer.stream, self.family.in_memory):
+                    if not isinstance(answer.stream, self._in_memory):
                         if exchange.reads(answer):
                             await exchange.aread(answer)
                         else:
@@ -191,7 +197,7 @@ class Transport(Generic[Request, Response]):
             raise
         finally:
             try:
-                current.reset(token)
+                _leave(token)
             except ValueError:
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.

@@ -100,8 +100,13 @@ class Family:
 
 @attrs.frozen
 class Rules:
-    """What a transport was told about requests; see its arguments."""
+    """What a transport was told about requests; see its arguments.
 
+    Attributes:
+        family: Whose requests they are.
+    """
+
+    family: Family
     retry_unsafe: bool
     idempotency_key: bool
     read_body: bool | str
@@ -181,7 +186,6 @@ class Exchange(Drive):
 
     def __init__(
         self,
-        family: Family,
         rules: Rules,
         request: Any,
         policy: Policy[Any],
@@ -196,7 +200,7 @@ class Exchange(Drive):
         self.sent: int = 0
         # Whether the call has ended, or ends with the body that the caller has.
         self._ended = False
-        self._family = family
+        self._family = family = rules.family
         self._rules = rules
         self._request = request
         self._own: dict[str, Any] = request.extensions
