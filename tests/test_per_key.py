@@ -33,6 +33,7 @@ from resilient import (
     Timeout,
     constant,
 )
+from resilient._outcome import Held
 
 
 def limiter(key: object) -> RateLimiter:
@@ -546,6 +547,44 @@ async def test_a_key_whose_coming_fails_is_not_in_use(w: World) -> None:
     assert {} == hosts._inside
 
 
+class Lingering(Policy[Any]):
+    """A policy whose calls go on after their answer, until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[Held] = []
+
+    async def around(self, proceed: Any, call: Any) -> Any:
+        outcome = await proceed(call)
+        outcome.held = Held()
+        self.left.append(outcome.held)
+        return outcome
+
+
+@in_every_colour
+async def test_one_call_may_be_inside_twice(w: World) -> None:
+    """As each attempt is that leaves a thread behind."""
+    lingering = Lingering()
+    hosts = PerKey[Any](lambda key: lingering, key=by_host, max_keys=1)
+    pipeline = Pipeline(Retry(OSError, attempts=2, backoff=constant(0)), hosts)
+    results: list[Any] = [OSError(), "ok"]
+
+    async def flaky(host: str) -> Any:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    assert "ok" == await w.call(pipeline, flaky, "a")
+    first, second = lingering.left
+    first.end(None)
+    hosts["b"]
+    assert "a" in hosts
+    second.end(None)
+    hosts["c"]
+    assert "a" not in hosts
+
+
 def test_a_call_that_ends_under_the_lock_is_out_of_use() -> None:
     """The thread that closes a lost call may be the one that has the lock."""
 
@@ -577,7 +616,7 @@ def test_a_call_that_ends_under_the_lock_is_out_of_use() -> None:
         if host == "a":
             hosts["a"]
             assert {} == hosts._inside
-    assert {"b": 1} == hosts._inside
+    assert ["b"] == list(hosts._inside.values())
     hosts.call(by_host, "c")
     assert {} == hosts._inside
     lost = items("d")

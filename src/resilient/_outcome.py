@@ -244,8 +244,24 @@ def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
     if len(functions) > 1:
         raise TypeError(f"`{parameter}` must be one function, got {len(functions)}")
     if functions:
+        if not types and getattr(functions[0], "keeps_verdict", None) is True:
+            return keep
         return _by_function(parameter, tuple(types), functions[0])
     return _by_types(tuple(types)) if types else None
+
+
+def keep(outcome: Outcome) -> Verdict:
+    """Judge an outcome as it is judged already."""
+    return outcome.verdict
+
+
+def keeps_verdict(judge: Judge) -> Judge:
+    """Say of a function that it judges an outcome as it is judged already.
+
+    So nobody has to ask it.
+    """
+    judge.__dict__["keeps_verdict"] = True
+    return judge
 
 
 def _is_coroutine_function(function: Callable[..., object]) -> bool:

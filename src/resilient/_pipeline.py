@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from resilient._call import Call
 from resilient._edge import Proceed, leaf
 from resilient._events import Listener
-from resilient._outcome import Condition, Judge, Outcome, judge_by
+from resilient._outcome import Condition, Judge, Outcome, judge_by, keep
 from resilient._policy import F, Policy, Spelling
 from resilient._warnings import warn
 from resilient.adaptive_concurrency import AdaptiveConcurrency
@@ -118,27 +118,32 @@ class Pipeline(Policy[F]):
 
     def around(self, proceed: Proceed, call: Call) -> Awaitable[Outcome]:
         # NB: not a coroutine itself: a pipeline adds no frame of its own.
-        return self._composed(proceed)(call)
+        return self._chain(proceed)(call)
 
     def bound(self, proceed: Proceed) -> Proceed:
         if type(self).around is not Pipeline.around:
             # A subclass has something to add.
             return super().bound(proceed)
+        return self._chain(proceed)
+
+    def _chain(self, proceed: Proceed) -> Proceed:
+        """Return the policies with what is inside them."""
         if proceed is not leaf:
             return self._composed(proceed)
-        # NB: kept, for blocks and requests ask each time. And no other: what is
-        # inside belongs to somebody else, who may be gone tomorrow.
+        # NB: kept, for blocks, requests and each key of a `PerKey` ask each
+        # time. And no other: what is inside belongs to somebody else, who may
+        # be gone tomorrow.
         if self._around_leaf is None:
             self._around_leaf = self._composed(leaf)
         return self._around_leaf
 
     def _composed(self, proceed: Proceed) -> Proceed:
-        if self._judge is not None or not self.policies:
-            proceed = functools.partial(_judged, proceed, self._judge)
+        if self._judge is not None:
+            proceed = _judging(proceed, self._judge)
         for policy in reversed(self.policies):
             proceed = policy.bound(proceed)
             if policy.judges and self._judge is not None:
-                proceed = functools.partial(_judged, proceed, self._judge)
+                proceed = _judging(proceed, self._judge)
         return proceed
 
     def _walk(self) -> Iterator[Policy[Any]]:
@@ -193,12 +198,24 @@ class Pipeline(Policy[F]):
         return other is self or any(one.contains(other) for one in self.policies)
 
 
-async def _judged(proceed: Proceed, judge: Judge | None, call: Call) -> Outcome:
+def _judging(proceed: Proceed, judge: Judge) -> Proceed:
+    """Return what proceeds, and judges what came of it."""
+    if judge is keep:
+        return functools.partial(_kept, proceed)
+    return functools.partial(_judged, proceed, judge)
+
+
+def _kept(proceed: Proceed, call: Call) -> Awaitable[Outcome]:
+    """Proceed, for what comes of it is judged already."""
+    call.classified = True
+    return proceed(call)
+
+
+async def _judged(proceed: Proceed, judge: Judge, call: Call) -> Outcome:
     """Proceed, and judge what came of it by the pipeline's ``classify``."""
     outcome = await proceed(call)
-    if judge is not None:
-        outcome.verdict = judge(outcome)
-        call.classified = True
+    outcome.verdict = judge(outcome)
+    call.classified = True
     return outcome
 
 

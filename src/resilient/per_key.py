@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable
 from itertools import islice
 from typing import Any, Final
 
-from resilient._admission import Returnable
 from resilient._arguments import count, plain
 from resilient._call import Call
 from resilient._edge import Proceed
@@ -22,7 +21,7 @@ _LOOKED_AT: Final = 32
 new: enough to spare what was learnt, few enough for a flood of new keys."""
 
 
-class PerKey(Policy[F], Returnable):
+class PerKey(Policy[F]):
     """Give each key a policy of its own, made when the key is first seen.
 
     At most `max_keys` are kept. Room is made by dropping one that is as good
@@ -49,7 +48,6 @@ class PerKey(Policy[F], Returnable):
         "_inside",
         "_lock",
         "_policies",
-        "_returned",
         "_spellings",
         "_told",
         "factory",
@@ -85,58 +83,62 @@ class PerKey(Policy[F], Returnable):
         )
         self.max_keys: int = count("max_keys", max_keys, minimum=1)
         self._lock = threading.Lock()
-        self._returned: list[Hashable] = []
         # Least recently used first. NB: a plain dict takes half the memory of
         # an OrderedDict, and there may be ten thousand idle keys: what only
         # some of them have stands elsewhere.
         self._policies: dict[Hashable, Policy[F]] = {}
-        # How many calls are inside, for those in use.
-        self._inside: dict[Hashable, int] = {}
+        # The key of each call inside. NB: who leaves takes no lock, for the
+        # collector may close a call on the thread that has it: what anybody
+        # does here is one operation on the dict.
+        self._inside: dict[object, Hashable] = {}
         # Which have our listener, once there is one.
         self._told: set[Hashable] = set()
         self._spellings: tuple[tuple[Spelling, bool], ...] = ()
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
-        key = self._key_of(call)
-        policy = self._policy(key, call)
+        if self.key is None or call.kwargs is None:
+            key = call.key
+            if key is None:
+                raise TypeError(
+                    f"{call.name!r} has no key for {self!r}: give PerKey a"
+                    " key=… function, or the block a key=…"
+                )
+        else:
+            key = self.key(*call.args, **call.kwargs)
+        # NB: not the call: a hedge, or a thread that was left behind, may make
+        # one call stay twice.
+        stay = object()
+        policy = self._policy(key, call, stay)
         try:
             outcome = await policy.around(proceed, call)
         except BaseException:
-            self._leave(key)
+            del self._inside[stay]
             raise
         if outcome.held is None:
-            self._leave(key)
+            del self._inside[stay]
         else:
             # Its permits last as long as its stream, and so does its use.
-            outcome.held.append(lambda last: self._leave(key))
+            outcome.held.append(lambda last: self._inside.__delitem__(stay))
         return outcome
 
-    def _key_of(self, call: Call) -> Any:
-        if self.key is not None and call.kwargs is not None:
-            return self.key(*call.args, **call.kwargs)
-        if call.key is None:
-            raise TypeError(
-                f"{call.name!r} has no key for {self!r}: give PerKey a"
-                " key=… function, or the block a key=…"
-            )
-        return call.key
-
     def __getitem__(self, key: Hashable) -> Policy[F]:
-        return self._policy(key, None)
+        return self._policy(key)
 
     def __len__(self) -> int:
-        with self._locked():
+        with self._lock:
             return len(self._policies)
 
     def __contains__(self, key: Hashable) -> bool:
-        with self._locked():
+        with self._lock:
             return key in self._policies
 
     def __bool__(self) -> bool:
         # A policy, whatever it holds.
         return True
 
-    def _policy(self, key: Hashable, call: Call | None) -> Policy[F]:
+    def _policy(
+        self, key: Hashable, call: Call | None = None, stay: object = None
+    ) -> Policy[F]:
         """Return the key's policy; in use, if there is a call, until it leaves."""
         try:
             hash(key)
@@ -150,49 +152,26 @@ class PerKey(Policy[F], Returnable):
             if policy is not None:
                 # Put back at the end: used last.
                 self._policies[key] = policy
-                if call is not None:
-                    self._inside[key] = self._inside.get(key, 0) + 1
+                if stay is not None:
+                    self._inside[stay] = key
                 return policy
         finally:
             self._lock.release()
-            if self._returned:
-                self._drain()
         made = self._made(key)
-        with self._locked():
+        with self._lock:
             # NB: somebody else may have made one meanwhile; the first stays.
             policy = self._policies.setdefault(key, made)
-            if call is not None:
-                self._inside[key] = self._inside.get(key, 0) + 1
+            if stay is not None:
+                self._inside[stay] = key
         try:
             if self._listeners:
                 self._tell(key, policy)
             self._make_room(key, call)
         except BaseException:
             # The policies' own code, or Ctrl-C in a listener.
-            if call is not None:
-                self._leave(key)
+            self._inside.pop(stay, None)
             raise
         return policy
-
-    def _leave(self, key: Hashable) -> None:
-        if not self._lock.acquire(False):  # NB: by hand, see `_admission`
-            self._give_back(key)
-            return
-        try:
-            self._take_back_locked(key)
-        finally:
-            self._lock.release()
-        if self._returned:
-            self._drain()
-
-    def _take_back_locked(self, item: Hashable) -> list[Any]:
-        # NB: the policy is still this key's: one in use is never dropped.
-        left = self._inside[item] - 1
-        if left:
-            self._inside[item] = left
-        else:
-            del self._inside[item]
-        return []
 
     def _made(self, key: Hashable) -> Policy[F]:
         policy = self.factory(key)
@@ -212,9 +191,10 @@ class PerKey(Policy[F], Returnable):
             # NB: asked without the lock, for it is the policies' own code.
             fresh = next((each for each in idle if each[1].fresh()), None)
             key, policy = fresh or idle[0]
-            with self._locked():
+            with self._lock:
                 # It may be in use by now, or be gone: then once more.
-                gone = self._policies.get(key) is policy and key not in self._inside
+                inside = self._inside.copy().values()
+                gone = self._policies.get(key) is policy and key not in inside
                 if gone:
                     del self._policies[key]
                     self._told.discard(key)
@@ -226,11 +206,13 @@ class PerKey(Policy[F], Returnable):
 
     def _least_used(self, newest: Hashable) -> list[tuple[Hashable, Policy[F]]]:
         """Return the least recently used of those that no call is inside."""
-        with self._locked():
+        with self._lock:
+            # NB: of a copy, for hashing a key may run code of its own.
+            used = set(self._inside.copy().values())
             idle = (
                 (key, policy)
                 for key, policy in self._policies.items()
-                if key not in self._inside and key != newest
+                if key not in used and key != newest
             )
             return list(islice(idle, _LOOKED_AT))
 
@@ -248,7 +230,7 @@ class PerKey(Policy[F], Returnable):
             policy.hear_everywhere(True)
         if not self._subscribers:
             return
-        with self._locked():
+        with self._lock:
             new = key not in self._told and self._policies.get(key) is policy
             if new:
                 self._told.add(key)
@@ -285,7 +267,7 @@ class PerKey(Policy[F], Returnable):
     @property
     def interrupts(self) -> bool:  # type: ignore[override]  # its factory's policies do
         # NB: those of one factory are alike; none is made for asking.
-        with self._locked():
+        with self._lock:
             latest = next(reversed(self._policies.values()), None)
         return latest is not None and latest.interrupts
 
@@ -295,7 +277,7 @@ class PerKey(Policy[F], Returnable):
         )
 
     def _snapshot(self) -> list[tuple[Hashable, Policy[F]]]:
-        with self._locked():
+        with self._lock:
             return list(self._policies.items())
 
 

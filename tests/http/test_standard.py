@@ -19,6 +19,7 @@ from resilient import (
     Retry,
     Timeout,
     Verdict,
+    constant,
 )
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
 
@@ -120,6 +121,20 @@ def test_the_verdict_is_that_of_the_transport() -> None:
         outcome.retry_after = 3.0
         assert verdict is http_verdict(outcome)
         assert 3.0 == outcome.retry_after
+
+
+def test_with_the_verdict_errors_are_classified() -> None:
+    """So that who asks about results alone retries them."""
+    attempts: list[None] = []
+
+    def fails() -> None:
+        attempts.append(None)
+        raise OSError
+
+    retry = Retry(on_result=lambda value: False, attempts=2, backoff=constant(0))
+    with pytest.raises(OSError):
+        Pipeline(retry, classify=http_verdict).call(fails)
+    assert 2 == len(attempts)
 
 
 @in_every_client

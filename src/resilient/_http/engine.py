@@ -23,7 +23,7 @@ from urllib.request import getproxies_environment
 
 from resilient._arguments import count, flag
 from resilient._call import current
-from resilient._edge import DONE, RUN, Drive
+from resilient._edge import DONE, RUN
 from resilient._errors import spell_seconds
 from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange, Family, Rules
@@ -39,6 +39,9 @@ from resilient.timeout import Timeout
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+# NB: bound once; a method of C's is otherwise found, and made, for each call.
+_enter, _leave = current.set, current.reset
 
 _UNITS = ("s", "ms")
 
@@ -82,18 +85,23 @@ class Transport(Generic[Request, Response]):
         self.pipeline.accept("requests", classified=True)
         self.inner: Any = inner
         self._rules = Rules(
+            self.family,
             flag("retry_unsafe", retry_unsafe),
             flag("idempotency_key", idempotency_key),
             read_body,
             count("max_body", max_body, minimum=0),
             _checked_header(deadline_header),
         )
+        # NB: what is the class's own is found more slowly.
+        self._in_memory: Any = self.family.in_memory
         self._lock = threading.Lock()
         # The inner transport of each colour, from its first use on.
         self._inners: dict[str, Any] = {}
-        # The client's timeouts that were looked at last.
+        # The seconds that the client's timeouts are compared with; None: there
+        # is no such limit, or the client was warned.
+        self._total: float | None = _total(self.pipeline)
+        # Those that were looked at last.
         self._timeouts: Mapping[str, float | None] | None = None
-        self._warned = False
 
     def __repr__(self) -> str:
         inner = "" if self.inner is None else f", inner={self.inner!r}"
@@ -109,23 +117,20 @@ class Transport(Generic[Request, Response]):
         if policy is None:
             response: Response = inner.handle_request(request)
             return response
-        exchange = Exchange(self.family, self._rules, request, policy, SYNC)
-        in_memory = self.family.in_memory
-        drive: Drive | None = None
+        exchange = Exchange(self._rules, request, policy, SYNC)
         outcome: Outcome | None = None
-        token = current.set(exchange.call)
+        token = _enter(exchange.call)
         try:
-            drive = Drive(policy, exchange.call)
-            standstill = drive.begin()
+            standstill = exchange.begin()
             while standstill is not DONE:
                 if standstill is not RUN:
-                    standstill = drive.in_sync(standstill)
+                    standstill = exchange.in_sync(standstill)
                     continue
                 if exchange.response is not None:
-                    exchange.close()
+                    exchange.drop()
                 try:
-                    answer = inner.handle_request(exchange.begin())
-                    if not isinstance(answer.stream, in_memory):
+                    answer = inner.handle_request(exchange.prepare())
+                    if not isinstance(answer.stream, self._in_memory):
                         if exchange.reads(answer):
                             exchange.read(answer)
                         else:
@@ -134,20 +139,20 @@ class Transport(Generic[Request, Response]):
                 except Exception as raised:
                     outcome = exchange.failed(raised)
                 except BaseException as unwinding:
-                    standstill = drive.throw(unwinding)
+                    standstill = exchange.throw(unwinding)
                     continue
-                standstill = drive.send(outcome)
-            response, error = exchange.end(drive)
+                standstill = exchange.send(outcome)
+            response, error = exchange.end()
             if error is None:
                 return response
             raise error
         finally:
-            current.reset(token)
+            _leave(token)
             if exchange.response is not None:
-                exchange.close()
-            exchange.leave(drive)
+                exchange.drop()
+            exchange.leave()
             # NB: the error's traceback holds this frame.
-            drive = outcome = error = None
+            outcome = error = None
 
     async def handle_async_request(self, request: Request) -> Response:
         """Send a request through the pipeline; a client calls it."""
@@ -157,23 +162,20 @@ class Transport(Generic[Request, Response]):
         if policy is None:
             response: Response = await inner.handle_async_request(request)
             return response
-        exchange = Exchange(self.family, self._rules, request, policy)
-        in_memory = self.family.in_memory
-        drive: Drive | None = None
+        exchange = Exchange(self._rules, request, policy)
         outcome: Outcome | None = None
-        token = current.set(exchange.call)
+        token = _enter(exchange.call)
         try:
-            drive = Drive(policy, exchange.call)
-            standstill = drive.begin()
+            standstill = exchange.begin()
             while standstill is not DONE:
                 if standstill is not RUN:
-                    standstill = await drive.forward(standstill)
+                    standstill = await exchange.forward(standstill)
                     continue
                 if exchange.response is not None:
-                    await exchange.aclose()
+                    await exchange.adrop()
                 try:
-                    answer = await inner.handle_async_request(exchange.begin())
-                    if not isinstance(answer.stream, in_memory):
+                    answer = await inner.handle_async_request(exchange.prepare())
+                    if not isinstance(answer.stream, self._in_memory):
                         if exchange.reads(answer):
                             await exchange.aread(answer)
                         else:
@@ -182,10 +184,10 @@ class Transport(Generic[Request, Response]):
                 except Exception as raised:
                     outcome = exchange.failed(raised)
                 except BaseException as unwinding:
-                    standstill = drive.throw(unwinding)
+                    standstill = exchange.throw(unwinding)
                     continue
-                standstill = drive.send(outcome)
-            response, error = exchange.end(drive)
+                standstill = exchange.send(outcome)
+            response, error = exchange.end()
             if error is None:
                 return response
             raise error
@@ -195,18 +197,18 @@ class Transport(Generic[Request, Response]):
             raise
         finally:
             try:
-                current.reset(token)
+                _leave(token)
             except ValueError:
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.
                 pass
             try:
                 if exchange.response is not None:
-                    await exchange.aclose()
+                    await exchange.adrop()
             finally:
-                exchange.leave(drive)
+                exchange.leave()
                 # NB: the error's traceback holds this frame.
-                drive = outcome = error = None
+                outcome = error = None
 
     # -- What is found out once
 
@@ -260,22 +262,20 @@ class Transport(Generic[Request, Response]):
             for spelling in ("requests", colour):
                 policy.accept(spelling, classified=True)
             return policy
-        timeouts = extensions.get("timeout")
-        if timeouts != self._timeouts:
-            # Those of the client: hardly ever others than the last ones.
-            self._timeouts = timeouts
-            self._compare(timeouts or {})
+        if self._total is not None:
+            timeouts = extensions.get("timeout")
+            if timeouts != self._timeouts:
+                # Those of the client: hardly ever others than the last ones.
+                self._timeouts = timeouts
+                self._compare(timeouts or {}, self._total)
         return self.pipeline
 
-    def _compare(self, timeouts: Mapping[str, float | None]) -> None:
+    def _compare(self, timeouts: Mapping[str, float | None], total: float) -> None:
         """Warn, once, of a client that would wait longer than the pipeline."""
-        total = _total(self.pipeline)
-        if self._warned or total is None:
-            return
         for phase in PHASES:
             own = timeouts.get(phase)
             if own is None or own > total:
-                self._warned = True
+                self._total = None
                 spelt = "no limit" if own is None else spell_seconds(own)
                 warn(
                     f"the client's {phase} timeout ({spelt}) is longer than the"

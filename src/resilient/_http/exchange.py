@@ -38,7 +38,7 @@ from resilient._http.body import (
     is_rewindable,
     leave,
 )
-from resilient._outcome import SUCCESS, Held, Outcome, Verdict
+from resilient._outcome import Held, Outcome, Verdict
 from resilient._policy import Policy
 
 IDEMPOTENT: Final = frozenset(
@@ -100,8 +100,13 @@ class Family:
 
 @attrs.frozen
 class Rules:
-    """What a transport was told about requests; see its arguments."""
+    """What a transport was told about requests; see its arguments.
 
+    Attributes:
+        family: Whose requests they are.
+    """
+
+    family: Family
     retry_unsafe: bool
     idempotency_key: bool
     read_body: bool | str
@@ -152,11 +157,10 @@ def _names(method: str, scheme: str, host: bytes, port: int | None) -> tuple[str
     return f"{method} {origin}", origin
 
 
-class Exchange:
-    """One request, from its call to the end of its response's headers.
+class Exchange(Drive):
+    """One request, driven from its call to the end of its response's headers.
 
     Attributes:
-        call: What flows through the pipeline.
         sent: How often the request was sent.
         response: The last response, until somebody else owns it; whoever
             finds one here closes it.
@@ -173,20 +177,15 @@ class Exchange:
         "_stream",
         "_timeouts",
         "_upload",
-        "_verdict",
-        "call",
         "response",
         "sent",
     )
 
     # NB: not written before there is something to write.
     _header: str | None
-    _timeouts: Timeouts | None
-    _verdict: Verdict
 
     def __init__(
         self,
-        family: Family,
         rules: Rules,
         request: Any,
         policy: Policy[Any],
@@ -194,17 +193,19 @@ class Exchange:
     ) -> None:
         url, method = request.url, request.method
         name, origin = _names(method, url.scheme, url.raw_host, url.port)
-        self.call: Call = _RequestCall(name, (request,), {}, runtime, origin, policy)
-        self.call.limiters = []
+        call = _RequestCall(name, (request,), {}, runtime, origin, policy)
+        call.limiters = []
+        super().__init__(policy, call)
         self.response: Any = None
         self.sent: int = 0
         # Whether the call has ended, or ends with the body that the caller has.
         self._ended = False
-        self._family = family
+        self._family = family = rules.family
         self._rules = rules
         self._request = request
         self._own: dict[str, Any] = request.extensions
         self._stream: Stream | None = None
+        self._timeouts: Timeouts | None = None
         self._safe = method in IDEMPOTENT or self._is_allowed()
         self._upload: Upload | None = None
         body = request.stream
@@ -238,29 +239,31 @@ class Exchange:
 
     # -- Each attempt
 
-    def begin(self) -> Any:
+    def prepare(self) -> Any:
         """Prepare the request for one attempt, and return it."""
-        call, request = self.call, self._request
-        self.sent += 1
-        self._timeouts = None
+        request = self._request
+        self.sent = sent = self.sent + 1
         if self._upload is not None or not self._safe:
             # NB: until its outcome is known: a timeout may cut it short.
-            call.unrepeatable = self._why_not(over=False)
-        extensions, deadline = self._own, call.deadline
-        if deadline is not None:
-            timeouts = Timeouts(extensions.get("timeout") or UNLIMITED)
-            timeouts.deadline = deadline
-            self._timeouts = timeouts
-            request.extensions = extensions = extensions.copy()
-            extensions["timeout"] = timeouts
-            if self._rules.deadline_header is not None:
-                name, unit = self._rules.deadline_header
-                left = max(0.0, deadline - _clock.now())
-                request.headers[name] = (
-                    f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
-                )
-        if self.sent > 1:
-            request.extensions = {**extensions, RESEND_COUNT: self.sent - 1}
+            self.call.unrepeatable = self._why_not(over=False)
+        deadline = self.call.deadline
+        if deadline is None and sent == 1:
+            return request
+        request.extensions = extensions = self._own.copy()
+        if sent > 1:
+            extensions[RESEND_COUNT] = sent - 1
+        if deadline is None:
+            self._timeouts = None
+            return request
+        timeouts = Timeouts(extensions.get("timeout") or UNLIMITED)
+        timeouts.deadline = deadline
+        extensions["timeout"] = self._timeouts = timeouts
+        if self._rules.deadline_header is not None:
+            name, unit = self._rules.deadline_header
+            left = max(0.0, deadline - _clock.now())
+            request.headers[name] = (
+                f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
+            )
         return request
 
     def reads(self, response: Any) -> bool:
@@ -273,11 +276,12 @@ class Exchange:
             return bool(mode)
         if self._request.method == "HEAD":
             return True
-        length = _length(response)
+        fields = _fields(response)
+        length = _length(fields)
         if length is None or length > self._rules.max_body:
             return False
-        kind: str = response.headers.get("content-type", "")
-        return not kind.lower().startswith("text/event-stream")
+        kind = fields.get(b"content-type", b"")
+        return not kind.lower().startswith(b"text/event-stream")
 
     def read(self, response: Any) -> None:
         """Read a body as part of the attempt."""
@@ -303,13 +307,15 @@ class Exchange:
                     await leave(chunks)
                     raise self._too_late()
                 parts.append(chunk)
+            await body.aclose()
         except GeneratorExit:
             # Nothing can be awaited any more: the connection is lost.
             raise
         except BaseException:
+            # NB: also where its closing was cut short. A scope around that in
+            # the first place costs twice what it costs to read a short body.
             await _shut(body)
             raise
-        await _shut(body)
         response.stream = self._family.in_memory(b"".join(parts))
 
     def _too_late(self) -> Exception:
@@ -339,7 +345,6 @@ class Exchange:
             outcome.retry_after = wait
             asked = status == 429 or (status == 503 and wait is not None)
             outcome.verdict = Verdict.PUSHBACK if asked else Verdict.FAILURE
-        self._verdict = outcome.verdict
         if self.call.limiters:
             self._teach(response)
         if self._upload is not None or not self._safe:
@@ -424,17 +429,17 @@ class Exchange:
             with anyio.move_on_after(_DRAIN_SECONDS), suppress(Exception):
                 async for _ in response.stream:
                     pass
-        await self.aclose()
+        await self.adrop()
 
     def _is_short(self, response: Any) -> bool:
-        length = _length(response)
+        length = _length(_fields(response))
         if length is None or length > _DRAINED:
             return False
         if self._timeouts is not None:
             self._timeouts.deadline = _clock.now() + _DRAIN_SECONDS
         return True
 
-    def close(self) -> None:
+    def drop(self) -> None:
         """Close it, and give back what it held."""
         response, self.response = self.response, None
         try:
@@ -442,7 +447,7 @@ class Exchange:
         finally:
             self._end_stream()
 
-    async def aclose(self) -> None:
+    async def adrop(self) -> None:
         """Close it, and give back what it held."""
         response, self.response = self.response, None
         try:
@@ -462,33 +467,32 @@ class Exchange:
 
     # -- The end
 
-    def end(self, drive: Drive) -> tuple[Any, Exception | None]:
+    def end(self) -> tuple[Any, Exception | None]:
         """Return the response of a call that is done, or its error.
 
         Raises:
             TypeError: A policy answered with something else than a response.
         """
-        outcome, drive.outcome = drive.outcome, None
+        outcome, stream = self.outcome, self._stream
         assert outcome is not None
-        if self._stream is None:
+        if stream is None:
             self.call.end(outcome)
             self._ended = True
         else:
             # It goes on until the body is read.
             self.call.conclude(outcome)
-        error, response = outcome.error, outcome.value
-        if error is not None:
-            return None, self._ours(error, outcome)
+        if outcome.error is not None:
+            return None, self._ours(outcome.error, outcome)
+        response = outcome.value
         if response is None or response is not self.response:
             return self._replaced(response), None
         self.response = None
-        if self.sent > 1 or self._verdict is not SUCCESS:
+        if self.sent > 1 or response.status_code in FAILED:
             response.extensions["resilient"] = Summary(
                 self.sent, self.call.stopped, outcome.retry_after
             )
-        stream, self._stream = self._stream, None
         if stream is not None:
-            self._ended = True
+            self._stream, self._ended, self.outcome = None, True, None
             response.stream = self._streamed(response.stream, stream)
         return response, None
 
@@ -526,11 +530,11 @@ class Exchange:
             body, stream, self._timeouts, timed_out, self._read_timeout
         )
 
-    def leave(self, drive: Drive | None) -> None:
+    def leave(self) -> None:
         """End the call, and give the request back as it came."""
         if not self._ended:
-            if drive is not None and drive.coroutine is not None:
-                drive.coroutine.close()
+            if self.coroutine is not None:
+                self.coroutine.close()
             self.call.end()
         request = self._request
         request.extensions = self._own
@@ -579,6 +583,14 @@ async def _shut(body: Any) -> None:
         await body.aclose()
 
 
-def _length(response: Any) -> int | None:
-    text: str | None = response.headers.get("content-length")
-    return int(text) if text is not None and text.isdecimal() else None
+def _fields(response: Any) -> dict[bytes, bytes]:
+    """Return a response's headers by their names in lower case.
+
+    NB: clients search all of them, in Python, for each that they are asked for.
+    """
+    return {name.lower(): value for name, value in response.headers.raw}
+
+
+def _length(fields: dict[bytes, bytes]) -> int | None:
+    text = fields.get(b"content-length", b"")
+    return int(text) if text.isdigit() else None

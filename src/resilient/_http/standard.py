@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from resilient._outcome import Outcome, Verdict
+from resilient._outcome import Outcome, Verdict, keeps_verdict
 from resilient._pipeline import Pipeline
 from resilient._policy import Policy
 from resilient.circuit_breaker import CircuitBreaker
@@ -17,6 +17,7 @@ from resilient.timeout import Timeout
 F = TypeVar("F", covariant=True)
 
 
+@keeps_verdict
 def http_verdict(outcome: Outcome) -> Verdict:
     """Judge an outcome as the transport that made it does.
 
