@@ -234,7 +234,7 @@ class Call:
         self.seldom: dict[str, Any] | None = None
         if key is not None:
             self.key = key
-        if current.get() is not None:
+        if running() is not None:
             self.inherit()
         if observe is not None:
             self.observation = observe(self)
@@ -244,7 +244,7 @@ class Call:
 
     def inherit(self) -> None:
         """Take its place, and its deadline, inside the call that runs here."""
-        enclosing = current.get()
+        enclosing = running()
         # NB: a task or thread may still carry the call that it was started
         # from; once that has ended it has nothing to say.
         if enclosing is None or enclosing.ended:
@@ -459,6 +459,9 @@ class Fork(Apart):
 _NORMAL = Priority.NORMAL
 
 current: ContextVar[Call | None] = ContextVar("resilient.current_call", default=None)
+# NB: what every call does, bound once: a method of C's that is looked up on an
+# imported name is made anew each time, which takes as long as to call it.
+running, enter, leave = current.get, current.set, current.reset
 
 
 def current_call() -> Call:

@@ -22,7 +22,7 @@ from typing import (
 from urllib.request import getproxies_environment
 
 from resilient._arguments import count, flag
-from resilient._call import current
+from resilient._call import enter, leave
 from resilient._edge import DONE, RUN
 from resilient._errors import spell_seconds
 from resilient._http.body import PHASES
@@ -39,9 +39,6 @@ from resilient.timeout import Timeout
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-# NB: bound once; a method of C's is otherwise found, and made, for each call.
-_enter, _leave = current.set, current.reset
 
 _UNITS = ("s", "ms")
 
@@ -119,7 +116,7 @@ class Transport(Generic[Request, Response]):
             return response
         exchange = Exchange(self._rules, request, policy, SYNC)
         outcome: Outcome | None = None
-        token = _enter(exchange.call)
+        token = enter(exchange.call)
         try:
             standstill = exchange.begin()
             while standstill is not DONE:
@@ -147,7 +144,7 @@ class Transport(Generic[Request, Response]):
                 return response
             raise error
         finally:
-            _leave(token)
+            leave(token)
             if exchange.response is not None:
                 exchange.drop()
             exchange.leave()
@@ -164,7 +161,7 @@ class Transport(Generic[Request, Response]):
             return response
         exchange = Exchange(self._rules, request, policy)
         outcome: Outcome | None = None
-        token = _enter(exchange.call)
+        token = enter(exchange.call)
         try:
             standstill = exchange.begin()
             while standstill is not DONE:
@@ -197,7 +194,7 @@ class Transport(Generic[Request, Response]):
             raise
         finally:
             try:
-                _leave(token)
+                leave(token)
             except ValueError:
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.
