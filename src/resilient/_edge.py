@@ -359,8 +359,9 @@ class Drive:
         self.call: Call = call
         self.outcome: Outcome | None = None
         self.coroutine: Driven | None = None
-        policy.enrol()
-        self._around = cast("Chain", policy.bound(leaf) if enabled else leaf)
+        chain = policy.bound(leaf) if enabled else leaf
+        # NB: no `cast`, which would be a call.
+        self._around: Chain = chain  # type: ignore[assignment]  # it is, of a leaf
         if enabled and call.deadline is not None:
             self.outcome = overdue(call, _clock.now())
 

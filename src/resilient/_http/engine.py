@@ -213,6 +213,7 @@ class Transport(Generic[Request, Response]):
         """Return the inner transport for a colour, and look at the pipeline."""
         # NB: the transport judges every outcome itself.
         self.pipeline.accept(colour, classified=True)
+        self.pipeline.enrol()
         with self._lock:
             inner = self._inners.get(colour) or self._inner(colour)
             self._inners[colour] = inner
@@ -258,6 +259,7 @@ class Transport(Generic[Request, Response]):
                 )
             for spelling in ("requests", colour):
                 policy.accept(spelling, classified=True)
+            policy.enrol()
             return policy
         if self._total is not None:
             timeouts = extensions.get("timeout")
