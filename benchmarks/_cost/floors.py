@@ -117,14 +117,14 @@ def fused(fn: Function, world: World, tight: bool) -> Function:
                     cut = runtime.limit(call, attempt._shelf, attempt_seconds, sooner)
                     call.run = PLAIN
                     outcome = Outcome(await fn(*args, **kwargs))
-                    cut.leave(None)
+                    cut.leave(call, None)
                     call.deadline = until
                 finally:
                     bulkhead.settle(slot, outcome)
             finally:
                 breaker.settle(era, outcome)
             budget.deposit()
-            limit.leave(None)
+            limit.leave(call, None)
             return outcome.value
         finally:
             current.reset(token)
