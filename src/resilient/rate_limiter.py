@@ -177,7 +177,9 @@ class RateLimiter(AdmissionPolicy, Returnable):
         # NB: nothing is ever given back, so around a call that passes at once
         # there is nothing to stand, and no frame does. Who has to wait gets in
         # line in a frame that can take it out again.
-        amounts = self._terms.amounts or self._computed(call)
+        amounts = self._terms.amounts
+        if amounts is None:
+            amounts = self._computed(call)
         wait = self._try_take(call, amounts)
         if wait == 0.0:
             return proceed(call)
@@ -210,12 +212,16 @@ class RateLimiter(AdmissionPolicy, Returnable):
         lock = self._lock
         lock.acquire()  # NB: by hand, see `_admission`
         try:
-            wait = self._try_take_locked(now, amounts)
+            rule = self._rule
+            if rule is None or self._line is not None:
+                wait = self._try_take_locked(now, amounts)
+            else:
+                wait = rule.try_take(now, amounts[0])
         finally:
             lock.release()
             if self._returned:
                 self._drain()
-        if wait == 0.0 and (self._terms.corrigible or call.limiters is not None):
+        if (self._terms.corrigible or call.limiters is not None) and wait == 0.0:
             self._note(call, amounts, now)
         return wait
 
@@ -328,9 +334,6 @@ class RateLimiter(AdmissionPolicy, Returnable):
     def _try_take_locked(self, now: float, amounts: tuple[float, ...]) -> float:
         """Take what can be taken now; return the wait, 0.0 if it was taken."""
         if self._line is None:
-            rule = self._rule
-            if rule is not None:
-                return rule.try_take(now, amounts[0])
             wait = self._alone_locked(now, amounts)
             if wait == 0.0:
                 self._take_locked(now, amounts)
