@@ -300,8 +300,10 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
             if outcome is not None:
                 judge = self._judge
                 verdict = outcome.verdict if judge is None else judge(outcome)
-                if verdict is not IGNORED:
-                    failed = verdict is not SUCCESS
+                if verdict is SUCCESS:
+                    failed = False
+                elif verdict is not IGNORED:
+                    failed = True
         finally:
             # NB: a judge that raises is a bug that reaches the caller, after
             # the permit has gone back.
@@ -312,11 +314,9 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
                 slow = now - began > self.slow_call_duration
             circuit, lock = self._circuit, self._lock
             if lock.acquire(False):  # NB: by hand, see `_admission`
-                changes: list[Change | Note] | None = None
                 try:
                     circuit.settle(permit, now, failed, slow)
-                    if circuit.changes:
-                        changes = self._changes_locked()
+                    changes = self._changes_locked() if circuit.changes else None
                 finally:
                     lock.release()
                 if changes:
