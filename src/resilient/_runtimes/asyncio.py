@@ -73,12 +73,13 @@ class AsyncioRuntime:
         if task is None:
             task = call.task = _this_task()
         loop = task.get_loop()
-        limits: AsyncioLimits | None
+        limits: AsyncioLimits
         if shelf is None:
             limits = _LoneLimits(loop)
         else:
-            limits = shelf.get(loop)
-            if limits is None:
+            try:
+                limits = shelf[loop]
+            except KeyError:
                 limits = _add_limits(shelf, loop)
         limits.entries[call] = (deadline, task, task.cancelling())
         if limits.timer is None:
@@ -198,11 +199,13 @@ class AsyncioLimits:
         self.timer: asyncio.TimerHandle | None = None
 
     def leave(self, call: Call, error: BaseException | None) -> End:
-        if self.entries.pop(call, None) is not None:
-            return IN_TIME
-        late = self.late.pop(call, None)
-        # NB: a policy that stands around itself has one entry for both.
-        return IN_TIME if late is None else late.leave(error)
+        try:
+            del self.entries[call]
+        except KeyError:
+            late = self.late.pop(call, None)
+            # NB: a policy that stands around itself has one entry for both.
+            return IN_TIME if late is None else late.leave(error)
+        return IN_TIME
 
     def arm(self, deadline: float) -> None:
         delay = max(0.0, deadline - _clock.now())
