@@ -98,6 +98,9 @@ def fused(fn: Function, world: World, tight: bool) -> Function:
     budget = retry._budget
     assert budget is not None
 
+    def passing(call: Call) -> Any:
+        """Be what the limiter would call."""
+
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("fused", args, kwargs, None, None, whole, fn)
         token = current.set(call)
@@ -110,7 +113,7 @@ def fused(fn: Function, world: World, tight: bool) -> Function:
             _clock.now()
             era = breaker.admit(call)
             try:
-                limiter.admit(call)
+                limiter.around(passing, call)
                 slot = bulkhead.admit(call)
                 try:
                     call.deadline = sooner = _clock.now() + attempt_seconds

@@ -180,34 +180,6 @@ class RateLimiter(AdmissionPolicy, Returnable):
         amounts = self._terms.amounts
         if amounts is None:
             amounts = self._computed(call)
-        wait = self._try_take(call, amounts)
-        if wait == 0.0:
-            return proceed(call)
-        return self._around_late(proceed, call, amounts, wait)
-
-    async def _around_late(
-        self, proceed: Proceed, call: Call, amounts: tuple[float, ...], wait: float
-    ) -> Outcome:
-        permit = self._line_up(call, amounts, wait)
-        if isinstance(permit, Wait):
-            permit = await self._await_permit(permit, call)
-        if isinstance(permit, RejectedError):
-            return self.reject(permit, call)
-        return await proceed(call)
-
-    def admit(self, call: Call) -> Admission:
-        amounts = self._terms.amounts or self._computed(call)
-        wait = self._try_take(call, amounts)
-        return _PERMIT if wait == 0.0 else self._line_up(call, amounts, wait)
-
-    def _computed(self, call: Call) -> tuple[float, ...]:
-        """Return what the cost function says that a call takes."""
-        terms = self._terms
-        assert callable(terms.cost)
-        return terms.amounts_of(terms.cost(call), computed=True)
-
-    def _try_take(self, call: Call, amounts: tuple[float, ...]) -> float:
-        """Take what can be taken now; return the wait, 0.0 if it was taken."""
         now = _clock.now()
         lock = self._lock
         lock.acquire()  # NB: by hand, see `_admission`
@@ -221,9 +193,37 @@ class RateLimiter(AdmissionPolicy, Returnable):
             lock.release()
             if self._returned:
                 self._drain()
-        if (self._terms.corrigible or call.limiters is not None) and wait == 0.0:
+        if wait != 0.0:
+            return self._around_late(proceed, call, amounts, wait)
+        if self._terms.corrigible or call.limiters is not None:
             self._note(call, amounts, now)
-        return wait
+        return proceed(call)
+
+    async def _around_late(
+        self, proceed: Proceed, call: Call, amounts: tuple[float, ...], wait: float
+    ) -> Outcome:
+        permit = self._line_up(call, amounts, wait)
+        if isinstance(permit, Wait):
+            permit = await self._await_permit(permit, call)
+        if isinstance(permit, RejectedError):
+            return self.reject(permit, call)
+        return await proceed(call)
+
+    def admit(self, call: Call) -> Admission:
+        amounts = self._terms.amounts or self._computed(call)
+        now = _clock.now()
+        with self._locked():
+            wait = self._try_take_locked(now, amounts)
+        if wait != 0.0:
+            return self._line_up(call, amounts, wait)
+        self._note(call, amounts, now)
+        return _PERMIT
+
+    def _computed(self, call: Call) -> tuple[float, ...]:
+        """Return what the cost function says that a call takes."""
+        terms = self._terms
+        assert callable(terms.cost)
+        return terms.amounts_of(terms.cost(call), computed=True)
 
     def _line_up(
         self, call: Call, amounts: tuple[float, ...], wait: float
