@@ -440,6 +440,33 @@ def test_a_call_that_begins_again_between_timer_and_delivery_is_not_cancelled() 
     virtual_time.run(main, backend="asyncio")
 
 
+def test_a_call_that_is_closed_while_others_expire_is_let_go() -> None:
+    """As by a garbage collection that begins there."""
+
+    async def main() -> None:
+        shelf: dict[Any, Any] = {}
+        until = _clock.now() + 10.0
+        call, lost = Call("call"), Call("lost")
+        limit = ASYNCIO.limit(call, shelf, 10.0, until)
+        ASYNCIO.limit(lost, shelf, 10.0, until)
+        limit.timer.cancel()  # type: ignore[union-attr]
+        ended: list[End] = []
+
+        class Collecting:
+            def call_soon(self, deliver: Callable[[], None]) -> None:
+                ended.append(limit.leave(lost, None))
+
+        limit.loop = Collecting()  # type: ignore[assignment]
+        _clock.sleep(11)
+        limit.expire()
+        assert [End.IN_TIME] == ended
+        assert End.TIED is limit.leave(call, None)
+        assert not limit.entries
+        assert not limit.late
+
+    virtual_time.run(main, backend="asyncio")
+
+
 def test_a_limit_within_itself_counts_once() -> None:
     """There is one place for a call: the later limit of equal ones has it."""
 

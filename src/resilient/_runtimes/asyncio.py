@@ -223,9 +223,11 @@ class AsyncioLimits:
                 break
             due.append(call)
         for call in due:
-            _, task, cancelling = self.entries.pop(call)
-            late = self.late[call] = _Late(task, cancelling)
-            self.loop.call_soon(late.deliver)
+            # NB: the collector may have closed one meanwhile, and so left.
+            if call in self.entries:
+                _, task, cancelling = self.entries.pop(call)
+                late = self.late[call] = _Late(task, cancelling)
+                self.loop.call_soon(late.deliver)
 
 
 class _LoneLimits(AsyncioLimits):
