@@ -1148,3 +1148,20 @@ def test_an_async_open_for_is_refused() -> None:
     function: Any = open_for
     with pytest.raises(TypeError, match="`open_for` must be a plain function"):
         CircuitBreaker(open_for=function)
+
+
+@in_every_colour
+async def test_a_breaker_with_rules_of_its_own_is_asked(w: World) -> None:
+    """Though its circuit is closed."""
+    told: list[object] = []
+
+    class Telling(CircuitBreaker):
+        def admit(self, call: Call) -> Any:
+            told.append(super().admit(call))
+            return told[-1] if len(told) == 1 else CircuitOpenError("own")
+
+    breaker = Telling()
+    assert "ok" == await w.call(breaker, succeed)
+    assert [0] == told
+    assert "circuit 'own' is open" == str(await rejection(w, breaker))
+    assert CLOSED is breaker.state

@@ -27,7 +27,7 @@ from resilient import (
     constant,
 )
 from resilient._edge import suspend
-from resilient._runtimes import PAUSE, current_runtime
+from resilient._runtimes import PAUSE, End, current_runtime
 from resilient._runtimes import asyncio as asyncio_runtime
 from resilient._runtimes import sync as sync_runtime
 from resilient._runtimes import trio as trio_runtime
@@ -407,14 +407,76 @@ def test_a_call_that_ends_between_timer_and_delivery_is_not_cancelled() -> None:
     """The cancellation comes one turn later, and finds nobody."""
 
     async def main() -> None:
-        limit = ASYNCIO.limit(Call("x"), {}, 10.0, _clock.now() + 10.0)
-        limit.queue.timer.cancel()  # type: ignore[union-attr]
+        call = Call("x")
+        limit = ASYNCIO.limit(call, {}, 10.0, _clock.now() + 10.0)
+        limit.timer.cancel()  # type: ignore[union-attr]
         _clock.sleep(11)
-        limit.queue.expire()
-        assert not limit.leave(None)
+        limit.expire()
+        assert End.TIED is limit.leave(call, None)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]
+
+    virtual_time.run(main, backend="asyncio")
+
+
+def test_a_call_that_begins_again_between_timer_and_delivery_is_not_cancelled() -> None:
+    """Its next attempt has a limit of its own, in the same place."""
+
+    async def main() -> None:
+        shelf: dict[Any, Any] = {}
+        call = Call("x")
+        limit = ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
+        limit.timer.cancel()  # type: ignore[union-attr]
+        _clock.sleep(11)
+        limit.expire()
+        assert End.TIED is limit.leave(call, None)
+        assert limit is ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert End.IN_TIME is limit.leave(call, None)
+        assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]
+
+    virtual_time.run(main, backend="asyncio")
+
+
+def test_a_call_that_is_closed_while_others_expire_is_let_go() -> None:
+    """As by a garbage collection that begins there."""
+
+    async def main() -> None:
+        shelf: dict[Any, Any] = {}
+        until = _clock.now() + 10.0
+        call, lost = Call("call"), Call("lost")
+        limit = ASYNCIO.limit(call, shelf, 10.0, until)
+        ASYNCIO.limit(lost, shelf, 10.0, until)
+        limit.timer.cancel()  # type: ignore[union-attr]
+        ended: list[End] = []
+
+        class Collecting:
+            def call_soon(self, deliver: Callable[[], None]) -> None:
+                ended.append(limit.leave(lost, None))
+
+        limit.loop = Collecting()  # type: ignore[assignment]
+        _clock.sleep(11)
+        limit.expire()
+        assert [End.IN_TIME] == ended
+        assert End.TIED is limit.leave(call, None)
+        assert not limit.entries
+        assert not limit.late
+
+    virtual_time.run(main, backend="asyncio")
+
+
+def test_a_limit_within_itself_counts_once() -> None:
+    """There is one place for a call: the later limit of equal ones has it."""
+
+    async def main() -> None:
+        shelf: dict[Any, Any] = {}
+        call = Call("x")
+        limit = ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
+        assert limit is ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
+        assert End.IN_TIME is limit.leave(call, None)
+        assert End.IN_TIME is limit.leave(call, None)
 
     virtual_time.run(main, backend="asyncio")
 
@@ -425,14 +487,15 @@ def test_a_lone_limit_takes_its_timer_along() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         before = timers(loop)
-        limit = ASYNCIO.limit(Call("x"), None, 10.0, _clock.now() + 10.0)
+        call = Call("x")
+        limit = ASYNCIO.limit(call, None, 10.0, _clock.now() + 10.0)
         assert before + 1 == timers(loop)
-        assert not limit.leave(None)
+        assert End.IN_TIME is limit.leave(call, None)
         assert before == timers(loop)
-        limit = ASYNCIO.limit(Call("x"), None, 1.0, _clock.now() + 1.0)
+        limit = ASYNCIO.limit(call, None, 1.0, _clock.now() + 1.0)
         with pytest.raises(asyncio.CancelledError) as caught:
             await asyncio.sleep(9)
-        assert limit.leave(caught.value)
+        assert End.CUT is limit.leave(call, caught.value)
         assert before == timers(loop)
 
     virtual_time.run(main, backend="asyncio")
@@ -530,20 +593,21 @@ def test_a_limit_closed_in_another_task_goes_quietly() -> None:
 
     async def main() -> None:
         limits: list[Any] = []
+        call = Call("x")
         begun, over = trio.Event(), trio.Event()
 
         async def enter() -> None:
-            limits.append(TRIO.limit(Call("x"), None, 10.0, _clock.now() + 10.0))
+            limits.append(TRIO.limit(call, None, 10.0, _clock.now() + 10.0))
             begun.set()
             await over.wait()
-            assert not limits[0].leave(None)
+            assert End.IN_TIME is limits[0].leave(call, None)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(enter)
             await begun.wait()
-            assert not limits[0].leave(GeneratorExit())
+            assert End.IN_TIME is limits[0].leave(call, GeneratorExit())
             with pytest.raises(RuntimeError, match="unrelated"):
-                limits[0].leave(KeyboardInterrupt())
+                limits[0].leave(call, KeyboardInterrupt())
             over.set()
 
     trio.run(main)
@@ -556,7 +620,9 @@ def test_the_same_tick_on_trio_is_short() -> None:
 
 def test_a_limit_in_sync_is_a_deadline_only() -> None:
     """Nothing can be interrupted."""
-    assert not SYNC.limit(Call("x"), {}, 1.0, _clock.now() + 1.0).leave(None)
+    call = Call("x")
+    limit = SYNC.limit(call, {}, 1.0, _clock.now() + 1.0)
+    assert End.IN_TIME is limit.leave(call, None)
 
 
 # -- Races

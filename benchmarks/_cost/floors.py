@@ -26,7 +26,7 @@ from resilient import (
     Timeout,
     _clock,
 )
-from resilient._call import PLAIN, Call, current
+from resilient._call import PLAIN, Call, enter, leave
 from resilient._edge import Proceed
 from resilient._errors import RejectedError
 from resilient._runtimes.sync import SYNC
@@ -51,11 +51,11 @@ def variable(fn: Function, world: World, tight: bool) -> Function:
     """And a context variable, so that what is inside knows where it is."""
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
-        token = current.set(None)
+        token = enter(None)
         try:
             return await fn(*args, **kwargs)
         finally:
-            current.reset(token)
+            leave(token)
 
     return wrapped
 
@@ -69,28 +69,28 @@ def alone(fn: Function, world: World, tight: bool) -> Function:
 
         def wrapped_sync(*args: Any, **kwargs: Any) -> Any:
             call = Call("alone", args, kwargs, SYNC, None, policy, fn)
-            token = current.set(call)
+            token = enter(call)
             call.run = PLAIN
             outcome = None
             try:
                 outcome = Outcome(fn(*args, **kwargs))
                 return outcome.value
             finally:
-                current.reset(token)
+                leave(token)
                 call.end(outcome)
 
         return wrapped_sync
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("alone", args, kwargs, None, None, policy, fn)
-        token = current.set(call)
+        token = enter(call)
         call.run = PLAIN
         outcome = None
         try:
             outcome = Outcome(await fn(*args, **kwargs))
             return outcome.value
         finally:
-            current.reset(token)
+            leave(token)
             call.end(outcome)
 
     return wrapped
@@ -105,28 +105,28 @@ def refusing(fn: Function, world: World, tight: bool) -> Function:
 
         def wrapped_sync(*args: Any, **kwargs: Any) -> Any:
             call = Call("refusing", args, kwargs, SYNC, None, policy, fn)
-            token = current.set(call)
+            token = enter(call)
             outcome = None
             try:
                 outcome = Outcome(None, Rejected("open"))
                 assert outcome.error is not None
                 raise outcome.error
             finally:
-                current.reset(token)
+                leave(token)
                 call.end(outcome)
 
         return wrapped_sync
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("refusing", args, kwargs, None, None, policy, fn)
-        token = current.set(call)
+        token = enter(call)
         outcome = None
         try:
             outcome = Outcome(None, Rejected("open"))
             assert outcome.error is not None
             raise outcome.error
         finally:
-            current.reset(token)
+            leave(token)
             call.end(outcome)
 
     return wrapped
@@ -155,6 +155,10 @@ def _async_only(world: World) -> Pipeline[Any]:
     return whole
 
 
+def _passed(call: Call) -> Any:
+    """Be what a limiter lets pass, which does all that it does before."""
+
+
 def retry(fn: Function, world: World, tight: bool) -> Function:
     """Retry, in one frame."""
     whole = _async_only(world)
@@ -163,7 +167,7 @@ def retry(fn: Function, world: World, tight: bool) -> Function:
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("retry", args, kwargs, None, None, whole, fn)
-        token = current.set(call)
+        token = enter(call)
         outcome = None
         try:
             _clock.now()
@@ -173,7 +177,7 @@ def retry(fn: Function, world: World, tight: bool) -> Function:
             budget.deposit()
             return outcome.value
         finally:
-            current.reset(token)
+            leave(token)
             call.end(outcome)
 
     return wrapped
@@ -189,7 +193,7 @@ def breaker(fn: Function, world: World, tight: bool) -> Function:
 
         def wrapped_sync(*args: Any, **kwargs: Any) -> Any:
             call = Call("breaker", args, kwargs, SYNC, None, whole, fn)
-            token = current.set(call)
+            token = enter(call)
             call.run = PLAIN
             outcome = None
             try:
@@ -205,14 +209,14 @@ def breaker(fn: Function, world: World, tight: bool) -> Function:
                     policy.settle(permit, outcome)
                 return outcome.value
             finally:
-                current.reset(token)
+                leave(token)
                 call.end(outcome)
 
         return wrapped_sync
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("breaker", args, kwargs, None, None, whole, fn)
-        token = current.set(call)
+        token = enter(call)
         call.run = PLAIN
         outcome = None
         try:
@@ -228,7 +232,7 @@ def breaker(fn: Function, world: World, tight: bool) -> Function:
                 policy.settle(permit, outcome)
             return outcome.value
         finally:
-            current.reset(token)
+            leave(token)
             call.end(outcome)
 
     return wrapped
@@ -241,15 +245,15 @@ def limiter(fn: Function, world: World, tight: bool) -> Function:
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("limiter", args, kwargs, None, None, whole, fn)
-        token = current.set(call)
+        token = enter(call)
         call.run = PLAIN
         outcome = None
         try:
-            policy.admit(call)
+            policy.around(_passed, call)
             outcome = Outcome(await fn(*args, **kwargs))
             return outcome.value
         finally:
-            current.reset(token)
+            leave(token)
             call.end(outcome)
 
     return wrapped
@@ -262,7 +266,7 @@ def bulkhead(fn: Function, world: World, tight: bool) -> Function:
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("bulkhead", args, kwargs, None, None, whole, fn)
-        token = current.set(call)
+        token = enter(call)
         call.run = PLAIN
         outcome = None
         try:
@@ -273,7 +277,7 @@ def bulkhead(fn: Function, world: World, tight: bool) -> Function:
                 policy.settle(permit, outcome)
             return outcome.value
         finally:
-            current.reset(token)
+            leave(token)
             call.end(outcome)
 
     return wrapped
@@ -287,17 +291,17 @@ def timeout(fn: Function, world: World, tight: bool) -> Function:
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("timeout", args, kwargs, None, None, whole, fn)
-        token = current.set(call)
+        token = enter(call)
         call.run = PLAIN
         outcome = None
         try:
             call.deadline = until = _clock.now() + seconds
             limit = call.runtime.limit(call, shelf, seconds, until)
             outcome = Outcome(await fn(*args, **kwargs))
-            limit.leave(None)
+            limit.leave(call, None)
             return outcome.value
         finally:
-            current.reset(token)
+            leave(token)
             call.end(outcome)
 
     return wrapped
@@ -332,7 +336,7 @@ def seven(room: int = 10) -> Callable[[Function], Function]:
 
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
             call = Call("stack", args, kwargs, None, None, whole, fn)
-            token = current.set(call)
+            token = enter(call)
             outcome = None
             try:
                 call.deadline = until = _clock.now() + total_seconds
@@ -342,24 +346,24 @@ def seven(room: int = 10) -> Callable[[Function], Function]:
                 _clock.now()
                 era = breaker.admit(call)
                 try:
-                    limiter.admit(call)
+                    limiter.around(_passed, call)
                     slot = bulkhead.admit(call)
                     try:
                         call.deadline = end = _clock.now() + attempt_seconds
                         cut = runtime.limit(call, attempt._shelf, attempt_seconds, end)
                         call.run = PLAIN
                         outcome = Outcome(await fn(*args, **kwargs))
-                        cut.leave(None)
+                        cut.leave(call, None)
                         call.deadline = until
                     finally:
                         bulkhead.settle(slot, outcome)
                 finally:
                     breaker.settle(era, outcome)
                 budget.deposit()
-                limit.leave(None)
+                limit.leave(call, None)
                 return outcome.value
             finally:
-                current.reset(token)
+                leave(token)
                 call.end(outcome)
 
         return wrapped
@@ -379,7 +383,7 @@ def _six_in_sync(fn: Function) -> Function:
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("stack", args, kwargs, SYNC, None, whole, fn)
-        token = current.set(call)
+        token = enter(call)
         outcome = None
         try:
             call.deadline = _clock.now() + seconds
@@ -387,7 +391,7 @@ def _six_in_sync(fn: Function) -> Function:
             _clock.now()
             era = breaker.admit(call)
             try:
-                limiter.admit(call)
+                limiter.around(_passed, call)
                 slot = bulkhead.admit(call)
                 try:
                     call.run = PLAIN
@@ -399,7 +403,7 @@ def _six_in_sync(fn: Function) -> Function:
             budget.deposit()
             return outcome.value
         finally:
-            current.reset(token)
+            leave(token)
             call.end(outcome)
 
     return wrapped

@@ -175,8 +175,9 @@ class AdmissionPolicy(Policy):
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         permit = self.admit(call)
-        # NB: one class to look for: a tuple of two costs 30 ns more.
-        if isinstance(permit, NoPermit):
+        # NB: one class to look for: a tuple of two costs 30 ns more; and not in
+        # a bulkhead's permit, where `isinstance` takes 20 ns to say no.
+        if permit is not call and isinstance(permit, NoPermit):
             if isinstance(permit, Wait):
                 permit = await self._await_permit(permit, call)
             if isinstance(permit, RejectedError):

@@ -26,6 +26,7 @@ from resilient import _clock, _edge
 from resilient._call import Call, current, overdue
 from resilient._edge import RUN, Drive, failed, name_of, raised_by
 from resilient._outcome import Held, Outcome
+from resilient._runtimes import CUT
 from resilient._runtimes.sync import SYNC
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Stream:
     ) -> None:
         self._inside.__exit__()
         limit, self._limit = self._limit, None
-        if limit is not None and limit.leave(error):
+        if limit is not None and limit.leave(self.call, error) is CUT:
             assert self.limit is not None
             raise self.limit.exceeded(_clock.now()) from error
 

@@ -154,8 +154,10 @@ class Bulkhead(QueueingPolicy):
         lock = self._lock
         lock.acquire()  # NB: by hand, see `_admission`
         try:
-            if self._slots.take():
-                # What `_permit_locked` does, without the call.
+            slots = self._slots
+            if slots.in_use < slots.limit and not slots.lines:
+                # What `Slots.take` and `_permit_locked` do, without the calls.
+                slots.in_use += 1
                 if self._holders is not None:
                     self._holders.append(call)
                 return call
@@ -182,10 +184,12 @@ class Bulkhead(QueueingPolicy):
             self._give_back(permit)
             return
         try:
-            granted = self._slots.release()
-            if self._holders is not None:
-                self._holders.remove(permit)
-                granted = granted or self._break_circle_locked()
+            granted = None
+            slots = self._slots
+            if slots.lines or self._holders is not None:
+                granted = self._exit_locked(permit)
+            else:
+                slots.in_use -= 1
         finally:
             lock.release()
         if granted:

@@ -12,7 +12,8 @@ from resilient._admission import Admission, AdmissionPolicy, Returnable
 from resilient._arguments import count, plain, ratio
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Run
-from resilient._errors import CircuitOpenError
+from resilient._edge import Proceed
+from resilient._errors import CircuitOpenError, RejectedError
 from resilient._events import (
     CircuitChanged,
     CircuitNoted,
@@ -115,6 +116,7 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
     __slots__ = (
         "_circuit",
         "_judge",
+        "_keeps_rules",
         "_lock",
         "_outbox",
         "_returned",
@@ -233,6 +235,11 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         self._judge: Judge | None = judge_by("on", on)
         self._lock = threading.Lock()
         self._returned: list[tuple[Any, float, bool | None, bool]] = []
+        # Whether no subclass has rules of its own for who passes, and till when.
+        self._keeps_rules: bool = all(
+            getattr(type(self), rule) is getattr(CircuitBreaker, rule)
+            for rule in ("admit", "hold", "holds_streams")
+        )
         self._outbox: Outbox | None = None
         self._circuit = Circuit(
             window=empty,
@@ -250,6 +257,24 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         )
 
     # -- Calls
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        # NB: what the base does, but that a closed circuit is not asked and
+        # nobody ever waits: 80 ns of 500.
+        if not self._keeps_rules:
+            return await super().around(proceed, call)
+        permit: Any = self._circuit.era  # NB: first, see `admit`
+        if self._circuit.state is not _CLOSED or self.slow_call_duration is not None:
+            permit = self.admit(call)
+            if isinstance(permit, RejectedError):
+                return self.reject(permit, call)
+        try:
+            outcome = await proceed(call)
+        except BaseException:
+            self.settle(permit, None)
+            raise
+        self.settle(permit, outcome)
+        return outcome
 
     def admit(self, call: Call) -> Admission:
         circuit = self._circuit
@@ -300,8 +325,10 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
             if outcome is not None:
                 judge = self._judge
                 verdict = outcome.verdict if judge is None else judge(outcome)
-                if verdict is not IGNORED:
-                    failed = verdict is not SUCCESS
+                if verdict is SUCCESS:
+                    failed = False
+                elif verdict is not IGNORED:
+                    failed = True
         finally:
             # NB: a judge that raises is a bug that reaches the caller, after
             # the permit has gone back.
@@ -312,11 +339,9 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
                 slow = now - began > self.slow_call_duration
             circuit, lock = self._circuit, self._lock
             if lock.acquire(False):  # NB: by hand, see `_admission`
-                changes: list[Change | Note] | None = None
                 try:
                     circuit.settle(permit, now, failed, slow)
-                    if circuit.changes:
-                        changes = self._changes_locked()
+                    changes = self._changes_locked() if circuit.changes else None
                 finally:
                     lock.release()
                 if changes:

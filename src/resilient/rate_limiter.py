@@ -177,11 +177,27 @@ class RateLimiter(AdmissionPolicy, Returnable):
         # NB: nothing is ever given back, so around a call that passes at once
         # there is nothing to stand, and no frame does. Who has to wait gets in
         # line in a frame that can take it out again.
-        amounts = self._terms.amounts or self._computed(call)
-        wait = self._try_take(call, amounts)
-        if wait == 0.0:
-            return proceed(call)
-        return self._around_late(proceed, call, amounts, wait)
+        amounts = self._terms.amounts
+        if amounts is None:
+            amounts = self._computed(call)
+        now = _clock.now()
+        lock = self._lock
+        lock.acquire()  # NB: by hand, see `_admission`
+        try:
+            rule = self._rule
+            if rule is None or self._line is not None:
+                wait = self._try_take_locked(now, amounts)
+            else:
+                wait = rule.try_take(now, amounts[0])
+        finally:
+            lock.release()
+            if self._returned:
+                self._drain()
+        if wait != 0.0:
+            return self._around_late(proceed, call, amounts, wait)
+        if self._terms.corrigible or call.limiters is not None:
+            self._note(call, amounts, now)
+        return proceed(call)
 
     async def _around_late(
         self, proceed: Proceed, call: Call, amounts: tuple[float, ...], wait: float
@@ -195,29 +211,19 @@ class RateLimiter(AdmissionPolicy, Returnable):
 
     def admit(self, call: Call) -> Admission:
         amounts = self._terms.amounts or self._computed(call)
-        wait = self._try_take(call, amounts)
-        return _PERMIT if wait == 0.0 else self._line_up(call, amounts, wait)
+        now = _clock.now()
+        with self._locked():
+            wait = self._try_take_locked(now, amounts)
+        if wait != 0.0:
+            return self._line_up(call, amounts, wait)
+        self._note(call, amounts, now)
+        return _PERMIT
 
     def _computed(self, call: Call) -> tuple[float, ...]:
         """Return what the cost function says that a call takes."""
         terms = self._terms
         assert callable(terms.cost)
         return terms.amounts_of(terms.cost(call), computed=True)
-
-    def _try_take(self, call: Call, amounts: tuple[float, ...]) -> float:
-        """Take what can be taken now; return the wait, 0.0 if it was taken."""
-        now = _clock.now()
-        lock = self._lock
-        lock.acquire()  # NB: by hand, see `_admission`
-        try:
-            wait = self._try_take_locked(now, amounts)
-        finally:
-            lock.release()
-            if self._returned:
-                self._drain()
-        if wait == 0.0 and (self._terms.corrigible or call.limiters is not None):
-            self._note(call, amounts, now)
-        return wait
 
     def _line_up(
         self, call: Call, amounts: tuple[float, ...], wait: float
@@ -328,9 +334,6 @@ class RateLimiter(AdmissionPolicy, Returnable):
     def _try_take_locked(self, now: float, amounts: tuple[float, ...]) -> float:
         """Take what can be taken now; return the wait, 0.0 if it was taken."""
         if self._line is None:
-            rule = self._rule
-            if rule is not None:
-                return rule.try_take(now, amounts[0])
             wait = self._alone_locked(now, amounts)
             if wait == 0.0:
                 self._take_locked(now, amounts)

@@ -15,6 +15,7 @@ from resilient._errors import BulkheadFullError, TimeoutExceededError
 from resilient._events import CallAbandoned, TimedOut
 from resilient._outcome import Outcome
 from resilient._policy import Policy, Spelling
+from resilient._runtimes import CUT, IN_TIME
 from resilient._threads import Crew
 
 if TYPE_CHECKING:
@@ -139,11 +140,12 @@ class Timeout(Policy):
             outcome = await proceed(call)
         except BaseException as error:
             call.deadline = outer
-            if not limit.leave(error):
+            if limit.leave(call, error) is not CUT:
                 raise
             return self._exceeded(call, deadline, error)
         call.deadline = outer
-        if limit.leave(outcome.error):
+        end = limit.leave(call, outcome.error)
+        if end is CUT:
             return await self._replaced(outcome, call, deadline)
         if outcome.held is not None:
             if outcome.error is not None:
@@ -151,7 +153,7 @@ class Timeout(Policy):
             if not call.retried:
                 self._bound_stream(call, deadline)
         # NB: nobody reads the clock for what nobody would hear.
-        if self._listeners and not limit.fired and _clock.now() > deadline:
+        if self._listeners and end is IN_TIME and _clock.now() > deadline:
             self._tell(call, self._elapsed(deadline), delivered=False)
         return outcome
 

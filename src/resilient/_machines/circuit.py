@@ -396,6 +396,7 @@ class Circuit:
     """
 
     __slots__ = (
+        "_calm",
         "_consecutive_failures",
         "_failure_rate",
         "_half_open_calls",
@@ -466,6 +467,9 @@ class Circuit:
         self.state = _CLOSED
         self.era = 0
         self._recording = True  # CLOSED, THROTTLING, RAMPING and OBSERVING
+        # Whether it records and there is nothing bad to remember, so that one
+        # success more is counted and changes nothing.
+        self._calm = True
         self._since: float | None = None
         self._in_a_row = 0
         self._would_open = False
@@ -536,24 +540,34 @@ class Circuit:
                 nothing: nothing is recorded and nobody votes.
             slow: Whether it exceeded `slow_call_duration`, failed or not.
         """
+        window = self._window
+        if (
+            permit == self.era
+            and self._calm
+            and failed is False
+            and not slow
+            and now < window.ends
+        ):
+            # The happy case, unrolled.
+            window.calls += 1
+            self.succeeded += 1
+            return
         # NB: the owner reads the state and then the era without the lock, so
         # a permit may carry the era of a state that gives no such permits.
         # Without `_recording` its outcome would trip an open circuit.
-        if permit != self.era or not self._recording:
+        if failed is None or permit != self.era or not self._recording:
             self._settle_elsewhere(permit, now, failed, slow)
             return
-        if failed is None:
-            self.ignored += 1
-            return
-        window = self._window
         window.record(now, failed, slow)
         if failed:
             self.failed += 1
             self._in_a_row += 1
+            self._calm = False
         else:
             self.succeeded += 1
             self._in_a_row = 0
-            if not (window.failures or window.slow or self._would_open):
+            self._calm = not (window.failures or window.slow or self._would_open)
+            if self._calm:
                 return
         trip = self._met_rule()
         if self.state is not _OBSERVING:
@@ -812,6 +826,7 @@ class Circuit:
     ) -> None:
         """Begin a new era, with nothing left of the last one."""
         self._recording = new is _CLOSED or new is _OBSERVING or new is _RAMPING
+        self._calm = self._recording
         self.era += 1
         self._window.clear()
         self._in_a_row = 0

@@ -255,8 +255,8 @@ class SharedSlots(Slots[T]):
 
     def _grant(self) -> list[T]:
         granted: list[T] = []
-        for priority in sorted(self._lines, reverse=True):
-            line = self._lines[priority]
+        for priority in sorted(self.lines, reverse=True):
+            line = self.lines[priority]
             for ticket in list(reversed(line) if self.lifo else line):
                 if self.in_use >= self.limit:
                     return granted

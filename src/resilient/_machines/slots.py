@@ -26,6 +26,9 @@ leave        out of line                    granted: as release
 resize       grants as many as now fit      nobody is interrupted
 ============ ============================== ================================
 
+To take a slot and to release one is so little where nobody waits that an owner
+in a hurry does it in place: both are the first lines of their methods.
+
 Deliberately not modelled: time. How long somebody waits is the policy's. A
 class that never gets a turn waits until its policy says that it was enough.
 """
@@ -58,34 +61,38 @@ class Slots(Generic[T]):
         max_queue: Places in line.
         lifo: Serve the newest first: under overload the oldest has waited so
             long that its caller has gone. May be changed at any time.
+
+    Attributes:
+        in_use: Slots that are taken.
+        lines: Who waits, by class: a line for each class that somebody waits
+            in, and no empty one.
     """
 
-    __slots__ = ("_lines", "in_use", "lifo", "limit", "max_queue")
+    __slots__ = ("in_use", "lifo", "limit", "lines", "max_queue")
 
     def __init__(self, limit: int, max_queue: int, *, lifo: bool = False) -> None:
         self.limit = limit
         self.max_queue = max_queue
         self.in_use: int = 0
         self.lifo = lifo
-        # A line for each class that somebody waits in, and no empty one.
-        self._lines: dict[Priority, OrderedDict[T, None]] = {}
+        self.lines: dict[Priority, OrderedDict[T, None]] = {}
 
     @property
     def queued(self) -> int:
         """Tickets in line."""
-        return sum(map(len, self._lines.values()))
+        return sum(map(len, self.lines.values()))
 
     def waiting(self) -> list[T]:
         """Return who is in line: highest class first, then oldest first."""
         return [
             ticket
-            for priority in sorted(self._lines, reverse=True)
-            for ticket in self._lines[priority]
+            for priority in sorted(self.lines, reverse=True)
+            for ticket in self.lines[priority]
         ]
 
     def take(self) -> bool:
         """Take a slot if one is free and nobody waits for it."""
-        if self.in_use < self.limit and not self._lines:
+        if self.in_use < self.limit and not self.lines:
             self.in_use += 1
             return True
         return False
@@ -99,11 +106,11 @@ class Slots(Generic[T]):
         """
         put_out: T | None = None
         if self.queued >= self.max_queue:
-            lowest = min(self._lines, default=ticket.priority)
+            lowest = min(self.lines, default=ticket.priority)
             if lowest >= ticket.priority:
                 return ticket
             put_out = self._pop(lowest, last=not self.lifo)
-        self._lines.setdefault(ticket.priority, OrderedDict())[ticket] = None
+        self.lines.setdefault(ticket.priority, OrderedDict())[ticket] = None
         return put_out
 
     def leave(self, ticket: T) -> list[T]:
@@ -112,16 +119,16 @@ class Slots(Generic[T]):
             ticket.granted = False
             return self.release()
         if self._in_line(ticket):
-            line = self._lines[ticket.priority]
+            line = self.lines[ticket.priority]
             del line[ticket]
             if not line:
-                del self._lines[ticket.priority]
+                del self.lines[ticket.priority]
         return []
 
     def release(self) -> list[T]:
         """Give a slot back."""
         self.in_use -= 1
-        return self._grant() if self._lines else []
+        return self._grant() if self.lines else []
 
     def resize(self, limit: int) -> list[T]:
         """Set another limit."""
@@ -130,19 +137,19 @@ class Slots(Generic[T]):
 
     def _grant(self) -> list[T]:
         granted: list[T] = []
-        while self._lines and self.in_use < self.limit:
-            ticket = self._pop(max(self._lines), last=self.lifo)
+        while self.lines and self.in_use < self.limit:
+            ticket = self._pop(max(self.lines), last=self.lifo)
             ticket.granted = True
             self.in_use += 1
             granted.append(ticket)
         return granted
 
     def _in_line(self, ticket: T) -> bool:
-        return ticket in self._lines.get(ticket.priority, ())
+        return ticket in self.lines.get(ticket.priority, ())
 
     def _pop(self, priority: Priority, *, last: bool) -> T:
-        line = self._lines[priority]
+        line = self.lines[priority]
         ticket, _ = line.popitem(last=last)
         if not line:
-            del self._lines[priority]
+            del self.lines[priority]
         return ticket

@@ -79,11 +79,18 @@ class Counts(Record):
 
 
 class Window(Protocol):
-    """What a circuit asks of its window."""
+    """What a circuit asks of its window.
+
+    Attributes:
+        calls, failures, slow: Running totals.
+        ends: Before that, in monotonic seconds, all there is to do for a call
+            that neither failed nor was slow is to add 1 to `calls`.
+    """
 
     calls: int
     failures: int
     slow: int
+    ends: float
 
     @property
     def text(self) -> str:
@@ -114,6 +121,7 @@ class TimeWindow:
 
     Attributes:
         calls, failures, slow: Running totals.
+        ends: When the open bucket closes; before all time while there is none.
     """
 
     __slots__ = (
@@ -121,16 +129,16 @@ class TimeWindow:
         "_closed_calls",
         "_closed_failures",
         "_closed_slow",
-        "_ends",
         "_next",
         "_ring",
         "_seconds",
         "_width",
         "calls",
+        "ends",
         "failures",
         "slow",
     )
-    _ends: float
+    ends: float
 
     def __init__(self, seconds: float, buckets: int = 10) -> None:
         self._seconds = seconds
@@ -153,10 +161,10 @@ class TimeWindow:
 
     def record(self, now: float, failed: bool, slow: bool) -> None:
         """Count a call that ended at `now` (monotonic seconds)."""
-        if now >= self._ends:
+        if now >= self.ends:
             self._advance(now)
             if not self.calls:
-                self._ends = now + self._width
+                self.ends = now + self._width
         self.calls += 1
         if failed:
             self.failures += 1
@@ -165,7 +173,7 @@ class TimeWindow:
 
     def counts(self, now: float) -> Counts:
         """Return what the window holds at `now` (monotonic seconds)."""
-        if now >= self._ends:
+        if now >= self.ends:
             self._advance(now)
         return Counts(self.calls, self.failures, self.slow)
 
@@ -176,19 +184,18 @@ class TimeWindow:
         self._closed_calls = self._closed_failures = self._closed_slow = 0
         self._ring = None
         self._next = 0
-        # When the open bucket closes; before all time while there is none.
-        self._ends = -inf
+        self.ends = -inf
 
     def _advance(self, now: float) -> None:
         """Close the open bucket, and those that nobody called in."""
-        late = now - self._ends
+        late = now - self.ends
         if late < self._width * (self._buckets - 1):
-            # NB: counted, not `while now >= self._ends`: that never ends
+            # NB: counted, not `while now >= self.ends`: that never ends
             # where a width is too small to change a large clock reading.
             steps = int(late / self._width) + 1
             for _ in range(steps):
                 self._close_bucket()
-            self._ends += steps * self._width
+            self.ends += steps * self._width
             if self.calls:
                 return
         self.clear()
@@ -216,13 +223,15 @@ class CountWindow:
 
     Attributes:
         calls, failures, slow: Running totals.
+        ends: Before all time: each call takes the place of another.
     """
 
-    __slots__ = ("_marks", "_next", "_size", "calls", "failures", "slow")
+    __slots__ = ("_marks", "_next", "_size", "calls", "ends", "failures", "slow")
     _next: int
 
     def __init__(self, size: int) -> None:
         self._size = size
+        self.ends = -inf
         self.clear()
 
     def __repr__(self) -> str:

@@ -30,6 +30,7 @@ import sys
 import types
 from collections.abc import Callable, Coroutine, Generator, Hashable
 from contextlib import AbstractContextManager
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -87,27 +88,38 @@ class Local:
         return os.getpid() != self._process
 
 
+class End(Enum):
+    """How a stretch that had a limit in time came to its end.
+
+    ======= ==============================================================
+    IN_TIME its time was not up, or nothing could look at the clock
+    TIED    its time was up, and noticed, but it was not, or not only, this
+            that ended it: what it has to say had arrived in that moment,
+            or somebody else interrupted it as well
+    CUT     this limit interrupted it, and nobody else did
+    ======= ==============================================================
+    """
+
+    IN_TIME = "in time"
+    TIED = "tied"
+    CUT = "cut"
+
+
+IN_TIME, TIED, CUT = End.IN_TIME, End.TIED, End.CUT
+
+
 class TimeLimit(Protocol):
-    """A limit in force. `leave` must be called once, in every way out."""
+    """A limit in force; perhaps one for many calls."""
 
-    @property
-    def fired(self) -> bool:
-        """Whether its time was up, and noticed, before the end.
-
-        Asked after `leave`: what was let pass then had arrived in the same
-        moment. False where nothing could look at the clock meanwhile.
-        """
-        ...
-
-    def leave(self, error: BaseException | None) -> bool:
-        """End the limit.
+    def leave(self, call: Call, error: BaseException | None) -> End:
+        """End the limit of a call; to be called once, in every way out.
 
         Args:
+            call: The call that is limited.
             error: What unwinds through it, None on an ordinary end.
 
         Returns:
-            Whether this limit interrupted what ran inside, and nobody else
-            did: then `error` has been dealt with. False: let it go on.
+            How it ended. CUT: `error` has been dealt with; else let it go on.
         """
         ...
 

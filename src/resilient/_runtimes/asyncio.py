@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
-from resilient._runtimes import Local, pause
+from resilient._runtimes import CUT, IN_TIME, TIED, End, Local, pause
 
 if TYPE_CHECKING:
     from resilient._call import Call
@@ -68,17 +68,23 @@ class AsyncioRuntime:
         shelf: dict[Any, Any] | None,
         seconds: float,
         deadline: float,
-    ) -> AsyncioLimit:
+    ) -> AsyncioLimits:
         task: asyncio.Task[Any] | None = call.task
         if task is None:
             task = call.task = _this_task()
         loop = task.get_loop()
+        limits: AsyncioLimits
         if shelf is None:
-            return _LoneLimit(task, _Deadlines(loop), deadline)
-        queue: _Deadlines | None = shelf.get(loop)
-        if queue is None:
-            queue = _add_queue(shelf, loop)
-        return AsyncioLimit(task, queue, deadline)
+            limits = _LoneLimits(loop)
+        else:
+            try:
+                limits = shelf[loop]
+            except KeyError:
+                limits = _add_limits(shelf, loop)
+        limits.entries[call] = (deadline, task, task.cancelling())
+        if limits.timer is None:
+            limits.arm(deadline)
+        return limits
 
     async def race(self, call: Call) -> AsyncioRace:
         return AsyncioRace(asyncio.get_running_loop())
@@ -178,63 +184,28 @@ class AsyncioErrand:
             del cancelled
 
 
-class AsyncioLimit:
-    """One limited stretch of one task: an entry of its queue."""
-
-    __slots__ = ("cancelling", "deadline", "delivered", "fired", "queue", "task")
-
-    def __init__(
-        self, task: asyncio.Task[Any], queue: _Deadlines, deadline: float
-    ) -> None:
-        self.task = task
-        self.queue = queue
-        self.fired = self.delivered = False
-        # NB: on 3.11 and 3.12 the count can stay at 1 after a failed TaskGroup,
-        # so what matters is how it differs at the end.
-        self.cancelling = task.cancelling()
-        self.deadline = deadline
-        queue.entries[self] = None
-        if queue.timer is None:
-            queue.arm(deadline)
-
-    def leave(self, error: BaseException | None) -> bool:
-        # NB: by key: a deque would keep dead entries behind one long call.
-        self.queue.entries.pop(self, None)
-        if not self.delivered:
-            return False
-        if self.task.uncancel() > self.cancelling:
-            # Somebody else asked for a cancellation as well, and comes first.
-            return False
-        # NB: KeyboardInterrupt and its like are nobody's cancellation.
-        return error is None or isinstance(error, (Exception, asyncio.CancelledError))
-
-    def deliver(self) -> None:
-        if self in self.queue.entries:
-            del self.queue.entries[self]
-            self.delivered = True
-            self.task.cancel()
-
-
-class _LoneLimit(AsyncioLimit):
-    """A limit whose duration nobody shares: its timer goes with it."""
-
-    __slots__ = ()
-
-    def leave(self, error: BaseException | None) -> bool:
-        if self.queue.timer is not None:
-            self.queue.timer.cancel()
-        return super().leave(error)
-
-
-class _Deadlines:
+class AsyncioLimits:
     """The limits of one duration on one loop, first to expire first."""
 
-    __slots__ = ("entries", "loop", "timer")
+    __slots__ = ("entries", "late", "loop", "timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.entries: dict[AsyncioLimit, None] = {}
+        # When a call's time is up; its task, and how often that was asked to
+        # cancel before. NB: by call: a deque would keep dead entries behind one
+        # long call. And tuples: to make an object costs 100 ns more.
+        self.entries: dict[Call, tuple[float, asyncio.Task[Any], int]] = {}
+        self.late: dict[Call, _Late] = {}
         self.timer: asyncio.TimerHandle | None = None
+
+    def leave(self, call: Call, error: BaseException | None) -> End:
+        try:
+            del self.entries[call]
+        except KeyError:
+            late = self.late.pop(call, None)
+            # NB: a policy that stands around itself has one entry for both.
+            return IN_TIME if late is None else late.leave(error)
+        return IN_TIME
 
     def arm(self, deadline: float) -> None:
         delay = max(0.0, deadline - _clock.now())
@@ -243,24 +214,73 @@ class _Deadlines:
     def expire(self) -> None:
         self.timer = None
         now = _clock.now()
-        for entry in self.entries:
-            if entry.deadline > now:
+        due: list[Call] = []
+        for call, (deadline, _, _) in self.entries.items():
+            if deadline > now:
                 # NB: also where the loop's clock is coarser than ours (uvloop)
                 # and the timer came a little early.
-                self.arm(entry.deadline)
+                self.arm(deadline)
                 break
-            entry.fired = True
-            self.loop.call_soon(entry.deliver)
+            due.append(call)
+        for call in due:
+            # NB: the collector may have closed one meanwhile, and so left.
+            if call in self.entries:
+                _, task, cancelling = self.entries.pop(call)
+                late = self.late[call] = _Late(task, cancelling)
+                self.loop.call_soon(late.deliver)
 
 
-def _add_queue(shelf: dict[Any, Any], loop: asyncio.AbstractEventLoop) -> _Deadlines:
+class _LoneLimits(AsyncioLimits):
+    """A limit whose duration nobody shares: its timer goes with it."""
+
+    __slots__ = ()
+
+    def leave(self, call: Call, error: BaseException | None) -> End:
+        if self.timer is not None:
+            self.timer.cancel()
+        return super().leave(call, error)
+
+
+class _Late:
+    """A call whose time is up, and whose task is about to learn it."""
+
+    __slots__ = ("cancelling", "delivered", "over", "task")
+
+    def __init__(self, task: asyncio.Task[Any], cancelling: int) -> None:
+        self.task = task
+        # NB: on 3.11 and 3.12 the count can stay at 1 after a failed TaskGroup,
+        # so what matters is how it differs at the end.
+        self.cancelling = cancelling
+        self.delivered = self.over = False
+
+    def deliver(self) -> None:
+        if not self.over:
+            self.delivered = True
+            self.task.cancel()
+
+    def leave(self, error: BaseException | None) -> End:
+        self.over = True
+        if not self.delivered:
+            return TIED
+        if self.task.uncancel() > self.cancelling:
+            # Somebody else asked for a cancellation as well, and comes first.
+            return TIED
+        if error is None or isinstance(error, (Exception, asyncio.CancelledError)):
+            return CUT
+        # NB: KeyboardInterrupt and its like are nobody's cancellation.
+        return TIED
+
+
+def _add_limits(
+    shelf: dict[Any, Any], loop: asyncio.AbstractEventLoop
+) -> AsyncioLimits:
     # Closed loops are let go of here. Two threads may do this at once: each
     # step is atomic, and the keys are the threads' own loops.
     for other in tuple(shelf):
         if other.is_closed():
             shelf.pop(other, None)
-    queue = shelf[loop] = _Deadlines(loop)
-    return queue
+    limits = shelf[loop] = AsyncioLimits(loop)
+    return limits
 
 
 _left: set[asyncio.Task[None]] = set()

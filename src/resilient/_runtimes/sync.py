@@ -11,7 +11,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import _clock
-from resilient._runtimes import Local
+from resilient._runtimes import IN_TIME, End, Local
 from resilient._warnings import warn
 
 if TYPE_CHECKING:
@@ -139,10 +139,9 @@ class UnenforceableLimit:
     """Synchronous code cannot be interrupted: the limit is a deadline only."""
 
     __slots__ = ()
-    fired: Literal[False] = False
 
-    def leave(self, error: BaseException | None) -> bool:
-        return False
+    def leave(self, call: Call, error: BaseException | None) -> End:
+        return IN_TIME
 
 
 def loop_runs_here() -> bool:

@@ -18,7 +18,7 @@ import trio
 
 from resilient import _clock
 from resilient._outcome import family
-from resilient._runtimes import Local, pause
+from resilient._runtimes import CUT, IN_TIME, TIED, End, Local, pause
 
 if TYPE_CHECKING:
     from resilient._call import Call
@@ -155,38 +155,39 @@ class TrioErrand:
 class TrioLimit:
     """A cancel scope that is entered and left by hand."""
 
-    __slots__ = ("deadline", "fired", "scope")
+    __slots__ = ("deadline", "scope")
 
     def __init__(self, seconds: float) -> None:
-        self.fired = False
         self.deadline = trio.current_time() + seconds
         self.scope = trio.CancelScope(deadline=self.deadline)
         self.scope.__enter__()
 
-    def leave(self, error: BaseException | None) -> bool:
+    def leave(self, call: Call, error: BaseException | None) -> End:
         if isinstance(error, GeneratorExit) and not trio.lowlevel.in_trio_task():
             # Closed by the collector, after the run: there is nothing to leave.
-            return False
+            return IN_TIME
         scope = self.scope
         # NB: `cancel_called` compares the deadline with the clock when it is
         # read; without one it says what the scheduler has really done.
         scope.deadline = math.inf
-        self.fired = scope.cancel_called
+        let_pass = TIED if scope.cancel_called else IN_TIME
         if error is None or isinstance(error, Exception):
             scope.__exit__(None, None, None)
-            return self.fired and self._was_delivered(error)
+            delivered = let_pass is TIED and self._was_delivered(error)
+            return CUT if delivered else let_pass
         try:
-            return scope.__exit__(type(error), error, error.__traceback__)
+            dealt_with = scope.__exit__(type(error), error, error.__traceback__)
+            return CUT if dealt_with else let_pass
         except BaseExceptionGroup as rest:
             # The scope took its own cancellations out of the group. What is
             # left may be an outer cancellation, or KeyboardInterrupt.
             if isinstance(rest, Exception):
-                return True
+                return CUT
             raise
         except RuntimeError:
             # Closed in another task, whose stack of scopes is not ours.
             if isinstance(error, GeneratorExit):
-                return False
+                return let_pass
             raise
 
     def _was_delivered(self, error: Exception | None) -> bool:
