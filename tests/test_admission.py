@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 from tests.colours import World, in_every_colour
 
-from resilient import AdmissionPolicy, Call, Event, Outcome, RejectedError, Wait, _clock
+from resilient import (
+    AdmissionPolicy,
+    Bulkhead,
+    Call,
+    CircuitBreaker,
+    Event,
+    Outcome,
+    RateLimiter,
+    RejectedError,
+    Wait,
+    _clock,
+)
 from resilient._admission import Returnable
 from resilient._queueing import QueueingPolicy
 from resilient._runtimes.sync import SYNC
@@ -132,6 +143,38 @@ async def test_ctrl_c_in_a_listener_gives_the_permit_back(w: World) -> None:
     with pytest.raises(KeyboardInterrupt):
         await w.call(turnstile, answer)
     assert [("late", None)] == turnstile.given
+
+
+def told_by(kind: type[Any]) -> tuple[type[Any], list[str]]:
+    """Return a subclass of a subclass, and where it writes down what is called."""
+    told: list[str] = []
+
+    class Between(kind):  # type: ignore[misc]  # any of them
+        async def around(self, proceed: Any, call: Call) -> Outcome:
+            told.append("around")
+            outcome: Outcome = await super().around(proceed, call)
+            return outcome
+
+    class Last(Between):
+        def admit(self, call: Call) -> Any:
+            told.append("admit")
+            return super().admit(call)
+
+        def settle(self, permit: Any, outcome: Outcome | None) -> None:
+            told.append("settle")
+            super().settle(permit, outcome)
+
+    return Last, told
+
+
+@in_every_colour
+async def test_a_subclass_of_a_subclass_has_the_last_word(w: World) -> None:
+    """Its rules are asked, and what stands around them in between stays there."""
+    for kind in (Bulkhead, CircuitBreaker, RateLimiter):
+        last, told = told_by(kind)
+        policy = last() if kind is CircuitBreaker else last(9)
+        assert "ok" == await w.call(policy, answer)
+        assert ["around", "admit", "settle"] == told
 
 
 def test_an_author_has_to_say_how() -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from resilient import _clock
 from resilient._call import Call
@@ -119,6 +119,17 @@ class Returnable:
                 self._follow_up(effects)
             if self._returned:
                 self._drain()
+
+
+_RULES: Final = ("admit", "readmit", "withdraw", "settle", "hold", "holds_streams")
+
+
+def keeps_rules(cls: type, base: type[AdmissionPolicy]) -> bool:
+    """Whether a subclass decides about calls by the same rules as its base.
+
+    If not, a short way round that its base takes past some of them is none.
+    """
+    return all(getattr(cls, rule) is getattr(base, rule) for rule in _RULES)
 
 
 class AdmissionPolicy(Policy):

@@ -5,10 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Never, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Never, cast
 
 from resilient import _clock
-from resilient._admission import Admission, AdmissionPolicy, Returnable
+from resilient._admission import (
+    Admission,
+    AdmissionPolicy,
+    Returnable,
+    keeps_rules,
+)
 from resilient._arguments import count, plain, ratio
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Run
@@ -116,7 +121,6 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
     __slots__ = (
         "_circuit",
         "_judge",
-        "_keeps_rules",
         "_lock",
         "_outbox",
         "_returned",
@@ -235,11 +239,6 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         self._judge: Judge | None = judge_by("on", on)
         self._lock = threading.Lock()
         self._returned: list[tuple[Any, float, bool | None, bool]] = []
-        # Whether no subclass has rules of its own for who passes, and till when.
-        self._keeps_rules: bool = all(
-            getattr(type(self), rule) is getattr(CircuitBreaker, rule)
-            for rule in ("admit", "hold", "holds_streams")
-        )
         self._outbox: Outbox | None = None
         self._circuit = Circuit(
             window=empty,
@@ -257,6 +256,12 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         )
 
     # -- Calls
+
+    _keeps_rules: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._keeps_rules = keeps_rules(cls, CircuitBreaker)
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         # NB: what the base does, but that a closed circuit is not asked and

@@ -11,10 +11,16 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from resilient import _clock
-from resilient._admission import Admission, AdmissionPolicy, Returnable, Wait
+from resilient._admission import (
+    Admission,
+    AdmissionPolicy,
+    Returnable,
+    Wait,
+    keeps_rules,
+)
 from resilient._arguments import number, plain
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call
@@ -165,11 +171,11 @@ class RateLimiter(AdmissionPolicy, Returnable):
 
     # -- Calls
 
+    _keeps_rules: ClassVar[bool] = True
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if any(getattr(cls, rule) is not _RULES[rule] for rule in _RULES):
-            # It has rules of its own, which the short way round knows not of.
-            cls.around = AdmissionPolicy.around  # type: ignore[method-assign]
+        cls._keeps_rules = keeps_rules(cls, RateLimiter)
 
     def around(  # type: ignore[override]  # no policy needs more than to await it
         self, proceed: Proceed, call: Call
@@ -177,6 +183,8 @@ class RateLimiter(AdmissionPolicy, Returnable):
         # NB: nothing is ever given back, so around a call that passes at once
         # there is nothing to stand, and no frame does. Who has to wait gets in
         # line in a frame that can take it out again.
+        if not self._keeps_rules:
+            return super().around(proceed, call)
         amounts = self._terms.amounts
         if amounts is None:
             amounts = self._computed(call)
@@ -515,11 +523,6 @@ class RateLimiter(AdmissionPolicy, Returnable):
             return self._line is None and all(
                 rule.level(now) >= rule.pace.capacity for rule in self._each()
             )
-
-
-_RULES: Final = {
-    name: getattr(RateLimiter, name) for name in ("admit", "settle", "hold")
-}
 
 
 class _Ticket(Wait):
