@@ -403,8 +403,8 @@ class Call:
         self.run = CONCLUDED
         word = ending(outcome)
         self.count("resilient.calls", word)
-        observation = self.observation
-        if observation is not None:
+        # NB: the dictionary first: to ask `_Seldom` is a Python function.
+        if self.seldom is not None and (observation := self.observation) is not None:
             self.observation = None
             observation.ended(self, word)
 
