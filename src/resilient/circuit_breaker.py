@@ -367,14 +367,15 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         name = self.name_in(call)
         if trip is None:
             return CircuitOpenError(name, refusal.retry_after, refusal.reason)
+        counts, slow = trip.counts, trip.by_slow
         return CircuitOpenError(
             name,
             refusal.retry_after,
             refusal.reason,
-            trip.culprits,
-            trip.counts.calls,
+            counts.slow if slow else counts.failures,
+            counts.calls,
             trip.window,
-            "were slow" if trip.by_slow else "failed",
+            "were slow" if slow else "failed",
         )
 
     # -- Controls

@@ -202,11 +202,6 @@ class Trip(Record):
         """Whether slow calls met the rule, not failed ones."""
         return self.rule in ("slow_call_rate", "probes_slow")
 
-    @property
-    def culprits(self) -> int:
-        """Calls that met the rule: the slow ones or the failed ones."""
-        return self.counts.slow if self.by_slow else self.counts.failures
-
 
 class Change(Record):
     """The circuit went from one state to another.
