@@ -29,8 +29,8 @@ The success path on asyncio, a function that returns at once, unless it says oth
 least that a good engineer would write in place: for one event loop, without events,
 texts or deadlines; with locks where it is synchronous. "With a lock" it serves threads
 and several event loops, as ours does. Who promises the same lacks
-nothing in the tables below; where no such row is, nobody does. An empty pipeline has a
-step of its own, which a policy takes the place of: net of it may be less than nothing.
+nothing in the tables below; where no such row is, nobody does. An empty pipeline has no
+step of its own: what is net of it has the whole of a policy's, its coroutine too.
 
 Behind each ✗ stands what the same ratio is for less than a policy. *A call alone* is
 a function around the function, a context variable, a `Call` and an `Outcome`, and no
