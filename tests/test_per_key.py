@@ -515,6 +515,12 @@ def test_a_key_takes_little_memory(
     assert (after - before) / 2_000 <= limit
 
 
+def in_use(hosts: PerKey[Any]) -> dict[Any, int]:
+    """Return how many calls are inside, by key, once who left is counted out."""
+    hosts._count_out_locked()
+    return hosts._inside
+
+
 class Odd(Policy[Any]):
     """A policy that cannot say whether it is as good as new."""
 
@@ -537,14 +543,14 @@ async def test_a_key_whose_coming_fails_is_not_in_use(w: World) -> None:
     await w.call(hosts, visit, "a")
     with pytest.raises(KeyboardInterrupt):
         await w.call(hosts, visit, "b")
-    assert {} == hosts._inside
+    assert {} == in_use(hosts)
     hosts = PerKey(lambda key: Odd(), key=by_host, max_keys=1)
     await w.call(hosts, visit, "a")
     with pytest.raises(ZeroDivisionError):
         await w.call(hosts, visit, "b")
     with pytest.raises(ZeroDivisionError):
         hosts["c"]
-    assert {} == hosts._inside
+    assert {} == in_use(hosts)
 
 
 class Lingering(Policy[Any]):
@@ -585,6 +591,29 @@ async def test_one_call_may_be_inside_twice(w: World) -> None:
     assert "a" not in hosts
 
 
+@in_every_colour
+async def test_who_is_inside_is_found_by_hash(w: World) -> None:
+    """Keys that are equal to others, or cannot be compared, are told apart."""
+
+    class Careless:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __hash__(self) -> int:
+            return self.number
+
+        def __eq__(self, other: Any) -> bool:
+            return bool(self.number == other.number)
+
+    hosts = PerKey[Any](lambda key: Bulkhead(1), key=lambda key: key, max_keys=1)
+
+    async def visit_another(key: object) -> None:
+        await w.call(hosts, visit, Careless(2))
+
+    await w.call(hosts, visit_another, "text")
+    assert {} == in_use(hosts)
+
+
 def test_a_call_that_ends_under_the_lock_is_out_of_use() -> None:
     """The thread that closes a lost call may be the one that has the lock."""
 
@@ -615,15 +644,15 @@ def test_a_call_that_ends_under_the_lock_is_out_of_use() -> None:
         del lost
         if host == "a":
             hosts["a"]
-            assert {} == hosts._inside
-    assert ["b"] == list(hosts._inside.values())
+            assert {} == in_use(hosts)
+    assert {"b": 1} == in_use(hosts)
     hosts.call(by_host, "c")
-    assert {} == hosts._inside
+    assert {} == in_use(hosts)
     lost = items("d")
     next(lost)
     # It is closed as the call to "e" leaves.
     hosts.call(lambda host: Interrupting.lost.append(lost), "e")
-    assert {} == hosts._inside
+    assert {} == in_use(hosts)
 
 
 def test_async_functions_are_refused() -> None:

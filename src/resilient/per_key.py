@@ -46,6 +46,7 @@ class PerKey(Policy[F]):
 
     __slots__ = (
         "_inside",
+        "_left",
         "_lock",
         "_policies",
         "_spellings",
@@ -87,10 +88,12 @@ class PerKey(Policy[F]):
         # an OrderedDict, and there may be ten thousand idle keys: what only
         # some of them have stands elsewhere.
         self._policies: dict[Hashable, Policy[F]] = {}
-        # The key of each call inside. NB: who leaves takes no lock, for the
-        # collector may close a call on the thread that has it: what anybody
-        # does here is one operation on the dict.
-        self._inside: dict[object, Hashable] = {}
+        # How many calls are inside, for those in use.
+        self._inside: dict[Hashable, int] = {}
+        # The keys of calls that have left, for whoever has the lock next. NB:
+        # who leaves takes none, for the collector may close a call on the very
+        # thread that has it.
+        self._left: list[Hashable] = []
         # Which have our listener, once there is one.
         self._told: set[Hashable] = set()
         self._spellings: tuple[tuple[Spelling, bool], ...] = ()
@@ -105,24 +108,21 @@ class PerKey(Policy[F]):
                 )
         else:
             key = self.key(*call.args, **call.kwargs)
-        # NB: not the call: a hedge, or a thread that was left behind, may make
-        # one call stay twice.
-        stay = object()
-        policy = self._policy(key, call, stay)
+        policy = self._policy(key, call)
         try:
             outcome = await policy.around(proceed, call)
         except BaseException:
-            del self._inside[stay]
+            self._left.append(key)
             raise
         if outcome.held is None:
-            del self._inside[stay]
+            self._left.append(key)
         else:
             # Its permits last as long as its stream, and so does its use.
-            outcome.held.append(lambda last: self._inside.__delitem__(stay))
+            outcome.held.append(lambda last: self._left.append(key))
         return outcome
 
     def __getitem__(self, key: Hashable) -> Policy[F]:
-        return self._policy(key)
+        return self._policy(key, None)
 
     def __len__(self) -> int:
         with self._lock:
@@ -136,9 +136,7 @@ class PerKey(Policy[F]):
         # A policy, whatever it holds.
         return True
 
-    def _policy(
-        self, key: Hashable, call: Call | None = None, stay: object = None
-    ) -> Policy[F]:
+    def _policy(self, key: Hashable, call: Call | None) -> Policy[F]:
         """Return the key's policy; in use, if there is a call, until it leaves."""
         try:
             hash(key)
@@ -148,12 +146,14 @@ class PerKey(Policy[F]):
             ) from None
         self._lock.acquire()  # NB: by hand, see `_admission`
         try:
+            if self._left:
+                self._count_out_locked()
             policy = self._policies.pop(key, None)
             if policy is not None:
                 # Put back at the end: used last.
                 self._policies[key] = policy
-                if stay is not None:
-                    self._inside[stay] = key
+                if call is not None:
+                    self._inside[key] = self._inside.get(key, 0) + 1
                 return policy
         finally:
             self._lock.release()
@@ -161,17 +161,29 @@ class PerKey(Policy[F]):
         with self._lock:
             # NB: somebody else may have made one meanwhile; the first stays.
             policy = self._policies.setdefault(key, made)
-            if stay is not None:
-                self._inside[stay] = key
+            if call is not None:
+                self._inside[key] = self._inside.get(key, 0) + 1
         try:
             if self._listeners:
                 self._tell(key, policy)
             self._make_room(key, call)
         except BaseException:
             # The policies' own code, or Ctrl-C in a listener.
-            self._inside.pop(stay, None)
+            if call is not None:
+                self._left.append(key)
             raise
         return policy
+
+    def _count_out_locked(self) -> None:
+        """Count those that have left as no longer inside."""
+        while self._left:
+            key = self._left.pop()
+            # NB: the policy is still this key's: one in use is never dropped.
+            stay = self._inside[key] - 1
+            if stay:
+                self._inside[key] = stay
+            else:
+                del self._inside[key]
 
     def _made(self, key: Hashable) -> Policy[F]:
         policy = self.factory(key)
@@ -193,8 +205,7 @@ class PerKey(Policy[F]):
             key, policy = fresh or idle[0]
             with self._lock:
                 # It may be in use by now, or be gone: then once more.
-                inside = self._inside.copy().values()
-                gone = self._policies.get(key) is policy and key not in inside
+                gone = self._policies.get(key) is policy and key not in self._inside
                 if gone:
                     del self._policies[key]
                     self._told.discard(key)
@@ -207,12 +218,11 @@ class PerKey(Policy[F]):
     def _least_used(self, newest: Hashable) -> list[tuple[Hashable, Policy[F]]]:
         """Return the least recently used of those that no call is inside."""
         with self._lock:
-            # NB: of a copy, for hashing a key may run code of its own.
-            used = set(self._inside.copy().values())
+            self._count_out_locked()
             idle = (
                 (key, policy)
                 for key, policy in self._policies.items()
-                if key not in used and key != newest
+                if key not in self._inside and key != newest
             )
             return list(islice(idle, _LOOKED_AT))
 
