@@ -10,7 +10,7 @@ import threading
 import types
 import warnings
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
 import trio
@@ -31,7 +31,7 @@ from resilient._runtimes import PAUSE, End, current_runtime
 from resilient._runtimes import asyncio as asyncio_runtime
 from resilient._runtimes import sync as sync_runtime
 from resilient._runtimes import trio as trio_runtime
-from resilient._runtimes.asyncio import ASYNCIO
+from resilient._runtimes.asyncio import ASYNCIO, AsyncioLimits
 from resilient._runtimes.sync import SYNC
 from resilient._runtimes.trio import TRIO
 from resilient.testing import instant, virtual_time
@@ -467,16 +467,73 @@ def test_a_call_that_is_closed_while_others_expire_is_let_go() -> None:
     virtual_time.run(main, backend="asyncio")
 
 
-def test_a_limit_within_itself_counts_once() -> None:
-    """There is one place for a call: the later limit of equal ones has it."""
+def test_a_call_that_is_closed_as_its_time_is_up_is_let_go() -> None:
+    """Its entry is gone when the timer comes to it; nothing of it stays."""
+
+    class Collecting(dict[Any, Any]):
+        def pop(self, *args: Any) -> Any:
+            limit.leave(call, None)
+            return super().pop(*args)
+
+    async def main() -> None:
+        nonlocal limit
+        limit = ASYNCIO.limit(call, {}, 10.0, _clock.now() + 10.0)
+        limit.timer.cancel()  # type: ignore[union-attr]
+        limit.entries = Collecting(limit.entries)
+        _clock.sleep(11)
+        limit.expire()
+        assert not limit.entries
+        assert not limit.late
+        await asyncio.sleep(0)
+        assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]
+
+    call, limit = Call("x"), cast("AsyncioLimits", None)
+    virtual_time.run(main, backend="asyncio")
+
+
+def test_a_call_that_is_closed_as_others_are_looked_at_disturbs_nobody() -> None:
+    """The queue changes under the timer, which looks once more."""
+
+    class Collecting(dict[Any, Any]):
+        lost: ClassVar[list[Call]] = [Call("lost")]
+
+        def items(self) -> Any:
+            for item in super().items():
+                yield item
+                if self.lost:
+                    limit.leave(self.lost.pop(), None)
+
+    async def main() -> None:
+        nonlocal limit
+        shelf: dict[Any, Any] = {}
+        call = Call("call")
+        for one in (call, *Collecting.lost):
+            limit = ASYNCIO.limit(one, shelf, 10.0, _clock.now() + 10.0)
+        limit.timer.cancel()  # type: ignore[union-attr]
+        limit.entries = Collecting(limit.entries)
+        _clock.sleep(11)
+        limit.expire()
+        assert [call] == list(limit.late)
+        assert End.TIED is limit.leave(call, None)
+
+    limit = cast("AsyncioLimits", None)
+    virtual_time.run(main, backend="asyncio")
+
+
+def test_a_limit_within_itself_has_a_place_of_its_own() -> None:
+    """Whoever is reached by one call twice limits it twice."""
 
     async def main() -> None:
         shelf: dict[Any, Any] = {}
         call = Call("x")
-        limit = ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
-        assert limit is ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
-        assert End.IN_TIME is limit.leave(call, None)
-        assert End.IN_TIME is limit.leave(call, None)
+        outer = ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
+        inner = ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
+        assert inner is not outer
+        assert End.IN_TIME is inner.leave(call, None)
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await asyncio.sleep(99)
+        assert End.CUT is outer.leave(call, caught.value)
+        assert 10.0 == _clock.now()
 
     virtual_time.run(main, backend="asyncio")
 

@@ -81,7 +81,11 @@ class AsyncioRuntime:
                 limits = shelf[loop]
             except KeyError:
                 limits = _add_limits(shelf, loop)
-        limits.entries[call] = (deadline, task, task.cancelling())
+        entry = (deadline, task, task.cancelling())
+        if limits.entries.setdefault(call, entry) is not entry:
+            # The policy stands around itself, by way of a `PerKey` perhaps.
+            limits = _LoneLimits(loop)
+            limits.entries[call] = entry
         if limits.timer is None:
             limits.arm(deadline)
         return limits
@@ -202,9 +206,7 @@ class AsyncioLimits:
         try:
             del self.entries[call]
         except KeyError:
-            late = self.late.pop(call, None)
-            # NB: a policy that stands around itself has one entry for both.
-            return IN_TIME if late is None else late.leave(error)
+            return self.late.pop(call).leave(error)
         return IN_TIME
 
     def arm(self, deadline: float) -> None:
@@ -213,21 +215,36 @@ class AsyncioLimits:
 
     def expire(self) -> None:
         self.timer = None
-        now = _clock.now()
-        due: list[Call] = []
-        for call, (deadline, _, _) in self.entries.items():
-            if deadline > now:
-                # NB: also where the loop's clock is coarser than ours (uvloop)
-                # and the timer came a little early.
-                self.arm(deadline)
-                break
-            due.append(call)
+        due, following = self._due(_clock.now())
+        if following is not None:
+            # NB: also where the loop's clock is coarser than ours (uvloop) and
+            # the timer came a little early.
+            self.arm(following)
         for call in due:
-            # NB: the collector may have closed one meanwhile, and so left.
-            if call in self.entries:
-                _, task, cancelling = self.entries.pop(call)
-                late = self.late[call] = _Late(task, cancelling)
+            entry = self.entries.get(call)
+            if entry is None:
+                continue
+            # NB: in this order, for at any moment the collector may close the
+            # call, which then has to find itself in one of the two.
+            late = self.late[call] = _Late(*entry[1:])
+            if self.entries.pop(call, None) is None:
+                del self.late[call]
+            else:
                 self.loop.call_soon(late.deliver)
+
+    def _due(self, now: float) -> tuple[list[Call], float | None]:
+        """Return whose time is up, and when the next one's will be."""
+        while True:
+            due: list[Call] = []
+            try:
+                for call, (deadline, _, _) in self.entries.items():
+                    if deadline > now:
+                        return due, deadline
+                    due.append(call)
+            except RuntimeError:
+                # The collector closed one of them just now, and so it left.
+                continue
+            return due, None
 
 
 class _LoneLimits(AsyncioLimits):
