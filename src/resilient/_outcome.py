@@ -244,7 +244,7 @@ def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
     if len(functions) > 1:
         raise TypeError(f"`{parameter}` must be one function, got {len(functions)}")
     if functions:
-        if not types and getattr(functions[0], "keeps_verdict", None) is True:
+        if not types and _keeps_verdict(functions[0]):
             return keep
         return _by_function(parameter, tuple(types), functions[0])
     return _by_types(tuple(types)) if types else None
@@ -260,8 +260,16 @@ def keeps_verdict(judge: Judge) -> Judge:
 
     So nobody has to ask it.
     """
-    judge.__dict__["keeps_verdict"] = True
+    judge.__dict__[_MARK] = judge
     return judge
+
+
+def _keeps_verdict(judge: object) -> bool:
+    # NB: the mark says whose it is, for `functools.wraps` copies it.
+    return getattr(judge, _MARK, None) is judge
+
+
+_MARK = "_resilient_keeps_verdict"
 
 
 def _is_coroutine_function(function: Callable[..., object]) -> bool:

@@ -199,7 +199,7 @@ class Pipeline(Policy[F]):
 
 
 def _judging(proceed: Proceed, judge: Judge) -> Proceed:
-    """Return what proceeds, and judges what came of it."""
+    """Return what proceeds, and judges what came of it if nobody has."""
     if judge is keep:
         return functools.partial(_kept, proceed)
     return functools.partial(_judged, proceed, judge)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import timedelta
 from typing import Any
 
@@ -245,8 +246,13 @@ async def test_a_pipeline_of_ones_own_may_judge_by_it_and_more(h: Http) -> None:
             return Verdict.FAILURE
         return http_verdict(outcome)
 
+    @functools.wraps(http_verdict)
+    def posing(outcome: Outcome) -> Verdict:
+        return verdict(outcome)
+
     for pipeline in (
         Pipeline(Retry(backoff=resilient.constant(1)), classify=verdict),
+        Pipeline(Retry(backoff=resilient.constant(1)), classify=posing),
         Retry(on=verdict, backoff=resilient.constant(1)),
     ):
         script = h.script(418, 503, 200)

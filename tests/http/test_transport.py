@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import inspect
 import os
 import pickle
@@ -49,6 +50,7 @@ from resilient import (
     deadline_after,
     exponential,
 )
+from resilient._http.exchange import _fields, _length
 
 HERE = str(Path(resilient.__file__).parent)
 IDEMPOTENT = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"]
@@ -1775,6 +1777,50 @@ async def test_a_cancellation_at_any_step_leaves_nothing(h: Http) -> None:
         assert 0 == bulkhead.in_use, turns
         assert opened == closed, turns
     assert turns > 10
+
+
+@in_async_clients
+async def test_a_body_that_was_read_is_closed_whoever_is_cancelled(h: Http) -> None:
+    """Also one that is closed once only, and half if that is cut short."""
+    import anyio
+
+    closed: list[Any] = []
+
+    class Once(h.library.AsyncByteStream):  # type: ignore[misc, name-defined]
+        closing = False
+
+        async def __aiter__(self) -> Any:
+            yield b"x"
+            scope.cancel()
+
+        async def aclose(self) -> None:
+            if not self.closing:
+                self.closing = True
+                await h.sleep(0)
+                closed.append(self)
+
+    script = h.script(h.library.Response(200, stream=Once()))
+    transport = h.transport(script, Pipeline(), read_body=True)
+    with anyio.CancelScope() as scope:
+        request = h.library.Request("GET", URL)
+        response = await transport.handle_async_request(request)
+        assert b"x" == b"".join(response.stream)
+    assert 1 == len(closed)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("values", "length"),
+    [([], None), (["12"], 12), (["2", "2"], None), (["9" * 5000], None)],
+)
+def test_a_length_is_one_number(
+    family: str, values: list[str], length: int | None
+) -> None:
+    """What a server says twice, or absurdly, is not believed."""
+    library: Any = importlib.import_module(family)
+    headers = [("Content-Length", value) for value in values]
+    response = library.Response(200, headers=headers)
+    assert length == _length(_fields(response))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

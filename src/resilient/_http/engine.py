@@ -22,7 +22,7 @@ from typing import (
 from urllib.request import getproxies_environment
 
 from resilient._arguments import count, flag
-from resilient._call import enter, leave
+from resilient._call import enter_call, leave_call
 from resilient._edge import DONE, RUN
 from resilient._errors import spell_seconds
 from resilient._http.body import PHASES
@@ -76,10 +76,10 @@ class Transport(Generic[Request, Response]):
             raise TypeError(
                 f'`read_body` must be "auto", True or False, got {read_body!r}'
             )
-        self.pipeline: Policy[Any] = (
+        self._pipeline: Policy[Any] = (
             standard_pipeline() if pipeline is None else pipeline
         )
-        self.pipeline.accept("requests", classified=True)
+        self._pipeline.accept("requests", classified=True)
         self.inner: Any = inner
         self._rules = Rules(
             self.family,
@@ -96,13 +96,18 @@ class Transport(Generic[Request, Response]):
         self._inners: dict[str, Any] = {}
         # The seconds that the client's timeouts are compared with; None: there
         # is no such limit, or the client was warned.
-        self._total: float | None = _total(self.pipeline)
+        self._total: float | None = _total(self._pipeline)
         # Those that were looked at last.
         self._timeouts: Mapping[str, float | None] | None = None
 
     def __repr__(self) -> str:
         inner = "" if self.inner is None else f", inner={self.inner!r}"
-        return f"{type(self).__name__}({self.pipeline!r}{inner})"
+        return f"{type(self).__name__}({self._pipeline!r}{inner})"
+
+    @property
+    def pipeline(self) -> Policy[Any]:
+        """What requests go through that bring no policy of their own."""
+        return self._pipeline
 
     # -- Requests
 
@@ -116,7 +121,7 @@ class Transport(Generic[Request, Response]):
             return response
         exchange = Exchange(self._rules, request, policy, SYNC)
         outcome: Outcome | None = None
-        token = enter(exchange.call)
+        token = enter_call(exchange.call)
         try:
             standstill = exchange.begin()
             while standstill is not DONE:
@@ -144,7 +149,7 @@ class Transport(Generic[Request, Response]):
                 return response
             raise error
         finally:
-            leave(token)
+            leave_call(token)
             if exchange.response is not None:
                 exchange.drop()
             exchange.leave()
@@ -161,7 +166,7 @@ class Transport(Generic[Request, Response]):
             return response
         exchange = Exchange(self._rules, request, policy)
         outcome: Outcome | None = None
-        token = enter(exchange.call)
+        token = enter_call(exchange.call)
         try:
             standstill = exchange.begin()
             while standstill is not DONE:
@@ -194,7 +199,7 @@ class Transport(Generic[Request, Response]):
             raise
         finally:
             try:
-                leave(token)
+                leave_call(token)
             except ValueError:
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.
@@ -212,8 +217,8 @@ class Transport(Generic[Request, Response]):
     def _first_use(self, colour: Literal["sync", "async"]) -> Any:
         """Return the inner transport for a colour, and look at the pipeline."""
         # NB: the transport judges every outcome itself.
-        self.pipeline.accept(colour, classified=True)
-        self.pipeline.enrol()
+        self._pipeline.accept(colour, classified=True)
+        self._pipeline.enrol()
         with self._lock:
             inner = self._inners.get(colour) or self._inner(colour)
             self._inners[colour] = inner
@@ -248,8 +253,8 @@ class Transport(Generic[Request, Response]):
         self, request: Any, colour: Literal["sync", "async"]
     ) -> Policy[Any] | None:
         extensions = request.extensions
-        policy: object = extensions.get("resilient", self.pipeline)
-        if policy is not self.pipeline:
+        policy: object = extensions.get("resilient", self._pipeline)
+        if policy is not self._pipeline:
             if policy is None or policy is False:
                 return None
             if not is_policy(policy):
@@ -267,7 +272,7 @@ class Transport(Generic[Request, Response]):
                 # Those of the client: hardly ever others than the last ones.
                 self._timeouts = timeouts
                 self._compare(timeouts or {}, self._total)
-        return self.pipeline
+        return self._pipeline
 
     def _compare(self, timeouts: Mapping[str, float | None], total: float) -> None:
         """Warn, once, of a client that would wait longer than the pipeline."""
