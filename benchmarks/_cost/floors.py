@@ -26,7 +26,7 @@ from resilient import (
     Timeout,
     _clock,
 )
-from resilient._call import PLAIN, Call, enter, leave
+from resilient._call import PLAIN, Call, enter_call, leave_call
 from resilient._edge import Proceed
 from resilient._errors import RejectedError
 from resilient._runtimes.sync import SYNC
@@ -51,11 +51,11 @@ def variable(fn: Function, world: World, tight: bool) -> Function:
     """And a context variable, so that what is inside knows where it is."""
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
-        token = enter(None)
+        token = enter_call(None)
         try:
             return await fn(*args, **kwargs)
         finally:
-            leave(token)
+            leave_call(token)
 
     return wrapped
 
@@ -69,28 +69,28 @@ def alone(fn: Function, world: World, tight: bool) -> Function:
 
         def wrapped_sync(*args: Any, **kwargs: Any) -> Any:
             call = Call("alone", args, kwargs, SYNC, None, policy, fn)
-            token = enter(call)
+            token = enter_call(call)
             call.run = PLAIN
             outcome = None
             try:
                 outcome = Outcome(fn(*args, **kwargs))
                 return outcome.value
             finally:
-                leave(token)
+                leave_call(token)
                 call.end(outcome)
 
         return wrapped_sync
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("alone", args, kwargs, None, None, policy, fn)
-        token = enter(call)
+        token = enter_call(call)
         call.run = PLAIN
         outcome = None
         try:
             outcome = Outcome(await fn(*args, **kwargs))
             return outcome.value
         finally:
-            leave(token)
+            leave_call(token)
             call.end(outcome)
 
     return wrapped
@@ -105,28 +105,28 @@ def refusing(fn: Function, world: World, tight: bool) -> Function:
 
         def wrapped_sync(*args: Any, **kwargs: Any) -> Any:
             call = Call("refusing", args, kwargs, SYNC, None, policy, fn)
-            token = enter(call)
+            token = enter_call(call)
             outcome = None
             try:
                 outcome = Outcome(None, Rejected("open"))
                 assert outcome.error is not None
                 raise outcome.error
             finally:
-                leave(token)
+                leave_call(token)
                 call.end(outcome)
 
         return wrapped_sync
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("refusing", args, kwargs, None, None, policy, fn)
-        token = enter(call)
+        token = enter_call(call)
         outcome = None
         try:
             outcome = Outcome(None, Rejected("open"))
             assert outcome.error is not None
             raise outcome.error
         finally:
-            leave(token)
+            leave_call(token)
             call.end(outcome)
 
     return wrapped
@@ -167,7 +167,7 @@ def retry(fn: Function, world: World, tight: bool) -> Function:
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("retry", args, kwargs, None, None, whole, fn)
-        token = enter(call)
+        token = enter_call(call)
         outcome = None
         try:
             _clock.now()
@@ -177,7 +177,7 @@ def retry(fn: Function, world: World, tight: bool) -> Function:
             budget.deposit()
             return outcome.value
         finally:
-            leave(token)
+            leave_call(token)
             call.end(outcome)
 
     return wrapped
@@ -193,7 +193,7 @@ def breaker(fn: Function, world: World, tight: bool) -> Function:
 
         def wrapped_sync(*args: Any, **kwargs: Any) -> Any:
             call = Call("breaker", args, kwargs, SYNC, None, whole, fn)
-            token = enter(call)
+            token = enter_call(call)
             call.run = PLAIN
             outcome = None
             try:
@@ -209,14 +209,14 @@ def breaker(fn: Function, world: World, tight: bool) -> Function:
                     policy.settle(permit, outcome)
                 return outcome.value
             finally:
-                leave(token)
+                leave_call(token)
                 call.end(outcome)
 
         return wrapped_sync
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("breaker", args, kwargs, None, None, whole, fn)
-        token = enter(call)
+        token = enter_call(call)
         call.run = PLAIN
         outcome = None
         try:
@@ -232,7 +232,7 @@ def breaker(fn: Function, world: World, tight: bool) -> Function:
                 policy.settle(permit, outcome)
             return outcome.value
         finally:
-            leave(token)
+            leave_call(token)
             call.end(outcome)
 
     return wrapped
@@ -245,7 +245,7 @@ def limiter(fn: Function, world: World, tight: bool) -> Function:
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("limiter", args, kwargs, None, None, whole, fn)
-        token = enter(call)
+        token = enter_call(call)
         call.run = PLAIN
         outcome = None
         try:
@@ -253,7 +253,7 @@ def limiter(fn: Function, world: World, tight: bool) -> Function:
             outcome = Outcome(await fn(*args, **kwargs))
             return outcome.value
         finally:
-            leave(token)
+            leave_call(token)
             call.end(outcome)
 
     return wrapped
@@ -266,7 +266,7 @@ def bulkhead(fn: Function, world: World, tight: bool) -> Function:
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("bulkhead", args, kwargs, None, None, whole, fn)
-        token = enter(call)
+        token = enter_call(call)
         call.run = PLAIN
         outcome = None
         try:
@@ -277,7 +277,7 @@ def bulkhead(fn: Function, world: World, tight: bool) -> Function:
                 policy.settle(permit, outcome)
             return outcome.value
         finally:
-            leave(token)
+            leave_call(token)
             call.end(outcome)
 
     return wrapped
@@ -291,7 +291,7 @@ def timeout(fn: Function, world: World, tight: bool) -> Function:
 
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("timeout", args, kwargs, None, None, whole, fn)
-        token = enter(call)
+        token = enter_call(call)
         call.run = PLAIN
         outcome = None
         try:
@@ -301,7 +301,7 @@ def timeout(fn: Function, world: World, tight: bool) -> Function:
             limit.leave(call, None)
             return outcome.value
         finally:
-            leave(token)
+            leave_call(token)
             call.end(outcome)
 
     return wrapped
@@ -336,7 +336,7 @@ def seven(room: int = 10) -> Callable[[Function], Function]:
 
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
             call = Call("stack", args, kwargs, None, None, whole, fn)
-            token = enter(call)
+            token = enter_call(call)
             outcome = None
             try:
                 call.deadline = until = _clock.now() + total_seconds
@@ -363,7 +363,7 @@ def seven(room: int = 10) -> Callable[[Function], Function]:
                 limit.leave(call, None)
                 return outcome.value
             finally:
-                leave(token)
+                leave_call(token)
                 call.end(outcome)
 
         return wrapped
@@ -383,7 +383,7 @@ def _six_in_sync(fn: Function) -> Function:
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = Call("stack", args, kwargs, SYNC, None, whole, fn)
-        token = enter(call)
+        token = enter_call(call)
         outcome = None
         try:
             call.deadline = _clock.now() + seconds
@@ -403,7 +403,7 @@ def _six_in_sync(fn: Function) -> Function:
             budget.deposit()
             return outcome.value
         finally:
-            leave(token)
+            leave_call(token)
             call.end(outcome)
 
     return wrapped

@@ -461,7 +461,7 @@ _NORMAL = Priority.NORMAL
 current: ContextVar[Call | None] = ContextVar("resilient.current_call", default=None)
 # NB: what every call does, bound once: a method of C's that is looked up on an
 # imported name is made anew each time, which takes as long as to call it.
-running, enter, leave = current.get, current.set, current.reset
+running, enter_call, leave_call = current.get, current.set, current.reset
 
 
 def current_call() -> Call:

@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from resilient import _clock
-from resilient._call import FIRST, PLAIN, Call, enter, leave, overdue
+from resilient._call import FIRST, PLAIN, Call, enter_call, leave_call, overdue
 from resilient._outcome import Outcome
 from resilient._runtimes import PAUSE, Mark
 from resilient._runtimes.sync import SYNC
@@ -208,7 +208,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
         if not enabled:
             return fn(*args, **kwargs)
         call = Call(name, args, kwargs, SYNC, None, policy, fn)
-        token = enter(call)
+        token = enter_call(call)
         value: Any = None
         outcome: Outcome | None = None
         trace: types.TracebackType | None = None
@@ -258,7 +258,7 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
                 return outcome.value
             raise raised_by(policy, outcome.error)
         finally:
-            leave(token)
+            leave_call(token)
             call.end(outcome)
             if coroutine is not None:
                 # NB: after Ctrl-C in this very frame it is still under way,
@@ -280,7 +280,7 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
         if not enabled:
             return await fn(*args, **kwargs)
         call = Call(name, args, kwargs, None, None, policy, fn)
-        token = enter(call)
+        token = enter_call(call)
         value: Any = None
         outcome: Outcome | None = None
         trace: types.TracebackType | None = None
@@ -332,7 +332,7 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
             raise raised_by(policy, outcome.error)
         finally:
             try:
-                leave(token)
+                leave_call(token)
             except ValueError:
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.
@@ -362,13 +362,13 @@ class Drive:
         chain = policy.bound(leaf) if enabled else leaf
         # NB: no `cast`, which would be a call.
         self._around: Chain = chain  # type: ignore[assignment]  # it is, of a leaf
-        if enabled and call.deadline is not None:
-            self.outcome = overdue(call, _clock.now())
 
     def begin(self) -> object:
         """Go to the first standstill."""
-        if self.outcome is not None:
-            return DONE
+        if enabled and self.call.deadline is not None:
+            self.outcome = overdue(self.call, _clock.now())
+            if self.outcome is not None:
+                return DONE
         try:
             # NB: a policy may decide as soon as it is called.
             self.coroutine = self._around(self.call)
