@@ -81,11 +81,10 @@ class AsyncioRuntime:
                 limits = shelf[loop]
             except KeyError:
                 limits = _add_limits(shelf, loop)
-        entry = (deadline, task, task.cancelling())
-        if limits.entries.setdefault(call, entry) is not entry:
+        if call in limits.entries:
             # The policy stands around itself, by way of a `PerKey` perhaps.
             limits = _LoneLimits(loop)
-            limits.entries[call] = entry
+        limits.entries[call] = (deadline, task, task.cancelling())
         if limits.timer is None:
             limits.arm(deadline)
         return limits
