@@ -1214,6 +1214,19 @@ def test_a_lost_waiter_leaves_whoever_holds_the_lock() -> None:
     assert 0 == limiter.queued
 
 
+def test_a_call_puts_a_lost_waiter_out_of_line() -> None:
+    """It has the lock next, and does not stand behind who is gone."""
+    with virtual_time() as clock:
+        limiter = RateLimiter(1, per=60, max_wait=None)
+        limiter.call(bool)
+        wait = limiter.admit(Call("lost", runtime=SYNC))
+        with limiter._lock:
+            limiter.withdraw(wait)
+        limiter.call(bool)
+        assert 60.0 == clock.now()
+        assert 0 == limiter.queued
+
+
 def test_a_waiter_of_one_limiter_is_none_of_another() -> None:
     """Those for which nobody has ever waited have one empty list together."""
     limiter, other = (RateLimiter(1, per=60, max_wait=None) for _ in range(2))
