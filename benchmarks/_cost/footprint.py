@@ -124,8 +124,8 @@ def seconds_in_flight(rounds: int, *, collecting: bool) -> tuple[Ratio, Ratio]:
 
     async def turn() -> tuple[float, float]:
         bare = await _crowd(_bare, weigh=False)
-        ours, least = [await _crowd(one, weigh=False) for one in (seven, fused)]
-        return ours / bare, least / bare
+        whole, least = [await _crowd(one, weigh=False) for one in (seven, fused)]
+        return whole / bare, least / bare
 
     gc.collect()
     gc.freeze()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from resilient._call import Call, current
+from resilient._call import Call, enter_call
 from resilient._edge import DONE, Chain, Drive, Proceed, failed, refuse_awaitable
 from resilient._outcome import Outcome
 from resilient._runtimes.sync import SYNC
@@ -43,7 +43,7 @@ class Alone(Drive):
         # NB: `end` empties the call, and a caller who waits no more ends it.
         args, kwargs = call.args, call.kwargs or {}
         in_sync = call.runtime is SYNC
-        current.set(call)
+        enter_call(call)
         value: Any = None
         try:
             standstill = self.begin()

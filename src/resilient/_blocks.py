@@ -20,7 +20,7 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from resilient._call import Call, current
+from resilient._call import Call, enter_call, leave_call
 from resilient._edge import DONE, RUN, Drive, strip
 from resilient._errors import ResilientWarning
 from resilient._runtimes import Mark
@@ -80,7 +80,7 @@ class _Stay:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.place = call.runtime.place()
-        self.token: Token[Call | None] = current.set(call)
+        self.token: Token[Call | None] = enter_call(call)
 
     def leave(self) -> None:
         """End it.
@@ -90,7 +90,7 @@ class _Stay:
         """
         here = _is_here(self.call, self.place)
         try:
-            current.reset(self.token)
+            leave_call(self.token)
         except ValueError:
             # Another context.
             here = False

@@ -470,7 +470,7 @@ def current_call() -> Call:
     Raises:
         LookupError: This code does not run inside a protected call.
     """
-    call = current.get()
+    call = running()
     while call is not None and call.policy is None:
         # A `deadline_after`, which calls nothing.
         call = call.enclosing
@@ -485,7 +485,7 @@ def current_deadline() -> float | None:
     Returns:
         A reading of `time.monotonic` (on trio too), or None: no limit.
     """
-    call = current.get()
+    call = running()
     return None if call is None else call.deadline
 
 

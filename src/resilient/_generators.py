@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient import _clock, _edge
-from resilient._call import Call, current, overdue
+from resilient._call import Call, enter_call, leave_call, overdue
 from resilient._edge import RUN, Drive, failed, name_of, raised_by
 from resilient._outcome import Held, Outcome
 from resilient._runtimes import CUT
@@ -51,11 +51,11 @@ class Inside:
         self.call = call
 
     def __enter__(self) -> None:
-        self.token: Token[Call | None] = current.set(self.call)
+        self.token: Token[Call | None] = enter_call(self.call)
 
     def __exit__(self, *exc: object) -> None:
         try:
-            current.reset(self.token)
+            leave_call(self.token)
         except ValueError:
             # Closed from another context, by the collector or a loop that
             # shuts down: the variable there was never ours.

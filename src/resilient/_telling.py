@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from resilient import _clock
 from resilient._arguments import seconds as seconds_argument
-from resilient._call import Call, current
+from resilient._call import Call, enter_call, leave_call
 from resilient._priority import PRIORITIES, Priority, PriorityName, Standing, lot_of
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ class _Telling:
             )
         self._call = call = Call(name)
         self._tell(call)
-        self._token = current.set(call)
+        self._token = enter_call(call)
 
     def __exit__(self, *exc: object) -> None:
         call, self._call = self._call, None
         assert call is not None
         call.end()
-        current.reset(self._token)
+        leave_call(self._token)
 
 
 class deadline_after(_Telling):  # noqa: N801 - a context manager named as a function

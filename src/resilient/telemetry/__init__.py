@@ -133,7 +133,7 @@ class _Instrumentation:
         span = trace.get_current_span()
         if span.is_recording():
             span.add_event(name_of(event), attributes_of(event))
-            call = _call.current.get()
+            call = _call.running()
             if isinstance(event, RetryScheduled) and call is not None and call.resends:
                 span.set_attribute(RESEND_COUNT, event.attempt)
         if self._logs is not None:
