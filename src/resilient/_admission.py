@@ -124,14 +124,6 @@ class Returnable:
 _RULES: Final = ("admit", "readmit", "withdraw", "settle", "hold", "holds_streams")
 
 
-def keeps_rules(cls: type, base: type[AdmissionPolicy]) -> bool:
-    """Whether a subclass decides about calls by the same rules as its base.
-
-    If not, a short way round that its base takes past some of them is none.
-    """
-    return all(getattr(cls, rule) is getattr(base, rule) for rule in _RULES)
-
-
 class AdmissionPolicy(Policy):
     """Base of policies that decide who may pass and learn how it went.
 
@@ -145,6 +137,20 @@ class AdmissionPolicy(Policy):
     holds_streams: ClassVar[bool] = True
     """Whether the permit of a generator lasts until its end; False: until its
     first item."""
+
+    # Whose `around` takes a short way past its own rules; and whether those are
+    # this class's too, for if not, that way is none.
+    _shortened: ClassVar[type[AdmissionPolicy] | None] = None
+    _keeps_rules: ClassVar[bool]
+
+    def __init_subclass__(cls, *, short_way: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if short_way:
+            cls._shortened = cls
+        base = cls._shortened
+        cls._keeps_rules = base is not None and all(
+            getattr(cls, rule) is getattr(base, rule) for rule in _RULES
+        )
 
     def admit(self, call: Call) -> Admission:
         """Decide about a call.

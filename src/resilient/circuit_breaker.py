@@ -5,15 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Never, cast
+from typing import TYPE_CHECKING, Any, Never, cast
 
 from resilient import _clock
-from resilient._admission import (
-    Admission,
-    AdmissionPolicy,
-    Returnable,
-    keeps_rules,
-)
+from resilient._admission import Admission, AdmissionPolicy, Returnable
 from resilient._arguments import count, plain, ratio
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call, Run
@@ -62,7 +57,7 @@ class calls(Record):  # noqa: N801 - it reads as what it is: window=calls(100)
         return f"calls({self.size})"
 
 
-class CircuitBreaker(AdmissionPolicy, Returnable):
+class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
     """Reject calls while what they call keeps failing.
 
     Closed, it counts outcomes in a window. When too many failed it opens and
@@ -256,12 +251,6 @@ class CircuitBreaker(AdmissionPolicy, Returnable):
         )
 
     # -- Calls
-
-    _keeps_rules: ClassVar[bool] = True
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls._keeps_rules = keeps_rules(cls, CircuitBreaker)
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         # NB: what the base does, but that a closed circuit is not asked and

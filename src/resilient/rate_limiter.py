@@ -11,16 +11,10 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from resilient import _clock
-from resilient._admission import (
-    Admission,
-    AdmissionPolicy,
-    Returnable,
-    Wait,
-    keeps_rules,
-)
+from resilient._admission import Admission, AdmissionPolicy, Returnable, Wait
 from resilient._arguments import number, plain
 from resilient._arguments import seconds as seconds_argument
 from resilient._call import Call
@@ -53,7 +47,7 @@ _NO_TICKETS: Final[list[_Ticket]] = []
 _LAST_MOMENT: Final = math.nextafter(math.inf, 0.0)
 
 
-class RateLimiter(AdmissionPolicy, Returnable):
+class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
     """Let calls pass at a limited rate; let few or none wait for it.
 
     A wait is computed first: one that cannot fit `max_wait` or the deadline is
@@ -170,12 +164,6 @@ class RateLimiter(AdmissionPolicy, Returnable):
         return self._terms.limits
 
     # -- Calls
-
-    _keeps_rules: ClassVar[bool] = True
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls._keeps_rules = keeps_rules(cls, RateLimiter)
 
     def around(  # type: ignore[override]  # no policy needs more than to await it
         self, proceed: Proceed, call: Call
