@@ -127,7 +127,6 @@ def run(rounds: int) -> dict[str, Any]:
             "unit": one.unit,
             "met": one.met,
             "note": one.note,
-            "floor": None if one.floor is None else [one.floor[0].median, one.floor[1]],
         }
         for one in judge(measured, rounds)
     ]

@@ -261,24 +261,6 @@ def bulkhead_for_threads(fn: Function, world: World, tight: bool) -> Function:
     return call
 
 
-def timeout(fn: Function, world: World, tight: bool) -> Function:
-    """Use the timeout of the event loop: nobody writes one by hand."""
-    if world.name == "trio":
-        import trio
-
-        async def call_trio(x: int) -> Any:
-            with trio.fail_after(3):
-                return await fn(x)
-
-        return call_trio
-
-    async def call(x: int) -> Any:
-        async with asyncio.timeout(3):
-            return await fn(x)
-
-    return call
-
-
 def fallback(fn: Function, world: World, tight: bool) -> Function:
     """Answer None instead."""
     if world.sync:
@@ -465,49 +447,11 @@ class SixInThreads:
             self.open = len(self.window) >= 20 and self.failures >= 90
 
 
-class SixUnderOneLock(SixInThreads):
-    """The same, with one lock for everything, taken twice a call."""
-
-    def attempt(self, x: int) -> Any:
-        lock = self.circuit_lock
-        with lock:
-            if self.open:
-                raise RuntimeError("open")
-            now = time.monotonic()
-            arrival = max(self.arrival, now)
-            if arrival - now > 1:
-                raise RuntimeError("limited")
-            self.arrival = arrival + PERIOD
-            if self.running >= 10:
-                raise RuntimeError("full")
-            self.running += 1
-        failed = 1
-        try:
-            result = self.fn(x)
-            failed = 0
-            return result
-        finally:
-            with lock:
-                self.running -= 1
-                if len(self.window) == 100:
-                    self.failures -= self.window[0]
-                self.window.append(failed)
-                self.failures += failed
-                self.open = len(self.window) >= 20 and self.failures >= 90
-
-
 def stack(fn: Function, world: World, tight: bool) -> Function:
     """Everything at once."""
     if world.sync:
         return SixInThreads(fn).call
     return (SevenOnTrio if world.name == "trio" else Seven)(fn).call
-
-
-def stack_under_one_lock(fn: Function, world: World, tight: bool) -> Function:
-    """Everything at once, for threads, with a single lock."""
-    if not world.sync:
-        raise NotImplementedError("sync only")
-    return SixUnderOneLock(fn).call
 
 
 def raising(fn: Function, world: World, tight: bool) -> Function:

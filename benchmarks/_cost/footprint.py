@@ -16,7 +16,7 @@ from typing import Any
 
 from resilient import CircuitBreaker, PerKey, Pipeline, RateLimiter, calls
 
-from . import floors, ours
+from . import ours
 from .by_hand import breaker as breaker_by_hand
 from .rounds import Ratio, measure
 from .scenes import BARE, Contender, Scene
@@ -109,10 +109,8 @@ def bytes_in_flight() -> float:
     return asyncio.run(both())
 
 
-def seconds_in_flight(rounds: int, *, collecting: bool) -> tuple[Ratio, Ratio]:
+def seconds_in_flight(rounds: int, *, collecting: bool) -> Ratio:
     """How much longer 10 000 concurrent calls take under seven policies.
-
-    And in one frame, which is the least.
 
     Args:
         rounds: How often to look.
@@ -120,24 +118,21 @@ def seconds_in_flight(rounds: int, *, collecting: bool) -> tuple[Ratio, Ratio]:
             object of a call in flight again and again. What else this process
             has in memory is kept from it.
     """
-    seven, fused = ours.pipeline(room=2 * CROWD), floors.seven(room=2 * CROWD)
+    seven = ours.pipeline(room=2 * CROWD)
 
-    async def turn() -> tuple[float, float]:
+    async def turn() -> float:
         bare = await _crowd(_bare, weigh=False)
-        whole, least = [await _crowd(one, weigh=False) for one in (seven, fused)]
-        return whole / bare, least / bare
+        return await _crowd(seven, weigh=False) / bare
 
     gc.collect()
     gc.freeze()
     if not collecting:
         gc.disable()
     try:
-        turns = [asyncio.run(turn()) for _ in range(rounds)]
+        return Ratio.of([asyncio.run(turn()) for _ in range(rounds)])
     finally:
         gc.enable()
         gc.unfreeze()
-    whole, least = zip(*turns, strict=True)
-    return Ratio.of([*whole]), Ratio.of([*least])
 
 
 def import_times(rounds: int) -> Ratio:

@@ -31,14 +31,6 @@ texts or deadlines; with locks where it is synchronous. "With a lock" it serves 
 and several event loops, as ours does. Who promises the same lacks
 nothing in the tables below; where no such row is, nobody does. An empty pipeline has no
 step of its own: what is net of it has the whole of a policy's, its coroutine too.
-
-Behind each ✗ stands what the same ratio is for less than a policy. *A call alone* is
-a function around the function, a context variable, a `Call` and an `Outcome`, and no
-policy at all: where that is too much already, nothing a policy could do without would
-help. *In one frame* is a function written for these very policies that calls their
-rules in place and knows no wait, no failure and no event: what a pipeline might
-generate for itself. Where that would do and ours does not, the difference is the price
-of policies that are coroutines: any of them, in any order, in every colour, by anybody.
 """
 
 PEERS = """
@@ -56,12 +48,6 @@ dash: it has no such thing, or not there.
 """
 
 NOTES = {
-    "Where it goes": (
-        "What seven policies are made of, step by step, each with the one above in"
-        " it, and the same seven in one frame. The seven coroutines that do nothing"
-        " are the least that any pipeline of this shape costs, whatever its policies"
-        " do.\n"
-    ),
     "Every policy": (
         "Each as it is by default, as a multiple of what a pipeline costs that has no"
         " policies.\n"
@@ -133,11 +119,7 @@ def cell(target: dict[str, Any]) -> str:
     """What was reached, as a table says it."""
     mark = {True: " ✓", False: " ✗", None: ""}[target["met"]]
     note = f" {target['note']}" if target["note"] else ""
-    floor = ""
-    if target["met"] is False and target["floor"] is not None:
-        ratio, what = target["floor"]
-        floor = f"; {what}: {short(ratio)}"
-    return spell(target["reached"], target["unit"]) + mark + note + floor
+    return spell(target["reached"], target["unit"]) + mark + note
 
 
 def spell(ratio: list[float], unit: str = "×") -> str:
@@ -147,11 +129,6 @@ def spell(ratio: list[float], unit: str = "×") -> str:
         return f"{median:.0f} {unit}".rstrip()
     digits = 2 if abs(median) < 10 else 1
     return f"{median:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
-
-
-def short(ratio: float) -> str:
-    """A ratio alone."""
-    return f"{ratio:.{2 if abs(ratio) < 10 else 1}f}"
 
 
 def _group(tables: list[dict[str, Any]]) -> Iterator[str]:

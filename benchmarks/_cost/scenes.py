@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from . import by_hand, floors, ours, peers
+from . import by_hand, ours, peers
 from .workloads import (
     ASYNCIO,
     HELD,
@@ -25,7 +25,6 @@ Wrap = Callable[[Function, World, bool], Function]
 
 BARE, EMPTY, OURS, HAND = "bare call", "empty pipeline", "resilient", "by hand"
 RAISE = "raise by hand"
-ALONE, ONE_FRAME = "a call alone", "in one frame"
 FOR_THREADS = "by hand, a lock"
 
 SUSPENDS = "suspends once"
@@ -66,11 +65,6 @@ class Group:
     peers: dict[str, Peer]
     cases: tuple[str, ...] = SUCCESS
     worlds: tuple[World, ...] = (ASYNCIO, UVLOOP, TRIO, SYNC)
-    in_one_frame: Peer | None = None
-
-
-def _one_frame(wrap: Wrap, *cases: str) -> Peer:
-    return Peer(wrap, "every other case", cases=(*SUCCESS, *cases))
 
 
 GROUPS: dict[str, Group] = {
@@ -86,7 +80,6 @@ GROUPS: dict[str, Group] = {
             "aioresilience": Peer(peers.aioresilience_retry, "budget"),
         },
         (*SUCCESS, "two failures"),
-        in_one_frame=_one_frame(floors.retry),
     ),
     "CircuitBreaker": Group(
         ours.breaker,
@@ -104,7 +97,6 @@ GROUPS: dict[str, Group] = {
             "interlock-cb, by count": Peer(peers.interlock_breaker_by_count),
         },
         (*SUCCESS, "rejected"),
-        in_one_frame=_one_frame(floors.breaker, "rejected"),
     ),
     "RateLimiter": Group(
         ours.limiter,
@@ -121,7 +113,6 @@ GROUPS: dict[str, Group] = {
             "aioresilience": Peer(peers.aioresilience_limiter, "threads"),
         },
         (*SUCCESS, "rejected"),
-        in_one_frame=_one_frame(floors.limiter),
     ),
     "Bulkhead": Group(
         ours.bulkhead,
@@ -136,7 +127,6 @@ GROUPS: dict[str, Group] = {
             "interlock-cb": Peer(peers.interlock_bulkhead, "threads"),
         },
         (*SUCCESS, "rejected"),
-        in_one_frame=_one_frame(floors.bulkhead),
     ),
     "Timeout": Group(
         ours.timeout,
@@ -150,7 +140,6 @@ GROUPS: dict[str, Group] = {
             "interlock-cb": Peer(peers.interlock_timeout, "deadline"),
         },
         worlds=(ASYNCIO, UVLOOP, TRIO),
-        in_one_frame=_one_frame(floors.timeout),
     ),
     "Fallback": Group(
         ours.fallback,
@@ -162,7 +151,6 @@ GROUPS: dict[str, Group] = {
             "interlock-cb": Peer(peers.interlock_fallback),
         },
         (*SUCCESS, "replaced"),
-        in_one_frame=_one_frame(floors.alone),
     ),
     "Pipeline": Group(
         ours.stack,
@@ -177,23 +165,8 @@ GROUPS: dict[str, Group] = {
             "pyresilience": Peer(peers.pyresilience_stack, "threads"),
             "aioresilience": Peer(peers.aioresilience_stack, "threads, window"),
             "interlock-cb": Peer(peers.interlock_stack, "threads, a rate limit"),
-            "by hand, one lock": Peer(by_hand.stack_under_one_lock),
         },
         (*SUCCESS, "two failures", "rejected"),
-        in_one_frame=_one_frame(floors.stack),
-    ),
-    "Where it goes": Group(
-        ours.stack,
-        by_hand.stack,
-        {
-            "a function around it": Peer(floors.wrapper),
-            "+ a context variable": Peer(floors.variable),
-            "+ a call and an outcome": Peer(floors.alone),
-            "+ seven coroutines that do nothing": Peer(floors.frames),
-            "seven policies in one frame": Peer(floors.stack, "every other case"),
-            "asyncio.timeout": Peer(peers.asyncio_timeout),
-        },
-        worlds=(ASYNCIO,),
     ),
     "Every policy": Group(
         ours.empty,
@@ -267,13 +240,8 @@ async def build(name: str, case: str, world: World) -> Scene:
     wraps[OURS] = Peer(group.ours)
     if group.by_hand is not None:
         wraps[HAND] = Peer(group.by_hand)
-    if group.in_one_frame is not None:
-        wraps[ONE_FRAME] = group.in_one_frame
-        if case in SUCCESS:
-            wraps[ALONE] = Peer(floors.alone, "every policy")
     if case == "rejected" and name != "Pipeline":
         wraps[RAISE] = Peer(by_hand.raising)
-        wraps[ALONE] = Peer(floors.refusing, "every policy")
     for one, peer in {**wraps, **group.peers}.items():
         try:
             if peer.cases and case not in peer.cases:

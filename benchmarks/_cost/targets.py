@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from resilient import CircuitBreaker, RateLimiter
 
 from . import footprint
 from .rounds import Ratio, Times
-from .scenes import (
-    ALONE,
-    EMPTY,
-    FOR_THREADS,
-    GROUPS,
-    HAND,
-    ONE_FRAME,
-    OURS,
-    RAISE,
-)
+from .scenes import EMPTY, FOR_THREADS, GROUPS, HAND, OURS, RAISE
 
 Scenes = dict[tuple[str, str, str], Times]
 """What was measured, by group, case and world."""
 
 AT_ONCE = "at once"
 TIMEOUT = "asyncio.timeout"
+LONE = ("Retry", "CircuitBreaker", "RateLimiter", "Bulkhead", "Timeout", "Fallback")
+"""The groups that are one policy."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,6 @@ class Target:
         at_least: Whether more is better.
         unit: Of both.
         note: Who it is, where that depends on what was measured.
-        floor: The best that there could be, and what that is; None: unknown.
     """
 
     topic: str
@@ -52,32 +43,14 @@ class Target:
     at_least: bool = False
     unit: str = "×"
     note: str = ""
-    floor: tuple[Ratio, str] | None = None
 
     @property
     def met(self) -> bool | None:
         """Whether the median reaches it; None: nothing is aimed at."""
-        return None if self.limit is None else self._meets(self.reached)
-
-    def _meets(self, ratio: Ratio) -> bool:
-        assert self.limit is not None
-        if self.at_least:
-            return ratio.median >= self.limit
-        return ratio.median <= self.limit
-
-    def bounded_by(self, floors: dict[str, Ratio]) -> Target:
-        """Add what the best is that there could be.
-
-        Args:
-            floors: What is measured of less and less that a call could do
-                without, by name. Who misses what is aimed at is the proof
-                that it cannot be reached; else the last one says how near.
-        """
-        if self.limit is None or not floors:
-            return self
-        misses = [one for one in floors if not self._meets(floors[one])]
-        name = (*misses, *reversed(floors))[0]
-        return replace(self, floor=(floors[name], name))
+        if self.limit is None:
+            return None
+        median = self.reached.median
+        return median >= self.limit if self.at_least else median <= self.limit
 
     @property
     def aim(self) -> str:
@@ -100,37 +73,28 @@ def judge(measured: Scenes, rounds: int) -> Iterator[Target]:
     yield from _footprints(rounds)
 
 
-def _floors(times: Times, of: Callable[[str], Ratio]) -> dict[str, Ratio]:
-    """What a call alone, and one in one frame, would reach."""
-    return {one: of(one) for one in (ALONE, ONE_FRAME) if one in times.rounds}
-
-
 def _of(topic: str, what: str, times: Times, other: str, limit: float | None) -> Target:
     """How much dearer ours is than another."""
-    target = Target(topic, what, times.ratio(OURS, other), limit)
-    return target.bounded_by(_floors(times, lambda one: times.ratio(one, other)))
+    return Target(topic, what, times.ratio(OURS, other), limit)
 
 
 def _dearer(
     topic: str, what: str, times: Times, peer: str, limit: float | None, note: str = ""
 ) -> Target:
     """How much dearer another is than ours."""
-    of_ours = partial(times.ratio, peer)
-    target = Target(topic, what, of_ours(OURS), limit, at_least=True, note=note)
-    return target.bounded_by(_floors(times, of_ours))
+    ratio = times.ratio(peer, OURS)
+    return Target(topic, what, ratio, limit, at_least=True, note=note)
 
 
 def _net(name: str, what: str, times: Times, under: str, limit: float | None) -> Target:
     """What a policy adds to a pipeline, of what another takes."""
     net = times.ratio(OURS, under, less=EMPTY)
-    target = Target(name, f"net of an empty pipeline, {what}", net, limit)
-    return target.bounded_by({ONE_FRAME: times.ratio(ONE_FRAME, under, less=ALONE)})
+    return Target(name, f"net of an empty pipeline, {what}", net, limit)
 
 
 def _single_policies(measured: Scenes) -> Iterator[Target]:
-    for name, group in GROUPS.items():
-        if group.in_one_frame is None or name == "Pipeline":
-            continue
+    for name in LONE:
+        group = GROUPS[name]
         times = measured[name, AT_ONCE, "asyncio"]
         ratios = {
             peer: times.ratio(peer, OURS)
@@ -182,8 +146,6 @@ def _pipelines(measured: Scenes) -> Iterator[Target]:
     times = measured["Pipeline", AT_ONCE, "sync"]
     topic = "Six policies, sync"
     yield _of(topic, "of those by hand, a lock each", times, HAND, 2.0)
-    one_lock = "by hand, one lock"
-    yield _of(topic, "of those by hand, one lock in all", times, one_lock, None)
 
 
 def _rejections(measured: Scenes) -> Iterator[Target]:
@@ -208,9 +170,8 @@ def _footprints(rounds: int) -> Iterator[Target]:
         ("of the bare calls' time", True, 2.0),
         ("the same, without garbage collection", False, None),
     ):
-        took, least = footprint.seconds_in_flight(few, collecting=collecting)
-        target = Target(topic, what, took, limit)
-        yield target.bounded_by({ONE_FRAME: least})
+        took = footprint.seconds_in_flight(few, collecting=collecting)
+        yield Target(topic, what, took, limit)
     took = footprint.import_times(few)
     yield Target("import resilient", "of `import attrs`", took, 1.5)
     loaded = _exactly(len(footprint.loaded()))
