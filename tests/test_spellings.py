@@ -11,7 +11,7 @@ import sys
 import types
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 import pytest
@@ -337,13 +337,21 @@ def test_a_decorated_partial_is_called_after_its_function() -> None:
     ).replace("'", "")
 
 
-def test_a_decorated_object_is_called_after_its_class() -> None:
+class BoundDoubler(Doubler):
+    """A callable object that a class binds as its method."""
+
+    def __get__(self, owner: object, kind: type | None = None) -> Self:
+        return self
+
+
+@pytest.mark.parametrize("kind", [Doubler, BoundDoubler])
+def test_a_decorated_object_is_called_after_its_class(kind: type[Doubler]) -> None:
     """Its attributes are not copied to a function."""
-    thing = Doubler()
+    thing = kind()
     thing.secret = 1  # type: ignore[attr-defined]  # any object has attributes
     decorated = Bulkhead(1)(thing)
 
-    assert "Doubler" == decorated.__qualname__
+    assert kind.__name__ == decorated.__qualname__
     assert not hasattr(decorated, "secret")
     assert 6 == decorated(3)
 

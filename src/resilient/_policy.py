@@ -422,10 +422,10 @@ class Policy(Generic[F]):
         self.examine(fn)
         self.call_after(name_of(fn))
         wrapper = _EDGES[colour](self, fn)
-        if inspect.isroutine(fn):
+        # NB: a callable object with `__get__` is a routine to `inspect`, and so is
+        # a partial since 3.14. Without a name, neither is like a function.
+        if inspect.isroutine(fn) and hasattr(fn, "__name__"):
             return functools.update_wrapper(wrapper, fn)
-        # NB: the attributes of a callable object or partial are not those of
-        # a function.
         wrapper.__name__ = wrapper.__qualname__ = name_of(fn)
         return functools.update_wrapper(wrapper, fn, ("__module__", "__doc__"), ())
 
