@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 import pytest
 
-from resilient import Policy, _clock
+from resilient import Policy
+from resilient._runtimes import clock
 from resilient.testing import virtual_time
 
 Colour = Literal["sync", "asyncio", "trio"]
@@ -46,12 +47,12 @@ class World:
 
     def now(self) -> float:
         """Virtual seconds since the scenario began."""
-        return _clock.now()
+        return clock.now()
 
     async def sleep(self, seconds: float) -> None:
         """Sleep as a user's function of this colour would."""
         if self.colour == "sync":
-            _clock.sleep(seconds)
+            clock.sleep(seconds)
         elif self.colour == "asyncio":
             import asyncio
 

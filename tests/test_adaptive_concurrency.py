@@ -34,11 +34,11 @@ from resilient import (
     Vegas,
     Verdict,
     Wait,
-    _clock,
     deadline_after,
     priority,
 )
-from resilient._machines.shares import SharedSlots
+from resilient._machines.partitions import SharedSlots
+from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
 from resilient.testing import virtual_time
 
@@ -389,9 +389,9 @@ async def test_an_abandoned_thread_keeps_its_slot(w: World) -> None:
     told = Told()
     policy = AdaptiveConcurrency(told)
     with pytest.raises(TimeoutExceededError):
-        Pipeline(policy, Timeout(1, abandon=True)).call(lambda: _clock.sleep(5))
+        Pipeline(policy, Timeout(1, abandon=True)).call(lambda: clock.sleep(5))
     assert ([(1.0, 1.0, 1, True)], 1) == (told.samples, policy.in_flight)
-    _clock.sleep(10)
+    clock.sleep(10)
     assert (1, 0) == (len(told.samples), policy.in_flight)
 
 

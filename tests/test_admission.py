@@ -17,10 +17,10 @@ from resilient import (
     RateLimiter,
     RejectedError,
     Wait,
-    _clock,
 )
-from resilient._admission import Returnable
-from resilient._queueing import QueueingPolicy
+from resilient._policy.admission import Returnable
+from resilient._policy.queueing import QueueingPolicy
+from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
 from resilient.testing import instant
 
@@ -40,7 +40,7 @@ class Turnstile(AdmissionPolicy):
         if not self.waits:
             return self.permits.pop(0)
         self.waits -= 1
-        return Wait(call.runtime.waiter(call), _clock.now() + 1, sleeps=True)
+        return Wait(call.runtime.waiter(call), clock.now() + 1, sleeps=True)
 
     def readmit(self, wait: Wait, call: Call) -> Any:
         return self.admit(call)
@@ -99,9 +99,9 @@ def test_a_wait_for_time_is_skipped_where_time_is() -> None:
     """`instant` moves the clock instead."""
     turnstile = Turnstile("late", waits=2)
     with instant():
-        before = _clock.now()
+        before = clock.now()
         turnstile.call(bool)
-        assert 2.0 <= _clock.now() - before < 3.0
+        assert 2.0 <= clock.now() - before < 3.0
 
 
 @in_every_colour
@@ -124,8 +124,8 @@ def test_an_interrupted_wait_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> No
         raise KeyboardInterrupt
 
     turnstile = Turnstile("never", waits=1)
-    monkeypatch.setattr(_clock, "wait", interrupt)
-    monkeypatch.setattr(_clock, "now", lambda: 5.0)
+    monkeypatch.setattr(clock, "wait", interrupt)
+    monkeypatch.setattr(clock, "now", lambda: 5.0)
     with pytest.raises(KeyboardInterrupt):
         turnstile.call(bool)
     assert [("withdrawn", 6.0)] == turnstile.given

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resilient._arguments import count, flag, number, plain, ratio, seconds
+from resilient._values.checks import count, flag, number, plain, ratio, seconds
 
 
 class Seconds(float):

@@ -27,11 +27,11 @@ from resilient import (
     Timeout,
     TimeoutExceededError,
     Verdict,
-    _clock,
     constant,
     current_call,
     deadline_after,
 )
+from resilient._runtimes import clock
 from resilient.testing import virtual_time
 
 
@@ -733,7 +733,7 @@ def test_attempts_go_on_in_the_thread_they_began_in() -> None:
             raise OSError
 
     with virtual_time():
-        thread = _clock.start_thread(begin, "first")
+        thread = clock.start_thread(begin, "first")
         thread.join()
         assert 1 == bulkhead.in_use
         with pytest.raises(RuntimeError, match="continued in another task or thread"):

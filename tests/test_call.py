@@ -29,8 +29,8 @@ from resilient import (
     deadline_after,
     remaining,
 )
-from resilient._errors import BulkheadFullError
-from resilient._outcome import Held, family, judge_by, verdict_of
+from resilient._calls.outcome import Held, family, judge_by, verdict_of
+from resilient._errors.errors import BulkheadFullError
 
 # --- the current call -------------------------------------------------------------
 

@@ -32,9 +32,9 @@ from resilient import (
     Retry,
     StaleCache,
     Timeout,
-    _clock,
     constant,
 )
+from resilient._runtimes import clock
 from resilient.testing import virtual_time
 from resilient.testing._asyncio_clock import VirtualEventLoop
 
@@ -510,7 +510,7 @@ def test_an_interrupt_in_every_wait_of_a_sync_call() -> None:
 
         with virtual_time(), pytest.MonkeyPatch.context() as patch:
             scene.limiter.call(lambda: None)
-            real = {name: getattr(_clock, name) for name in ("sleep", "wait")}
+            real = {name: getattr(clock, name) for name in ("sleep", "wait")}
 
             def wrapped(name: str) -> Callable[..., Any]:
                 def wait(*args: Any) -> Any:
@@ -523,15 +523,15 @@ def test_an_interrupt_in_every_wait_of_a_sync_call() -> None:
                 return wait
 
             for name in real:
-                patch.setattr(_clock, name, wrapped(name))
+                patch.setattr(clock, name, wrapped(name))
             if at < 0:
                 assert "ok" == pipeline.call(flaky)
             else:
                 with pytest.raises(KeyboardInterrupt):
                     pipeline.call(flaky)
             for name, original in real.items():
-                patch.setattr(_clock, name, original)
-            _clock.sleep(10)
+                patch.setattr(clock, name, original)
+            clock.sleep(10)
             assert (0, 0) == (scene.bulkhead.in_use, scene.bulkhead.queued)
             assert 0 == scene.limiter.queued
             assert 0 == thread._crew().running

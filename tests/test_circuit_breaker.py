@@ -30,10 +30,10 @@ from resilient import (
     Retry,
     Timeout,
     Verdict,
-    _events,
     calls,
     constant,
 )
+from resilient._events import events as _events
 from resilient._machines.circuit import Circuit
 from resilient.testing import virtual_time
 

@@ -41,7 +41,6 @@ from resilient import (
     Timeout,
     TimeoutExceededError,
     Verdict,
-    _clock,
     constant,
     current_call,
     current_deadline,
@@ -49,7 +48,8 @@ from resilient import (
     priority,
     remaining,
 )
-from resilient._machines.flights import Flight, Passenger
+from resilient._machines.single_flight import Flight, Passenger
+from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
 from resilient.testing import virtual_time
 
@@ -86,7 +86,7 @@ async def together(w: World, *functions: Callable[[], Awaitable[Any]]) -> list[A
     def run(place: int) -> None:
         # NB: whoever begins lets the next one begin: somebody is always about
         # to run, and time stands still, until all have begun.
-        _clock.wait(gates[place], None)
+        clock.wait(gates[place], None)
         gates[place + 1].release()
         try:
             coroutine: Any = functions[place]()
@@ -99,7 +99,7 @@ async def together(w: World, *functions: Callable[[], Awaitable[Any]]) -> list[A
     for gate in gates:
         gate.acquire()
     threads = [
-        _clock.start_thread(functools.partial(run, place), f"caller {place}")
+        clock.start_thread(functools.partial(run, place), f"caller {place}")
         for place in range(len(functions))
     ]
     gates[0].release()
@@ -1007,7 +1007,7 @@ async def test_a_result_that_comes_as_the_time_is_up_is_taken(w: World) -> None:
         with pytest.MonkeyPatch.context() as patch, deadline_after(5):
 
             async def late(runtime: Any, waiter: Any, until: float) -> bool:
-                _clock.wait(waiter.gate, until + 6 - w.now())
+                clock.wait(waiter.gate, until + 6 - w.now())
                 return False
 
             patch.setattr(type(SYNC), "park", late)
@@ -1692,7 +1692,7 @@ async def test_what_a_call_really_cost_is_booked_inside(w: World) -> None:
 
 def test_a_call_apart_knows_nothing_of_a_deadline() -> None:
     """But what it is inside of."""
-    from resilient.coalesce import _Execution
+    from resilient.policies.coalesce import _Execution
 
     call = Call("call", (1,), {"a": 2})
     call.deadline = 5.0

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from resilient import CircuitOpenError, DeadlineExceededError, TimeoutExceededError
-from resilient._copies import copied, forget_origin
+from resilient._errors.copies import copied, forget_origin
 
 
 class PeculiarError(Exception):

@@ -23,10 +23,10 @@ from resilient import (
     RateLimiter,
     TimedOut,
     Timeout,
-    _events,
     deadline_after,
 )
-from resilient._events import Outbox, error_name, log_once, send
+from resilient._events import events as _events
+from resilient._events.events import Outbox, error_name, log_once, send
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from resilient import (
     RejectedError,
     Retry,
 )
-from resilient._health import merged
+from resilient._observing.health import merged
 
 
 def seen(pipeline: str) -> Any:

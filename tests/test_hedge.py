@@ -44,20 +44,20 @@ from resilient import (
     Timeout,
     TimeoutExceededError,
     Verdict,
-    _clock,
     constant,
     current_call,
     deadline_after,
     remaining,
 )
-from resilient._aftermath import attach, joined
-from resilient._edge import leaf
-from resilient._heat import Entrant, Heat
-from resilient._outcome import Held
+from resilient._calls.outcome import Held
+from resilient._edges.functions import leaf
+from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC, SyncRace
+from resilient.policies.hedge.losers import attach, joined
+from resilient.policies.hedge.race import Entrant, Heat
 from resilient.testing import _virtual_clock, virtual_time
 
-LIBRARY = str(Path(_clock.__file__).parent)
+LIBRARY = str(Path(clock.__file__).parent)
 mark: contextvars.ContextVar[Any] = contextvars.ContextVar("mark", default="caller")
 
 
@@ -949,7 +949,7 @@ async def test_an_interrupt_in_the_wait(w: World) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_clock, "wait", interrupt)
+        patch.setattr(clock, "wait", interrupt)
         with pytest.raises(KeyboardInterrupt):
             await w.call(policy, Server(w, (5, "late")))
     await outlast(w)
@@ -1113,7 +1113,7 @@ def test_a_cancellation_in_the_grace_is_not_lost() -> None:
                 try:
                     await asyncio.sleep(5)
                 except asyncio.CancelledError:
-                    events.append(_clock.now())
+                    events.append(clock.now())
         return result
 
     async def main() -> None:
@@ -1123,7 +1123,7 @@ def test_a_cancellation_in_the_grace_is_not_lost() -> None:
             task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        events.append(_clock.now())
+        events.append(clock.now())
 
     virtual_time.run(main)
     assert [2.0, 4.0, 9.0] == events
@@ -1157,7 +1157,7 @@ def test_a_second_cancellation_interrupts_the_closing_too() -> None:
             task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert 2.0 == _clock.now()
+        assert 2.0 == clock.now()
 
     virtual_time.run(main)
     assert ["closing"] == seen
@@ -1259,7 +1259,7 @@ async def test_the_system_has_no_thread_left(w: World) -> None:
 
     server = Server(w, (5, "ok"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_clock, "start_thread", refuse)
+        patch.setattr(clock, "start_thread", refuse)
         assert "ok" == await w.call(policy, server)
     assert 1 == len(server.began)
     assert 0 == policy.abandoned
@@ -1275,7 +1275,7 @@ async def test_an_interrupt_while_a_thread_starts(w: World) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_clock, "start_thread", interrupt)
+        patch.setattr(clock, "start_thread", interrupt)
         with pytest.raises(KeyboardInterrupt):
             await w.call(policy, Server(w, (5, "ok")))
     assert policy.fresh()
@@ -1309,7 +1309,7 @@ def test_threads_are_said_aloud() -> None:
 
 def test_a_hedge_on_the_thread_of_a_loop() -> None:
     """Works, and warns that it stops the loop."""
-    from resilient._runtimes import sync
+    from resilient._runtimes.runtime import sync
 
     policy = hedge(1)
 
@@ -1497,23 +1497,23 @@ def share_answered(seed: int, budget: Any) -> float:
     answered: list[float] = []
 
     async def ask() -> None:
-        now, server = _clock.now(), draw.randrange(5)
+        now, server = clock.now(), draw.randrange(5)
         work = draw.expovariate(100) * (1.3 if 1 <= now < 7 else 1)
         ahead[server] = max(ahead[server], now) + work
         await asyncio.sleep(ahead[server] - now)
 
     async def call(hedged: Callable[[], Awaitable[None]]) -> None:
-        now = _clock.now()
+        now = clock.now()
         if 10 <= now < 12:
             begun.append(now)
         await hedged()
-        if now in begun and _clock.now() < now + 2:
+        if now in begun and clock.now() < now + 2:
             answered.append(now)
 
     async def main() -> None:
         hedged = Hedge(0.0745, budget=budget)(ask)
         tasks: set[asyncio.Task[None]] = set()
-        while _clock.now() < 14:
+        while clock.now() < 14:
             await asyncio.sleep(draw.expovariate(300))
             task = asyncio.create_task(call(hedged))
             tasks.add(task)

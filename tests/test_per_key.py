@@ -33,7 +33,7 @@ from resilient import (
     Timeout,
     constant,
 )
-from resilient._outcome import Held
+from resilient._calls.outcome import Held
 
 
 def limiter(key: object) -> RateLimiter:

@@ -23,7 +23,7 @@ from resilient import (
     priority,
     remaining,
 )
-from resilient._priority import lot_of
+from resilient._values.priority import lot_of
 from resilient.testing import virtual_time
 
 
@@ -208,7 +208,10 @@ def test_without_any_block_the_outermost_call_draws() -> None:
 def test_the_lot_of_a_key_is_the_same_in_every_process() -> None:
     """Python's own hash of a text is not."""
     keys: list[Any] = ["request-1", b"request-1", 7, "7", "\udc80", ""]
-    code = f"from resilient._priority import lot_of; print([*map(lot_of, {keys!a})])"
+    code = (
+        "from resilient._values.priority import lot_of;"
+        f"print([*map(lot_of, {keys!a})])"
+    )
     there = [
         subprocess.run(
             [sys.executable, "-c", code],

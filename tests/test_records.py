@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import pytest
 
 from resilient import CircuitChanged, Event, Limit, PermitWaited, TimedOut
-from resilient._events import located
-from resilient._records import Record
+from resilient._events.events import located
+from resilient._values.records import Record
 
 
 class Point(Record):

@@ -32,7 +32,6 @@ from resilient import (
     Timeout,
     TimeoutExceededError,
     Verdict,
-    _clock,
     constant,
     current_call,
     deadline_after,
@@ -41,6 +40,7 @@ from resilient import (
     exponential,
     priority,
 )
+from resilient._runtimes import clock
 from resilient.testing import attempts, virtual_time
 
 NOW = constant(0)
@@ -533,7 +533,7 @@ async def test_no_attempt_begins_after_a_wait_that_overran(w: World) -> None:
 
     def oversleep(event: Event) -> None:
         if isinstance(event, RetryScheduled):
-            _clock.sleep(5)
+            clock.sleep(5)
 
     retry.subscribe(oversleep)
     with deadline_after(3):
@@ -866,7 +866,7 @@ def test_an_interrupted_sync_sleep_has_the_last_failure(
         raise KeyboardInterrupt
 
     flaky = Flaky(OSError("last"))
-    monkeypatch.setattr(_clock, "sleep", interrupted)
+    monkeypatch.setattr(clock, "sleep", interrupted)
     function = World("sync").native(flaky.function)
     with pytest.raises(KeyboardInterrupt) as caught:
         Retry(OSError, backoff=constant(1)).call(function)
@@ -883,7 +883,7 @@ def test_a_context_that_is_there_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         except KeyError:
             raise KeyboardInterrupt from None
 
-    monkeypatch.setattr(_clock, "sleep", interrupted)
+    monkeypatch.setattr(clock, "sleep", interrupted)
     function = World("sync").native(Flaky(OSError("last")).function)
     with pytest.raises(KeyboardInterrupt) as caught:
         Retry(OSError, backoff=constant(1)).call(function)

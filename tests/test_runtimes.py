@@ -22,16 +22,16 @@ from resilient import (
     Retry,
     Timeout,
     TimeoutExceededError,
-    _clock,
-    _runtimes,
     constant,
 )
-from resilient._edge import suspend
-from resilient._runtimes import PAUSE, End, current_runtime
-from resilient._runtimes import asyncio as asyncio_runtime
-from resilient._runtimes import sync as sync_runtime
-from resilient._runtimes import trio as trio_runtime
+from resilient._edges.functions import suspend
+from resilient._runtimes import clock
+from resilient._runtimes import runtime as _runtimes
 from resilient._runtimes.asyncio import ASYNCIO, AsyncioLimits
+from resilient._runtimes.runtime import PAUSE, End, current_runtime
+from resilient._runtimes.runtime import asyncio as asyncio_runtime
+from resilient._runtimes.runtime import sync as sync_runtime
+from resilient._runtimes.runtime import trio as trio_runtime
 from resilient._runtimes.sync import SYNC
 from resilient._runtimes.trio import TRIO
 from resilient.testing import instant, virtual_time
@@ -93,7 +93,7 @@ def test_a_callback_of_a_loop_is_no_task() -> None:
         with pytest.raises(RuntimeError, match="no task"):
             current_runtime(Call("x"))
         with pytest.raises(RuntimeError, match="needs a task to interrupt"):
-            ASYNCIO.limit(Call("x"), {}, 1.0, _clock.now() + 1.0)
+            ASYNCIO.limit(Call("x"), {}, 1.0, clock.now() + 1.0)
         seen.append("called")
 
     async def main() -> None:
@@ -140,10 +140,10 @@ def test_a_wake_before_the_wait_is_not_lost() -> None:
         assert waiter.wake()
         assert await driven(runtime.park(waiter, 5.0))
         assert not await driven(runtime.park(waiter, 5.0))
-        assert 5.0 == _clock.now()
+        assert 5.0 == clock.now()
         assert waiter.wake()
         assert await driven(runtime.park(waiter, None))
-        assert 5.0 == _clock.now()
+        assert 5.0 == clock.now()
 
     in_every_loop(body)
 
@@ -154,11 +154,11 @@ def test_a_wait_ends_when_its_time_is_up() -> None:
     async def body(runtime: Any) -> None:
         waiter = runtime.waiter(Call("x"))
         assert not await driven(runtime.park(waiter, 2.0))
-        assert 2.0 == _clock.now()
+        assert 2.0 == clock.now()
         assert not await driven(runtime.park(waiter, 1.0))
-        assert 2.0 == _clock.now()
+        assert 2.0 == clock.now()
         await driven(runtime.sleep(3.0))
-        assert 5.0 == _clock.now()
+        assert 5.0 == clock.now()
         await driven(runtime.sleep(0))
 
     in_every_loop(body)
@@ -170,7 +170,7 @@ def test_a_thread_may_wake_any_waiter() -> None:
     async def body(runtime: Any) -> None:
         waiter = runtime.waiter(Call("x"))
         woken: list[bool] = []
-        thread = _clock.start_thread(lambda: woken.append(waiter.wake()), "waker")
+        thread = clock.start_thread(lambda: woken.append(waiter.wake()), "waker")
         assert await driven(runtime.park(waiter, None))
         thread.join()
         assert [True] == woken
@@ -185,7 +185,7 @@ def test_a_task_of_the_same_loop_may_wake() -> None:
         waiter = ASYNCIO.waiter(Call("x"))
         asyncio.get_running_loop().call_later(1, waiter.wake)
         assert await driven(ASYNCIO.park(waiter, 9.0))
-        assert 1.0 == _clock.now()
+        assert 1.0 == clock.now()
         asyncio.get_running_loop().call_later(1, waiter.wake)
         asyncio.get_running_loop().call_later(1, waiter.wake)
         assert await driven(ASYNCIO.park(waiter, None))
@@ -200,7 +200,7 @@ def test_a_task_of_the_same_loop_may_wake() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wake)
             assert await driven(TRIO.park(waiter, 9.0))
-        assert 1.0 == _clock.now()
+        assert 1.0 == clock.now()
 
     virtual_time.run(on_asyncio, backend="asyncio")
     virtual_time.run(on_trio, backend="trio")
@@ -264,9 +264,9 @@ def test_instant_waits_move_the_clock_forward() -> None:
     """In every runtime, and let others run."""
 
     async def body(runtime: Any) -> None:
-        before = _clock.now()
+        before = clock.now()
         await driven(runtime.sleep(3600))
-        assert _clock.now() - before >= 3600
+        assert clock.now() - before >= 3600
 
     with instant():
         run_now(body(SYNC))
@@ -297,7 +297,7 @@ def test_it_warns_once_when_it_sleeps_where_a_loop_runs(
 ) -> None:
     """It stops every task of it; said once, at the line that called."""
     monkeypatch.setattr(sync_runtime, "_warned", False)
-    monkeypatch.setattr(_clock, "sleep", lambda seconds: None)
+    monkeypatch.setattr(clock, "sleep", lambda seconds: None)
     results: list[Any] = []
 
     def flaky() -> str:
@@ -376,7 +376,7 @@ def test_the_timer_goes_on_for_who_came_later() -> None:
             await asyncio.sleep(start)
             with pytest.raises(TimeoutExceededError):
                 await timeout.acall(asyncio.sleep, 100)
-            ended.append((start, _clock.now()))
+            ended.append((start, clock.now()))
 
         async with asyncio.TaskGroup() as group:
             for start in range(40):
@@ -398,7 +398,7 @@ def test_a_timer_that_comes_early_is_armed_again() -> None:
         queue.expire()
         with pytest.raises(TimeoutExceededError):
             await task
-        assert 10.0 == _clock.now()
+        assert 10.0 == clock.now()
 
     virtual_time.run(main, backend="asyncio")
 
@@ -408,9 +408,9 @@ def test_a_call_that_ends_between_timer_and_delivery_is_not_cancelled() -> None:
 
     async def main() -> None:
         call = Call("x")
-        limit = ASYNCIO.limit(call, {}, 10.0, _clock.now() + 10.0)
+        limit = ASYNCIO.limit(call, {}, 10.0, clock.now() + 10.0)
         limit.timer.cancel()  # type: ignore[union-attr]
-        _clock.sleep(11)
+        clock.sleep(11)
         limit.expire()
         assert End.TIED is limit.leave(call, None)
         await asyncio.sleep(0)
@@ -426,12 +426,12 @@ def test_a_call_that_begins_again_between_timer_and_delivery_is_not_cancelled() 
     async def main() -> None:
         shelf: dict[Any, Any] = {}
         call = Call("x")
-        limit = ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
+        limit = ASYNCIO.limit(call, shelf, 10.0, clock.now() + 10.0)
         limit.timer.cancel()  # type: ignore[union-attr]
-        _clock.sleep(11)
+        clock.sleep(11)
         limit.expire()
         assert End.TIED is limit.leave(call, None)
-        assert limit is ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
+        assert limit is ASYNCIO.limit(call, shelf, 10.0, clock.now() + 10.0)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert End.IN_TIME is limit.leave(call, None)
@@ -445,7 +445,7 @@ def test_a_call_that_is_closed_while_others_expire_is_let_go() -> None:
 
     async def main() -> None:
         shelf: dict[Any, Any] = {}
-        until = _clock.now() + 10.0
+        until = clock.now() + 10.0
         call, lost = Call("call"), Call("lost")
         limit = ASYNCIO.limit(call, shelf, 10.0, until)
         ASYNCIO.limit(lost, shelf, 10.0, until)
@@ -457,7 +457,7 @@ def test_a_call_that_is_closed_while_others_expire_is_let_go() -> None:
                 ended.append(limit.leave(lost, None))
 
         limit.loop = Collecting()  # type: ignore[assignment]
-        _clock.sleep(11)
+        clock.sleep(11)
         limit.expire()
         assert [End.IN_TIME] == ended
         assert End.TIED is limit.leave(call, None)
@@ -477,10 +477,10 @@ def test_a_call_that_is_closed_as_its_time_is_up_is_let_go() -> None:
 
     async def main() -> None:
         nonlocal limit
-        limit = ASYNCIO.limit(call, {}, 10.0, _clock.now() + 10.0)
+        limit = ASYNCIO.limit(call, {}, 10.0, clock.now() + 10.0)
         limit.timer.cancel()  # type: ignore[union-attr]
         limit.entries = Collecting(limit.entries)
-        _clock.sleep(11)
+        clock.sleep(11)
         limit.expire()
         assert not limit.entries
         assert not limit.late
@@ -508,10 +508,10 @@ def test_a_call_that_is_closed_as_others_are_looked_at_disturbs_nobody() -> None
         shelf: dict[Any, Any] = {}
         call = Call("call")
         for one in (call, *Collecting.lost):
-            limit = ASYNCIO.limit(one, shelf, 10.0, _clock.now() + 10.0)
+            limit = ASYNCIO.limit(one, shelf, 10.0, clock.now() + 10.0)
         limit.timer.cancel()  # type: ignore[union-attr]
         limit.entries = Collecting(limit.entries)
-        _clock.sleep(11)
+        clock.sleep(11)
         limit.expire()
         assert [call] == list(limit.late)
         assert End.TIED is limit.leave(call, None)
@@ -526,14 +526,14 @@ def test_a_limit_within_itself_has_a_place_of_its_own() -> None:
     async def main() -> None:
         shelf: dict[Any, Any] = {}
         call = Call("x")
-        outer = ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
-        inner = ASYNCIO.limit(call, shelf, 10.0, _clock.now() + 10.0)
+        outer = ASYNCIO.limit(call, shelf, 10.0, clock.now() + 10.0)
+        inner = ASYNCIO.limit(call, shelf, 10.0, clock.now() + 10.0)
         assert inner is not outer
         assert End.IN_TIME is inner.leave(call, None)
         with pytest.raises(asyncio.CancelledError) as caught:
             await asyncio.sleep(99)
         assert End.CUT is outer.leave(call, caught.value)
-        assert 10.0 == _clock.now()
+        assert 10.0 == clock.now()
 
     virtual_time.run(main, backend="asyncio")
 
@@ -545,11 +545,11 @@ def test_a_lone_limit_takes_its_timer_along() -> None:
         loop = asyncio.get_running_loop()
         before = timers(loop)
         call = Call("x")
-        limit = ASYNCIO.limit(call, None, 10.0, _clock.now() + 10.0)
+        limit = ASYNCIO.limit(call, None, 10.0, clock.now() + 10.0)
         assert before + 1 == timers(loop)
         assert End.IN_TIME is limit.leave(call, None)
         assert before == timers(loop)
-        limit = ASYNCIO.limit(call, None, 1.0, _clock.now() + 1.0)
+        limit = ASYNCIO.limit(call, None, 1.0, clock.now() + 1.0)
         with pytest.raises(asyncio.CancelledError) as caught:
             await asyncio.sleep(9)
         assert End.CUT is limit.leave(call, caught.value)
@@ -597,7 +597,7 @@ def test_loops_that_are_closed_are_let_go_of() -> None:
     async def cut() -> None:
         with pytest.raises(TimeoutExceededError):
             await timeout.acall(asyncio.sleep, 100)
-        assert 60.0 == _clock.now()
+        assert 60.0 == clock.now()
 
     virtual_time.run(cut, backend="asyncio")
     assert 1 == len(timeout._shelf)
@@ -654,7 +654,7 @@ def test_a_limit_closed_in_another_task_goes_quietly() -> None:
         begun, over = trio.Event(), trio.Event()
 
         async def enter() -> None:
-            limits.append(TRIO.limit(call, None, 10.0, _clock.now() + 10.0))
+            limits.append(TRIO.limit(call, None, 10.0, clock.now() + 10.0))
             begun.set()
             await over.wait()
             assert End.IN_TIME is limits[0].leave(call, None)
@@ -678,7 +678,7 @@ def test_the_same_tick_on_trio_is_short() -> None:
 def test_a_limit_in_sync_is_a_deadline_only() -> None:
     """Nothing can be interrupted."""
     call = Call("x")
-    limit = SYNC.limit(call, {}, 1.0, _clock.now() + 1.0)
+    limit = SYNC.limit(call, {}, 1.0, clock.now() + 1.0)
     assert End.IN_TIME is limit.leave(call, None)
 
 
@@ -716,12 +716,12 @@ def test_an_abandoned_race_interrupts_what_runs(backend: Any) -> None:
         runners = [Runner("first"), Runner("second")]
         race = await driven(call.runtime.race(call))
         assert [True, True] == [race.start(one) for one in runners]
-        assert not await driven(race.wait(_clock.now() + 1))
+        assert not await driven(race.wait(clock.now() + 1))
         race.abandon()
         assert [[], []] == [one.over for one in runners]
         await driven(race.leave(1, unwinding=True))
         assert [True, True] == [one.interrupted for one in runners]
-        assert 1.0 == _clock.now()
+        assert 1.0 == clock.now()
 
     virtual_time.run(main, backend=backend)
 
@@ -755,7 +755,7 @@ def test_work_that_is_settled_is_not_interrupted() -> None:
         race = await driven(call.runtime.race(call))
         race.start(runner)
         await driven(race.leave(2, unwinding=False))
-        assert 2.0 == _clock.now()
+        assert 2.0 == clock.now()
         assert ["settled"] == [task.get_name() for task in left]
         del race
         gc.collect()

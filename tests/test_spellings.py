@@ -31,8 +31,8 @@ from resilient import (
     Timeout,
     constant,
 )
-from resilient import _call as resilient_call
-from resilient._edge import RUN, colour_of, suspend
+from resilient._calls import call as resilient_call
+from resilient._edges.functions import RUN, colour_of, suspend
 from resilient._runtimes.sync import SYNC
 from resilient.testing import off
 

@@ -39,9 +39,9 @@ from resilient import (
     Timeout,
     TimeoutExceededError,
     Verdict,
-    _events,
     constant,
 )
+from resilient._events import events as _events
 from resilient.testing import virtual_time
 
 

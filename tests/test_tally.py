@@ -27,15 +27,15 @@ from resilient import (
     RetryBudget,
     Timeout,
     Verdict,
-    _tally,
     constant,
     deadline_after,
 )
-from resilient._call import Run, overdue
-from resilient._edge import leaf
-from resilient._errors import DeadlineExceededError, TimeoutExceededError
-from resilient._outcome import ending
-from resilient._tally import STRAY, Tally, tallies, tally_of
+from resilient._calls.call import Run, overdue
+from resilient._calls.outcome import ending
+from resilient._edges.functions import leaf
+from resilient._errors.errors import DeadlineExceededError, TimeoutExceededError
+from resilient._events import counters as _tally
+from resilient._events.counters import STRAY, Tally, tallies, tally_of
 
 CALLS, ATTEMPTS = "resilient.calls", "resilient.attempts"
 REJECTIONS = "resilient.rejections"

@@ -43,12 +43,12 @@ from resilient import (
     RetryBudget,
     StaleCache,
     Timeout,
-    _call,
-    _events,
     constant,
     deadline_after,
     telemetry,
 )
+from resilient._calls import call as _call
+from resilient._events import events as _events
 from resilient._machines.circuit import CircuitState
 from resilient.telemetry import _logs, _metrics, _wording
 from resilient.telemetry._catalogue import HISTOGRAMS, KINDS, METRICS, OUTCOMES

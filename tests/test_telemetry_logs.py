@@ -20,11 +20,11 @@ from resilient import (
     RejectedError,
     Retry,
     TimedOut,
-    _clock,
     constant,
     telemetry,
 )
-from resilient._events import located
+from resilient._events.events import located
+from resilient._runtimes import clock
 from resilient.telemetry._logs import LINES, SECONDS, Logs
 from resilient.telemetry._wording import attributes_of, name_of
 
@@ -115,7 +115,7 @@ def test_an_outage_does_not_flood_the_log(
 ) -> None:
     """So many lines of a kind in so many seconds; the next says what was left out."""
     now = [1000.0]
-    monkeypatch.setattr(_clock, "now", lambda: now[0])
+    monkeypatch.setattr(clock, "now", lambda: now[0])
     logs = Logs()
     event = located(FallbackUsed("f", "get", None), "api", "f")
     other = located(FallbackUsed("f", "get", None), "other", "f")

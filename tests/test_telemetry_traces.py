@@ -23,12 +23,12 @@ from resilient import (
     RejectedError,
     Retry,
     Timeout,
-    _call,
     constant,
     current_call,
     deadline_after,
 )
-from resilient._edge import Drive
+from resilient._calls import call as _call
+from resilient._edges.functions import Drive
 from resilient._runtimes.sync import SYNC
 from resilient.telemetry._calls import RESEND_COUNT
 

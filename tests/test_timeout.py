@@ -28,15 +28,15 @@ from resilient import (
     TimedOut,
     Timeout,
     TimeoutExceededError,
-    _clock,
-    _threads,
     constant,
     current_call,
     current_deadline,
     deadline_after,
     remaining,
 )
-from resilient._threads import Crew
+from resilient._edges import threads as _threads
+from resilient._edges.threads import Crew
+from resilient._runtimes import clock
 from resilient.testing import virtual_time
 
 
@@ -140,7 +140,7 @@ async def test_nothing_begins_after_an_outer_deadline(w: World) -> None:
         calls.append(1)
 
     def oversleep(_: Event) -> None:
-        _clock.sleep(5)
+        clock.sleep(5)
 
     # Waiting for its permit takes the limiter's call past the deadline.
     breaker = CircuitBreaker(open_for=0.5, consecutive_failures=1)
@@ -169,7 +169,7 @@ async def test_a_late_answer_that_nothing_could_interrupt_is_returned(
     events = recorder(timeout)
 
     async def busy() -> str:
-        _clock.sleep(3)
+        clock.sleep(3)
         return "late"
 
     assert "late" == await w.call(timeout, busy)
@@ -183,7 +183,7 @@ async def test_a_late_error_that_nothing_could_interrupt_is_raised(w: World) -> 
     events = recorder(timeout)
 
     async def busy() -> str:
-        _clock.sleep(3)
+        clock.sleep(3)
         raise OSError
 
     with pytest.raises(OSError) as caught:
@@ -197,7 +197,7 @@ async def test_a_late_answer_without_listeners_is_returned(w: World) -> None:
     """No object is made for events that nobody listens to."""
 
     async def busy() -> str:
-        _clock.sleep(3)
+        clock.sleep(3)
         return "late"
 
     assert "late" == await w.call(Timeout(1), busy)
@@ -271,7 +271,7 @@ async def test_nested_timeouts_that_end_together_are_the_outer_one(
     """Both have passed when the processor is free: all of it is over."""
 
     async def busy() -> None:
-        _clock.sleep(5)
+        clock.sleep(5)
         await w.sleep(1)
 
     pipeline = Pipeline(Timeout(2, name="outer"), Timeout(1, name="inner"))
@@ -592,9 +592,9 @@ def test_an_answer_that_has_arrived_wins() -> None:
             return await answer  # type: ignore[no-any-return]
 
         loop.call_later(0.95, answer.set_result, "answer")
-        loop.call_later(0.9, _clock.sleep, 0.5)
+        loop.call_later(0.9, clock.sleep, 0.5)
         assert "answer" == await timeout.acall(ask)
-        assert 1.4 == _clock.now()
+        assert 1.4 == clock.now()
         assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]
         assert [] == events
 
@@ -635,7 +635,7 @@ def test_who_swallows_the_caller_s_cancellation_too_is_no_timeout() -> None:
         await asyncio.sleep(2)
         task.cancel()
         assert "here I am" == await task
-        assert 2.0 == _clock.now()
+        assert 2.0 == clock.now()
 
     on_asyncio(main)
 
@@ -798,7 +798,7 @@ def test_an_answer_at_the_limit_wins_on_trio() -> None:
 
     async def busy() -> str:
         await trio.lowlevel.checkpoint()
-        _clock.sleep(1)
+        clock.sleep(1)
         return "answer"
 
     async def shielded() -> str:
@@ -891,13 +891,13 @@ async def test_threads_are_bounded(w: World) -> None:
     """Beyond `max_threads` a call is rejected; abandoned ones count."""
     timeout = Timeout(1, abandon=True, max_threads=1, name="t")
     with pytest.raises(TimeoutExceededError):
-        timeout.call(lambda: _clock.sleep(5))
+        timeout.call(lambda: clock.sleep(5))
     calls: list[int] = []
     with pytest.raises(BulkheadFullError) as caught:
         timeout.call(lambda: calls.append(1))
     assert ("t", 1) == (caught.value.policy, caught.value.max_concurrency)
     assert [] == calls
-    _clock.sleep(5)
+    clock.sleep(5)
     assert None is timeout.call(lambda: calls.append(1))
     assert [1] == calls
 
@@ -969,8 +969,8 @@ async def test_each_attempt_may_be_abandoned(w: World) -> None:
     started: list[float] = []
 
     def slow() -> str:
-        started.append(_clock.now())
-        _clock.sleep(1.5 if len(started) < 3 else 0.5)
+        started.append(clock.now())
+        clock.sleep(1.5 if len(started) < 3 else 0.5)
         return "ok"
 
     retry = Retry(OSError, backoff=constant(2))
@@ -991,16 +991,16 @@ async def test_a_total_timeout_cuts_an_attempt_that_may_be_abandoned(
         pipeline = Pipeline(
             total, Retry(OSError, attempts=9, backoff=constant(0)), bulkhead, attempt
         )
-        began = _clock.now()
+        began = clock.now()
         with pytest.raises(TimeoutExceededError) as caught:
-            pipeline.call(lambda: _clock.sleep(10))
+            pipeline.call(lambda: clock.sleep(10))
         assert ("total", 2.5) == (caught.value.policy, caught.value.seconds)
-        assert 2.5 == _clock.now() - began
+        assert 2.5 == clock.now() - began
         assert 3 == attempt.abandoned
         assert 3 == bulkhead.in_use
         told = [event.policy for event in events if isinstance(event, TimedOut)]
         assert ["attempt", "attempt", "total"] == told
-        _clock.sleep(20)
+        clock.sleep(20)
         assert (0, 0) == (attempt.abandoned, bulkhead.in_use)
 
 
@@ -1009,14 +1009,14 @@ async def test_a_deadline_around_ends_the_waiting_too(w: World) -> None:
     """Nobody waits for a thread longer than there is time."""
     timeout = Timeout(9, abandon=True, name="t")
     with deadline_after(2), pytest.raises(TimeoutExceededError) as caught:
-        timeout.call(lambda: _clock.sleep(5))
+        timeout.call(lambda: clock.sleep(5))
     assert ("t", 2.0, 2.0) == (
         caught.value.policy,
         caught.value.seconds,
         caught.value.elapsed,
     )
     assert 1 == timeout.abandoned
-    _clock.sleep(5)
+    clock.sleep(5)
     assert 0 == timeout.abandoned
 
 
@@ -1025,10 +1025,10 @@ async def test_a_shorter_timeout_inside_cuts_and_is_named(w: World) -> None:
     """The thread is left at the inner limit."""
     pipeline = Pipeline(Timeout(9, abandon=True, name="t"), Timeout(2, name="short"))
     with pytest.raises(TimeoutExceededError) as caught:
-        pipeline.call(lambda: _clock.sleep(5))
+        pipeline.call(lambda: clock.sleep(5))
     assert "short" == caught.value.policy
     assert 2.0 == w.now()
-    _clock.sleep(5)
+    clock.sleep(5)
 
 
 @in_sync
@@ -1037,7 +1037,7 @@ async def test_a_late_end_around_a_thread_is_told(w: World) -> None:
     timeout = Timeout(1, abandon=True)
     events = recorder(timeout)
     breaker = CircuitBreaker(consecutive_failures=1)
-    breaker.subscribe(lambda event: _clock.sleep(3))
+    breaker.subscribe(lambda event: clock.sleep(3))
 
     def fails() -> None:
         raise OSError
@@ -1051,39 +1051,39 @@ async def test_a_late_end_around_a_thread_is_told(w: World) -> None:
 async def test_a_lock_that_times_out_early_is_asked_again(w: World) -> None:
     """The limit is when the clock says so."""
     timeout = Timeout(1, abandon=True)
-    real, waits = _clock.wait, []
+    real, waits = clock.wait, []
 
     def early(lock: threading.Lock, seconds: float | None) -> bool:
         waits.append(seconds)
         return real(lock, 0.25 if len(waits) == 1 else seconds)
 
-    _clock.wait = early
+    clock.wait = early
     try:
         with pytest.raises(TimeoutExceededError):
-            timeout.call(lambda: _clock.sleep(5))
+            timeout.call(lambda: clock.sleep(5))
     finally:
-        _clock.wait = real
+        clock.wait = real
     assert [1.0, 0.75] == waits
     assert 1.0 == w.now()
-    _clock.sleep(5)
+    clock.sleep(5)
 
 
 @in_sync
 async def test_an_answer_between_the_limit_and_the_look_counts(w: World) -> None:
     """The thread had ended when it was to be left."""
     timeout = Timeout(1, abandon=True)
-    real = _clock.wait
+    real = clock.wait
 
     def blind(lock: threading.Lock, seconds: float | None) -> bool:
         assert real(lock, seconds)
-        _clock.sleep(2)
+        clock.sleep(2)
         return False
 
-    _clock.wait = blind
+    clock.wait = blind
     try:
         assert "answer" == timeout.call(lambda: "answer")
     finally:
-        _clock.wait = real
+        clock.wait = real
     assert 0 == timeout.abandoned
 
 
@@ -1091,19 +1091,19 @@ async def test_an_answer_between_the_limit_and_the_look_counts(w: World) -> None
 async def test_an_interrupted_wait_leaves_the_thread(w: World) -> None:
     """Ctrl-C while waiting: the thread keeps its place until it ends."""
     timeout = Timeout(9, abandon=True)
-    real = _clock.wait
+    real = clock.wait
 
     def interrupted(lock: threading.Lock, seconds: float | None) -> bool:
         raise KeyboardInterrupt
 
-    _clock.wait = interrupted
+    clock.wait = interrupted
     try:
         with pytest.raises(KeyboardInterrupt):
-            timeout.call(lambda: _clock.sleep(5))
+            timeout.call(lambda: clock.sleep(5))
     finally:
-        _clock.wait = real
+        clock.wait = real
     assert 1 == timeout.abandoned
-    _clock.sleep(6)
+    clock.sleep(6)
     assert 0 == timeout.abandoned
 
 
@@ -1111,18 +1111,18 @@ async def test_an_interrupted_wait_leaves_the_thread(w: World) -> None:
 async def test_an_interrupt_as_the_thread_ends_abandons_nothing(w: World) -> None:
     """Ctrl-C when the answer was there: no thread is left to count."""
     timeout = Timeout(9, abandon=True)
-    real = _clock.wait
+    real = clock.wait
 
     def interrupted(lock: threading.Lock, seconds: float | None) -> bool:
         assert real(lock, seconds)
         raise KeyboardInterrupt
 
-    _clock.wait = interrupted
+    clock.wait = interrupted
     try:
         with pytest.raises(KeyboardInterrupt):
             timeout.call(int)
     finally:
-        _clock.wait = real
+        clock.wait = real
     assert 0 == timeout.abandoned
 
 
@@ -1134,7 +1134,7 @@ def test_a_thread_that_cannot_start_takes_no_place(
     def refuses(target: Callable[[], None], name: str) -> threading.Thread:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_clock, "start_thread", refuses)
+    monkeypatch.setattr(clock, "start_thread", refuses)
     crew = _threads.Crew(1)
     with pytest.raises(RuntimeError, match="new thread"):
         crew.begin("f", print, (), {})
@@ -1211,7 +1211,7 @@ def test_a_place_is_counted_once_when_the_start_of_a_thread_is_interrupted() -> 
             raise KeyboardInterrupt
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_clock, "start_thread", start)
+            patch.setattr(clock, "start_thread", start)
             with pytest.raises(KeyboardInterrupt):
                 crew.begin("f", ran.append, ("ran",), {})
         if not begins:

@@ -27,7 +27,11 @@ import trio.testing
 from anyio._core._eventloop import get_async_backend
 from trio._core import _run
 
-from resilient import RetryBudget, _clock, _edge, _policy, retry
+from resilient import RetryBudget
+from resilient._edges import functions
+from resilient._policy import policy as _policy
+from resilient._runtimes import clock
+from resilient.policies import retry
 from resilient.testing import (
     VirtualClock,
     VirtualTimeError,
@@ -43,7 +47,7 @@ from resilient.testing import (
 Backend = Literal["asyncio", "trio"]
 
 REAL = {
-    name: getattr(_clock, name)
+    name: getattr(clock, name)
     for name in ("now", "sleep", "wait", "start_thread", "random", "skip")
 }
 
@@ -61,7 +65,7 @@ def real_time_afterwards() -> Iterator[None]:
     switch = vars(_run)["_ALLOW_DETERMINISTIC_SCHEDULING"]
     order = _run._r.getstate()
     yield
-    assert {name: getattr(_clock, name) for name in REAL} == REAL
+    assert {name: getattr(clock, name) for name in REAL} == REAL
     assert _virtual_clock._running is None
     assert vars(_run)["_ALLOW_DETERMINISTIC_SCHEDULING"] is switch
     # trio itself draws from this generator in runs that are not virtual.
@@ -110,10 +114,10 @@ def test_time_jumps_to_the_exact_float(backend: Backend) -> None:
     """Nothing is added or rounded: the sleeper wakes when it asked to."""
 
     async def main() -> list[float]:
-        seen = [_clock.now()]
+        seen = [clock.now()]
         for pause in (1, 0.1, 0.2, 1e-9, 12345.678):
             await anyio.sleep(pause)
-            seen.append(_clock.now())
+            seen.append(clock.now())
         return seen
 
     steps = [0.0, 1.0, 1.1, 1.1 + 0.2, 1.1 + 0.2 + 1e-9]
@@ -201,7 +205,7 @@ async def trace_of_tasks() -> list[tuple[int, float]]:
         for _ in range(5):
             await anyio.sleep(0)
             trace.append((number, anyio.current_time()))
-            await anyio.sleep(_clock.random())
+            await anyio.sleep(clock.random())
 
     async with anyio.create_task_group() as tasks:
         for number in range(8):
@@ -246,7 +250,7 @@ def test_the_clock_of_the_library_is_the_clock_of_the_loop(backend: Backend) -> 
 
     async def main() -> tuple[float, float, float]:
         await anyio.sleep(2)
-        return _clock.now(), anyio.current_time(), _clock.random()
+        return clock.now(), anyio.current_time(), clock.random()
 
     expected = (2.0, 2.0, random.Random(5).random())
 
@@ -257,7 +261,7 @@ def test_blocking_the_loop_moves_time_as_well(backend: Backend) -> None:
     """A sync sleep on the loop's own thread stops its tasks, not its clock."""
 
     async def main() -> float:
-        _clock.sleep(4)
+        clock.sleep(4)
         return anyio.current_time()
 
     assert 4.0 == virtual_time.run(main, backend=backend)
@@ -268,7 +272,7 @@ def test_a_deadline_that_was_blocked_over_is_late(backend: Backend) -> None:
 
     async def main() -> float:
         with anyio.move_on_after(1):
-            _clock.sleep(4)
+            clock.sleep(4)
             await anyio.sleep_forever()
         return anyio.current_time()
 
@@ -399,14 +403,14 @@ def test_a_worker_that_sleeps_lets_time_pass(
 
         def work() -> None:
             for _ in range(3):
-                _clock.sleep(2)
-                seen.append(("thread", _clock.now()))
+                clock.sleep(2)
+                seen.append(("thread", clock.now()))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(in_thread, work)
             for _ in range(3):
                 await anyio.sleep(1.5)
-                seen.append(("task", _clock.now()))
+                seen.append(("task", clock.now()))
         return seen
 
     expected = [
@@ -473,14 +477,14 @@ def test_threads_of_the_user_sleep_on_the_clock_of_the_loop(backend: Backend) ->
 
         def work() -> None:
             for _ in range(3):
-                _clock.sleep(1)
-                seen.append(_clock.now())
+                clock.sleep(1)
+                seen.append(clock.now())
 
         thread = threading.Thread(target=work)
         thread.start()
         wait_until_asleep(1)
         await anyio.sleep(10)
-        seen.append(_clock.now())
+        seen.append(clock.now())
         thread.join()
         return seen
 
@@ -493,7 +497,7 @@ def test_more_sleeping_jobs_than_threads_let_time_pass() -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            jobs = [loop.run_in_executor(pool, _clock.sleep, 1) for _ in range(6)]
+            jobs = [loop.run_in_executor(pool, clock.sleep, 1) for _ in range(6)]
             await asyncio.gather(*jobs)
         return loop.time()
 
@@ -641,7 +645,7 @@ def test_a_dead_lock_names_threads_too(backend: Backend, in_thread: Worker) -> N
     """A thread that waits for a gate is named, and let go of."""
 
     async def main() -> None:
-        await in_thread(lambda: _clock.wait(closed_gate(), None))
+        await in_thread(lambda: clock.wait(closed_gate(), None))
 
     with pytest.raises(VirtualTimeError, match=r"thread '.*' at .*\n  task"):
         virtual_time.run(main, backend=backend)
@@ -691,7 +695,7 @@ def test_virtual_time_is_not_nested(backend: Backend) -> None:
         with pytest.raises(VirtualTimeError, match="already running"):
             await anyio.to_thread.run_sync(virtual_time.run, wait_for_nothing)
         await anyio.sleep(1)
-        return _clock.now()
+        return clock.now()
 
     assert 1.0 == virtual_time.run(main, backend=backend)
 
@@ -704,7 +708,7 @@ def test_a_sync_block_holds_no_other_virtual_time(backend: Backend) -> None:
                 pass  # pragma: no cover
         with pytest.raises(VirtualTimeError, match="cannot be nested"):
             virtual_time.run(wait_for_nothing, backend=backend)
-        _clock.sleep(1)
+        clock.sleep(1)
         assert 1.0 == clock.now()
 
 
@@ -712,7 +716,7 @@ def test_a_loop_factory_serves_a_runner() -> None:
     """The process is in virtual time while the loop runs, not in between."""
     with asyncio.Runner(loop_factory=virtual_time.loop_factory) as runner:
         runner.run(asyncio.sleep(5))
-        assert time.monotonic is _clock.now
+        assert time.monotonic is clock.now
         runner.run(asyncio.sleep(5))
 
         assert 10.0 == runner.get_loop().time()
@@ -724,7 +728,7 @@ def test_an_anyio_backend_serves_anyio_run(backend: Backend) -> None:
 
     async def main() -> tuple[float, float]:
         await anyio.sleep(5)
-        return anyio.current_time(), _clock.random()
+        return anyio.current_time(), clock.random()
 
     expected = (5.0, random.Random(3).random())
     for _ in range(2):
@@ -751,10 +755,10 @@ def anyio_backend(backend: Backend) -> tuple[str, dict[str, Any]]:
 @pytest.mark.anyio
 async def test_the_plugin_of_anyio_runs_tests_in_virtual_time() -> None:
     """An async test sleeps an hour."""
-    began = _clock.now()
+    began = clock.now()
     await anyio.sleep(3600)
 
-    assert began + 3600 == _clock.now()
+    assert began + 3600 == clock.now()
 
 
 @pytest.mark.anyio
@@ -764,14 +768,14 @@ async def test_the_plugin_of_anyio_keeps_a_fixture_open(
     """Between fixture and test the loop may have nothing to do at all."""
     await anyio.sleep(1)
 
-    assert a_generator_fixture + 1 == _clock.now()
+    assert a_generator_fixture + 1 == clock.now()
 
 
 @pytest.fixture
 async def a_generator_fixture(anyio_backend: object) -> AsyncIterator[float]:
     """The time at which an async fixture was ready."""
     await anyio.sleep(1)
-    yield _clock.now()
+    yield clock.now()
     await anyio.sleep(1)
 
 
@@ -809,9 +813,9 @@ def test_sync_sleeps_jump() -> None:
     """An hour of sleeping takes no time."""
     with virtual_time() as clock:
         for _ in range(3600):
-            _clock.sleep(1)
+            clock.sleep(1)
 
-        assert 3600.0 == clock.now() == _clock.now()
+        assert 3600.0 == clock.now() == clock.now()
         assert "<VirtualClock at 3600.0 s>" == repr(clock)
 
 
@@ -829,7 +833,7 @@ def test_sync_time_advances_on_demand() -> None:
 def test_the_seed_sets_the_random_source() -> None:
     """Equal seeds give equal sequences, here and on every platform."""
     with virtual_time(seed=1):
-        drawn = [_clock.random() for _ in range(3)]
+        drawn = [clock.random() for _ in range(3)]
 
     source = random.Random(1)
     assert [source.random() for _ in range(3)] == drawn
@@ -838,14 +842,14 @@ def test_the_seed_sets_the_random_source() -> None:
 def test_a_sync_wait_ends_at_its_timeout() -> None:
     """With nobody to open the gate, time jumps to the end of the wait."""
     with virtual_time() as clock:
-        assert not _clock.wait(closed_gate(), 5)
+        assert not clock.wait(closed_gate(), 5)
         assert 5.0 == clock.now()
 
 
 def test_a_sync_wait_for_an_open_gate_takes_no_time() -> None:
     """What is there is taken at once."""
     with virtual_time() as clock:
-        assert _clock.wait(threading.Lock(), 5)
+        assert clock.wait(threading.Lock(), 5)
         assert 0.0 == clock.now()
 
 
@@ -853,7 +857,7 @@ def test_a_sync_dead_lock_names_the_waiting_function() -> None:
     """The owner of the clock is told, instead of hanging."""
 
     def waits_in_vain() -> None:
-        _clock.wait(closed_gate(), None)
+        clock.wait(closed_gate(), None)
 
     with virtual_time(), pytest.raises(VirtualTimeError) as caught:
         waits_in_vain()
@@ -863,7 +867,7 @@ def test_a_sync_dead_lock_names_the_waiting_function() -> None:
         "nothing can run and nothing is scheduled at 0.0 s of virtual time: this would"
         " wait for ever. Waiting:\n"
         f"  thread 'MainThread' at {__file__}:{line} in"
-        f" {waits_in_vain.__qualname__}(): _clock.wait(closed_gate(), None)"
+        f" {waits_in_vain.__qualname__}(): clock.wait(closed_gate(), None)"
     ) == str(caught.value)
 
 
@@ -876,9 +880,9 @@ def test_time_waits_for_threads_of_the_library() -> None:
         gate.release()
 
     with virtual_time() as clock:
-        _clock.start_thread(work, "worker")
+        clock.start_thread(work, "worker")
 
-        assert _clock.wait(gate, 1)
+        assert clock.wait(gate, 1)
         assert 0.0 == clock.now()
 
 
@@ -888,11 +892,11 @@ def test_threads_of_the_library_sleep_on_the_same_clock() -> None:
 
     def work() -> None:
         for _ in range(3):
-            _clock.sleep(2)
-            seen.append(("worker", _clock.now()))
+            clock.sleep(2)
+            seen.append(("worker", clock.now()))
 
     with virtual_time() as clock:
-        thread = _clock.start_thread(work, "worker")
+        thread = clock.start_thread(work, "worker")
         for _ in range(3):
             clock.advance(1.5)
             seen.append(("owner", clock.now()))
@@ -919,7 +923,7 @@ def test_a_worker_that_ends_in_error_frees_the_clock(
     monkeypatch.setattr(threading, "excepthook", reported.append)
 
     with virtual_time() as clock:
-        _clock.start_thread(functools.partial(int, "none"), "worker").join()
+        clock.start_thread(functools.partial(int, "none"), "worker").join()
         clock.advance(1)
 
         assert 1.0 == clock.now()
@@ -938,7 +942,7 @@ def test_a_worker_that_cannot_start_does_not_hold_the_clock(
 
     with virtual_time() as clock:
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            _clock.start_thread(list, "worker")
+            clock.start_thread(list, "worker")
         clock.advance(1)
 
         assert 1.0 == clock.now()
@@ -950,8 +954,8 @@ def test_threads_of_the_user_share_sync_time() -> None:
 
     def work(pause: float) -> None:
         for _ in range(2):
-            _clock.sleep(pause)
-            seen.append((pause, _clock.now()))
+            clock.sleep(pause)
+            seen.append((pause, clock.now()))
 
     with virtual_time() as clock:
         threads = [threading.Thread(target=work, args=(n,)) for n in (1.0, 2.5)]
@@ -972,7 +976,7 @@ def test_a_thread_of_the_user_has_a_moment_to_open_a_gate() -> None:
         thread = threading.Thread(target=gate.release)
         thread.start()
 
-        assert _clock.wait(gate, 100)
+        assert clock.wait(gate, 100)
         assert 0.0 == clock.now()
         thread.join()
 
@@ -1000,7 +1004,7 @@ def test_a_thread_of_the_user_does_not_hide_a_dead_lock(impatient: None) -> None
         thread = threading.Thread(target=release.wait)
         thread.start()
         with pytest.raises(VirtualTimeError, match="would wait for ever"):
-            _clock.wait(closed_gate(), None)
+            clock.wait(closed_gate(), None)
         release.set()
         thread.join()
 
@@ -1011,19 +1015,18 @@ def test_leaving_lets_go_of_sleepers() -> None:
     seen: list[object] = []
 
     def sleeps() -> None:
-        _clock.sleep(3600)
+        clock.sleep(3600)
         seen.append("slept")
 
     def waits() -> None:
-        seen.append(_clock.wait(gate, None))
+        seen.append(clock.wait(gate, None))
 
     def waits_for_long() -> None:
-        seen.append(_clock.wait(gate, 3600))
+        seen.append(clock.wait(gate, 3600))
 
     with virtual_time():
         threads = [
-            _clock.start_thread(work, "late")
-            for work in (sleeps, waits, waits_for_long)
+            clock.start_thread(work, "late") for work in (sleeps, waits, waits_for_long)
         ]
         wait_until_asleep(3)
     threads[0].join()
@@ -1083,8 +1086,8 @@ def test_off_is_switched_back() -> None:
     with off():
         with pytest.raises(LookupError), off():
             raise LookupError
-        assert not _edge.enabled
-    assert _edge.enabled
+        assert not functions.enabled
+    assert functions.enabled
 
 
 def test_attempts_are_limited_in_the_block_only() -> None:
@@ -1109,14 +1112,14 @@ def test_instant_waits_move_the_clock() -> None:
     with virtual_time() as clock:
         with instant():
             with instant():
-                assert _clock.skip is not None
-                _clock.skip(10)
-                _clock.sleep(5)
-                assert 15.0 == _clock.now()
-            _clock.sleep(2)
-            assert 2.0 == _clock.now()
-        assert 0.0 == clock.now() == _clock.now()
-        assert _clock.skip is None
+                assert clock.skip is not None
+                clock.skip(10)
+                clock.sleep(5)
+                assert 15.0 == clock.now()
+            clock.sleep(2)
+            assert 2.0 == clock.now()
+        assert 0.0 == clock.now() == clock.now()
+        assert clock.skip is None
 
 
 def test_reset_all_finds_every_policy() -> None:
@@ -1153,15 +1156,15 @@ def test_reset_all_fills_shared_budgets() -> None:
 
 def test_the_real_wait_gives_up_in_time() -> None:
     """Outside virtual time, a wait is the lock's own."""
-    assert not _clock.wait(closed_gate(), 0)
-    assert _clock.wait(threading.Lock(), float("inf"))
-    assert _clock.wait(threading.Lock(), None)
+    assert not clock.wait(closed_gate(), 0)
+    assert clock.wait(threading.Lock(), float("inf"))
+    assert clock.wait(threading.Lock(), None)
 
 
 def test_the_real_threads_are_daemons() -> None:
     """A thread that hangs must not keep the process from ending."""
     seen: list[str] = []
-    thread = _clock.start_thread(lambda: seen.append("ran"), "name")
+    thread = clock.start_thread(lambda: seen.append("ran"), "name")
     thread.join()
 
     assert ["ran"] == seen
@@ -1174,13 +1177,13 @@ def test_random_numbers_differ_after_a_fork() -> None:
     """Forked workers must not all retry at the same instants."""
     script = """
 import os
-from resilient import _clock
+from resilient._runtimes import clock
 read, write = os.pipe()
 child = os.fork()
 if child == 0:
-    os.write(write, repr(_clock.random()).encode())
+    os.write(write, repr(clock.random()).encode())
     os._exit(0)
 os.waitpid(child, 0)
-assert os.read(read, 100).decode() != repr(_clock.random())
+assert os.read(read, 100).decode() != repr(clock.random())
 """
     subprocess.run([sys.executable, "-c", script], check=True)

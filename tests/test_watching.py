@@ -29,11 +29,11 @@ from resilient import (
     RetryBudget,
     RetryScheduled,
     Timeout,
-    _events,
-    _policy,
     constant,
 )
-from resilient._events import broadcast
+from resilient._events import events as _events
+from resilient._events.events import broadcast
+from resilient._policy import policy as _policy
 
 
 @pytest.fixture(autouse=True)

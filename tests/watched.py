@@ -14,7 +14,11 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from resilient import _call, _events, _policy, _tally, telemetry
+from resilient import telemetry
+from resilient._calls import call as _call
+from resilient._events import counters as _tally
+from resilient._events import events as _events
+from resilient._policy import policy as _policy
 
 Labels = tuple[tuple[str, Any], ...]
 

@@ -11,10 +11,11 @@ httpx.
 
 from __future__ import annotations
 
-from resilient._admission import AdmissionPolicy, Wait
-from resilient._blocks import Attempt, Attempts, Guard
-from resilient._call import Call, current_call, current_deadline, remaining
-from resilient._errors import (
+from resilient._calls.call import Call, current_call, current_deadline, remaining
+from resilient._calls.outcome import Outcome, Verdict
+from resilient._calls.scopes import deadline_after, priority
+from resilient._edges.blocks import Attempt, Attempts, Guard
+from resilient._errors.errors import (
     BulkheadFullError,
     CircuitOpenError,
     ConcurrencyLimitedError,
@@ -26,7 +27,7 @@ from resilient._errors import (
     ThrottledError,
     TimeoutExceededError,
 )
-from resilient._events import (
+from resilient._events.events import (
     BudgetEmpty,
     CallAbandoned,
     CallCoalesced,
@@ -46,7 +47,6 @@ from resilient._events import (
     StaleServed,
     TimedOut,
 )
-from resilient._health import health
 from resilient._machines.aimd import AIMD, ConcurrencyLimit
 from resilient._machines.backoff import (
     Backoff,
@@ -58,27 +58,27 @@ from resilient._machines.backoff import (
 )
 from resilient._machines.circuit import CircuitState, CircuitStatistics
 from resilient._machines.gradient import Gradient
-from resilient._machines.terms import Limit
 from resilient._machines.vegas import Vegas
-from resilient._outcome import Outcome, Verdict
-from resilient._pipeline import Pipeline
-from resilient._policy import Policy
-from resilient._priority import Priority
-from resilient._telling import deadline_after, priority
-from resilient._watching import EventStream, events, subscribe
-from resilient.adaptive_concurrency import AdaptiveConcurrency
-from resilient.adaptive_throttle import AdaptiveThrottle
-from resilient.bulkhead import Bulkhead
-from resilient.circuit_breaker import CircuitBreaker, calls
-from resilient.coalesce import Coalesce
-from resilient.fallback import Fallback
-from resilient.hedge import Hedge
-from resilient.per_key import PerKey
-from resilient.rate_limiter import RateLimiter
-from resilient.retry import Retry
-from resilient.retry_budget import RetryBudget
-from resilient.stale_cache import AsyncCacheStore, CacheStore, StaleCache
-from resilient.timeout import Timeout
+from resilient._observing.health import health
+from resilient._observing.subscriptions import EventStream, events, subscribe
+from resilient._policy.admission import AdmissionPolicy, Wait
+from resilient._policy.policy import Policy
+from resilient._policy.retry_budget import RetryBudget
+from resilient._values.priority import Priority
+from resilient.policies.adaptive_concurrency import AdaptiveConcurrency
+from resilient.policies.adaptive_throttle import AdaptiveThrottle
+from resilient.policies.bulkhead import Bulkhead
+from resilient.policies.circuit_breaker import CircuitBreaker, calls
+from resilient.policies.coalesce import Coalesce
+from resilient.policies.fallback import Fallback
+from resilient.policies.hedge.hedge import Hedge
+from resilient.policies.per_key import PerKey
+from resilient.policies.pipeline import Pipeline
+from resilient.policies.rate_limiter.config import Limit
+from resilient.policies.rate_limiter.rate_limiter import RateLimiter
+from resilient.policies.retry import Retry
+from resilient.policies.stale_cache import AsyncCacheStore, CacheStore, StaleCache
+from resilient.policies.timeout import Timeout
 
 __all__ = [
     "AIMD",

@@ -744,7 +744,7 @@ async def test_a_read_that_the_total_limit_cut_short_is_caused_by_ours(
             timeouts = script.requests[0].extensions["timeout"]
             timeout = timeouts_of.pop() if timeouts_of else timeouts
             seen.append(timeout.get("read"))
-            resilient._clock.sleep(seen[-1])
+            resilient._runtimes.clock.sleep(seen[-1])
             raise h.library.ReadTimeout("stalled")
 
     seen: list[float] = []

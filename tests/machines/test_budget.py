@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from resilient._machines.budget import Budget
-from resilient._priority import Priority
+from resilient._values.priority import Priority
 
 
 def test_a_budget_starts_full() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from resilient._machines.flights import Flight, Flights, Passenger
+from resilient._machines.single_flight import Flight, Flights, Passenger
 
 
 def begun(flights: Flights[Flight], key: str, *around: Flight) -> Flight:

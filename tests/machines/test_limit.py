@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from resilient._machines.limit import (
+from resilient._machines.rate_limits import (
     FixedWindow,
     RateLimit,
     SlidingWindow,

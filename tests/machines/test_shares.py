@@ -13,8 +13,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from resilient._machines.shares import Group, SharedSlots
-from resilient._priority import Priority
+from resilient._machines.partitions import Group, SharedSlots
+from resilient._values.priority import Priority
 
 CRITICAL, NORMAL, BATCH = Priority.CRITICAL, Priority.NORMAL, Priority.BATCH
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 )
 
 from resilient._machines.slots import Slots
-from resilient._priority import Priority
+from resilient._values.priority import Priority
 
 NORMAL = Priority.NORMAL
 LETTERS = {"c": Priority.CRITICAL, "n": NORMAL, "b": Priority.BATCH}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from resilient._machines.throttle import Throttle
-from resilient._priority import Priority
+from resilient._values.priority import Priority
 
 BATCH, SHEDDABLE, NORMAL, CRITICAL = Priority
 

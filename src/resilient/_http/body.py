@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import AsyncGeneratorType
 from typing import Any, Final, cast
 
-from resilient import _clock
-from resilient._errors import ResilientError
-from resilient._generators import Stream
-from resilient._outcome import Outcome
+from resilient._calls.outcome import Outcome
+from resilient._edges.generators import Stream
+from resilient._errors.errors import ResilientError
+from resilient._runtimes import clock
 
 # The shortest timeout: 0 would mean to sockets that they must not block.
 _AT_ONCE = 0.001
@@ -39,7 +39,7 @@ class Timeouts(dict[str, "float | None"]):
 
     def get(self, key: str, default: Any = None) -> Any:
         own: float | None = super().get(key, default)
-        left = max(_AT_ONCE, self.deadline - _clock.now())
+        left = max(_AT_ONCE, self.deadline - clock.now())
         if own is not None and own <= left:
             return own
         return None if left == math.inf else left
@@ -135,7 +135,7 @@ class Body:
     def _obeyed(self, error: Exception) -> None:
         """Answer for a timeout of the client's that our limit shortened."""
         self._stream.failed(error)
-        limit, now = self._stream.limit, _clock.now()
+        limit, now = self._stream.limit, clock.now()
         if limit is not None and now >= limit.deadline:
             exceeded = limit.exceeded(now)
             raise self._late(exceeded) from exceeded

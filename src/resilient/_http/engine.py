@@ -21,21 +21,21 @@ from typing import (
 )
 from urllib.request import getproxies_environment
 
-from resilient._arguments import count, flag
-from resilient._call import enter_call, leave_call
-from resilient._edge import DONE, RUN
-from resilient._errors import spell_seconds
+from resilient._calls.call import enter_call, leave_call
+from resilient._calls.outcome import Outcome
+from resilient._edges.functions import DONE, RUN
+from resilient._errors.errors import spell_seconds
+from resilient._errors.warnings import warn
 from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange, Family, Rules
 from resilient._http.standard import standard_pipeline
-from resilient._outcome import Outcome
-from resilient._pipeline import Pipeline
-from resilient._policy import Policy
+from resilient._policy.policy import Policy
 from resilient._runtimes.sync import SYNC
-from resilient._warnings import warn
-from resilient.per_key import PerKey
-from resilient.retry import Retry
-from resilient.timeout import Timeout
+from resilient._values.checks import count, flag
+from resilient.policies.per_key import PerKey
+from resilient.policies.pipeline import Pipeline
+from resilient.policies.retry import Retry
+from resilient.policies.timeout import Timeout
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

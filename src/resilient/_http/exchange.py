@@ -24,11 +24,11 @@ from typing import Any, Final, NamedTuple
 import anyio
 import attrs
 
-from resilient import _clock
-from resilient._call import Call
-from resilient._edge import Drive, strip
-from resilient._errors import ResilientError
-from resilient._generators import Stream
+from resilient._calls.call import Call
+from resilient._calls.outcome import Held, Outcome, Verdict
+from resilient._edges.functions import Drive, strip
+from resilient._edges.generators import Stream
+from resilient._errors.errors import ResilientError
 from resilient._http import advice
 from resilient._http.body import (
     UNLIMITED,
@@ -38,8 +38,8 @@ from resilient._http.body import (
     is_rewindable,
     leave,
 )
-from resilient._outcome import Held, Outcome, Verdict
-from resilient._policy import Policy
+from resilient._policy.policy import Policy
+from resilient._runtimes import clock
 
 IDEMPOTENT: Final = frozenset(
     {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"}
@@ -260,7 +260,7 @@ class Exchange(Drive):
         extensions["timeout"] = self._timeouts = timeouts
         if self._rules.deadline_header is not None:
             name, unit = self._rules.deadline_header
-            left = max(0.0, deadline - _clock.now())
+            left = max(0.0, deadline - clock.now())
             request.headers[name] = (
                 f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
             )
@@ -289,7 +289,7 @@ class Exchange(Drive):
         parts: list[bytes] = []
         try:
             for chunk in body:
-                if deadline is not None and _clock.now() >= deadline:
+                if deadline is not None and clock.now() >= deadline:
                     raise self._too_late()
                 parts.append(chunk)
         finally:
@@ -303,7 +303,7 @@ class Exchange(Drive):
         parts: list[bytes] = []
         try:
             async for chunk in chunks:
-                if deadline is not None and _clock.now() >= deadline:
+                if deadline is not None and clock.now() >= deadline:
                     await leave(chunks)
                     raise self._too_late()
                 parts.append(chunk)
@@ -375,7 +375,7 @@ class Exchange(Drive):
         if (
             call.deadline is not None
             and isinstance(error, library.TimeoutException)
-            and _clock.now() >= call.deadline
+            and clock.now() >= call.deadline
         ):
             # It obeyed the deadline: whichever Timeout set it answers for it.
             outcome.held = Held(_over)
@@ -417,10 +417,10 @@ class Exchange(Drive):
         body = response.stream
         try:
             if self._is_short(response):
-                until = _clock.now() + _DRAIN_SECONDS
+                until = clock.now() + _DRAIN_SECONDS
                 with suppress(Exception):
                     for _ in body:
-                        if _clock.now() >= until:
+                        if clock.now() >= until:
                             break
         finally:
             body.close()
@@ -439,7 +439,7 @@ class Exchange(Drive):
         if length is None or length > _DRAINED:
             return False
         if self._timeouts is not None:
-            self._timeouts.deadline = _clock.now() + _DRAIN_SECONDS
+            self._timeouts.deadline = clock.now() + _DRAIN_SECONDS
         return True
 
     def drop(self) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from resilient._outcome import Outcome, Verdict, keeps_verdict
-from resilient._pipeline import Pipeline
-from resilient._policy import Policy
-from resilient.circuit_breaker import CircuitBreaker
-from resilient.per_key import PerKey
-from resilient.retry import Retry
-from resilient.timeout import Timeout
+from resilient._calls.outcome import Outcome, Verdict, keeps_verdict
+from resilient._policy.policy import Policy
+from resilient.policies.circuit_breaker import CircuitBreaker
+from resilient.policies.per_key import PerKey
+from resilient.policies.pipeline import Pipeline
+from resilient.policies.retry import Retry
+from resilient.policies.timeout import Timeout
 
 F = TypeVar("F", covariant=True)
 

@@ -1,1 +1,4 @@
-"""Pure decisions: every rule of the library, given the time, free of I/O."""
+"""The rules: pure objects that take `now` as an argument and act on nothing.
+
+May import: `_errors`, `_values`.
+"""

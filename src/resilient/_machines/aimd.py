@@ -30,7 +30,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resilient._arguments import count, number, ratio
+from resilient._values.checks import count, number, ratio
 
 if TYPE_CHECKING:
     from typing import Self

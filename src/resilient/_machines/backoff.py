@@ -51,8 +51,8 @@ from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
-from resilient._arguments import count, number, seconds
-from resilient._records import Record
+from resilient._values.checks import count, number, seconds
+from resilient._values.records import Record
 
 __all__ = [
     "Backoff",

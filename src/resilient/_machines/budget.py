@@ -57,8 +57,8 @@ HotOS 2021.
 
 from __future__ import annotations
 
-from resilient._arguments import number
-from resilient._priority import Priority
+from resilient._values.checks import number
+from resilient._values.priority import Priority
 
 __all__ = ["Budget"]
 

@@ -109,9 +109,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import Literal, TypeAlias
 
-from resilient._arguments import seconds as seconds_argument
 from resilient._machines.window import Counts, Window
-from resilient._records import Record
+from resilient._values.checks import seconds as seconds_argument
+from resilient._values.records import Record
 
 __all__ = [
     "Change",

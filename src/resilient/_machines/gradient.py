@@ -25,8 +25,8 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 
-from resilient._arguments import number, ratio
 from resilient._machines.latency import LatencyLimit
+from resilient._values.checks import number, ratio
 
 __all__ = ["Gradient"]
 

@@ -50,9 +50,9 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 
-from resilient._arguments import count, ratio, seconds
 from resilient._machines.aimd import Settings
-from resilient._records import Record
+from resilient._values.checks import count, ratio, seconds
+from resilient._values.records import Record
 
 __all__ = ["Latency", "LatencyLimit", "Window"]
 

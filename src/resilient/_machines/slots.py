@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar
 
-from resilient._priority import Priority
+from resilient._values.priority import Priority
 
 
 class Ticket(Protocol):

@@ -61,7 +61,7 @@ from __future__ import annotations
 from math import inf
 
 from resilient._machines.window import TimeWindow
-from resilient._priority import Priority
+from resilient._values.priority import Priority
 
 __all__ = ["Throttle"]
 

@@ -47,7 +47,7 @@ from array import array
 from math import inf
 from typing import Protocol
 
-from resilient._records import Record
+from resilient._values.records import Record
 
 __all__ = ["CountWindow", "Counts", "TimeWindow", "Window"]
 

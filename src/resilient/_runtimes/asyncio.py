@@ -20,12 +20,12 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
-from resilient import _clock
-from resilient._runtimes import CUT, IN_TIME, TIED, End, Local, pause
+from resilient._runtimes import clock
+from resilient._runtimes.runtime import CUT, IN_TIME, TIED, End, Local, pause
 
 if TYPE_CHECKING:
-    from resilient._call import Call
-    from resilient._runtimes import Racer
+    from resilient._calls.call import Call
+    from resilient._runtimes.runtime import Racer
 
 
 class AsyncioRuntime:
@@ -36,8 +36,8 @@ class AsyncioRuntime:
 
     async def sleep(self, seconds: float) -> None:
         await pause()
-        if _clock.skip is not None:
-            _clock.skip(seconds)
+        if clock.skip is not None:
+            clock.skip(seconds)
             seconds = 0
         await asyncio.sleep(seconds)
 
@@ -53,7 +53,7 @@ class AsyncioRuntime:
         waiter.future = future = loop.create_future()
         timer = None
         if until is not None:
-            timer = loop.call_later(max(0.0, until - _clock.now()), _expire, future)
+            timer = loop.call_later(max(0.0, until - clock.now()), _expire, future)
         try:
             woken: bool = await future
         finally:
@@ -209,12 +209,12 @@ class AsyncioLimits:
         return IN_TIME
 
     def arm(self, deadline: float) -> None:
-        delay = max(0.0, deadline - _clock.now())
+        delay = max(0.0, deadline - clock.now())
         self.timer = self.loop.call_later(delay, self.expire)
 
     def expire(self) -> None:
         self.timer = None
-        due, following = self._due(_clock.now())
+        due, following = self._due(clock.now())
         if following is not None:
             # NB: also where the loop's clock is coarser than ours (uvloop) and
             # the timer came a little early.
@@ -345,7 +345,7 @@ class AsyncioRace:
         if not self._running():
             return
         self._cancel(settled=False)
-        until = None if unwinding else _clock.now() + grace
+        until = None if unwinding else clock.now() + grace
         cancelled: asyncio.CancelledError | None = None
         try:
             while self._running():

@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Literal
 
-from resilient import _clock
-from resilient._runtimes import IN_TIME, End, Local
-from resilient._warnings import warn
+from resilient._errors.warnings import warn
+from resilient._runtimes import clock
+from resilient._runtimes.runtime import IN_TIME, End, Local
 
 if TYPE_CHECKING:
-    from resilient._call import Call
-    from resilient._runtimes import Racer
+    from resilient._calls.call import Call
+    from resilient._runtimes.runtime import Racer
 
 
 class SyncRuntime:
@@ -26,12 +26,12 @@ class SyncRuntime:
     name: Literal["sync"] = "sync"
 
     async def sleep(self, seconds: float) -> None:
-        if _clock.skip is not None:
-            _clock.skip(seconds)
+        if clock.skip is not None:
+            clock.skip(seconds)
         elif seconds > 0:
             if loop_runs_here():
                 _warn_once()
-            _clock.sleep(seconds)
+            clock.sleep(seconds)
 
     def waiter(self, call: Call) -> SyncWaiter:
         """Make a waiter for this thread.
@@ -49,8 +49,8 @@ class SyncRuntime:
         return SyncWaiter()
 
     async def park(self, waiter: SyncWaiter, until: float | None) -> bool:
-        timeout = None if until is None else max(0.0, until - _clock.now())
-        return _clock.wait(waiter.gate, timeout)
+        timeout = None if until is None else max(0.0, until - clock.now())
+        return clock.wait(waiter.gate, timeout)
 
     def limit(
         self,
@@ -106,7 +106,7 @@ class SyncRace:
     def start(self, racer: Racer) -> bool:
         context = copy_context()
         try:
-            _clock.start_thread(lambda: _run(context, racer), f"resilient {racer.name}")
+            clock.start_thread(lambda: _run(context, racer), f"resilient {racer.name}")
         except RuntimeError:
             # The system has no thread left to give.
             return False

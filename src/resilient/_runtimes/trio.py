@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
-from resilient import _clock
-from resilient._outcome import family
-from resilient._runtimes import CUT, IN_TIME, TIED, End, Local, pause
+from resilient._calls.outcome import family
+from resilient._runtimes import clock
+from resilient._runtimes.runtime import CUT, IN_TIME, TIED, End, Local, pause
 
 if TYPE_CHECKING:
-    from resilient._call import Call
-    from resilient._runtimes import Racer
+    from resilient._calls.call import Call
+    from resilient._runtimes.runtime import Racer
 
 SAME_TICK = 0.005
 """Seconds: longer than a scheduler pass, shorter than any cleanup with I/O."""
@@ -36,8 +36,8 @@ class TrioRuntime:
 
     async def sleep(self, seconds: float) -> None:
         await pause()
-        if _clock.skip is not None:
-            _clock.skip(seconds)
+        if clock.skip is not None:
+            clock.skip(seconds)
             seconds = 0
         await trio.sleep(seconds)
 
@@ -46,7 +46,7 @@ class TrioRuntime:
 
     async def park(self, waiter: TrioWaiter, until: float | None) -> bool:
         await pause()
-        seconds = math.inf if until is None else max(0.0, until - _clock.now())
+        seconds = math.inf if until is None else max(0.0, until - clock.now())
         with trio.move_on_after(seconds):
             await waiter.event.wait()
         # NB: woken and out of time at once is woken: what was granted with the

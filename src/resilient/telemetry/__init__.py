@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 import attrs
 from opentelemetry import metrics, trace
 
-from resilient import _call
-from resilient._events import Event, PermitWaited, RetryScheduled
-from resilient._watching import subscribe
+from resilient._calls import call as _call
+from resilient._events.events import Event, PermitWaited, RetryScheduled
+from resilient._observing.subscriptions import subscribe
 from resilient.telemetry._calls import RESEND_COUNT, Watch
 from resilient.telemetry._catalogue import HISTOGRAMS, Histogram
 from resilient.telemetry._logs import Logs

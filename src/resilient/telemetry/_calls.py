@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer, set_span_in_context
 
-from resilient import _clock
-from resilient._call import Call, Run
-from resilient._events import log_once
-from resilient._outcome import Outcome, ending
+from resilient._calls.call import Call, Run
+from resilient._calls.outcome import Outcome, ending
+from resilient._events.events import log_once
+from resilient._runtimes import clock
 from resilient.telemetry._wording import Attribute
 
 if TYPE_CHECKING:
@@ -83,13 +83,13 @@ class Watched:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._began = _clock.now()
+        self._began = clock.now()
         self.recorded: int | None = None
 
     def began(self, call: Call, run: Run) -> Callable[[Outcome | None], None]:
         assert call.policy is not None
         labels = {"pipeline": call.policy.series, "kind": run.value}
-        began = _clock.now()
+        began = clock.now()
         attempts = self._watch.attempts
         span = self._begin_span(call, labels)
 
@@ -99,7 +99,7 @@ class Watched:
             if attempts is not None:
                 with _harmless("a duration could not be recorded"):
                     told = {**labels, "outcome": ending(outcome)}
-                    attempts.record(_clock.now() - began, told)
+                    attempts.record(clock.now() - began, told)
 
         return ended
 
@@ -109,7 +109,7 @@ class Watched:
         if calls is not None:
             with _harmless("a duration could not be recorded"):
                 told = {"pipeline": call.policy.series, "outcome": ending}
-                calls.record(_clock.now() - self._began, told)
+                calls.record(clock.now() - self._began, told)
 
     def _begin_span(self, call: Call, labels: dict[str, str]) -> _OpenSpan | None:
         tracer = self._watch.tracer

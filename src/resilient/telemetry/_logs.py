@@ -6,8 +6,7 @@ import logging
 import threading
 from typing import Final
 
-from resilient import _clock
-from resilient._events import (
+from resilient._events.events import (
     BudgetEmpty,
     CallAbandoned,
     CallRejected,
@@ -18,6 +17,7 @@ from resilient._events import (
     StaleServed,
     TimedOut,
 )
+from resilient._runtimes import clock
 from resilient.telemetry._wording import SCOPE, Attribute, attributes_of, name_of
 
 LINES: Final = 10
@@ -83,7 +83,7 @@ class Logs:
             logger = self._loggers[pipeline] = logging.getLogger(name)
         if not logger.isEnabledFor(level):
             return
-        now = _clock.now()
+        now = clock.now()
         with self._lock:
             quota = self._quotas.get((pipeline, kind))
             if quota is None:

@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
-from resilient import _clock
-from resilient._events import log_once
+from resilient._events.events import log_once
+from resilient._runtimes import clock
 from resilient.telemetry._catalogue import BY_NAME, METRICS
 from resilient.telemetry._snapshot import Point, snapshot
 from resilient.telemetry._wording import SCOPE, version
@@ -98,7 +98,7 @@ class Instruments:
             return ()
         try:
             with self._lock:
-                now = _clock.now()
+                now = clock.now()
                 # NB: the callbacks of one collection follow each other; who
                 # asks twice is a collection further on.
                 if name in self._served or not 0 <= now - self._taken < _STALE:

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
-from resilient._health import merged, readings
-from resilient._tally import tallies
+from resilient._events.counters import tallies
+from resilient._observing.health import merged, readings
 from resilient.telemetry._catalogue import BY_NAME, KINDS, OUTCOMES, Metric
 
 CALLS, ATTEMPTS = "resilient.calls", "resilient.attempts"

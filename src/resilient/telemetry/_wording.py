@@ -6,7 +6,7 @@ import re
 from importlib import metadata
 from typing import NamedTuple
 
-from resilient._events import Event
+from resilient._events.events import Event
 
 Attribute = str | int | float | bool
 

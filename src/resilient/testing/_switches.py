@@ -7,9 +7,12 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from resilient import _clock, _edge, _policy, retry
-from resilient._arguments import count
-from resilient.retry_budget import RetryBudget
+from resilient._edges import functions
+from resilient._policy import policy as _policy
+from resilient._policy.retry_budget import RetryBudget
+from resilient._runtimes import clock
+from resilient._values.checks import count
+from resilient.policies import retry
 
 
 @contextmanager
@@ -19,11 +22,11 @@ def off() -> Generator[None]:
     Nothing is retried, limited, counted or rejected. For the whole process,
     until the block ends; may be nested.
     """
-    before, _edge.enabled = _edge.enabled, False
+    before, functions.enabled = functions.enabled, False
     try:
         yield
     finally:
-        _edge.enabled = before
+        functions.enabled = before
 
 
 @contextmanager
@@ -39,7 +42,7 @@ def instant() -> Generator[None]:
     outlives the block then has times from the future in its records:
     `reset_all` clears them.
     """
-    real_now = _clock.now
+    real_now = clock.now
     lock = threading.Lock()
     skipped = 0.0
 
@@ -51,12 +54,12 @@ def instant() -> Generator[None]:
         with lock:
             skipped += seconds
 
-    before = _clock.now, _clock.sleep, _clock.skip
-    _clock.now, _clock.sleep, _clock.skip = now, skip, skip
+    before = clock.now, clock.sleep, clock.skip
+    clock.now, clock.sleep, clock.skip = now, skip, skip
     try:
         yield
     finally:
-        _clock.now, _clock.sleep, _clock.skip = before
+        clock.now, clock.sleep, clock.skip = before
 
 
 @contextmanager

@@ -37,8 +37,8 @@ from collections.abc import Callable, Collection, Iterable
 
 import attrs
 
-from resilient import _clock
-from resilient._arguments import seconds as check_seconds
+from resilient._runtimes import clock
+from resilient._values.checks import seconds as check_seconds
 from resilient.testing import _whereabouts
 
 GRACE = 0.2
@@ -100,7 +100,7 @@ class VirtualClock:
     """
 
     def __init__(self, seed: int, *, looped: bool = False) -> None:
-        # NB: `random` is imported where time does not matter, see `_clock`.
+        # NB: `random` is imported where time does not matter, see `_runtimes.clock`.
         from random import Random
 
         self.random: Callable[[], float] = Random(seed).random
@@ -141,7 +141,7 @@ class VirtualClock:
         """
         self.sleep(check_seconds("seconds", seconds))
 
-    # What replaces the attributes of `resilient._clock`:
+    # What replaces the attributes of `resilient._runtimes.clock`:
 
     skip = None
 
@@ -184,11 +184,11 @@ class VirtualClock:
             refuse_nesting()
             self._owner = threading.current_thread()
             self._bystanders = set(threading.enumerate())
-            self._real = {name: getattr(_clock, name) for name in _REPLACED}
+            self._real = {name: getattr(clock, name) for name in _REPLACED}
             self._installed = True
             _running = self
             for name in _REPLACED:
-                setattr(_clock, name, getattr(self, name))
+                setattr(clock, name, getattr(self, name))
 
     def uninstall(self) -> None:
         """Put the real clock back and let go of every thread that waits.
@@ -199,7 +199,7 @@ class VirtualClock:
         with _installing:
             _running = None
             for name, original in self._real.items():
-                setattr(_clock, name, original)
+                setattr(clock, name, original)
         with self._changed:
             self._installed = False
             self._changed.notify_all()
@@ -285,7 +285,7 @@ class VirtualClock:
         if gate is None:
             return False
         left = waiter.when - self._now
-        return _clock.wait(gate, None if left == math.inf else left)
+        return clock.wait(gate, None if left == math.inf else left)
 
     def _go_on_locked(self, thread: threading.Thread) -> bool:
         """Jump, on behalf of a thread that waits; return whether to look again."""

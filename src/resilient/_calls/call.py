@@ -1,0 +1,512 @@
+"""What flows through a pipeline: a `Call` in; what comes out is an `Outcome`.
+
+Ground rules:
+
+* A `Call` lives from the moment the user calls until that call returns. It
+  belongs to one task or thread. When it has ended it has no deadline, no
+  enclosing call and keeps no exception: whoever still sees it through an
+  inherited context sees nothing but how important it was.
+* One context variable holds the current call. Only an edge sets it (`_edge`,
+  `_blocks`), and `_telling`, edges without a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar
+from enum import Enum
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
+
+from resilient._calls.outcome import SUCCESS, Outcome, ending
+from resilient._errors.errors import DeadlineExceededError
+from resilient._runtimes import clock
+from resilient._runtimes.runtime import current_runtime
+from resilient._values.checks import number
+from resilient._values.priority import Priority, Standing
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from resilient._policy.policy import Policy
+    from resilient._runtimes.runtime import Runtime
+    from resilient.policies.rate_limiter.rate_limiter import RateLimiter
+
+
+D = TypeVar("D")
+
+
+class Run(Enum):
+    """Why the function is run.
+
+    The first run for a call is the original, whatever came before it; further
+    ones are retries unless the policy that causes them says otherwise.
+    """
+
+    ORIGINAL = "original"
+    RETRY = "retry"
+    HEDGE = "hedge"
+    PROBE = "probe"
+
+
+# What nearly every call has: an original that nobody observes. It is counted
+# when the call ends, with that. (And globals: an enum's member costs double.)
+FIRST: Final = object()
+PLAIN: Final = object()
+CONCLUDED: Final = object()
+ORIGINAL, RETRY = Run.ORIGINAL, Run.RETRY
+
+
+class Observation(Protocol):
+    """What somebody notes down about one call, while it is under way."""
+
+    def began(self, call: Call, run: Run) -> Callable[[Outcome | None], None]:
+        """Note that the function is run; return what to tell of its end."""
+        ...
+
+    def ended(self, call: Call, ending: str) -> None:
+        """Note how the call ended; see `ending`."""
+        ...
+
+
+observe: Callable[[Call], Observation | None] | None = None
+"""Asked at the start of every call, if it is set; neither it nor what it returns
+raises. Who observes sets `Call.run` to `Run.ORIGINAL`."""
+
+
+class Booking(Protocol):
+    """What a limiter took for one attempt, to be corrected."""
+
+    def settle(self, costs: Mapping[str, float]) -> Collection[str]:
+        """Correct it, once for each unit; return the units it counts."""
+        ...
+
+
+_REMEMBERED: Final = 8
+"""Given-up errors that a call remembers: enough for the members of a group,
+few enough for a call that lasts as long as its process."""
+
+
+class _Seldom(Generic[D]):
+    """An attribute that few calls have: in a dictionary that few calls have."""
+
+    __slots__ = ("_default", "_name")
+
+    def __init__(self, default: D) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type[Call], name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, call: None, owner: type[Call]) -> Self: ...
+    @overload
+    def __get__(self, call: Call, owner: type[Call]) -> D: ...
+    def __get__(self, call: Call | None, owner: type[Call]) -> Self | D:
+        if call is None:
+            return self
+        if call.seldom is None:
+            return self._default
+        return cast("D", call.seldom.get(self._name, self._default))
+
+    def __set__(self, call: Call, value: D) -> None:
+        if call.seldom is None:
+            if value is self._default:
+                return
+            call.seldom = {}
+        call.seldom[self._name] = value
+
+
+_ENDING: Final = ("bookings", "given_up", "stream_limit")
+"""What a call that ended has no more."""
+
+
+class Call:
+    """One logical call on its way through a pipeline.
+
+    Attributes:
+        name: Name of the function, or of the pipeline for a block.
+        args, kwargs: What the function is called with; empty for a block.
+            They appear in no event, text or repr.
+        attempt: Number of the present attempt, from 1.
+        deadline: When the time for the whole call is up, on the clock of
+            `time.monotonic`; None = never. Narrowed by each `Timeout` for
+            what is inside it.
+        key: What `PerKey` tells calls apart by, unless it has its own.
+        hedge: Number of the hedge that this is, from 1; 0: none.
+        function: What is called; None for a block.
+        result: Set it inside a ``with`` block to show a value to ``classify``.
+        unrepeatable: Why the function must not be called again, whatever came
+            of it – as an HTTP request that has side effects and may have
+            arrived; None: nothing is known against it.
+        resends: Whether each run sends the same HTTP request: a transport's
+            subclass says so.
+    """
+
+    resends: ClassVar[bool] = False
+
+    __slots__ = (
+        "_runtime",
+        "args",
+        "attempt",
+        "classified",
+        "deadline",
+        "enclosing",
+        "ended",
+        "function",
+        "kwargs",
+        "name",
+        "paid_into",
+        "policy",
+        "retried",
+        "run",
+        "runner",
+        "seldom",
+        "standing",
+        "task",
+    )
+
+    # What few calls have.
+    key: _Seldom[Any] = _Seldom(None)
+    result: _Seldom[Any] = _Seldom(None)
+    unrepeatable: _Seldom[str | None] = _Seldom(None)
+    # Why a Retry made no further attempt.
+    stopped: _Seldom[str | None] = _Seldom(None)
+    # Errors that a Retry gave up on, here or in a call made from here.
+    given_up: _Seldom[tuple[Exception, ...]] = _Seldom(())
+    # What limiters took for the present attempt; for `settle`.
+    bookings: _Seldom[dict[Any, Booking] | None] = _Seldom(None)
+    # The `Timeout` that bounds a stream after its first item.
+    stream_limit: _Seldom[Any] = _Seldom(None)
+    observation: _Seldom[Observation | None] = _Seldom(None)
+
+    # Of a `Fork` alone.
+    hedge: int = 0
+    strained: bool = False
+    # Of an HTTP request alone: the limiters that let it or its attempts pass.
+    limiters: list[RateLimiter] | None = None
+
+    def __init__(
+        self,
+        name: str,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        runtime: Runtime | None = None,
+        key: Any = None,
+        policy: Policy[Any] | None = None,
+        function: Callable[..., Any] | None = None,
+    ) -> None:
+        self.name: str = name
+        self.args: tuple[Any, ...] = args
+        self.kwargs = kwargs
+        self._runtime = runtime
+        # What the user called; the policies inside are its own affair.
+        self.policy: Policy[Any] | None = policy
+        self.function: Callable[..., Any] | None = function
+        self.attempt: int = 1
+        # Whether a Retry is around: what is inside it happens once an attempt.
+        self.retried: bool = False
+        # Whether a pipeline's `classify` has judged what came of it.
+        self.classified: bool = False
+        self.task: Any = None
+        # The budget that this call's success has paid into already.
+        self.paid_into: object = None
+        # Runs a plain function in the edge's stead: in a thread to abandon.
+        self.runner: Callable[..., Outcome] | None = None
+        self.ended: bool = False
+        self.deadline: float | None = None
+        self.enclosing: Call | None = None
+        # What `priority` said of the task; None: nothing yet.
+        self.standing: Standing | None = None
+        # What the next run of the function is: a `Run`; `FIRST`: an original
+        # that nobody observes; `PLAIN`: after that, and it is not counted yet;
+        # `CONCLUDED`: there will be none.
+        self.run: object = FIRST
+        self.seldom: dict[str, Any] | None = None
+        if key is not None:
+            self.key = key
+        if running() is not None:
+            self.inherit()
+        if observe is not None:
+            self.observation = observe(self)
+
+    def __repr__(self) -> str:
+        return f"<Call {self.name!r}, attempt {self.attempt}>"
+
+    def inherit(self) -> None:
+        """Take its place, and its deadline, inside the call that runs here."""
+        enclosing = running()
+        # NB: a task or thread may still carry the call that it was started
+        # from; once that has ended it has nothing to say.
+        if enclosing is None or enclosing.ended:
+            self.enclosing = self.deadline = None
+        else:
+            self.enclosing, self.deadline = enclosing, enclosing.deadline
+        # NB: also of one that has ended: background work stays what it was
+        # started as. A generator keeps what it began with.
+        if enclosing is not None and self.standing is None:
+            self.standing = enclosing.standing
+
+    @property
+    def priority(self) -> Priority:
+        """How important it is: what the `priority` block around it says."""
+        standing = self.standing
+        return _NORMAL if standing is None else standing.priority
+
+    @property
+    def lot(self) -> float:
+        """A number in [0, 1): of one class, who has a lower one is cut first.
+
+        The hash of the key that `priority` was given; else drawn, once for
+        everything inside the outermost block or call.
+        """
+        standing = self.standing
+        if standing is None:
+            outermost = self
+            # NB: a call further out may have drawn since this one began.
+            while outermost.standing is None and outermost.enclosing is not None:
+                outermost = outermost.enclosing
+            standing = outermost.standing or Standing(_NORMAL, clock.random())
+            self.standing = outermost.standing = standing
+        return standing.lot
+
+    def strain(self) -> None:
+        """Tell every `Hedge` around that what is called is in trouble.
+
+        It then adds no load. For policies further in that would rather have
+        fewer calls: a circuit that is not closed, a throttle that rejects.
+        """
+        call: Call | None = self
+        while call is not None:
+            if isinstance(call, Fork):
+                call.strained = True
+            call = call.enclosing
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime that waits for this call."""
+        runtime = self._runtime
+        if runtime is None:
+            runtime = self._runtime = current_runtime(self)
+        return runtime
+
+    def settle(self, **costs: float) -> None:
+        """Book what the call really cost, once it is known.
+
+        Each limiter that counts a named unit takes the difference between
+        what it took at the start and the number given: more is a debt that
+        later calls wait for, less is given back. The first word counts;
+        further ones for the same unit do nothing. Units that no limiter of
+        this call counts go to the call around it. Where no limiter stands
+        around, it does nothing.
+
+        Args:
+            **costs: Units and their real amounts, as in ``tokens=812``.
+
+        Raises:
+            TypeError, ValueError: An amount is not a number >= 0, or there are
+                limiters and none of them counts the unit; what they do count
+                is booked all the same.
+        """
+        for unit, cost in costs.items():
+            number(unit, cost, minimum=0)
+        known: set[str] = set()
+        call: Call | None = self
+        while call is not None and costs:
+            bookings = tuple((call.bookings or {}).values())
+            counted = {unit for one in bookings for unit in one.settle(costs)}
+            # What nobody here counts may be counted by a call around this one.
+            costs = {unit: costs[unit] for unit in costs.keys() - counted}
+            known |= counted
+            call = call.enclosing
+        if costs and known:
+            raise ValueError(
+                f"no limiter of this call counts `{min(costs)}`; they count"
+                f" {', '.join(sorted(known))}"
+            )
+
+    def give_up(self, error: Exception) -> None:
+        """Tell this call and all around it that a Retry gave up on `error`."""
+        call: Call | None = self
+        while call is not None:
+            call.given_up = (*call.given_up[1 - _REMEMBERED :], error)
+            call = call.enclosing
+
+    def count(self, *series: str) -> None:
+        """Add 1 to a count of this call's pipeline.
+
+        Args:
+            *series: The metric, and the values of its labels in the order of
+                `resilient.telemetry`'s table, the pipeline left out.
+        """
+        if self.policy is not None:
+            self.policy.tally.counts[series] += 1
+
+    def end(self, outcome: Outcome | None = None) -> None:
+        """Cut every tie: nobody may learn anything from a call that ended.
+
+        Args:
+            outcome: What came of it; None: something unwound. Only the first
+                word about it counts.
+        """
+        if (
+            self.run is PLAIN
+            and outcome is not None
+            and outcome.verdict is SUCCESS
+            and outcome.error is None
+        ):
+            self.policy.tally.plain += 1  # type: ignore[union-attr]  # an edge's
+        elif not self.ended:
+            self.conclude(outcome)
+        self.ended = True
+        self.function = None
+        self.args, self.kwargs = (), None
+        self.enclosing = self.deadline = self.task = None
+        if self.seldom is not None:
+            for name in _ENDING:
+                self.seldom.pop(name, None)
+
+    def run_as(self, run: Run) -> None:
+        """Say what the next run of the function is."""
+        if self.run is PLAIN:
+            self.count("resilient.attempts", ORIGINAL.value)
+        self.run = run
+
+    def count_run(self) -> Run:
+        """Count a run that begins now, and is no plain one."""
+        if self.run is PLAIN:
+            self.run_as(RETRY)
+        run = cast("Run", self.run)
+        self.count("resilient.attempts", run.value)
+        self.run = RETRY
+        return run
+
+    def conclude(self, outcome: Outcome | None) -> None:
+        """Count how the call ended, once; `end` does, if nobody did before.
+
+        For a call that goes on after its answer is known, as a body does that
+        is still to be read.
+        """
+        if self.run is CONCLUDED:
+            return
+        if self.run is PLAIN:
+            self.count("resilient.attempts", ORIGINAL.value)
+        self.run = CONCLUDED
+        word = ending(outcome)
+        self.count("resilient.calls", word)
+        # NB: the dictionary first: to ask `_Seldom` is a Python function.
+        if self.seldom is not None and (observation := self.observation) is not None:
+            self.observation = None
+            observation.ended(self, word)
+
+
+class Apart(Call):
+    """A run of the function in a task or thread of its own, for another call.
+
+    It is a part of that call and not counted as one; its run is.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, call: Call, runtime: Runtime | None = None) -> None:
+        super().__init__(
+            call.name, call.args, call.kwargs, runtime, call.key, call.policy
+        )
+        self.enclosing = call
+        self.function = call.function
+        self.attempt = call.attempt
+        self.retried = call.retried
+        self.standing = call.standing
+        self.observation = call.observation
+        self.run = RETRY if call.attempt > 1 else Run.ORIGINAL
+
+    def end(self, outcome: Outcome | None = None) -> None:
+        self.ended = True
+        super().end()
+
+
+class Fork(Apart):
+    """One of several attempts that run at once for one call.
+
+    It lives in the task or thread of the attempt, inside that call.
+
+    Attributes:
+        hedge: Number of the hedge, from 1; 0: the first attempt.
+        strained: Whether a policy further in wants no more of them.
+    """
+
+    __slots__ = ("hedge", "strained")
+
+    def __init__(self, call: Call, hedge: int) -> None:
+        super().__init__(call, call.runtime)
+        self.deadline = call.deadline
+        self.runner = call.runner
+        self.hedge: int = hedge
+        if hedge:
+            self.run = Run.HEDGE
+        self.strained: bool = False
+
+
+_NORMAL = Priority.NORMAL
+
+current: ContextVar[Call | None] = ContextVar("resilient.current_call", default=None)
+# NB: what every call does, bound once: a method of C's that is looked up on an
+# imported name is made anew each time, which takes as long as to call it.
+running, enter_call, leave_call = current.get, current.set, current.reset
+
+
+def current_call() -> Call:
+    """Return the innermost call that this code runs in.
+
+    Raises:
+        LookupError: This code does not run inside a protected call.
+    """
+    call = running()
+    while call is not None and call.policy is None:
+        # A `deadline_after`, which calls nothing.
+        call = call.enclosing
+    if call is None or call.ended:
+        raise LookupError("no call of a resilient policy is under way here")
+    return call
+
+
+def current_deadline() -> float | None:
+    """Return when the time for the current call is up.
+
+    Returns:
+        A reading of `time.monotonic` (on trio too), or None: no limit.
+    """
+    call = running()
+    return None if call is None else call.deadline
+
+
+def remaining() -> float | None:
+    """Return how many seconds are left for the current call.
+
+    Made for clients that take a timeout: ``requests.get(url,
+    timeout=remaining())``.
+
+    Returns:
+        Seconds, 0.0 when time is up, None where there is no limit.
+    """
+    deadline = current_deadline()
+    return None if deadline is None else max(0.0, deadline - clock.now())
+
+
+def overdue(call: Call, now: float) -> Outcome | None:
+    """Return the refusal of a call whose deadline has passed, else None."""
+    if call.deadline is None or now < call.deadline:
+        return None
+    error = DeadlineExceededError(call.name, None, now - call.deadline)
+    if call.policy is None:
+        return Outcome(error=error)
+    return call.policy.reject(error, call)

@@ -1,0 +1,83 @@
+"""What is inside a policy, run in a task or thread of its own.
+
+The third edge. The others run the function in the frame of whoever called it;
+this one where a policy says, as often as it says, perhaps at the same time.
+Its policy gives each run a call of its own, which ends when nobody needs it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from resilient._calls.call import Call, enter_call
+from resilient._calls.outcome import Outcome
+from resilient._edges.functions import (
+    DONE,
+    Chain,
+    Drive,
+    Proceed,
+    failed,
+    refuse_awaitable,
+)
+from resilient._runtimes.sync import SYNC
+
+
+class Alone(Drive):
+    """What is inside a policy, run in a task or thread of its own.
+
+    Args:
+        proceed: What is inside.
+        call: A call of its own, for a function. It is not ended here.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, proceed: Proceed, call: Call) -> None:
+        self.call = call
+        self.outcome = None
+        self.coroutine = None
+        self._around = cast("Chain", proceed)
+
+    async def run(self) -> None:
+        """Run to the end; the context variables set on the way stay set.
+
+        NB: what came of it is to be taken from `outcome`. An error keeps the
+        frames below it alive, this one and its caller's, so that a value
+        returned through them would be a cycle.
+        """
+        call, fn = self.call, self.call.function
+        assert fn is not None
+        # NB: `end` empties the call, and a caller who waits no more ends it.
+        args, kwargs = call.args, call.kwargs or {}
+        in_sync = call.runtime is SYNC
+        enter_call(call)
+        value: Any = None
+        try:
+            standstill = self.begin()
+            while True:
+                if in_sync:
+                    standstill = self.in_sync(standstill)
+                else:
+                    standstill = await self.forward(standstill)
+                if standstill is DONE:
+                    break
+                try:
+                    if not in_sync:
+                        value = Outcome(await fn(*args, **kwargs))
+                    elif call.runner is None:
+                        value = Outcome(fn(*args, **kwargs))
+                    else:
+                        value = call.runner(fn, args, kwargs)
+                except Exception as error:
+                    standstill = self.send(failed(error))
+                except BaseException as unwinding:
+                    standstill = self.throw(unwinding)
+                else:
+                    returned: object = value.value
+                    if in_sync and hasattr(type(returned), "__await__"):
+                        standstill = self.throw(refuse_awaitable(call.name, returned))
+                    else:
+                        standstill = self.send(value)
+        finally:
+            # NB: the error's traceback holds this frame.
+            value = returned = None

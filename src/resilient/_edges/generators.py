@@ -1,0 +1,282 @@
+"""The edge of generators, sync and async.
+
+Ground rules:
+
+* An attempt lasts until the first item. What fails later is never tried
+  again: the consumer has seen part of the stream.
+* Permits that last as long as the call's work does (`Outcome.held`) are given
+  back when the stream ends, fails, is closed or collected. Closing it early
+  is a success.
+* While an item is with the consumer no scope and no context variable is open:
+  a scope held there corrupts trio's stack of scopes and cancels the consumer
+  on asyncio. Each step gets a fresh limit: what is left of the total one.
+
+The two wrappers are one text in two colours, as generators have to be.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextvars import Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from resilient._calls.call import Call, enter_call, leave_call, overdue
+from resilient._calls.outcome import Held, Outcome
+from resilient._edges import functions
+from resilient._edges.functions import RUN, Drive, failed, name_of, raised_by
+from resilient._runtimes import clock
+from resilient._runtimes.runtime import CUT
+from resilient._runtimes.sync import SYNC
+
+if TYPE_CHECKING:
+    from resilient._policy.policy import Policy
+    from resilient._runtimes.runtime import TimeLimit
+
+
+class StreamLimit(Protocol):
+    """A total timeout, for as long as its stream lasts."""
+
+    deadline: float
+
+    def exceeded(self, now: float) -> Exception: ...
+
+
+class Inside:
+    """Being inside a call, from one item to the next."""
+
+    __slots__ = ("call", "token")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def __enter__(self) -> None:
+        self.token: Token[Call | None] = enter_call(self.call)
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            leave_call(self.token)
+        except ValueError:
+            # Closed from another context, by the collector or a loop that
+            # shuts down: the variable there was never ours.
+            pass
+
+
+class Stream:
+    """A stream, from its call to its end.
+
+    As a context manager it is the stretch from one item to the next.
+    """
+
+    __slots__ = ("_inside", "_limit", "call", "held", "last", "limit")
+
+    def __init__(self, call: Call) -> None:
+        self.call: Call = call
+        self.held: Held = Held()
+        # How it ended; None where somebody else unwinds through it.
+        self.last: Outcome | None = None
+        # The total limit, known with the first item.
+        self.limit: StreamLimit | None = None
+        self._limit: TimeLimit | None = None
+
+    def begin(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Take up a generator, which ``close`` ends if it is not wanted."""
+        # NB: of the one before, whatever a policy did not give back.
+        self.held.end(None)
+        self.held = Held(close)
+
+    def first(self, item: Any) -> Outcome:
+        outcome = Outcome(item)
+        outcome.held = self.held
+        return outcome
+
+    def __enter__(self) -> None:
+        call, limit = self.call, self.limit
+        # NB: this step may be taken by another task, or inside another call,
+        # than the one before.
+        call.task = None
+        call.inherit()
+        if functions.enabled:
+            now = clock.now()
+            if limit is not None:
+                if now >= limit.deadline:
+                    raise limit.exceeded(now)
+                if call.deadline is None or limit.deadline < call.deadline:
+                    call.deadline = limit.deadline
+            late = overdue(call, now)
+            if late is not None and late.error is not None:
+                raise late.error
+            if limit is not None:
+                until = limit.deadline
+                self._limit = call.runtime.limit(call, None, until - now, until)
+        self._inside = Inside(call)
+        self._inside.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._inside.__exit__()
+        limit, self._limit = self._limit, None
+        if limit is not None and limit.leave(self.call, error) is CUT:
+            assert self.limit is not None
+            raise self.limit.exceeded(clock.now()) from error
+
+    def failed(self, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            self.last = Outcome(None, error)
+        elif isinstance(error, GeneratorExit):
+            self.last = Outcome()
+
+    def end(self) -> None:
+        last, self.last = self.last, None
+        self.held.end(last)
+        self.call.end(last)
+
+
+def _begun(drive: Drive) -> tuple[Outcome, Exception | None]:
+    """Take the outcome of the first item, and its error apart."""
+    outcome, drive.outcome = drive.outcome, None
+    assert outcome is not None
+    error, outcome.error = outcome.error, None
+    return outcome, error
+
+
+async def _close(items: Generator[Any, Any, Any]) -> None:
+    items.close()
+
+
+def generator_edge(
+    policy: Policy[Any], fn: Callable[..., Generator[Any, Any, Any]]
+) -> Callable[..., Any]:
+    """Return `fn` as the policy protects it, for a generator function."""
+    name = name_of(fn)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        __tracebackhide__ = True
+        call = Call(name, args, kwargs, SYNC, policy=policy)
+        stream = Stream(call)
+        items: Any = None
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            with Inside(call):
+                drive = Drive(policy, call)
+                standstill = drive.in_sync(drive.begin())
+                while standstill is RUN:
+                    if items is not None:
+                        items.close()
+                    items = fn(*args, **kwargs)
+                    stream.begin(functools.partial(_close, items))
+                    try:
+                        value = stream.first(next(items))
+                    except StopIteration as stop:
+                        value = Outcome(stop.value)
+                    except Exception as raised:
+                        value = failed(raised)
+                    except BaseException as unwinding:
+                        standstill = drive.in_sync(drive.throw(unwinding))
+                        continue
+                    standstill = drive.in_sync(drive.send(value))
+            value, error = _begun(drive)
+            if error is not None:
+                raise raised_by(policy, error)
+            if value.held is not stream.held:
+                return value.value
+            stream.limit = call.stream_limit
+            item, value = value.value, None
+            while True:
+                try:
+                    value = yield item
+                except GeneratorExit:
+                    raise
+                except BaseException as thrown:
+                    advance, value = items.throw, thrown
+                else:
+                    advance = items.send
+                with stream:
+                    item, value = advance(value), None
+        except StopIteration as stop:
+            stream.last = Outcome(stop.value)
+            return stop.value
+        except BaseException as raised:
+            stream.failed(raised)
+            raise
+        finally:
+            value = error = None
+            try:
+                if items is not None:
+                    items.close()
+            finally:
+                stream.end()
+
+    return wrapper
+
+
+def async_generator_edge(
+    policy: Policy[Any], fn: Callable[..., AsyncGenerator[Any, Any]]
+) -> Callable[..., Any]:
+    """Return `fn` as the policy protects it, for an async generator function."""
+    name = name_of(fn)
+
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        __tracebackhide__ = True
+        call = Call(name, args, kwargs, policy=policy)
+        stream = Stream(call)
+        items: Any = None
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            with Inside(call):
+                drive = Drive(policy, call)
+                standstill = await drive.forward(drive.begin())
+                while standstill is RUN:
+                    if items is not None:
+                        await items.aclose()
+                    items = fn(*args, **kwargs)
+                    stream.begin(items.aclose)
+                    try:
+                        value = stream.first(await items.__anext__())
+                    except StopAsyncIteration:
+                        value = Outcome()
+                    except Exception as raised:
+                        value = failed(raised)
+                    except BaseException as unwinding:
+                        standstill = await drive.forward(drive.throw(unwinding))
+                        continue
+                    standstill = await drive.forward(drive.send(value))
+            value, error = _begun(drive)
+            if error is not None:
+                raise raised_by(policy, error)
+            if value.held is not stream.held:
+                return
+            stream.limit = call.stream_limit
+            item, value = value.value, None
+            while True:
+                try:
+                    value = yield item
+                except GeneratorExit:
+                    raise
+                except BaseException as thrown:
+                    advance, value = items.athrow, thrown
+                else:
+                    advance = items.asend
+                with stream:
+                    item, value = await advance(value), None
+        except StopAsyncIteration:
+            stream.last = Outcome()
+        except BaseException as raised:
+            stream.failed(raised)
+            raise
+        finally:
+            value = error = None
+            try:
+                if items is not None:
+                    await items.aclose()
+            finally:
+                stream.end()
+
+    return wrapper

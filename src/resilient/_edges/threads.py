@@ -1,0 +1,143 @@
+"""Threads that a caller may stop waiting for.
+
+A thread cannot be killed. `Crew` runs each function in a daemon thread of its
+own; a caller that has waited long enough leaves, and the thread keeps its
+place in the crew, and every permit in `Stint.held`, until it ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from typing import Any
+
+from resilient._calls.outcome import Held, Outcome
+from resilient._edges.functions import failed
+from resilient._runtimes import clock
+
+
+class Crew:
+    """At most `size` threads at once, abandoned ones included."""
+
+    __slots__ = ("_size", "abandoned", "lock", "running")
+
+    def __init__(self, size: int) -> None:
+        self.lock = threading.Lock()
+        self._size = size
+        self.running = 0
+        self.abandoned = 0
+
+    def begin(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Stint | None:
+        """Run ``fn(*args, **kwargs)`` in a thread; None: all are taken."""
+        with self.lock:
+            if self.running >= self._size:
+                return None
+            self.running += 1
+        stint = Stint(self)
+        context = copy_context()
+        try:
+            clock.start_thread(
+                lambda: context.run(stint.run, fn, args, kwargs), f"resilient {name}"
+            )
+        except BaseException:
+            # The system has no thread left to give; or Ctrl-C, and the thread
+            # may have begun all the same.
+            stint.call_off()
+            raise
+        return stint
+
+
+class Stint:
+    """One function in its thread, and what came of it."""
+
+    __slots__ = (
+        "_begun",
+        "_called_off",
+        "_crew",
+        "_gate",
+        "_left",
+        "_outcome",
+        "_over",
+        "_unwinding",
+        "held",
+    )
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._begun = self._called_off = self._left = self._over = False
+        self._outcome: Outcome | None = None
+        self._unwinding: BaseException | None = None
+        self.held = Held()
+
+    def run(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Run the function; called in the thread."""
+        crew = self._crew
+        with crew.lock:
+            if self._called_off:
+                return
+            self._begun = True
+        try:
+            self._outcome = Outcome(fn(*args, **kwargs))
+        except Exception as error:
+            self._outcome = failed(error)
+        except BaseException as unwinding:
+            self._unwinding = unwinding
+        with crew.lock:
+            crew.running -= 1
+            self._over = True
+            if self._left:
+                crew.abandoned -= 1
+                self._outcome = self._unwinding = None
+            self._gate.release()
+        self.held.end(None)
+
+    def call_off(self) -> None:
+        """Give the place back, unless the thread has begun: then leave it."""
+        with self._crew.lock:
+            if not self._begun:
+                self._called_off = True
+                self._crew.running -= 1
+                return
+        self._leave()
+
+    def wait(self, until: float) -> bool:
+        """Wait for the end; return False, and leave, if it takes too long."""
+        try:
+            while not clock.wait(self._gate, max(0.0, until - clock.now())):
+                # NB: a lock may time out a moment early; then it is not time.
+                if clock.now() >= until:
+                    return not self._leave()
+        except BaseException:
+            self._leave()
+            raise
+        return True
+
+    def _leave(self) -> bool:
+        with self._crew.lock:
+            if not self._over:
+                self._left = True
+                self._crew.abandoned += 1
+            return self._left
+
+    def result(self) -> Outcome:
+        """Take what came of it; raise what was no `Exception`."""
+        outcome, self._outcome = self._outcome, None
+        unwinding, self._unwinding = self._unwinding, None
+        try:
+            if unwinding is not None:
+                raise unwinding
+        finally:
+            del unwinding
+        assert outcome is not None
+        return outcome

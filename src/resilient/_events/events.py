@@ -1,0 +1,372 @@
+"""Events: what policies tell their listeners.
+
+Ground rules:
+
+* An event is built only when somebody listens (``if self.listeners:``), after
+  the lock of its policy has been released.
+* It carries names and numbers, never an argument, a result, a URL or the
+  object of an error.
+* A listener that raises is logged, once for each kind of event, and changes
+  nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from resilient._values.records import Record
+
+_set = object.__setattr__
+
+
+class _Located:
+    """Where it happened: no arguments of an event's, and no part of what it is."""
+
+    __slots__ = ("pipeline", "series")
+
+    pipeline: str | None
+    # What metrics call the policy: bounded, where names may be many.
+    series: str | None
+
+
+class Event(_Located, Record):
+    """Something that a policy did.
+
+    Attributes:
+        policy: Name of the policy.
+        call: Name of the call, or None where no call caused it.
+        pipeline: Name of the outermost pipeline around it; None where that is
+            not known.
+    """
+
+    __slots__ = ("call", "policy")
+
+    policy: str
+    call: str | None
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        super().__init__(*values, **named)
+        _set(self, "pipeline", None)
+        _set(self, "series", None)
+
+    @classmethod
+    def fields(cls) -> tuple[str, ...]:
+        arguments = cls.__match_args__
+        return (*arguments[:2], "pipeline", *arguments[2:])
+
+
+class RetryScheduled(Event):
+    """An attempt failed and another will follow.
+
+    Attributes:
+        attempt: Number of the attempt that failed, from 1.
+        error: Name of the type of its error, None for a rejected result.
+        delay: Seconds until the next attempt.
+    """
+
+    __slots__ = ("attempt", "delay", "error")
+
+    attempt: int
+    error: str | None
+    delay: float
+
+
+class RetriesExhausted(Event):
+    """A failed call is not tried again.
+
+    Attributes:
+        attempts: Attempts made.
+        elapsed: Seconds since the first began.
+        reason: "attempts", "deadline", "budget exhausted", "not retryable",
+            "not repeatable" (see `Call.unrepeatable`), "retry_after too long"
+            or "retried further in".
+        error: Name of the type of the last error, None for a result.
+    """
+
+    __slots__ = ("attempts", "elapsed", "error", "reason")
+
+    attempts: int
+    elapsed: float
+    reason: str
+    error: str | None
+
+
+class RetryCancelled(Event):
+    """The caller went away during the wait between two attempts."""
+
+    __slots__ = ("attempt",)
+
+    attempt: int
+
+
+class BudgetEmpty(Event):
+    """A failed call might be tried again, but the budget is empty.
+
+    Attributes:
+        attempt: Number of the attempt that failed, from 1.
+    """
+
+    __slots__ = ("attempt",)
+
+    attempt: int
+
+
+class CircuitChanged(Event):
+    """A circuit changed its state.
+
+    Attributes:
+        old, new: Names of the states.
+        reason: What caused it.
+        calls, failed, slow: The window that caused it.
+    """
+
+    __slots__ = ("calls", "failed", "new", "old", "reason", "slow")
+
+    old: str
+    new: str
+    reason: str
+    calls: int
+    failed: int
+    slow: int
+
+
+class CircuitNoted(Event):
+    """A circuit noticed something that does not change its state.
+
+    Attributes:
+        what: "would_open" (while observing), "probe_reclaimed" (a probe did
+            not come back in time) or "open_for_failed" (the function of the
+            open time raised or answered nonsense; 5 s are used).
+    """
+
+    __slots__ = ("what",)
+
+    what: str
+
+
+class CallRejected(Event):
+    """A policy refused a call.
+
+    Attributes:
+        error: Name of the type of the rejection.
+        reason: Its reason where it has one.
+        retry_after: Seconds, or None.
+    """
+
+    __slots__ = ("error", "reason", "retry_after")
+
+    error: str
+    reason: str | None
+    retry_after: float | None
+
+
+class PermitWaited(Event):
+    """A call waited for its permit and got it.
+
+    Attributes:
+        waited: Seconds.
+    """
+
+    __slots__ = ("waited",)
+
+    waited: float
+
+
+class LimitChanged(Event):
+    """An adaptive limit has changed; told at most once a second.
+
+    Attributes:
+        old: The limit when it was told last.
+        new: The limit now.
+    """
+
+    __slots__ = ("new", "old")
+
+    old: int
+    new: int
+
+
+class TimedOut(Event):
+    """A timeout cut a call short.
+
+    Attributes:
+        seconds: What it allows.
+        overrun: Seconds by which the call exceeded it.
+        delivered: False where nothing could interrupt the call, so that its
+            late result was returned.
+    """
+
+    __slots__ = ("delivered", "overrun", "seconds")
+
+    seconds: float
+    overrun: float
+    delivered: bool
+
+
+class CallAbandoned(Event):
+    """A thread was left behind by a timeout, or a loser by a hedge.
+
+    Attributes:
+        abandoned: Those of that policy that still run.
+    """
+
+    __slots__ = ("abandoned",)
+
+    abandoned: int
+
+
+class HedgeLaunched(Event):
+    """A further attempt began while another ran, or because one had failed.
+
+    Attributes:
+        hedge: Its number, from 1.
+        reason: "delay" or "failure".
+        elapsed: Seconds since the first attempt began.
+    """
+
+    __slots__ = ("elapsed", "hedge", "reason")
+
+    hedge: int
+    reason: str
+    elapsed: float
+
+
+class HedgeWon(Event):
+    """A hedge was answered first.
+
+    Attributes:
+        hedge: Its number, from 1.
+        elapsed: Seconds since the first attempt began.
+    """
+
+    __slots__ = ("elapsed", "hedge")
+
+    hedge: int
+    elapsed: float
+
+
+class FallbackUsed(Event):
+    """A fallback answered.
+
+    Attributes:
+        error: Name of the type of the error it answers for.
+    """
+
+    __slots__ = ("error",)
+
+    error: str | None
+
+
+class CallCoalesced(Event):
+    """A call joined an execution that others had begun or joined.
+
+    Attributes:
+        callers: Calls that wait for it now, this one included.
+    """
+
+    __slots__ = ("callers",)
+
+    callers: int
+
+
+class StaleServed(Event):
+    """A cache answered for a failure with a value that it had kept.
+
+    Attributes:
+        age: Seconds since that value was made.
+        error: Name of the type of the error it answers for; None for a result
+            that was judged a failure.
+    """
+
+    __slots__ = ("age", "error")
+
+    age: float
+    error: str | None
+
+
+class KeyEvicted(Event):
+    """`PerKey` let go of a key's policy to make room.
+
+    Attributes:
+        fresh: Whether that policy was as good as new: nothing was forgotten.
+    """
+
+    __slots__ = ("fresh",)
+
+    fresh: bool
+
+
+Listener: TypeAlias = Callable[[Event], Any]
+
+
+class Outbox:
+    """Events that have to arrive in the order in which they happened.
+
+    `put` is called under the lock of the machine they come from, `deliver`
+    after it was released. One thread delivers at a time; a listener that
+    causes further events leaves them to the delivery it is part of.
+    """
+
+    __slots__ = ("_busy", "_events")
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._busy = threading.Lock()
+
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+
+    def deliver(self, listeners: Callable[[], tuple[Listener, ...]]) -> None:
+        # NB: looked at again after each release: somebody may have put an
+        # event, found the outbox busy and left it to us.
+        while self._events and self._busy.acquire(blocking=False):
+            try:
+                while self._events:
+                    send(listeners(), self._events.popleft())
+            finally:
+                self._busy.release()
+
+
+def send(listeners: tuple[Listener, ...], event: Event) -> None:
+    """Tell every listener; none of them can hurt the call or the others."""
+    for listener in listeners:
+        try:
+            listener(event)
+        except Exception:
+            log_once(f"a listener failed on {type(event).__name__}")
+
+
+everywhere: tuple[Listener, ...] = ()
+"""Those who listen to every policy: see `resilient.subscribe`."""
+
+
+def broadcast(event: Event) -> None:
+    """Tell those who listen to every policy: the listener they have in each."""
+    send(everywhere, event)
+
+
+def located(event: Event, pipeline: str, series: str) -> Event:
+    """Complete an event that nobody has seen yet with where it happened."""
+    _set(event, "pipeline", pipeline)
+    _set(event, "series", series)
+    return event
+
+
+_logged: set[str] = set()
+
+
+def log_once(text: str) -> None:
+    """Log the exception being handled, the first time that `text` is said."""
+    if text not in _logged:
+        _logged.add(text)
+        import logging
+
+        logging.getLogger("resilient").exception("%s (said once)", text)
+
+
+def error_name(error: BaseException | None) -> str | None:
+    """Return what an event may say of an error: the name of its type."""
+    return None if error is None else type(error).__qualname__

@@ -1,0 +1,300 @@
+"""Shares: slots that are kept for those who have a better right to them.
+
+Slots that are all taken cannot be taken back from who runs. To let the most
+important go first, or a partition have its share, the others must leave some
+free *before* those ask. How many: what they had, or wanted, at once in the
+last second or two - their **demand**.
+
+Ground rules:
+
+* A *group* is the calls of one class in one partition. Where there are no
+  partitions, all are in one, whose share is everything.
+* A class leaves free what the higher classes of its partition demand beyond
+  what they have. A class that is alone has everything.
+* A partition may always have its share, but for what other partitions run in
+  it. Beyond, it leaves free what the others demand of theirs beyond what they
+  have - and one slot for each that has less than its share, so that the first
+  call after a silence need not wait for somebody to leave.
+* So a share that is not used is lent, and comes back as soon as it is wanted
+  and those who borrowed it are done. Nobody ever runs beyond the limit.
+* Of a class of which a share was refused lately, as large a share is left out
+  of the last quarter of the slots: those of the lowest lots. So of a task's
+  calls, which have one lot, all are served rather than some of each. The
+  highest lot that has lately been there is not left out, however low it is.
+* Where nothing runs, anybody may: nobody else would ever leave.
+* A slot that comes free goes to the first in line who may have it.
+
+Demand is measured in periods: the peak of this one or the last, whichever is
+greater. Calls refused in a row were a demand as well.
+
+Source: shares that are lent, Netflix's concurrency-limits, where who claims
+his own goes beyond the limit; cutting by a hash of the task, Zhou et al.,
+"Overload Control for Scaling WeChat Microservices" (DAGOR), SoCC 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
+
+from resilient._machines.slots import Slots, Ticket
+from resilient._values.priority import Priority
+
+__all__ = ["Group", "SharedSlots"]
+
+_PERIOD = 1.0
+"""Seconds after which a peak is the last one, and then none."""
+
+
+_FOR_ALL = 0.75
+"""Share of the slots that is for all of a class, whatever their lots. With
+less of it slots would stay free that nobody takes; with more, fewer tasks are
+served whole. Of tasks of ten calls, two to one too many, that is one in nine,
+and one in fifty without a cut."""
+
+
+class _Partition:
+    __slots__ = ("groups", "share")
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        # By class, lowest first.
+        self.groups = tuple(Group(self, priority) for priority in Priority)
+
+    @property
+    def in_use(self) -> int:
+        return sum(group.in_use for group in self.groups)
+
+    def quota(self, limit: int) -> int:
+        """Return the slots that are its own."""
+        # NB: a hair less: 0.1 * 30 may come out above 3.
+        return math.ceil(self.share * limit - 1e-9)
+
+    def missing(self, limit: int) -> int:
+        """Return the slots to be kept for it."""
+        demand = max(1, sum(group.demand for group in self.groups))
+        return max(0, min(demand, self.quota(limit)) - self.in_use)
+
+
+class Group:
+    """The calls of one class in one partition.
+
+    Attributes:
+        in_use: Slots it has.
+        waiting: Its tickets in line.
+        cut: What share of its calls was refused lately: those of a lower lot
+            are the first to go.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_entered",
+        "_highest",
+        "_highest_before",
+        "_last",
+        "_peak",
+        "_refused",
+        "cut",
+        "in_use",
+        "partition",
+        "priority",
+        "waiting",
+    )
+
+    def __init__(self, partition: _Partition, priority: Priority) -> None:
+        self.partition = partition
+        self.priority = priority
+        self.in_use = 0
+        self.waiting = 0
+        self._peak = 0
+        self._last = 0
+        # Calls refused in a row.
+        self._refused = 0
+        # Of the calls of this period, how many there were and got a slot.
+        self._calls = 0
+        self._entered = 0
+        self.cut = 0.0
+        # The highest lot of this period, and of the last.
+        self._highest = self._highest_before = 0.0
+
+    def cuts(self, lot: float) -> bool:
+        """Whether a call of this lot is among the first to go.
+
+        Never one of the highest lot there is: nobody would be served instead.
+        """
+        if lot == 1.0 or not self.cut:
+            return False
+        self._highest = max(self._highest, lot)
+        return lot < self.cut and lot < max(self._highest, self._highest_before)
+
+    @property
+    def demand(self) -> int:
+        """Slots that it has or wanted at once, now or lately."""
+        return max(self._peak, self._last, self.in_use + self.waiting)
+
+    def enter(self) -> None:
+        """Take note that it has a slot more."""
+        self.in_use += 1
+        self._refused = 0
+        self._calls += 1
+        self._entered += 1
+        self._peak = max(self._peak, self.in_use)
+
+    def refuse(self) -> None:
+        """Take note that it wanted a slot more."""
+        self._refused += 1
+        self._calls += 1
+        self._peak = max(self._peak, self.in_use + self.waiting + self._refused)
+
+    def line_up(self) -> None:
+        """Take note that who was refused just now waits."""
+        self._refused = max(0, self._refused - 1)
+        self._calls = max(0, self._calls - 1)
+        self.waiting += 1
+
+    def turn(self, *, lapsed: bool) -> None:
+        """Begin another period."""
+        self._last = self.in_use if lapsed else self._peak
+        self._peak = self.in_use
+        self._refused = 0
+        refused = 1 - self._entered / self._calls if self._calls else 0.0
+        # Smoothed: there may be few calls in a period.
+        self.cut = 0.0 if lapsed else (self.cut + refused) / 2
+        self._calls = self._entered = 0
+        self._highest_before, self._highest = self._highest, 0.0
+
+
+class GroupedTicket(Ticket, Protocol):
+    """Somebody in line, and the group that it is of."""
+
+    @property
+    def group(self) -> Group: ...
+
+
+T = TypeVar("T", bound=GroupedTicket)
+
+
+class SharedSlots(Slots[T]):
+    """Slots for groups; `take` and `release` without one work as well.
+
+    Args:
+        limit: Slots.
+        max_queue: Places in line.
+        partitions: Shares by name, together at most 1.
+    """
+
+    __slots__ = ("_partitions", "_rest", "_turns")
+
+    def __init__(
+        self, limit: int, max_queue: int, partitions: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__(limit, max_queue)
+        self._partitions: dict[object, _Partition] = {
+            name: _Partition(share) for name, share in (partitions or {}).items()
+        }
+        # Of those that no partition is for.
+        self._rest = _Partition(0.0 if partitions else 1.0)
+        self._turns = -math.inf
+
+    def group(self, partition: object, priority: Priority) -> Group:
+        """Return the group of a class in a partition, by its name."""
+        return self._partitions.get(partition, self._rest).groups[priority]
+
+    def take_for(
+        self, group: Group, now: float, *, lot: float = 1.0, again: bool = False
+    ) -> bool:
+        """Take a slot for a group if it may have one and nobody of it waits.
+
+        Args:
+            group: The group.
+            now: Monotonic seconds.
+            lot: That of the call; 1.0: never the first to go.
+            again: Whether the same call was refused just now.
+        """
+        if now >= self._turns:
+            self._turn(now)
+        if (
+            group.waiting
+            or (group.cuts(lot) and self.in_use >= self.limit * _FOR_ALL)
+            or not self._may_have(group)
+        ):
+            if not again:
+                group.refuse()
+            return False
+        self.in_use += 1
+        group.enter()
+        return True
+
+    def release_of(self, group: Group) -> list[T]:
+        """Give the slot of a group back."""
+        group.in_use -= 1
+        return self.release()
+
+    def join(self, ticket: T) -> T | None:
+        put_out = super().join(ticket)
+        if put_out is not ticket:
+            ticket.group.line_up()
+            if put_out is not None:
+                put_out.group.waiting -= 1
+        return put_out
+
+    def leave(self, ticket: T) -> list[T]:
+        if ticket.granted:
+            ticket.group.in_use -= 1
+        elif self._in_line(ticket):
+            ticket.group.waiting -= 1
+        return super().leave(ticket)
+
+    def forget(self) -> None:
+        """Forget every demand but those of the present."""
+        self._turns = -math.inf
+        for partition in (self._rest, *self._partitions.values()):
+            for group in partition.groups:
+                group.turn(lapsed=True)
+
+    def _grant(self) -> list[T]:
+        granted: list[T] = []
+        for priority in sorted(self.lines, reverse=True):
+            line = self.lines[priority]
+            for ticket in list(reversed(line) if self.lifo else line):
+                if self.in_use >= self.limit:
+                    return granted
+                if self._may_have(ticket.group):
+                    # NB: it leaves the line before it is granted.
+                    self.leave(ticket)
+                    ticket.granted = True
+                    ticket.group.enter()
+                    self.in_use += 1
+                    granted.append(ticket)
+        return granted
+
+    def _may_have(self, group: Group) -> bool:
+        """Whether a group may have one slot more."""
+        limit, in_use = self.limit, self.in_use
+        if in_use >= limit:
+            return False
+        if in_use == 0:
+            return True
+        own = group.partition
+        above = sum(
+            max(0, higher.demand - higher.in_use)
+            for higher in own.groups[group.priority + 1 :]
+        )
+        if in_use + above >= limit:
+            return False
+        if own.in_use + above < own.quota(limit):
+            return True
+        others = sum(
+            other.missing(limit)
+            for other in self._partitions.values()
+            if other is not own
+        )
+        return in_use + above + others < limit
+
+    def _turn(self, now: float) -> None:
+        lapsed = now >= self._turns + _PERIOD
+        self._turns = now + _PERIOD
+        for partition in (self._rest, *self._partitions.values()):
+            for group in partition.groups:
+                group.turn(lapsed=lapsed)

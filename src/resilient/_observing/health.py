@@ -1,0 +1,142 @@
+"""What can be seen of every policy now: for `health`, and for metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, cast
+
+from resilient._events.counters import tallies
+from resilient._events.events import log_once
+from resilient._policy.policy import Policy, policies
+
+CALLS: Final = "resilient.calls"
+
+# How the statuses of many policies make one; what is not named is added up.
+_MERGES: Final[dict[str, Callable[[Iterable[Any]], Any]]] = {
+    "budget.balance": min,
+    "budget.capacity": min,
+    "circuit.failure_rate": max,
+    "circuit.slow_rate": max,
+    "hedge.delay": max,
+    "limiter.tokens": min,
+    "retry_after": max,
+    "saturation": max,
+    "seconds_in_state": max,
+    "throttle.rejecting": max,
+}
+
+
+class Reading(NamedTuple):
+    """What was seen of one policy.
+
+    Attributes:
+        pipeline, policy: What telemetry calls the two: see `Policy.place`.
+        named: Whether the pipeline has a name of its own.
+        kind: The type of the policy.
+        many: Whether it stands inside a `PerKey`.
+        status: What it said.
+    """
+
+    pipeline: str
+    policy: str
+    named: bool
+    kind: type[Policy[Any]]
+    many: bool
+    status: dict[str, Any]
+
+
+def readings() -> Iterator[Reading]:
+    """Look at every policy, and at those inside each `PerKey`."""
+    for policy in policies():
+        yield from _read(policy, many=False)
+        if policy.multiplies:
+            for one in _inside(policy, set()):
+                yield from _read(one, many=True)
+
+
+def _read(policy: Policy[Any], *, many: bool) -> Iterator[Reading]:
+    try:
+        pipeline, name = policy.place()
+        named = policy.outermost.name is not None
+        reading = Reading(pipeline, name, named, type(policy), many, policy.status())
+    except AttributeError:
+        # Another thread is making it.
+        return
+    except Exception:
+        log_once(f"the status of a {type(policy).__name__} failed")
+        return
+    yield reading
+
+
+def _inside(policy: Policy[Any], seen: set[int]) -> Iterator[Policy[Any]]:
+    for one in policy.inside():
+        # A factory may give several keys the same policy.
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            yield from _inside(one, seen)
+
+
+def merged(key: str, values: list[Any]) -> Any:
+    """Make one value of those that several policies have for a key.
+
+    States are counted, mappings merged item by item.
+    """
+    values = [value for value in values if value is not None]
+    if not values:
+        return None
+    if isinstance(values[0], str):
+        return {state: values.count(state) for state in sorted(set(values))}
+    if isinstance(values[0], Mapping):
+        mappings = cast("list[Mapping[str, Any]]", values)
+        items = sorted({item for mapping in mappings for item in mapping})
+        return {
+            item: merged(key, [one[item] for one in mappings if item in one])
+            for item in items
+        }
+    return _MERGES.get(key, sum)(values)
+
+
+def health() -> dict[str, Any]:
+    """Return how every named pipeline is, for a readiness endpoint or a person.
+
+    It reads what is there, locks nothing for long and runs none of your code.
+    Whether a circuit that is open makes the process unready is yours to say:
+    mostly not, for its other answers are still good.
+
+    Returns:
+        By name of the pipeline (or of a policy that is used alone), the
+        ``calls`` that ended, by outcome, and its ``policies``, each with its
+        name, its kind, and what `Policy.status` says: states, seconds in that
+        state, rates, saturation, in the words of the metrics. What stands
+        inside a `PerKey` is summed up by kind, with the number of ``keys``.
+        Only dictionaries, lists, strings, numbers and None: as JSON has it.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    many: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for reading in readings():
+        if not reading.named:
+            continue
+        pipeline = found.setdefault(reading.pipeline, {"calls": {}, "policies": []})
+        if reading.kind.composes:
+            continue
+        kind = reading.kind.__name__
+        if reading.many:
+            place = reading.pipeline, reading.policy, kind
+            many.setdefault(place, []).append(reading.status)
+        else:
+            entry = {"policy": reading.policy, "kind": kind, **reading.status}
+            pipeline["policies"].append(entry)
+    for (name, policy, kind), statuses in many.items():
+        keys = sorted({key for status in statuses for key in status})
+        status = {key: merged(key, [one.get(key) for one in statuses]) for key in keys}
+        entry = {"policy": policy, "kind": kind, "keys": len(statuses), **status}
+        found[name]["policies"].append(entry)
+    for name, tally in tallies().items():
+        if name in found:
+            calls = {"success": tally.plain}
+            for (metric, *labels), number in list(tally.counts.items()):
+                if metric == CALLS:
+                    calls[labels[0]] = calls.get(labels[0], 0) + number
+            found[name]["calls"] = calls
+    return found

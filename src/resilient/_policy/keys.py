@@ -1,0 +1,121 @@
+"""Keys: which calls are the same call.
+
+A key is made of the function and of what tells its calls apart: the user's
+own ``key(*args, **kwargs)``, or all arguments with their types, for 1, 1.0 and
+True are equal and need not mean the same.
+
+Keys never appear in events, errors or logs: arguments may be secret.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+from resilient._edges.functions import name_of
+from resilient._values.checks import plain
+
+if TYPE_CHECKING:
+    from resilient._calls.call import Call
+    from resilient._policy.policy import Policy
+
+
+def key_argument(key: Callable[..., Hashable] | None) -> Callable[..., Hashable] | None:
+    """Return the argument `key` of a policy, checked.
+
+    Raises:
+        TypeError: It is no plain function, nor None.
+    """
+    if key is not None and not callable(key):
+        raise TypeError(f"`key` must be a function or None, got {key!r}")
+    return None if key is None else plain("key", key)
+
+
+def key_of(
+    policy: Policy[Any], key: Callable[..., Hashable] | None, call: Call
+) -> tuple[Callable[..., Any], Hashable]:
+    """Return what a call is told from others by.
+
+    Raises:
+        TypeError: The key, or an argument where there is no `key`, is not
+            hashable; or it is a method's call, and there is no `key`.
+    """
+    function = call.function
+    # A block, or a policy driven by hand.
+    assert function is not None
+    args, kwargs = call.args, call.kwargs or {}
+    made: Hashable
+    whole: tuple[Callable[..., Any], Hashable]
+    if key is not None:
+        made = key(*args, **kwargs)
+    else:
+        if "." in call.name:
+            refuse_method(policy, function)
+        made = (args, tuple(map(type, args)))
+        if kwargs:
+            named = [(name, kwargs[name]) for name in sorted(kwargs)]
+            made = (made, *((name, one, _type_of(one)) for name, one in named))
+    whole = (function, made)
+    try:
+        hash(whole)
+    except TypeError:
+        what = "`key` must be hashable" if key is not None else _UNHASHABLE
+        raise TypeError(f"{call.name!r} has no key for {policy!r}: {what}") from None
+    return whole
+
+
+def _type_of(thing: object) -> type[object]:
+    return type(thing)
+
+
+_UNHASHABLE = "an argument is not hashable; say by key=… what tells its calls apart"
+
+
+def refuse_method(policy: Policy[Any], function: Callable[..., Any]) -> None:
+    """Refuse a method where there is no `key`.
+
+    Its object would be part of the key: whether two of them are the same, and
+    whether a cache may keep them alive, only their author knows.
+
+    A function that is to be assigned to a class is one by the name of its first
+    argument; a lambda of a class body whatever that is called.
+
+    Raises:
+        TypeError: It is one.
+    """
+    if isinstance(function, types.MethodType):
+        return
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if not isinstance(code, types.CodeType) or not code.co_argcount:
+        return
+    first, name = code.co_varnames[0], name_of(function)
+    if first in ("self", "cls") or name.endswith(".<lambda>"):
+        raise _keyless(policy, name, first)
+
+
+def refuse_object(policy: Policy[Any], call: Call) -> None:
+    """Refuse the call of a method that could not be told from a function before.
+
+    Raises:
+        TypeError: Its function was assigned to the class of its first argument.
+    """
+    if not call.args:
+        return
+    for base in type(call.args[0]).__mro__:
+        if base.__module__ == "builtins":
+            continue
+        for name, one in vars(base).items():
+            if (
+                isinstance(one, types.FunctionType)
+                and one.__dict__.get("__wrapped__") is call.function
+            ):
+                raise _keyless(policy, f"{base.__name__}.{name}", "self")
+
+
+def _keyless(policy: Policy[Any], name: str, first: str) -> TypeError:
+    return TypeError(
+        f"{policy!r} needs a key=… for the method {name!r}, whose `{first}` would be"
+        f" part of the key: key=lambda {first}, …: …"
+    )

@@ -1,0 +1,575 @@
+"""What a policy is, and what its author implements.
+
+Implement `around`, an ordinary coroutine that awaits ``proceed(call)`` as
+often as it likes and returns an `Outcome`. It waits through ``call.runtime``
+only, so that it works in every colour. Policies that only decide who may pass
+have it written for them: see `AdmissionPolicy`.
+
+Rules that every policy keeps:
+
+* An `Exception` is never raised through a policy: it travels in an `Outcome`.
+  What is raised – cancellation, KeyboardInterrupt, GeneratorExit, a bug in a
+  predicate – is unwinding: give permits back, decide nothing, await nothing.
+* Nothing of one call is stored on the policy. Locks are held for machine
+  calls alone; events are sent after they are released.
+* Each constructor parameter is kept in an attribute of the same name – with an
+  underscore before it where `Policy` has a member of that name, as Retry's
+  ``attempts`` – so that `repr` and `with_` can be read off the signature.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NoReturn,
+    TypeAlias,
+    cast,
+    overload,
+)
+from weakref import ReferenceType, WeakValueDictionary, ref
+
+from resilient._calls.call import Call
+from resilient._calls.outcome import Outcome
+from resilient._edges.blocks import Attempts, Guard, unrepeatable
+from resilient._edges.functions import (
+    Proceed,
+    async_edge,
+    colour_of,
+    name_of,
+    sync_edge,
+)
+from resilient._edges.generators import async_generator_edge, generator_edge
+from resilient._errors.errors import RejectedError
+from resilient._events import events as _events
+from resilient._events.counters import STRAY, Tally, tally_of
+from resilient._events.events import (
+    CallRejected,
+    Event,
+    Listener,
+    broadcast,
+    located,
+    send,
+)
+from resilient._values.spelling import arguments_of, parameters_of, spell, spell_call
+
+if TYPE_CHECKING:
+    from typing import Never, ParamSpec, Self
+
+    from typing_extensions import TypeVar
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+    F = TypeVar("F", covariant=True, default=Never)
+else:
+    from typing import TypeVar
+
+    F = TypeVar("F", covariant=True)
+
+
+Spelling: TypeAlias = Literal[
+    "sync", "async", "generator", "async generator", "guard", "attempts", "requests"
+]
+
+_EDGES: dict[str, Callable[[Policy[Any], Callable[..., Any]], Callable[..., Any]]] = {
+    "sync": sync_edge,
+    "async": async_edge,
+    "generator": generator_edge,
+    "async generator": async_generator_edge,
+}
+
+
+class Policy(Generic[F]):
+    """Something that stands around calls and makes them resilient.
+
+    ``F`` is what the policy adds to the return type of the functions it
+    protects: the type of a `Fallback`'s value, else `Never`.
+
+    One policy may protect many functions, from many threads and event loops:
+    they share its state. It is used in five spellings:
+
+    * ``@policy`` on a function, method, generator, partial or callable object;
+    * ``policy.call(fn, …)`` and ``await policy.acall(fn, …)``;
+    * ``with policy.guard(): …``, where the block need not run twice;
+    * ``for attempt in policy.attempts(): …``, where it may have to.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_accepted",
+        "_alias",
+        "_home",
+        "_listeners",
+        "_name",
+        "tally",
+    )
+
+    reruns: bool = False
+    """Whether it may call `proceed` more than once."""
+
+    replaces: bool = False
+    """Whether it may answer in the function's place."""
+
+    shares: bool = False
+    """Whether it may give one answer to several calls."""
+
+    judges: bool = False
+    """Whether it says for those around it what a failure is."""
+
+    interrupts: bool = False
+    """Whether it cuts short what takes too long, where that is possible."""
+
+    multiplies: bool = False
+    """Whether it has a policy inside for each of many keys."""
+
+    composes: bool = False
+    """Whether it does nothing but compose the policies inside."""
+
+    counters: tuple[tuple[str, ...], ...] = ()
+    """What it counts, so that it can be seen to be 0: each a metric, and the
+    values of its labels but for the pipeline and the policy."""
+
+    def __init__(self, name: str | None = None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"`name` must be a string, got {name!r}")
+        self._name = name
+        # What it is called after where it was given no name.
+        self._alias: str | None = None
+        self._accepted: tuple[Spelling, ...] = ()
+        # The first policy that it was put into.
+        self._home: ReferenceType[Policy[Any]] | None = None
+        self.tally: Tally = STRAY
+        self._listeners: tuple[Listener, ...] = ()
+        _alive[id(self)] = self
+        if _events.everywhere:
+            # NB: only now, or who subscribes in this moment would miss it.
+            self._listeners = (broadcast,)
+
+    def around(self, proceed: Proceed, call: Call) -> Awaitable[Outcome]:
+        """Stand around one call; an ``async def``.
+
+        Args:
+            proceed: What is inside: ``await proceed(call)`` returns an
+                `Outcome` and never raises an `Exception`.
+            call: The call. Whoever narrows its ``deadline`` restores it.
+
+        Returns:
+            The outcome: the inner one, or one of the policy's own.
+        """
+        raise NotImplementedError
+
+    def bound(self, proceed: Proceed) -> Proceed:
+        """Return `around` with what is inside: the same for every call."""
+        # NB: positional: a keyword would double what the call costs.
+        return functools.partial(self.around, proceed)
+
+    def reset(self) -> None:
+        """Forget everything learnt: as new. Calls under way go on."""
+
+    def fresh(self) -> bool:
+        """Whether it is as good as new: `PerKey` drops such policies first."""
+        return True
+
+    def contains(self, other: Policy[Any]) -> bool:
+        """Whether `other` is this policy, or one inside it."""
+        return other is self
+
+    # -- Names and copies
+
+    @property
+    def name(self) -> str | None:
+        """Its name; without one, that of the function it first decorated."""
+        return self._name or self._alias
+
+    @property
+    def label(self) -> str:
+        """The name where there is one, else the kind of policy."""
+        return self._name or self._alias or type(self).__name__
+
+    def call_after(self, protected: str) -> None:
+        """Take a name from the first thing that it protects."""
+        if self._alias is None:
+            self._alias = protected
+            self.tally = tally_of(self.series)
+
+    def name_in(self, call: Call) -> str:
+        """Return what to call this policy in an error of `call`.
+
+        Its own name; else that of the pipeline around it; else what it was
+        called after, or the function.
+        """
+        whole = None if call.policy is None else call.policy._name
+        return self._name or whole or self._alias or call.name
+
+    def settle_in(self, home: Policy[Any]) -> None:
+        """Take note of the policy that this one was put into, the first time."""
+        if self._home is None or self._home() is None:
+            self._home = ref(home)
+        if home.multiplies:
+            self._leave_list()
+
+    def _leave_list(self) -> None:
+        # NB: a place in it takes 200 bytes, and there may be ten thousand
+        # keys: what a `PerKey` has inside is found there.
+        _alive.pop(id(self), None)
+        for policy in self.inside():
+            policy._leave_list()
+
+    def place(self) -> tuple[str, str]:
+        """Return what telemetry calls the pipeline it is in, and itself there.
+
+        The outermost of the pipelines that it was put into first. Keys are
+        many: all that stands inside a `PerKey` goes by the name of that.
+        """
+        policy, name = self._outermost()
+        return policy.label, name
+
+    @property
+    def outermost(self) -> Policy[Any]:
+        """The outermost of the pipelines that it was put into first."""
+        return self._outermost()[0]
+
+    def _outermost(self) -> tuple[Policy[Any], str]:
+        policy: Policy[Any] = self
+        name = self._name or self._alias or type(self).__name__
+        while policy._home is not None and (home := policy._home()) is not None:
+            policy = home
+            if policy.multiplies:
+                name = policy.label
+        return policy, name
+
+    @property
+    def series(self) -> str:
+        """What telemetry calls it: see `place`."""
+        return self._outermost()[1]
+
+    def inside(self) -> Sequence[Policy[Any]]:
+        """Return the policies that stand in this one."""
+        return ()
+
+    def enrol(self) -> None:
+        """Have its calls counted, under the name that it has now."""
+        if self.tally is STRAY:
+            self.tally = tally_of(self.series)
+
+    def status(self) -> dict[str, Any]:
+        """Return what can be seen of it now, as JSON has it.
+
+        Metrics without ``resilient.``, and their values: a number, a state,
+        or numbers by label; and what else `health` is to show.
+        """
+        return {}
+
+    def with_(self, **changes: Any) -> Self:
+        """Return a copy with other arguments and fresh state.
+
+        Args:
+            **changes: Constructor arguments by name.
+
+        Raises:
+            TypeError: The constructor has no such argument.
+        """
+        positional, keywords = arguments_of(self, Policy)
+        for key, parameter in parameters_of(self).items():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                positional = changes.pop(key, positional)
+        return type(self)(*positional, **{**keywords, **changes})
+
+    def __repr__(self) -> str:
+        return spell_call(self, Policy)
+
+    # -- Events
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Have `listener(event)` called for everything this policy does.
+
+        It is called in the thread or task of the call, after the fact and
+        outside every lock. What it raises is logged and changes nothing.
+
+        Returns:
+            A function that ends the subscription; calling it again is fine.
+
+        Raises:
+            TypeError: `listener` is not a plain function of the event.
+        """
+        check_listener(listener)
+        with _subscribing:
+            self._listeners = (*self._listeners, listener)
+        ended = False
+
+        def unsubscribe() -> None:
+            # NB: the same listener may be subscribed twice; each ends its own.
+            nonlocal ended
+            with _subscribing:
+                if not ended:
+                    ended, rest = True, list(self._listeners)
+                    rest.remove(listener)
+                    self._listeners = tuple(rest)
+
+        return unsubscribe
+
+    def hear_everywhere(self, anybody: bool) -> None:
+        """Tell, or no longer tell, those who listen to every policy."""
+        with _subscribing:
+            others = tuple(one for one in self._listeners if one is not broadcast)
+            self._listeners = (*others, broadcast) if anybody else others
+        for policy in self.inside():
+            policy.hear_everywhere(anybody)
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens; build no event otherwise."""
+        return bool(self._listeners)
+
+    def tell(self, event: Event, call: Call | None = None) -> None:
+        """Tell the listeners.
+
+        Args:
+            event: What happened.
+            call: The call that it happened to; it says which pipeline.
+        """
+        pipeline, series = self.place()
+        if call is not None and call.policy is not None:
+            pipeline = call.policy.series
+        send(self._listeners, located(event, pipeline, series))
+
+    def reject(self, error: RejectedError, call: Call) -> Outcome:
+        """Refuse a call: count it, tell the listeners, and return the outcome."""
+        kind = type(error).__name__
+        call.count("resilient.rejections", self.series, kind, "enforced")
+        if self._listeners:
+            reason = getattr(error, "reason", None)
+            event = CallRejected(self.label, call.name, kind, reason, error.retry_after)
+            self.tell(event, call)
+        return Outcome(None, error)
+
+    # -- The five spellings
+
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        """Refuse a spelling in which this policy has no meaning.
+
+        Args:
+            spelling: The spelling.
+            classified: Whether a pipeline says what a failure is.
+
+        Raises:
+            TypeError: It has none; the text says which to use.
+        """
+        if spelling == "guard" and (self.reruns or self.replaces):
+            raise unrepeatable(self, "guard")
+        if spelling in ("attempts", "generator", "async generator") and self.replaces:
+            raise TypeError(
+                f"{self!r} may answer in the place of its function, which has"
+                f" no meaning for {_WHAT[spelling]}"
+            )
+        if spelling == "requests" and self.shares:
+            raise TypeError(
+                f"{self!r} may give one answer to several calls, which a response"
+                " that can be read once cannot be: put it around a function"
+            )
+
+    def examine(self, fn: Callable[..., Any]) -> None:
+        """Refuse a function that this policy cannot protect as written.
+
+        Raises:
+            TypeError: It cannot; the text says what is missing.
+        """
+
+    def _accept(self, spelling: Spelling) -> None:
+        if spelling not in self._accepted:
+            self.accept(spelling)
+            self._accepted = (*self._accepted, spelling)
+            self.enrol()
+
+    @overload
+    def __call__(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> Callable[P, Coroutine[Any, Any, T | F]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, T], /) -> Callable[P, T | F]: ...
+    def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
+        """Decorate a function.
+
+        Args:
+            fn: A plain function, coroutine function, generator, async
+                generator, method, `functools.partial` or callable object.
+
+        Returns:
+            A function of the same signature.
+
+        Raises:
+            TypeError: It cannot be protected as written; see `accept`.
+        """
+        if isinstance(fn, (classmethod, staticmethod)):
+            kind = type(cast("object", fn)).__name__
+            raise TypeError(
+                f"a {kind} object cannot be decorated by a policy: put"
+                f" @{kind} above the policy, not below"
+            )
+        if isinstance(fn, type) or not callable(fn):
+            raise TypeError(
+                f"a policy decorates functions, got {spell(fn)}; a class is"
+                " protected method by method"
+            )
+        colour = colour_of(fn)
+        self._accept(colour)
+        self.examine(fn)
+        self.call_after(name_of(fn))
+        wrapper = _EDGES[colour](self, fn)
+        # NB: a callable object with `__get__` is a routine to `inspect`, and so is
+        # a partial since 3.14. Without a name, neither is like a function.
+        if inspect.isroutine(fn) and hasattr(fn, "__name__"):
+            return functools.update_wrapper(wrapper, fn)
+        wrapper.__name__ = wrapper.__qualname__ = name_of(fn)
+        return functools.update_wrapper(wrapper, fn, ("__module__", "__doc__"), ())
+
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | F:
+        """Call a plain function under this policy.
+
+        Raises:
+            TypeError: `fn` is a coroutine function or a generator.
+        """
+        __tracebackhide__ = True
+        if colour_of(fn) != "sync":
+            raise _miscalled(fn, "`call` takes plain functions", "acall")
+        self._accept("sync")
+        try:
+            return sync_edge(self, fn)(*args, **kwargs)  # type: ignore[no-any-return]
+        except BaseException as error:
+            _forget_frame(error)
+            raise
+
+    async def acall(
+        self,
+        fn: Callable[P, Coroutine[Any, Any, T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T | F:
+        """Call a coroutine function under this policy.
+
+        Raises:
+            TypeError: `fn` is a plain function or a generator.
+        """
+        __tracebackhide__ = True
+        if colour_of(fn) != "async":
+            raise _miscalled(fn, "`acall` takes coroutine functions", "call")
+        self._accept("async")
+        try:
+            return await async_edge(self, fn)(*args, **kwargs)  # type: ignore[no-any-return]
+        except BaseException as error:
+            _forget_frame(error)
+            raise
+
+    def guard(self, *, key: Any = None) -> Guard:
+        """Return a context manager, sync and async, that protects one block.
+
+        Args:
+            key: The call's key, for `PerKey`.
+
+        Raises:
+            TypeError: This policy may have to run the block again, or answer
+                in its place.
+        """
+        self._accept("guard")
+        return Guard(self, key)
+
+    def attempts(self, *, key: Any = None) -> Attempts:
+        """Return an iterator, sync and async, over attempts at one block.
+
+        Leaving the loop after a failed block gives everything back when the
+        iterator dies: at once where only the ``for`` has it. Kept in a
+        variable it keeps what stands outside its attempts, too: a total
+        `Timeout` stays armed and cancels what the task does next.
+
+        Args:
+            key: The call's key, for `PerKey`.
+
+        Raises:
+            TypeError: This policy may answer in the block's place.
+        """
+        self._accept("attempts")
+        return Attempts(self, key)
+
+    def __enter__(self) -> NoReturn:
+        # A shared object would have to keep one call's state: a sync
+        # dependency of a web framework loses its slot that way.
+        raise TypeError(
+            f"{self.label!r} is shared and cannot be entered itself: use"
+            " `with policy.guard():`, an object for each block"
+        )
+
+    def __exit__(self, *exc: object) -> NoReturn:
+        raise NotImplementedError  # pragma: no cover - __enter__ refused
+
+    async def __aenter__(self) -> NoReturn:
+        self.__enter__()
+
+    async def __aexit__(self, *exc: object) -> NoReturn:
+        raise NotImplementedError  # pragma: no cover - __aenter__ refused
+
+
+def check_listener(listener: object) -> None:
+    """Refuse what could not listen.
+
+    Raises:
+        TypeError: It is not a plain function of the event.
+    """
+    if not callable(listener) or colour_of(listener) != "sync":
+        raise TypeError(
+            f"`listener` must be a plain function of the event, got {listener!r}"
+        )
+
+
+_subscribing = threading.Lock()
+
+# Every policy there is but those inside a `PerKey`, oldest first.
+_alive: WeakValueDictionary[int, Policy[Any]] = WeakValueDictionary()
+
+
+def policies() -> Iterator[Policy[Any]]:
+    """Yield every policy there is; what is inside a `PerKey` is found in it.
+
+    One may be half made, by another thread, and lack attributes.
+    """
+    for found in _alive.valuerefs():
+        policy = found()
+        if policy is not None:
+            yield policy
+
+
+_A: dict[str, str] = {
+    "sync": "a plain function",
+    "async": "a coroutine function",
+    "generator": "a generator",
+    "async generator": "an async generator",
+}
+_WHAT: dict[str, str] = {
+    "attempts": "a block: use a function",
+    "generator": "a generator, whose items the consumer has seen",
+    "async generator": "a generator, whose items the consumer has seen",
+}
+
+
+def _miscalled(fn: Callable[..., Any], rule: str, twin: str) -> TypeError:
+    """Return the error for a function that needs the `twin`, or the decorator."""
+    colour = colour_of(fn)
+    hint = twin if colour in ("sync", "async") else "the decorator"
+    return TypeError(f"{rule}, {spell(fn)} is {_A[colour]}: use {hint}")
+
+
+def _forget_frame(error: BaseException) -> None:
+    """Take the frame that is catching `error` off its traceback.
+
+    NB: a bare ``raise`` afterwards does not put it back, so that `call` and
+    `acall` show as many frames as a decorated function does: one.
+    """
+    trace = error.__traceback__
+    if trace is not None:  # pragma: no branch - it was raised
+        BaseException.with_traceback(error, trace.tb_next)

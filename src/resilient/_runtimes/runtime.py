@@ -1,0 +1,334 @@
+"""Runtimes: the only code that waits.
+
+Three of them – asyncio, trio, sync – offer the same verbs, so that a policy is
+written once, as a coroutine. In the sync runtime no verb ever suspends: the
+same coroutine runs to its end under plain ``send(None)``.
+
+======== ==================================================================
+sleep    let time pass
+waiter   make something that another task or thread can wake
+park     wait until it is woken, or until a moment
+limit    interrupt what runs in this task after so many seconds
+race     run several pieces of work at once, in tasks or threads of their own
+place    tell which task or thread this is
+home     tell which event loop, or process, this is
+spawn    run something in a task of its own (asyncio and trio)
+======== ==================================================================
+
+asyncio and trio are imported when one of them is seen running, never before.
+
+`sleep` and `park` of an async runtime begin with a `pause`: whoever drives the
+policies goes on at once, but need not. The plain ``with`` of an attempt stops
+there, so that no wait, and no scope of one, is open while the caller's own
+code runs on to the next attempt.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from collections.abc import Callable, Coroutine, Generator, Hashable
+from contextlib import AbstractContextManager
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from resilient._calls.call import Call
+
+
+class Mark:
+    """A unique object with a name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+PAUSE = Mark("PAUSE")
+"""What a `pause` yields: a wait is about to begin; send me None."""
+
+
+@types.coroutine
+def pause() -> Generator[object, None, None]:
+    """Let the driver choose the moment in which a wait begins."""
+    yield PAUSE
+
+
+class Waiter(Protocol):
+    """Something to wait on, in one task or thread, that any other can wake."""
+
+    def wake(self) -> bool:
+        """Wake it, from any thread; a wake before the wait is not lost.
+
+        Returns:
+            False if nobody will ever wait there again: its loop is gone, or
+            it was left behind in the process that this one was forked from.
+        """
+        ...
+
+
+class Local:
+    """Something of the process that it was made in.
+
+    A forked child has a copy of it, but not of the thread that it belongs to.
+    """
+
+    __slots__ = ("_process",)
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+
+    def is_copy(self) -> bool:
+        """Whether this is a forked child's copy."""
+        return os.getpid() != self._process
+
+
+class End(Enum):
+    """How a stretch that had a limit in time came to its end.
+
+    ======= ==============================================================
+    IN_TIME its time was not up, or nothing could look at the clock
+    TIED    its time was up, and noticed, but it was not, or not only, this
+            that ended it: what it has to say had arrived in that moment,
+            or somebody else interrupted it as well
+    CUT     this limit interrupted it, and nobody else did
+    ======= ==============================================================
+    """
+
+    IN_TIME = "in time"
+    TIED = "tied"
+    CUT = "cut"
+
+
+IN_TIME, TIED, CUT = End.IN_TIME, End.TIED, End.CUT
+
+
+class TimeLimit(Protocol):
+    """A limit in force; perhaps one for many calls."""
+
+    def leave(self, call: Call, error: BaseException | None) -> End:
+        """End the limit of a call; to be called once, in every way out.
+
+        Args:
+            call: The call that is limited.
+            error: What unwinds through it, None on an ordinary end.
+
+        Returns:
+            How it ended. CUT: `error` has been dealt with; else let it go on.
+        """
+        ...
+
+
+class Racer(Protocol):
+    """A piece of work for a `Race`."""
+
+    name: str
+
+    @property
+    def settled(self) -> bool:
+        """Whether its result is known: it is not interrupted any more."""
+        ...
+
+    async def run(self) -> None:
+        """Do it. It waits through the runtime only, and raises nothing."""
+        ...
+
+    def ended(self, error: BaseException) -> None:
+        """Learn what it was stopped with before it began."""
+        ...
+
+
+class Race(Protocol):
+    """Work under way in tasks or threads of its own.
+
+    It belongs to the task or thread that began it, which must `leave`
+    or `abandon` it in every way out.
+    """
+
+    def start(self, racer: Racer) -> bool:
+        """Let a piece of work begin; it carries a copy of the context here.
+
+        Returns:
+            False if it cannot: there is no thread left for it.
+        """
+        ...
+
+    def wake(self) -> None:
+        """End the `wait`, from any of the work or its threads."""
+        ...
+
+    def wait(self, until: float | None) -> Coroutine[Any, Any, bool]:
+        """Wait to be woken; return whether it was, before that moment."""
+        ...
+
+    def cleanup(self, racer: Racer) -> AbstractContextManager[object]:
+        """Let a settled piece of work clean up, though it was interrupted."""
+        ...
+
+    async def leave(self, grace: float, *, unwinding: bool) -> None:
+        """Interrupt what is not settled, and see to its end.
+
+        ======== ========================== ==========================
+        runtime  waits for what is running  and for what cleans up
+        ======== ========================== ==========================
+        asyncio  at most `grace`; where     the same
+                 it unwinds, to its end
+        trio     to its end                 at most `grace`
+        sync     not at all: a thread       not at all
+                 cannot be interrupted
+        ======== ========================== ==========================
+
+        Args:
+            grace: Seconds.
+            unwinding: Whether there is no answer that would have to wait.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """Interrupt what is not settled, where there is no room to wait."""
+        ...
+
+
+class Runtime(Protocol):
+    """The verbs; see the module's table."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Let `seconds` (>= 0) pass; 0 still lets others run."""
+        ...
+
+    def waiter(self, call: Call) -> Waiter: ...
+
+    async def park(self, waiter: Any, until: float | None) -> bool:
+        """Wait for `waiter`; return whether it was woken in time."""
+        ...
+
+    def limit(
+        self,
+        call: Call,
+        shelf: dict[Any, Any] | None,
+        seconds: float,
+        deadline: float,
+    ) -> TimeLimit:
+        """Interrupt this task in `seconds`, unless `leave` comes first.
+
+        Args:
+            call: The call that is limited.
+            shelf: A dictionary that the policy keeps for its limits: the
+                runtime stores there what calls of one duration share. None:
+                a limit that shares nothing.
+            seconds: The same number for one shelf, always.
+            deadline: When that will be, on the clock of `time.monotonic`.
+        """
+        ...
+
+    async def race(self, call: Call) -> Race:
+        """Begin a race in this task or thread; it must be left."""
+        ...
+
+    def place(self) -> object:
+        """Return the current task or thread: compared by identity."""
+        ...
+
+    def home(self) -> Hashable:
+        """Return the event loop that runs here; without one, the process."""
+        ...
+
+
+class Errand(Protocol):
+    """Something that runs in a task of its own."""
+
+    def cancel(self) -> None:
+        """Cancel it, from any thread."""
+        ...
+
+    async def ended(self) -> None:
+        """Wait until it has ended, come what may: it was cancelled before.
+
+        A cancellation meanwhile is raised afterwards.
+        """
+        ...
+
+
+class AsyncRuntime(Runtime, Protocol):
+    """A runtime that has tasks."""
+
+    def spawn(
+        self,
+        name: str,
+        body: Callable[[], Coroutine[Any, Any, None]],
+        last: Callable[[], None],
+    ) -> Errand:
+        """Run ``body()`` in a new task, in a copy of this context.
+
+        Args:
+            name: Name of the task.
+            body: It raises nothing. It may never begin: who is cancelled
+                before does not.
+            last: Called when the task has ended, whether or not it began.
+        """
+        ...
+
+
+# Loaded when their library is first seen running; a statement that imports
+# inside a function costs 400 ns each time.
+_asyncio: tuple[Callable[[], Any], Runtime] | None = None
+_trio: tuple[Callable[[], bool], Runtime] | None = None
+
+
+def current_runtime(call: Call) -> Runtime:
+    """Find the async library that runs this task, and note the task.
+
+    Raises:
+        RuntimeError: Neither asyncio nor trio runs here.
+    """
+    # NB: asyncio first, because it answers fastest; trio's guest mode runs on
+    # an asyncio loop, but outside any asyncio task.
+    found = _asyncio or _load_asyncio()
+    if found is not None:
+        current_task, runtime = found
+        try:
+            task = current_task()
+        except RuntimeError:
+            task = None
+        if task is not None:
+            call.task = task
+            return runtime
+    found = _trio or _load_trio()
+    if found is not None:
+        in_trio_task, runtime = found
+        if in_trio_task():
+            return runtime
+    raise RuntimeError(
+        "no task of asyncio or trio runs here: an async call needs one of them"
+    )
+
+
+def _load_asyncio() -> tuple[Callable[[], Any], Runtime] | None:
+    global _asyncio
+    asyncio = sys.modules.get("asyncio")
+    # NB: another thread may be in the middle of importing it.
+    if asyncio is None or not hasattr(asyncio, "current_task"):
+        return None
+    from resilient._runtimes.asyncio import ASYNCIO
+
+    _asyncio = asyncio.current_task, ASYNCIO
+    return _asyncio
+
+
+def _load_trio() -> tuple[Callable[[], bool], Runtime] | None:
+    global _trio
+    trio = sys.modules.get("trio")
+    if trio is None or not hasattr(trio, "lowlevel"):
+        return None
+    from resilient._runtimes.trio import TRIO
+
+    _trio = trio.lowlevel.in_trio_task, TRIO
+    return _trio

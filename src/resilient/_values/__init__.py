@@ -1,0 +1,4 @@
+"""Plain values, and how arguments are checked and shown.
+
+May import: the standard library.
+"""

@@ -1,0 +1,263 @@
+"""Bulkhead: so many calls at once, so that one dependency cannot take all."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Any, Literal
+
+from resilient._calls.call import Call
+from resilient._calls.outcome import Outcome
+from resilient._errors.errors import BulkheadFullError
+from resilient._machines.slots import Slots
+from resilient._policy.admission import Admission
+from resilient._policy.queueing import QueueingPolicy, Ticket
+from resilient._runtimes import clock
+from resilient._values.checks import count, number
+from resilient._values.checks import seconds as seconds_argument
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from typing import Self
+
+
+class Bulkhead(QueueingPolicy):
+    """Let at most so many calls run at once, and few or none wait.
+
+    A call that finds no slot waits in line if there is room, else it is
+    rejected at once. A queue hides overload from everybody who could react to
+    it: the default is none, and a good one is at most half the slots.
+
+    The most important call in line goes first (see `priority`), and one that
+    finds the line full takes the place of a less important one, which is
+    rejected then.
+
+    The slot of a generator is held until it ends or is closed.
+
+    Calls inside calls could wait for each other for ever: each holds a slot
+    and wants another. The one that would close such a circle is rejected,
+    unless its wait has an end anyway, by `max_wait` or a deadline. What a
+    call has started in other tasks counts as inside it.
+
+    Args:
+        max_concurrency: Calls that may run at once.
+        max_queue: Calls that may wait in line.
+        max_wait: Seconds that each may wait; None: until its deadline.
+        order: "fifo", or "lifo": newest first, for queues whose oldest callers
+            have given up anyway.
+        name: Name in errors and events.
+
+    Raises:
+        BulkheadFullError: No slot, and no place in line or no time left.
+
+    Source: M. Nygard, *Release It!*, "Bulkheads"; Little's law.
+    """
+
+    __slots__ = (
+        "_holders",
+        "_lock",
+        "_returned",
+        "_slots",
+        "max_queue",
+        "max_wait",
+        "order",
+    )
+
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.rejections", "BulkheadFullError", "enforced"),
+        ("resilient.permit.waits",),
+    )
+
+    def __init__(
+        self,
+        max_concurrency: int,
+        *,
+        max_queue: int = 0,
+        max_wait: float | timedelta | None = None,
+        order: Literal["fifo", "lifo"] = "fifo",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        limit = count("max_concurrency", max_concurrency, minimum=1)
+        self.max_queue: int = count("max_queue", max_queue, minimum=0)
+        self.max_wait: float | None = (
+            None if max_wait is None else seconds_argument("max_wait", max_wait)
+        )
+        if order not in ("fifo", "lifo"):
+            raise ValueError(f'`order` must be "fifo" or "lifo", got {order!r}')
+        self.order = order
+        self._lock = threading.Lock()
+        self._returned: list[Call | Ticket] = []
+        self._slots: Slots[Ticket] = Slots(limit, self.max_queue, lifo=order == "lifo")
+        # Who holds a slot, where a wait may be endless; None where it cannot.
+        endless = self.max_queue > 0 and self.max_wait is None
+        self._holders: list[Call] | None = [] if endless else None
+
+    @classmethod
+    def for_load(
+        cls, rate: float, latency: float | timedelta, *, name: str | None = None
+    ) -> Self:
+        """Size a bulkhead for a known load.
+
+        By Little's law L = rate × latency calls run on average; L + 3√L slots
+        are enough for all but about one in a thousand moments of a Poisson
+        arrival process.
+
+        Args:
+            rate: Calls per second.
+            latency: Mean seconds a call takes.
+            name: Name in errors and events.
+        """
+        load = number("rate", rate, minimum=0, exclusive=True) * seconds_argument(
+            "latency", latency, zero=False
+        )
+        return cls(max(1, math.ceil(load + 3 * math.sqrt(load))), name=name)
+
+    @property
+    def max_concurrency(self) -> int:
+        """Slots there are."""
+        return self._slots.limit
+
+    @property
+    def in_use(self) -> int:
+        """Calls that run now, those granted a slot but not yet awake included."""
+        return self._slots.in_use
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait now."""
+        return self._slots.queued
+
+    def status(self) -> dict[str, Any]:
+        slots = self._slots
+        return {
+            "bulkhead.in_use": slots.in_use,
+            "bulkhead.queued": slots.queued,
+            "bulkhead.limit": slots.limit,
+            "saturation": slots.in_use / slots.limit,
+        }
+
+    def resize(self, max_concurrency: int) -> None:
+        """Change the number of slots, live.
+
+        Growing wakes waiters at once. Shrinking interrupts nobody: slots are
+        not given out again until few enough are in use.
+        """
+        limit = count("max_concurrency", max_concurrency, minimum=1)
+        with self._locked() as granted:
+            granted += self._slots.resize(limit) or self._break_circle_locked()
+
+    def fresh(self) -> bool:
+        return self._slots.in_use == 0
+
+    def admit(self, call: Call) -> Admission:
+        lock = self._lock
+        lock.acquire()  # NB: by hand, see `_admission`
+        try:
+            slots = self._slots
+            if slots.in_use < slots.limit and not slots.lines:
+                # What `Slots.take` and `_permit_locked` do, without the calls.
+                slots.in_use += 1
+                if self._holders is not None:
+                    self._holders.append(call)
+                return call
+            stale = bool(self._returned)
+        finally:
+            lock.release()
+            if self._returned:
+                self._drain()
+        if stale:
+            # A slot had been given back, but not been taken back yet.
+            with self._locked():
+                if self._slots.take():
+                    return self._permit_locked(call)
+        if self.max_queue == 0 or self.max_wait == 0:
+            return self._refusal(call, 0.0)
+        ticket = Ticket.of(call, clock.now(), self.max_wait)
+        if ticket is None:
+            return self._refusal(call, 0.0, by_deadline=True)
+        return self._queue(ticket)
+
+    def settle(self, permit: Call, outcome: Outcome | None) -> None:
+        lock = self._lock
+        if not lock.acquire(False):  # NB: by hand, see `_admission`
+            self._give_back(permit)
+            return
+        try:
+            granted = None
+            slots = self._slots
+            if slots.lines or self._holders is not None:
+                granted = self._exit_locked(permit)
+            else:
+                slots.in_use -= 1
+        finally:
+            lock.release()
+        if granted:
+            self._follow_up(granted)
+        if self._returned:
+            self._drain()
+
+    def _exit_locked(self, item: Call) -> list[Ticket]:
+        if self._holders is not None:
+            self._holders.remove(item)
+        return self._slots.release() or self._break_circle_locked()
+
+    def _enter_locked(self, ticket: Ticket, now: float) -> Call:
+        return self._permit_locked(ticket.call)
+
+    def _take_locked(self, ticket: Ticket) -> bool:
+        return self._slots.take()
+
+    def _may_wait_locked(self, ticket: Ticket) -> bool:
+        return not self._closes_circle_locked(ticket)
+
+    def _permit_locked(self, call: Call) -> Call:
+        """Return the permit of a slot that was taken: its holder."""
+        if self._holders is not None:
+            self._holders.append(call)
+        return call
+
+    def _refusal(
+        self, call: Call, waited: float, *, by_deadline: bool = False
+    ) -> BulkheadFullError:
+        slots = self._slots
+        error = BulkheadFullError(
+            self.name_in(call), None, slots.limit, slots.queued, waited
+        )
+        error.by_deadline = by_deadline
+        return error
+
+    def _closes_circle_locked(self, ticket: Ticket) -> bool:
+        """Whether all who hold a slot would wait for one, and without end."""
+        if ticket.until is not None:
+            return False
+        blocked = self._held_around_locked(ticket)
+        if not blocked:
+            return False
+        for other in self._slots.waiting():
+            if other.until is None:
+                blocked |= self._held_around_locked(other)
+        return len(blocked) == self._slots.in_use
+
+    def _break_circle_locked(self) -> list[Ticket]:
+        """Put the last out of line whose wait closes a circle, if any does.
+
+        None could when they joined; with fewer slots one may.
+        """
+        for ticket in reversed(self._slots.waiting()):
+            if self._closes_circle_locked(ticket):
+                self._slots.leave(ticket)
+                ticket.put_out()
+                return [ticket]
+        return []
+
+    def _held_around_locked(self, ticket: Ticket) -> set[Call]:
+        """Return the calls around that of a ticket which hold a slot."""
+        assert self._holders is not None
+        around: set[Call] = set()
+        call = ticket.call.enclosing
+        while call is not None:
+            if call in self._holders:
+                around.add(call)
+            call = call.enclosing
+        return around

@@ -1,0 +1,496 @@
+"""CircuitBreaker: stop calling what does not answer, and find out when it does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Never, cast
+
+from resilient._calls.call import Call, Run
+from resilient._calls.outcome import (
+    IGNORED,
+    SUCCESS,
+    Condition,
+    Judge,
+    Outcome,
+    judge_by,
+)
+from resilient._edges.functions import Proceed
+from resilient._errors.errors import CircuitOpenError, RejectedError
+from resilient._events.events import (
+    CircuitChanged,
+    CircuitNoted,
+    Event,
+    Outbox,
+    located,
+    log_once,
+)
+from resilient._machines.backoff import Backoff, exponential
+from resilient._machines.circuit import (
+    Change,
+    Circuit,
+    CircuitState,
+    CircuitStatistics,
+    Note,
+    Probe,
+    Refusal,
+)
+from resilient._machines.window import CountWindow, TimeWindow, Window
+from resilient._policy.admission import Admission, AdmissionPolicy, Returnable
+from resilient._runtimes import clock
+from resilient._values.checks import count, plain, ratio
+from resilient._values.checks import seconds as seconds_argument
+from resilient._values.records import Record
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+_CLOSED = CircuitState.CLOSED
+_AT_EASE = (_CLOSED, CircuitState.DISABLED, CircuitState.OBSERVING)
+
+
+class calls(Record):  # noqa: N801 - it reads as what it is: window=calls(100)
+    """A window of the last so many calls, for ``CircuitBreaker(window=…)``."""
+
+    __slots__ = ("size",)
+
+    size: int
+
+    def __init__(self, size: int) -> None:
+        super().__init__(count("calls", size, minimum=1))
+
+    def __repr__(self) -> str:
+        return f"calls({self.size})"
+
+
+class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
+    """Reject calls while what they call keeps failing.
+
+    Closed, it counts outcomes in a window. When too many failed it opens and
+    rejects everything for `open_for`. Then it is half-open: a few calls probe,
+    and their votes close it or open it again, for longer.
+
+    A call that was cancelled, or whose outcome is IGNORED, says nothing. An
+    outcome of a call that began before the last change of state is counted
+    and decides nothing. A generator is judged by its first item.
+
+    With a `ramp` good probes do not let everybody back at once, but a share of
+    the calls, then more; with a `throttle_rate` a share is rejected already
+    before failures are enough to open it.
+
+    Put it inside a `Retry`, so that it sees every attempt, and give each
+    endpoint its own (`PerKey`): over a dependency with one shard of three
+    down, one breaker throws away most of what still works.
+
+    Args:
+        failure_rate: Share of failures in the window that opens the circuit,
+            once there are `minimum_calls`. None: no such rule.
+        minimum_calls: Calls in the window before rates mean anything. Default
+            20, or the count window's size if that is smaller.
+        window: Seconds, or ``calls(100)`` for the last hundred.
+        consecutive_failures: Failures in a row that open it too. For less
+            than 2 calls a second use this, 5 for example.
+        slow_call_duration: Seconds; a call that takes longer is slow.
+        slow_call_rate: Share of slow calls that opens it too.
+        open_for: Seconds that it stays open: a number, or a function of how
+            often it has opened without closing in between. Default 5 s,
+            doubling to 60 s while probes fail, ± 20 % so that a fleet does
+            not probe in step.
+        half_open_calls: Probes, and the votes that are counted.
+        probe_timeout: Seconds after which a probe that did not return counts
+            as failed. It is not interrupted.
+        ramp: Shares of the calls to let through after the probes, rising, as
+            in ``(0.01, 0.05, 0.25)``. Default: all at once.
+        ramp_step: Seconds that each of them lasts. Default 10, so that each
+            is judged by a whole window.
+        throttle_rate: Share of failures from which on calls are rejected,
+            the more of them the nearer it comes to `failure_rate`, which has
+            to be greater. Default: none are before the circuit opens.
+        on: Exception types, or a function of the outcome, that count as
+            failures here. Default: the pipeline's classification, else every
+            exception but rejections.
+        name: Name in errors and events.
+
+    Raises:
+        CircuitOpenError: The circuit is open, or its probes are taken, or the
+            call is not among those that a ramp or throttling lets through.
+
+    Source: M. Nygard, *Release It!*, 2nd edition, 5.2; resilience4j for
+    windows and slow calls; Polly for the growing open time.
+    """
+
+    __slots__ = (
+        "_circuit",
+        "_judge",
+        "_lock",
+        "_outbox",
+        "_returned",
+        "consecutive_failures",
+        "failure_rate",
+        "half_open_calls",
+        "minimum_calls",
+        "on",
+        "open_for",
+        "probe_timeout",
+        "ramp",
+        "ramp_step",
+        "slow_call_duration",
+        "slow_call_rate",
+        "throttle_rate",
+        "window",
+    )
+
+    # NB: a stream may last for hours; a probe that is one would lose its
+    # lease while it delivers.
+    holds_streams = False
+
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.rejections", "CircuitOpenError", "enforced"),
+    )
+
+    def __init__(
+        self,
+        *_misplaced: Never,
+        failure_rate: float | None = 0.5,
+        minimum_calls: int | None = None,
+        window: float | timedelta | calls = 10.0,
+        consecutive_failures: int | None = None,
+        slow_call_duration: float | timedelta | None = None,
+        slow_call_rate: float | None = None,
+        open_for: float | timedelta | Backoff | Callable[[int], float] = exponential(  # noqa: B008
+            5.0, cap=60.0, jitter=0.2
+        ),
+        half_open_calls: int = 3,
+        probe_timeout: float | timedelta = 30.0,
+        ramp: list[float] | tuple[float, ...] | None = None,
+        ramp_step: float | timedelta = 10.0,
+        throttle_rate: float | None = None,
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        if _misplaced:
+            raise TypeError(
+                f"CircuitBreaker takes keywords only, got {_misplaced[0]!r}; a"
+                " decorator needs its parentheses, @CircuitBreaker()"
+            )
+        self.window: float | calls
+        empty: Window
+        if isinstance(window, calls):
+            self.window, most = window, window.size
+            empty = CountWindow(most)
+        else:
+            self.window = seconds_argument("window", window, zero=False)
+            most, empty = None, TimeWindow(self.window)
+        self.failure_rate: float | None = _optional_ratio("failure_rate", failure_rate)
+        self.minimum_calls: int | None = minimum_calls
+        if minimum_calls is None:
+            minimum_calls = 20 if most is None else min(20, most)
+        count("minimum_calls", minimum_calls, minimum=1)
+        if most is not None and minimum_calls > most:
+            raise ValueError(
+                f"`minimum_calls` must be <= {most}, the window's size, got"
+                f" {minimum_calls}: the circuit could never open"
+            )
+        self.consecutive_failures: int | None = (
+            None
+            if consecutive_failures is None
+            else count("consecutive_failures", consecutive_failures, minimum=1)
+        )
+        self.slow_call_duration: float | None = (
+            None
+            if slow_call_duration is None
+            else seconds_argument("slow_call_duration", slow_call_duration)
+        )
+        self.slow_call_rate: float | None = _optional_ratio(
+            "slow_call_rate", slow_call_rate
+        )
+        if self.slow_call_rate is not None and self.slow_call_duration is None:
+            raise ValueError(
+                f"`slow_call_duration` must be given with slow_call_rate="
+                f"{slow_call_rate}, got None: no call would be slow"
+            )
+        if failure_rate is consecutive_failures is slow_call_rate is None:
+            raise ValueError(
+                "`failure_rate`, `consecutive_failures` or `slow_call_rate` must"
+                " be given, got None for each: the circuit could never open"
+            )
+        self.open_for: float | Backoff | Callable[[int], float] = (
+            plain("open_for", open_for)
+            if callable(open_for)
+            else seconds_argument("open_for", open_for)
+        )
+        self.half_open_calls: int = count("half_open_calls", half_open_calls, minimum=1)
+        self.probe_timeout: float = seconds_argument(
+            "probe_timeout", probe_timeout, zero=False, infinite=True
+        )
+        self.ramp: tuple[float, ...] | None = _checked_ramp(ramp)
+        self.ramp_step: float = seconds_argument("ramp_step", ramp_step, zero=False)
+        self.throttle_rate: float | None = _optional_ratio(
+            "throttle_rate", throttle_rate
+        )
+        if self.throttle_rate is not None and (
+            self.failure_rate is None or self.throttle_rate >= self.failure_rate
+        ):
+            raise ValueError(
+                f"`throttle_rate` must be < `failure_rate`, which is {failure_rate},"
+                f" got {throttle_rate}"
+            )
+        self.on: Condition | None = on
+        self._judge: Judge | None = judge_by("on", on)
+        self._lock = threading.Lock()
+        self._returned: list[tuple[Any, float, bool | None, bool]] = []
+        self._outbox: Outbox | None = None
+        self._circuit = Circuit(
+            window=empty,
+            failure_rate=self.failure_rate,
+            minimum_calls=minimum_calls,
+            consecutive_failures=self.consecutive_failures,
+            slow_call_duration=self.slow_call_duration,
+            slow_call_rate=self.slow_call_rate,
+            half_open_calls=self.half_open_calls,
+            probe_timeout=self.probe_timeout,
+            throttle_rate=self.throttle_rate,
+            # To let all through is to be closed.
+            ramp=tuple([share for share in self.ramp or () if share < 1.0]),
+            ramp_step=self.ramp_step,
+        )
+
+    # -- Calls
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        # NB: what the base does, but that a closed circuit is not asked and
+        # nobody ever waits: 80 ns of 500.
+        if not self._keeps_rules:
+            return await super().around(proceed, call)
+        permit: Any = self._circuit.era  # NB: first, see `admit`
+        if self._circuit.state is not _CLOSED or self.slow_call_duration is not None:
+            permit = self.admit(call)
+            if isinstance(permit, RejectedError):
+                return self.reject(permit, call)
+        try:
+            outcome = await proceed(call)
+        except BaseException:
+            self.settle(permit, None)
+            raise
+        self.settle(permit, outcome)
+        return outcome
+
+    def admit(self, call: Call) -> Admission:
+        circuit = self._circuit
+        # NB: the era first. Read without the lock, an old era with a new
+        # "closed" is merely stale; the other way round it would be believed.
+        era = circuit.era
+        timed = self.slow_call_duration is not None
+        if circuit.state is _CLOSED:
+            return (era, clock.now()) if timed else era
+        now = clock.now()
+        lock = self._lock
+        lock.acquire()  # NB: by hand, for rejections have to be cheap too
+        try:
+            # First what was given back: it may be the probe that is wanted.
+            changes = self._drain_locked() if self._returned else []
+            permit = circuit.admit(now)
+            if circuit.changes:
+                changes += self._changes_locked()
+        finally:
+            lock.release()
+        try:
+            if changes:
+                self._follow_up(changes)
+            if self._returned:
+                self._drain()
+        except BaseException:
+            # Ctrl-C in a listener: the probe is held already.
+            if not isinstance(permit, Refusal):
+                self.settle((permit, now) if timed else permit, None)
+            raise
+        if isinstance(permit, Refusal):
+            if changes:
+                # It has just opened again, for a time that only now is known.
+                permit.retry_after = circuit.retry_after(now)
+            return self._rejection(permit, call)
+        if circuit.state not in _AT_EASE:
+            call.strain()
+        if permit.__class__ is Probe:
+            call.run_as(Run.PROBE)
+        elif circuit.would_open:
+            kind = CircuitOpenError.__name__
+            call.count("resilient.rejections", self.series, kind, "observing")
+        return (permit, now) if timed else permit
+
+    def settle(self, permit: Any, outcome: Outcome | None) -> None:
+        failed: bool | None = None
+        try:
+            if outcome is not None:
+                judge = self._judge
+                verdict = outcome.verdict if judge is None else judge(outcome)
+                if verdict is SUCCESS:
+                    failed = False
+                elif verdict is not IGNORED:
+                    failed = True
+        finally:
+            # NB: a judge that raises is a bug that reaches the caller, after
+            # the permit has gone back.
+            now = clock.now()
+            slow = False
+            if self.slow_call_duration is not None:
+                permit, began = permit
+                slow = now - began > self.slow_call_duration
+            circuit, lock = self._circuit, self._lock
+            if lock.acquire(False):  # NB: by hand, see `_admission`
+                try:
+                    circuit.settle(permit, now, failed, slow)
+                    changes = self._changes_locked() if circuit.changes else None
+                finally:
+                    lock.release()
+                if changes:
+                    self._follow_up(changes)
+                if self._returned:
+                    self._drain()
+            else:
+                self._give_back((permit, now, failed, slow))
+
+    def _take_back_locked(
+        self, item: tuple[Any, float, bool | None, bool]
+    ) -> list[Change | Note]:
+        self._circuit.settle(*item)
+        return self._changes_locked()
+
+    def _rejection(self, refusal: Refusal, call: Call) -> CircuitOpenError:
+        trip = refusal.trip
+        name = self.name_in(call)
+        if trip is None:
+            return CircuitOpenError(name, refusal.retry_after, refusal.reason)
+        counts, slow = trip.counts, trip.by_slow
+        return CircuitOpenError(
+            name,
+            refusal.retry_after,
+            refusal.reason,
+            counts.slow if slow else counts.failures,
+            counts.calls,
+            trip.window,
+            "were slow" if slow else "failed",
+        )
+
+    # -- Controls
+
+    @property
+    def state(self) -> CircuitState:
+        """Where the circuit stands. It leaves OPEN when the first call probes."""
+        return self._circuit.state
+
+    def statistics(self) -> CircuitStatistics:
+        """Return what the circuit knows now."""
+        with self._locked():
+            return self._circuit.statistics(clock.now())
+
+    def status(self) -> dict[str, Any]:
+        seen = self.statistics()
+        since = seen.since
+        return {
+            "circuit.state": seen.state.value,
+            "circuit.failure_rate": seen.failure_rate,
+            "circuit.slow_rate": seen.slow_rate,
+            "window_calls": seen.calls,
+            "seconds_in_state": None if since is None else clock.now() - since,
+            "retry_after": seen.retry_after,
+        }
+
+    def reset(self) -> None:
+        """Close the circuit, with an empty window. Calls under way are stale."""
+        self._control(self._circuit.reset)
+
+    def force_open(self) -> None:
+        """Reject every call until `reset` or another control."""
+        self._control(self._circuit.force_open)
+
+    def disable(self) -> None:
+        """Let every call pass and record nothing, until another control."""
+        self._control(self._circuit.disable)
+
+    def observe(self) -> None:
+        """Let every call pass, record, and tell listeners when it would open."""
+        self._control(self._circuit.observe)
+
+    def _control(self, control: Callable[[float], None]) -> None:
+        now = clock.now()
+        with self._locked() as changes:
+            control(now)
+            changes += self._changes_locked()
+
+    def fresh(self) -> bool:
+        with self._locked():
+            return self._circuit.is_fresh(clock.now())
+
+    # -- Changes
+
+    def _changes_locked(self) -> list[Change | Note]:
+        """Take the changes, and queue their events in the order they came."""
+        circuit = self._circuit
+        if not circuit.changes:
+            return []
+        changes = list(circuit.take_changes())
+        if self._listeners:
+            # NB: never a second one: events in two outboxes have no order.
+            if self._outbox is None:
+                self._outbox = Outbox()
+            for change in changes:
+                self._outbox.put(self._event(change))
+        return changes
+
+    def _follow_up(self, effects: list[Change | Note]) -> None:
+        """Do what follows from changes, outside the lock."""
+        for change in effects:
+            if isinstance(change, Change) and change.new is CircuitState.OPEN:
+                self._set_open_time(change)
+        if self._outbox is not None:
+            self._outbox.deliver(lambda: self._listeners)
+
+    def _set_open_time(self, change: Change) -> None:
+        open_for = self.open_for
+        try:
+            if isinstance(open_for, Backoff):
+                seconds = open_for.delay(change.openings, clock.random)
+            elif callable(open_for):
+                seconds = seconds_argument("open_for", open_for(change.openings))
+            else:
+                seconds = open_for
+        except Exception:
+            # It is open for 5 s already.
+            log_once("the open_for of a circuit breaker failed; it stays open for 5 s")
+            if self._listeners and self._outbox is not None:
+                noted = CircuitNoted(self.label, None, "open_for_failed")
+                self._outbox.put(located(noted, *self.place()))
+            return
+        with self._locked():
+            self._circuit.set_open_time(change.era, seconds)
+
+    def _event(self, change: Change | Note) -> Event:
+        if isinstance(change, Note):
+            return located(CircuitNoted(self.label, None, change.what), *self.place())
+        trip = change.trip
+        counts = (
+            (0, 0, 0)
+            if trip is None
+            else (trip.counts.calls, trip.counts.failures, trip.counts.slow)
+        )
+        old, new = change.old.value, change.new.value
+        event = CircuitChanged(self.label, None, old, new, change.reason, *counts)
+        return located(event, *self.place())
+
+
+def _checked_ramp(ramp: object) -> tuple[float, ...] | None:
+    if ramp is None:
+        return None
+    if not isinstance(ramp, (list, tuple)):
+        raise TypeError(f"`ramp` must list rising shares, got {ramp!r}")
+    shares = tuple([ratio("ramp", share) for share in cast("list[object]", ramp)])
+    if not shares or any(one >= next_ for one, next_ in pairwise(shares)):
+        raise ValueError(f"`ramp` must list rising shares, got {ramp!r}")
+    return shares
+
+
+def _optional_ratio(name: str, value: float | None) -> float | None:
+    return None if value is None else ratio(name, value)

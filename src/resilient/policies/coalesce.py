@@ -1,0 +1,414 @@
+"""Coalesce: concurrent identical calls share one execution."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Never, cast
+
+from resilient._calls.call import Apart, Call, overdue
+from resilient._calls.outcome import Outcome
+from resilient._edges.branches import Alone
+from resilient._edges.functions import Proceed, strip
+from resilient._errors.copies import copied
+from resilient._errors.errors import RejectedError
+from resilient._events.events import CallCoalesced
+from resilient._machines.single_flight import Flight, Flights, Passenger
+from resilient._policy.admission import Returnable
+from resilient._policy.keys import key_argument, key_of, refuse_method, refuse_object
+from resilient._policy.policy import Policy
+from resilient._runtimes import clock
+from resilient._runtimes.sync import SYNC
+
+if TYPE_CHECKING:
+    from resilient._runtimes.runtime import AsyncRuntime, Errand, Waiter
+
+_GRACE: Final = 0.005
+"""Seconds after its deadline in which a caller that can be interrupted still
+waits: a `Timeout` around it has the same deadline and a better error."""
+
+
+class _Execution(Apart):
+    """The call that the function runs in: inside the first caller's.
+
+    What a Retry gives up on and what a limiter books goes there, as long as
+    that lasts. No caller's deadline is visible: each waits for its own.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call)
+        self.deadline = None
+
+
+class _Passenger(Passenger):
+    """A caller of an execution, and what is delivered to it."""
+
+    __slots__ = (
+        "call",
+        "flight",
+        "given_up",
+        "landed",
+        "outcome",
+        "trace",
+        "unwinding",
+        "waiter",
+    )
+
+    def __init__(self, call: Call, waiter: Waiter | None) -> None:
+        super().__init__()
+        self.call = call
+        self.waiter = waiter
+        self.flight: _Flight
+        self.landed: bool = False
+        self.outcome: Outcome | None = None
+        self.unwinding: BaseException | None = None
+        # Where its error came from.
+        self.trace: TracebackType | None = None
+        self.given_up: tuple[Exception, ...] = ()
+
+
+class _Flight(Flight):
+    """An execution."""
+
+    __slots__ = ("call", "errand", "given_up", "outcome", "unwinding")
+
+    def __init__(self, key: Hashable, first: _Passenger, call: Call) -> None:
+        super().__init__(key, first)
+        # The call that the function runs in.
+        self.call = call
+        # The task that runs it; None for a thread's own.
+        self.errand: Errand | None = None
+        self.outcome: Outcome | None = None
+        self.unwinding: BaseException | None = None
+        self.given_up: tuple[Exception, ...] = ()
+
+
+class Coalesce(Policy, Returnable):
+    """Let concurrent identical calls share one execution ("single flight").
+
+    A call that comes while the same function runs for the same key waits for
+    that execution and gets what it gets. Nothing is kept: the next call after
+    its end begins a new one.
+
+    **In async code the execution belongs to no caller.** It runs in a task of
+    its own, in a copy of the first caller's context; what it sets there stays
+    there. A caller that is cancelled leaves at once and the others never
+    notice; when the last one has left, the execution is cancelled and waited
+    for. No caller's deadline is visible inside: each waits until its own. Put
+    the `Timeout` that is to bound the execution inside, and one that bounds a
+    caller's patience outside.
+
+    **In sync code the first caller's thread runs it,** with that caller's
+    context and deadline; the others wait, until their own. Should the first
+    one be interrupted (Ctrl-C), or fail at a deadline that is its own alone,
+    the next runs it again.
+
+    The value is one object for all callers. An error is each caller's own: the
+    first gets the very object that was raised, the others copies of it, so
+    that tracebacks and contexts do not grow into each other. An error that
+    cannot be copied is the same object for all.
+
+    The execution is as important as its first caller (see `priority`). If it
+    is rejected, those who matter more run it again.
+
+    Calls are shared within one event loop, and among the threads without one:
+    a result that was made on a loop (a connection, say) is of no use on
+    another. One instance may serve all of them, and many functions.
+
+    Args:
+        key: ``key(*args, **kwargs)`` of the function's own arguments tells
+            calls apart. Default: by all arguments and their types. Needed for
+            methods, and for arguments that are not hashable.
+        name: Name in errors and events.
+
+    Raises:
+        TypeError: On decoration: a method, and no `key`. At the call: a
+            function that has become one since; a key or an argument that is
+            not hashable.
+        RuntimeError: A call waits for itself: it was made from inside the
+            execution that it would join.
+        DeadlineExceededError: The caller's deadline came before the end.
+
+    Source: *singleflight* of groupcache, 2013, whose callers share the first
+    one's cancellation.
+    """
+
+    __slots__ = ("_executing", "_flights", "_lock", "_returned", "key")
+
+    replaces = True
+    shares = True
+    counters: tuple[tuple[str, ...], ...] = (("resilient.coalesce.joins",),)
+
+    def __init__(
+        self,
+        *_misplaced: Never,
+        key: Callable[..., Hashable] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        if _misplaced:
+            raise TypeError(
+                f"Coalesce takes keywords only, got {_misplaced[0]!r}; a"
+                " decorator needs its parentheses, @Coalesce()"
+            )
+        self.key: Callable[..., Hashable] | None = key_argument(key)
+        self._lock = threading.Lock()
+        self._returned: list[_Passenger | _Flight] = []
+        self._flights: Flights[_Flight] = Flights()
+        # Which flight a call is, for those under way.
+        self._executing: dict[Call, _Flight] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """Executions that are under way and waited for."""
+        return len(self._flights)
+
+    def fresh(self) -> bool:
+        return len(self._flights) == 0
+
+    def examine(self, fn: Callable[..., Any]) -> None:
+        if self.key is None:
+            refuse_method(self, fn)
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        if self.key is None:
+            refuse_object(self, call)
+        key = (call.runtime.home(), key_of(self, self.key, call))
+        while True:
+            passenger, callers = self._board(key, call)
+            if callers == 1:
+                if call.runtime is SYNC:
+                    return await self._run_here(passenger.flight, proceed, call)
+                self._spawn(passenger.flight, proceed, call)
+            outcome = await self._landing(passenger, callers)
+            if outcome is not None:
+                return outcome
+
+    # -- Boarding
+
+    def _board(self, key: Hashable, call: Call) -> tuple[_Passenger, int]:
+        """Join the flight of a key, or begin one; tell how many are on it."""
+        alone = call.runtime is SYNC
+        # NB: whoever begins in sync never waits, so may be where none can.
+        waiter = None if alone else call.runtime.waiter(call)
+        while True:
+            passenger = _Passenger(call, waiter)
+            self._lock.acquire()  # NB: by hand, see `_admission`
+            try:
+                if call.enclosing is not None:
+                    passenger.around = self._around_locked(call)
+                flight = self._flights.find(key)
+                if flight is None:
+                    own = call if alone else _Execution(call)
+                    flight = passenger.flight = _Flight(key, passenger, own)
+                    self._flights.begin(flight)
+                    self._executing[own] = flight
+                    return passenger, 1
+                circle = self._flights.closes_circle(flight, passenger.around)
+                if waiter is not None and not circle:
+                    self._flights.join(flight, passenger)
+                    passenger.flight = flight
+                    return passenger, len(flight.passengers)
+            finally:
+                self._lock.release()
+                if self._returned:
+                    self._drain()
+            if circle:
+                raise RuntimeError(
+                    f"{call.name!r} would wait for itself: it was called from inside"
+                    f" the execution that {self!r} would have it share"
+                )
+            waiter = call.runtime.waiter(call)
+
+    def _around_locked(self, call: Call) -> tuple[_Flight, ...]:
+        """Return the flights that a call is inside of."""
+        around: list[_Flight] = []
+        enclosing = call.enclosing
+        while enclosing is not None:
+            flight = self._executing.get(enclosing)
+            if flight is not None:
+                around.append(flight)
+            enclosing = enclosing.enclosing
+        return tuple(around)
+
+    # -- The execution
+
+    async def _run_here(self, flight: _Flight, proceed: Proceed, call: Call) -> Outcome:
+        try:
+            outcome = await proceed(call)
+        except BaseException:
+            # The others see that nothing was delivered, and run it again.
+            self._give_back(flight)
+            raise
+        flight.given_up = call.given_up
+        flight.outcome = outcome
+        # NB: delivered here and now: what is further out may change it.
+        self._lock.acquire()  # NB: by hand, see `_admission`
+        try:
+            effects = self._take_back_locked(flight)
+        finally:
+            self._lock.release()
+        self._follow_up(effects)
+        if self._returned:
+            self._drain()
+        return outcome
+
+    def _spawn(self, flight: _Flight, proceed: Proceed, first: Call) -> None:
+        runtime = cast("AsyncRuntime", first.runtime)
+
+        async def body() -> None:
+            call = flight.call
+            try:
+                alone = Alone(proceed, call)
+                await alone.run()
+                flight.outcome, alone.outcome = alone.outcome, None
+            except BaseException as unwinding:
+                # NB: the frames of ours hold the flight, which holds this.
+                strip(unwinding)
+                flight.unwinding = unwinding
+            finally:
+                flight.given_up = call.given_up
+                call.end()
+
+        try:
+            flight.errand = runtime.spawn(
+                f"resilient {flight.call.name}", body, lambda: self._give_back(flight)
+            )
+        except BaseException:
+            # The loop is closing.
+            self._give_back(flight)
+            raise
+
+    # -- The landing
+
+    async def _landing(self, passenger: _Passenger, callers: int) -> Outcome | None:
+        """Wait for what is delivered; None: nothing was, so once more."""
+        flight, call = passenger.flight, passenger.call
+        until = call.deadline
+        if until is not None and flight.errand is not None:
+            until += _GRACE
+        try:
+            if callers > 1:
+                call.count("resilient.coalesce.joins", self.series)
+                if self._listeners:
+                    self.tell(CallCoalesced(self.label, call.name, callers), call)
+            while not passenger.landed:
+                woken = await call.runtime.park(passenger.waiter, until)
+                if not woken and until is not None and clock.now() >= until:
+                    await self._leave(passenger)
+                    if not passenger.landed:
+                        return overdue(call, clock.now())
+        except GeneratorExit:
+            # NB: perhaps in a collection: nobody can wait for anything here.
+            self._give_back(passenger)
+            raise
+        except BaseException:
+            await self._leave(passenger)
+            raise
+        return self._delivered(passenger)
+
+    async def _leave(self, passenger: _Passenger) -> None:
+        self._give_back(passenger)
+        with self._locked():
+            # Whoever held the lock has left the rest to us, by now.
+            flight = passenger.flight
+        if flight.deserted:
+            # NB: a call leaves no task behind.
+            assert flight.errand is not None
+            await flight.errand.ended()
+
+    def _delivered(self, passenger: _Passenger) -> Outcome | None:
+        outcome, passenger.outcome = passenger.outcome, None
+        unwinding, passenger.unwinding = passenger.unwinding, None
+        trace, passenger.trace = passenger.trace, None
+        call = passenger.call
+        call.classified = call.classified or passenger.flight.call.classified
+        for error in passenger.given_up:
+            if not any(error is one for one in call.given_up):
+                call.give_up(error)
+        try:
+            if unwinding is not None:
+                raise BaseException.with_traceback(unwinding, trace)
+            if outcome is not None and outcome.error is not None:
+                # NB: it may be the same object for others, who raised it first.
+                BaseException.with_traceback(outcome.error, trace)
+            return outcome
+        finally:
+            # NB: their tracebacks hold this frame.
+            passenger.given_up = ()
+            del unwinding, outcome, trace
+
+    # -- What is given back: a passenger that leaves, a flight that has ended
+
+    def _take_back_locked(self, item: _Passenger | _Flight) -> list[Any]:
+        if isinstance(item, _Flight):
+            self._executing.pop(item.call, None)
+            return [(item, self._flights.land(item))]
+        if self._flights.leave(item.flight, item):
+            self._executing.pop(item.flight.call, None)
+            return [(item.flight, None)]
+        return []
+
+    def _follow_up(self, effects: list[Any]) -> None:
+        for flight, passengers in effects:
+            if passengers is not None:
+                _deliver(flight, passengers)
+            else:
+                # NB: a thread that runs its own flight does not leave it.
+                assert flight.errand is not None
+                flight.errand.cancel()
+
+
+def _deliver(flight: _Flight, passengers: list[_Passenger]) -> None:
+    """Give each passenger what came of a flight, and wake it."""
+    outcome, flight.outcome = flight.outcome, None
+    unwinding, flight.unwinding = flight.unwinding, None
+    given_up, flight.given_up = flight.given_up, ()
+    error = unwinding if outcome is None else outcome.error
+    for place, passenger in enumerate(passengers):
+        waiter = passenger.waiter
+        if waiter is None:
+            # It ran the function itself.
+            continue
+        own = error
+        if error is not None:
+            passenger.trace = error.__traceback__
+            if place:
+                own = copied(error)
+                if own is None:
+                    own = error
+            passenger.given_up = tuple(
+                cast("Exception", own) if one is error else one for one in given_up
+            )
+        if outcome is None:
+            passenger.unwinding = own
+        elif _is_own_affair(flight.call, outcome.error, passenger.call):
+            # Nothing is delivered, so it runs it again.
+            pass
+        elif place == 0:
+            passenger.outcome = outcome
+        else:
+            twin = Outcome(outcome.value, cast("Exception | None", own))
+            twin.verdict, twin.retry_after = outcome.verdict, outcome.retry_after
+            passenger.outcome = twin
+        passenger.landed = True
+        waiter.wake()
+
+
+def _is_own_affair(first: Call, error: Exception | None, call: Call) -> bool:
+    """Whether the failure came of what the first caller is, and `call` is not.
+
+    It was rejected, and matters less; or its deadline came, which is its alone.
+    """
+    if isinstance(error, RejectedError) and first.priority < call.priority:
+        return True
+    if error is None or first.deadline is None:
+        return False
+    if call.deadline is not None and call.deadline <= first.deadline:
+        return False
+    return (
+        isinstance(error, RejectedError) and error.by_deadline
+    ) or clock.now() >= first.deadline

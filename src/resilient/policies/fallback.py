@@ -1,0 +1,193 @@
+"""Fallback: an answer where the call has none."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar, cast, overload
+
+from resilient._calls.call import Call
+from resilient._calls.outcome import (
+    SUCCESS,
+    Condition,
+    Judge,
+    Outcome,
+    Verdict,
+    answerable,
+    judge_by,
+)
+from resilient._edges.functions import Proceed, close_unbegun, colour_of, failed
+from resilient._events.events import FallbackUsed, error_name
+from resilient._policy.policy import Policy, Spelling
+from resilient._runtimes.runtime import Mark
+
+V = TypeVar("V", covariant=True)
+_NOTHING: Any = Mark("<nothing>")
+_PASSES = (SUCCESS, Verdict.IGNORED)
+
+
+class Fallback(Policy[V], Generic[V]):
+    """Answer in the place of a call that failed or was not made.
+
+    Put it outermost: everything inside has then had its chance. Exactly one
+    of `value` and `function` is given.
+
+    Args:
+        value: What to answer. It is one object for all callers, so a list,
+            dict or set is refused: one caller's change would be everybody's.
+        function: ``f(error)`` or ``f(error, call)``, sync or (for async
+            calls) async. For a result that was judged a failure, `error` is
+            None. What it raises is raised, with the original as its cause.
+            A second parameter that has a default is not given the call.
+        on: Exception types, or a function of the outcome, to answer for.
+            Default: failures, pushback, our own rejections and timeouts.
+        name: Name in events.
+
+    Raises:
+        TypeError: Neither or both are given, the value is mutable, or the
+            function takes other arguments.
+
+    Source: Netflix Hystrix; Polly's Fallback.
+    """
+
+    __slots__ = ("_judge", "_takes_call", "function", "on", "value")
+
+    replaces = True
+
+    counters: tuple[tuple[str, ...], ...] = (("resilient.fallbacks",),)
+
+    @overload
+    def __init__(
+        self, value: V, *, on: Condition | None = None, name: str | None = None
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        *,
+        function: Callable[[Any], Awaitable[V]] | Callable[[Any, Call], Awaitable[V]],
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        *,
+        function: Callable[[Any], V] | Callable[[Any, Call], V],
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        value: Any = _NOTHING,
+        *,
+        function: Callable[..., Any] | None = None,
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        if (value is _NOTHING) == (function is None):
+            raise TypeError("Fallback takes exactly one of `value` and `function`")
+        if isinstance(value, (list, dict, set, bytearray)):
+            raise TypeError(
+                f"`value` must not be a {type(cast(object, value)).__name__}, which"
+                " all callers would share: use function=lambda error: …"
+            )
+        if inspect.isroutine(value) or isinstance(value, (type, functools.partial)):
+            raise TypeError(
+                "`value` must not be a function or class: use function=…, or"
+                " @Fallback(…) with parentheses to decorate"
+            )
+        self.value: Any = value
+        self.function: Callable[..., Any] | None = function
+        self._takes_call = function is not None and _takes_call(function)
+        self.on: Condition | None = on
+        self._judge: Judge | None = judge_by("on", on)
+
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        super().accept(spelling, classified=classified)
+        function = self.function if spelling == "sync" else None
+        if function is not None and colour_of(function) == "async":
+            raise TypeError(
+                "an async fallback cannot answer for a synchronous call:"
+                f" {self!r} needs a plain function there"
+            )
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        outcome = await proceed(call)
+        if outcome.verdict is SUCCESS and self._judge is None:
+            return outcome
+        if (self._judge or answerable)(outcome) in _PASSES:
+            return outcome
+        return await self._answered(outcome, call)
+
+    async def _answered(self, outcome: Outcome, call: Call) -> Outcome:
+        call.count("resilient.fallbacks", self.series)
+        if self._listeners:
+            name = error_name(outcome.error)
+            self.tell(FallbackUsed(self.label, call.name, name), call)
+        error = outcome.error
+        outcome.discard()
+        if self.function is None:
+            return Outcome(self.value)
+        try:
+            answer = (
+                self.function(error, call) if self._takes_call else self.function(error)
+            )
+            if inspect.isawaitable(answer):
+                if call.runtime.name == "sync":
+                    raise _unawaitable(self, answer)
+                answer = await answer
+            return Outcome(answer)
+        except Exception as failure:
+            if failure is not error and failure.__cause__ is None:
+                # NB: past `__setattr__`, which a frozen dataclass refuses.
+                _CAUSE.__set__(failure, error)
+            return failed(failure)
+        finally:
+            # NB: `error` would keep this frame alive through its traceback.
+            del error
+
+
+_CAUSE: Any = vars(BaseException)["__cause__"]
+
+
+def _takes_call(function: Callable[..., Any]) -> bool:
+    """Whether a function takes the error and the call, not the error alone.
+
+    Raises:
+        TypeError: It takes neither, or is no function.
+    """
+    if not callable(function):
+        raise TypeError(f"`function` must be a function, got {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        # A builtin without a signature.
+        return False
+    if _fits(signature, 1):
+        spread = (
+            one.kind is one.VAR_POSITIONAL for one in signature.parameters.values()
+        )
+        return any(spread) and _fits(signature, 2)
+    if not _fits(signature, 2):
+        raise TypeError(
+            f"`function` must take (error) or (error, call), got {signature}"
+        )
+    return True
+
+
+def _fits(signature: inspect.Signature, places: int) -> bool:
+    try:
+        signature.bind(*[None] * places)
+    except TypeError:
+        return False
+    return True
+
+
+def _unawaitable(fallback: Fallback[Any], answer: object) -> TypeError:
+    close_unbegun(answer)
+    return TypeError(
+        f"the function of {fallback!r} returned an awaitable, which a"
+        " synchronous call cannot await: it needs a plain function there"
+    )

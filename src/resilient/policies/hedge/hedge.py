@@ -1,0 +1,368 @@
+"""Hedge: ask again before the answer is late, and take the first that comes."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from resilient._calls.call import Call
+from resilient._calls.outcome import SUCCESS, Condition, Judge, Outcome, judge_by
+from resilient._edges.functions import Proceed
+from resilient._errors.warnings import warn
+from resilient._events.events import CallAbandoned, HedgeLaunched, HedgeWon
+from resilient._machines.quantile import SIZE, Quantile
+from resilient._policy.policy import Policy, Spelling
+from resilient._policy.retry_budget import RetryBudget, budget_argument
+from resilient._runtimes import clock
+from resilient._values.checks import count, number
+from resilient._values.checks import seconds as seconds_argument
+from resilient.policies.hedge.race import Entrant, Heat
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+_THREADS: Final = 32
+
+_ONCE: Final = {
+    "guard": "block",
+    "attempts": "block",
+    "generator": "generator",
+    "async generator": "generator",
+    "requests": "transport",
+}
+"""What runs once at a time, by spelling."""
+
+
+class Hedge(Policy):
+    """Start a second attempt when the first is slow, and take what comes first.
+
+    **The function runs more than once, and at the same time.** Use it for
+    what may happen twice: reads, and writes that the server can recognise.
+
+    **Synchronous functions run in threads**, with a copy of the caller's
+    context variables, and a thread cannot be interrupted: a loser goes on
+    until it ends, and keeps its permits. Its deadline (`remaining`) is moved
+    to now, for code that asks. Give `max_threads` to say that you know; else
+    a `ResilientWarning` does.
+
+    The next attempt starts when `delay` has passed since the last one began,
+    and at once when one failed. The first that is answered wins: with a value,
+    or with an error that is no failure. Losers are cancelled, and what they
+    return all the same is closed (its ``aclose`` or ``close`` is called). The
+    winner's context variables reach the caller, those of losers do not.
+
+    No hedge starts
+
+    * before the delay is known: with ``delay=None``, until there are samples;
+    * when the budget is empty, or the deadline has passed;
+    * after an attempt was rejected by a policy further in, or told to come
+      back later (PUSHBACK, ``retry_after``);
+    * while a circuit breaker further in is not closed, or a throttle rejects;
+    * once the call says that it must not be made again (`Call.unrepeatable`).
+
+    When no attempt wins, what came of the first is raised (or returned), and
+    the errors of the others hang on it as an `ExceptionGroup`: as its
+    ``__context__``, or at the end of the chain that it has already.
+
+    Args:
+        delay: Seconds (> 0) or a timedelta. None: the `percentile` of the
+            latencies of recent successes (the last 500; none before there
+            are 20, or 1 / (1 - percentile) if that is more).
+        percentile: Share of calls that shall be answered without a hedge;
+            above 0, at most 0.99. Default 0.95, as in *The Tail at Scale*.
+        attempts: Attempts in all, the first included. Default 2.
+        budget: "own" (default) is a ``RetryBudget(0.05, 10)``: at most one
+            hedge in twenty calls, bursts of ten, fed by successes, because
+            hedging without a budget turns a slow minute into an overload that
+            stays. A budget object is shared by whoever has it, a `Retry` too;
+            None: no budget.
+        floor: Seconds; a percentile below it counts as this. Default 1 ms:
+            where answers are faster, a hedge costs more than it gains.
+        grace: Seconds that an answer waits for the losers to clean up after
+            their cancellation; longer ones go on behind the caller's back and
+            keep their permits. Default 10 ms. On trio it waits until they have
+            ended.
+        on: Exception types, or a function of the outcome, that say what does
+            not win. Default: the pipeline's classification, else every
+            exception.
+        max_threads: Threads that may run at once for plain functions, losers
+            included; beyond them calls are made as if there were no hedge.
+            None (default): 32, and a warning.
+        name: Name in events.
+
+    Raises:
+        TypeError, ValueError: An argument is out of range; or it is used on a
+            generator or block, which cannot run twice at once.
+
+    Source: J. Dean and L. A. Barroso, *The Tail at Scale*, CACM 2013; gRPC
+    proposal A6; Finagle's BackupRequestFilter.
+    """
+
+    __slots__ = (
+        # NB: not `attempts`: the method of that name is one of the spellings.
+        "_attempts",
+        "_budget",
+        "_judge",
+        "_latency",
+        "_left",
+        "_lock",
+        "_threads",
+        "budget",
+        "delay",
+        "floor",
+        "grace",
+        "max_threads",
+        "on",
+        "percentile",
+    )
+
+    reruns = True
+
+    def __init__(
+        self,
+        delay: float | timedelta | None = None,
+        *,
+        percentile: float = 0.95,
+        attempts: int = 2,
+        budget: RetryBudget | Literal["own"] | None = "own",
+        floor: float | timedelta = 0.001,
+        grace: float | timedelta = 0.01,
+        on: Condition | None = None,
+        max_threads: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.delay: float | None = (
+            None if delay is None else seconds_argument("delay", delay, zero=False)
+        )
+        self.percentile: float = number(
+            "percentile", percentile, minimum=0, exclusive=True
+        )
+        if percentile > 0.99:
+            raise ValueError(
+                f"`percentile` must be <= 0.99, got {percentile!r}: the last {SIZE}"
+                " successes say nothing about rarer ones"
+            )
+        self._attempts = count("attempts", attempts, minimum=1)
+        self.budget = budget
+        self._budget = budget_argument(budget, lambda: RetryBudget(0.05, 10))
+        self.floor: float = seconds_argument("floor", floor)
+        self.grace: float = seconds_argument("grace", grace)
+        self.on: Condition | None = on
+        self._judge: Judge | None = judge_by("on", on)
+        self.max_threads: int | None = (
+            None
+            if max_threads is None
+            else count("max_threads", max_threads, minimum=1)
+        )
+        self._lock = threading.Lock()
+        self._latency = Quantile(self.percentile)
+        # NB: changed by single operations, without the lock: an attempt may
+        # end in the collector, on a thread that has the lock.
+        self._threads: set[Entrant] = set()
+        self._left: set[Entrant] = set()
+
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        if spelling not in ("sync", "async"):
+            raise TypeError(
+                f"{self!r} may run its function several times at once, which a"
+                f" {_ONCE[spelling]} cannot: use a function"
+            )
+        if spelling == "sync" and self.max_threads is None:
+            warn(
+                f"{self!r} runs a synchronous function in threads, where a loser"
+                " cannot be interrupted; say max_threads=… if that is meant"
+            )
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = {
+            "hedge.abandoned": self.abandoned,
+            "hedge.delay": self.current_delay,
+        }
+        budget = self._budget
+        if budget is not None:
+            status["budget.balance"] = budget.balance
+            status["budget.capacity"] = budget.capacity
+        return status
+
+    def reset(self) -> None:
+        """Forget the latencies, and fill its own budget.
+
+        A shared budget is its owner's affair.
+        """
+        with self._lock:
+            self._latency = Quantile(self.percentile)
+        if self.budget == "own" and self._budget is not None:
+            self._budget.reset()
+
+    def fresh(self) -> bool:
+        own = self._budget if self.budget == "own" else None
+        idle = not (self._threads or self._left or len(self._latency))
+        return idle and (own is None or own.full)
+
+    @property
+    def abandoned(self) -> int:
+        """Losers that were left behind and still run."""
+        return len(self._left)
+
+    @property
+    def current_delay(self) -> float | None:
+        """Seconds after which a hedge would start now; None: not known yet."""
+        if self.delay is not None:
+            return self.delay
+        learnt = self._latency.value
+        return None if learnt is None else max(self.floor, learnt)
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        delay = self.current_delay
+        if delay is None or self._attempts == 1:
+            return await self._unhedged(proceed, call)
+        race = await call.runtime.race(call)
+        heat = Heat(call, proceed, self._judge, race)
+        try:
+            await self._race(heat, delay)
+            if heat.entrants:
+                return self._decide(heat)
+            # There was no thread for it.
+            return await self._unhedged(proceed, call)
+        finally:
+            heat.forget()
+
+    async def _unhedged(self, proceed: Proceed, call: Call) -> Outcome:
+        began = clock.now()
+        outcome = await proceed(call)
+        judge = self._judge
+        verdict = outcome.verdict if judge is None else judge(outcome)
+        if outcome.error is None and verdict is SUCCESS:
+            self._learn(clock.now() - began, call)
+        return outcome
+
+    async def _race(self, heat: Heat, delay: float) -> None:
+        """Have an answer, and nothing else under way that can be stopped."""
+        race = heat.race
+        try:
+            try:
+                if self._start(heat):
+                    await self._run(heat, delay)
+            except GeneratorExit:
+                # The call is closed, which leaves no room to wait.
+                heat.close()
+                race.abandon()
+                raise
+            except BaseException:
+                heat.close()
+                # NB: the one policy that waits while it unwinds: what it began
+                # must not go on where nobody sees it.
+                await race.leave(self.grace, unwinding=True)
+                raise
+            unwound = heat.close()
+            try:
+                await race.leave(self.grace, unwinding=unwound is not None)
+                if unwound is not None:
+                    raise unwound
+            finally:
+                del unwound
+        except GeneratorExit:
+            raise
+        except BaseException:
+            await heat.drop()
+            raise
+
+    async def _run(self, heat: Heat, delay: float) -> None:
+        """Start hedges until there is a winner, or nobody is left."""
+        due: float | None = heat.entrants[0].began + delay
+        while True:
+            # NB: first. An attempt in a thread may settle at any moment, and
+            # the last one that fails must not be taken for the end of all.
+            running = heat.running
+            if heat.decided():
+                return
+            failed = heat.made_good()
+            if failed or (due is not None and clock.now() >= due):
+                reason = "failure" if failed else "delay"
+                # One that may not start now is not tried again, unless another
+                # attempt fails.
+                more = self._hedges(heat, reason) and self._has_more(heat)
+                due = clock.now() + delay if more else None
+            elif running:
+                await heat.race.wait(due)
+            else:
+                return
+
+    def _hedges(self, heat: Heat, reason: str) -> bool:
+        """Start a hedge; False: none may start now."""
+        call, now = heat.call, clock.now()
+        if (
+            not self._has_more(heat)
+            or heat.later
+            or heat.strained
+            or heat.unrepeatable is not None
+            or (call.deadline is not None and now >= call.deadline)
+            or not self._has_room(call)
+            or (
+                self._budget is not None
+                and not self._budget.withdraw(priority=call.priority)
+            )
+            or not self._start(heat)
+        ):
+            return False
+        if self._listeners:
+            elapsed = now - heat.entrants[0].began
+            number = heat.entrants[-1].call.hedge
+            event = HedgeLaunched(self.label, call.name, number, reason, elapsed)
+            self.tell(event, call)
+        return True
+
+    def _has_more(self, heat: Heat) -> bool:
+        return len(heat.entrants) < self._attempts
+
+    def _has_room(self, call: Call) -> bool:
+        """Whether there is a thread for an attempt, if it needs one."""
+        limit = self.max_threads or _THREADS
+        return call.runtime.name != "sync" or len(self._threads) < limit
+
+    def _start(self, heat: Heat) -> bool:
+        entrant = Entrant(heat, len(heat.entrants), self._forget)
+        with self._lock:
+            if not self._has_room(heat.call):
+                return False
+            if heat.call.runtime.name == "sync":
+                self._threads.add(entrant)
+        try:
+            started = heat.start(entrant)
+        except BaseException:
+            self._forget(entrant)
+            raise
+        if not started:
+            self._forget(entrant)
+        return started
+
+    def _forget(self, entrant: Entrant) -> None:
+        self._threads.discard(entrant)
+        self._left.discard(entrant)
+
+    def _decide(self, heat: Heat) -> Outcome:
+        """Learn from a heat that is over; return what the call comes to."""
+        call, winner = heat.call, heat.winner
+        left = [one for one in heat.entrants if one.outlives(self._left.add)]
+        outcome = heat.outcome(left)
+        if winner is not None and outcome.error is None and winner.verdict is SUCCESS:
+            self._learn(heat.latency(), call)
+        if self._listeners:
+            if winner is not None and winner.call.hedge:
+                elapsed = winner.settled_at - heat.entrants[0].began
+                event = HedgeWon(self.label, call.name, winner.call.hedge, elapsed)
+                self.tell(event, call)
+            if any(not one.settled for one in left):
+                abandoned = CallAbandoned(self.label, call.name, self.abandoned)
+                self.tell(abandoned, call)
+        return outcome
+
+    def _learn(self, latency: float, call: Call) -> None:
+        """Take a success into account: its latency, and what it pays in."""
+        if self.delay is None:
+            with self._lock:
+                self._latency.add(latency)
+        if self._budget is not None:
+            self._budget.deposit()
+            call.paid_into = self._budget

@@ -1,0 +1,352 @@
+"""The attempts of one hedged call, from the first start to the last end.
+
+Ground rules:
+
+* A `Heat` belongs to one call. Its attempts run in tasks or threads of their
+  own and report to it; the call's own task or thread decides who starts, and
+  leaves with what came first. `lock` is for those threads.
+* An attempt that reports is *settled*: from then on nobody interrupts it. It
+  closes what it has been told nobody wants, its own result or another's, and
+  ends. So a result is closed exactly once, and never the one that is returned.
+* Once the heat is *over*, whatever else comes is unwanted.
+* An attempt that is still under way when the call returns keeps its permits,
+  and those of the policies outside (`Outcome.held`), until it has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any
+
+from resilient._calls.call import Call, Fork
+from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Held, Judge, Outcome
+from resilient._edges.branches import Alone
+from resilient._edges.functions import Proceed
+from resilient._errors.errors import RejectedError
+from resilient._runtimes import clock
+from resilient._runtimes.runtime import Mark
+from resilient.policies.hedge.losers import adopt, attach, dispose, joined
+
+if TYPE_CHECKING:
+    from resilient._runtimes.runtime import Race
+
+_NONE_YET: Any = Mark("<none yet>")
+
+
+class Entrant:
+    """One attempt, in a task or thread of its own; a `Racer`.
+
+    Attributes:
+        began: When it started, on the clock of `time.monotonic`.
+        settled: Whether it has reported what came of it.
+        settled_at: When it did.
+        failed: Whether that was nothing to win with.
+        outcome: What came of it, if it is still wanted.
+        verdict: What is thought of that.
+        context: The context variables as it left them.
+        held: What lasts until it has ended, where nobody waits for that.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_forget",
+        "_heat",
+        "_stays",
+        "began",
+        "call",
+        "context",
+        "failed",
+        "held",
+        "name",
+        "outcome",
+        "settled",
+        "settled_at",
+        "verdict",
+    )
+
+    def __init__(
+        self, heat: Heat, hedge: int, forget: Callable[[Entrant], None]
+    ) -> None:
+        self.call = Fork(heat.call, hedge)
+        self.name: str = f"{heat.call.name} hedge {hedge}" if hedge else heat.call.name
+        self.began = self.settled_at = clock.now()
+        self.settled = self.failed = self._ended = False
+        self.outcome: Outcome | None = None
+        self.verdict = IGNORED
+        self.context: Context | None = None
+        self.held: Held | None = None
+        # What of its own work outlives it.
+        self._stays: Held | None = None
+        self._heat = heat
+        self._forget = forget
+
+    async def run(self) -> None:
+        heat = self._heat
+        try:
+            # NB: a thread may come to its first step after all is over.
+            if not heat.over:
+                alone = Alone(heat.proceed, self.call)
+                await alone.run()
+                self.call.end()
+                unwanted = heat.settle(self, alone)
+                if unwanted:
+                    with heat.race.cleanup(self):
+                        while unwanted:
+                            await dispose(unwanted.pop(), self.call)
+        except BaseException as error:
+            heat.unwind(self, error)
+        finally:
+            if not self._ended:
+                self.ended()
+
+    def ended(self, error: BaseException | None = None) -> None:
+        if error is not None:
+            self._heat.unwind(self, error)
+        self.call.end()
+        self._ended = True
+        # NB: after the flag; `outlives` looks at it last.
+        self._forget(self)
+        if self.held is None:
+            return
+        if self._stays is None:
+            self.held.end(None)
+        else:
+            self._stays.append(self.held.end)
+
+    def stays(self, held: Held | None) -> None:
+        """Have work that it left behind counted as part of it."""
+        self._stays = held
+
+    def outlives(self, remember: Callable[[Entrant], None]) -> bool:
+        """Whether it is still under way; if so it holds what stays held."""
+        if self._ended:
+            return False
+        self.held = Held()
+        remember(self)
+        # NB: it may have ended since, and found nothing to give back.
+        if self._ended:
+            self.ended()
+            return False
+        return True
+
+
+class Heat:
+    """See the module.
+
+    Attributes:
+        entrants: The attempts, in the order in which they started.
+        running: How many have not settled.
+        failures: How many failed, and have not been made good for by a hedge.
+        later: Whether one was rejected, or was told to come back later.
+        over: Whether what still comes is unwanted.
+        winner: Who was answered first.
+    """
+
+    __slots__ = (
+        "_errors",
+        "_helds",
+        "_judge",
+        "_kept",
+        "_lock",
+        "_unwound",
+        "call",
+        "entrants",
+        "failures",
+        "later",
+        "over",
+        "proceed",
+        "race",
+        "running",
+        "winner",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        proceed: Proceed,
+        judge: Judge | None,
+        race: Race,
+    ) -> None:
+        self.call = call
+        self.proceed = proceed
+        self.race = race
+        self.entrants: list[Entrant] = []
+        self.running = self.failures = 0
+        self.later = self.over = False
+        self.winner: Entrant | None = None
+        self._judge = judge
+        self._lock = threading.Lock()
+        # What ended an attempt and was no outcome: it is raised for all.
+        self._unwound: BaseException | None = None
+        # Of all attempts that failed but the first.
+        self._errors: list[Exception] = []
+        # The value that won.
+        self._kept: Any = _NONE_YET
+        # Of work that outlives the attempt that began it.
+        self._helds: list[Held] = []
+
+    @property
+    def strained(self) -> bool:
+        """Whether a policy further in wants no more attempts."""
+        return any(entrant.call.strained for entrant in self.entrants)
+
+    @property
+    def unrepeatable(self) -> str | None:
+        """Why there must not be another attempt, if an attempt says so."""
+        calls = [self.call, *(entrant.call for entrant in self.entrants)]
+        return next((one.unrepeatable for one in calls if one.unrepeatable), None)
+
+    def start(self, entrant: Entrant) -> bool:
+        """Let an attempt begin; False: there is no thread for it."""
+        self.entrants.append(entrant)
+        with self._lock:
+            self.running += 1
+        if self.race.start(entrant):
+            return True
+        self.entrants.pop()
+        with self._lock:
+            self.running -= 1
+        return False
+
+    # -- What attempts report
+
+    def settle(self, entrant: Entrant, alone: Alone) -> list[Outcome]:
+        """Take what came of an attempt; return what it is to dispose of."""
+        outcome, alone.outcome = alone.outcome, None
+        assert outcome is not None
+        judge = self._judge
+        verdict = outcome.verdict if judge is None else judge(outcome)
+        # NB: whatever is thought of a rejection, nobody was asked.
+        answered = not isinstance(outcome.error, RejectedError)
+        unwanted: list[Outcome] = []
+        with self._lock:
+            entrant.settled, entrant.settled_at = True, clock.now()
+            entrant.verdict = verdict
+            first = self.entrants[0] if self.entrants else entrant
+            won = False
+            if self.over:
+                entrant.stays(outcome.held)
+                unwanted.append(outcome)
+            elif answered and verdict in (SUCCESS, IGNORED):
+                self.over = won = True
+                self._kept = outcome.value
+                if first.outcome is not None:
+                    unwanted.append(first.outcome)
+                    first.outcome = None
+            else:
+                entrant.failed = True
+                self.failures += 1
+                if verdict is not FAILURE or (outcome.retry_after or 0) > 0:
+                    self.later = True
+                if entrant is not first:
+                    if outcome.error is not None:
+                        self._errors.append(outcome.error)
+                    unwanted.append(outcome)
+            if won or not self.over:
+                if outcome.held is not None:
+                    self._helds.append(outcome.held)
+                if won or entrant is first:
+                    entrant.outcome, entrant.context = outcome, copy_context()
+            kept = self._kept
+            # NB: these last, for the call looks at them without the lock.
+            if won:
+                self.winner = entrant
+            self.running -= 1
+        # NB: attempts may all return one object, which the caller now has.
+        unwanted = [
+            one for one in unwanted if one.value is not None and one.value is not kept
+        ]
+        if not unwanted:
+            # NB: before the call goes on, which may be its policy's next.
+            entrant.ended()
+        self.race.wake()
+        return unwanted
+
+    def unwind(self, entrant: Entrant, error: BaseException) -> None:
+        """Take what ended an attempt and was no outcome."""
+        with self._lock:
+            if entrant.settled:
+                return
+            entrant.settled = entrant.failed = True
+            if not self.over and self._unwound is None:
+                self._unwound = error
+            self.running -= 1
+        self.race.wake()
+
+    # -- What the call asks
+
+    def decided(self) -> bool:
+        """Whether there is a winner, or something that unwinds the call."""
+        return self.winner is not None or self._unwound is not None
+
+    def made_good(self) -> bool:
+        """Whether an attempt failed for which a hedge may start at once."""
+        if not self.failures:
+            return False
+        with self._lock:
+            self.failures -= 1
+        return True
+
+    def close(self) -> BaseException | None:
+        """Want nothing more; return what unwinds the call, if anything does.
+
+        Threads, which nothing else can stop, are told by their deadline.
+        """
+        with self._lock:
+            self.over = True
+            unwound, self._unwound = self._unwound, None
+        if self.call.runtime.name == "sync":
+            for entrant in self.entrants:
+                if not entrant.settled:
+                    entrant.call.deadline = entrant.began
+        return unwound
+
+    async def drop(self) -> None:
+        """Close what was wanted until now."""
+        for entrant in self.entrants:
+            if entrant.outcome is not None:
+                outcome, entrant.outcome = entrant.outcome, None
+                with self.race.cleanup(entrant):
+                    await dispose(outcome, entrant.call)
+
+    def latency(self) -> float:
+        """Return how long the call waited for its answer.
+
+        It is counted from the start of the earliest attempt that has not
+        failed, won or not. NB: the winner's own time would be the shorter the
+        more hedges win, the percentile of such times would sink, and ever more
+        calls would be hedged. That the first was not answered until now is all
+        that is known of it, and all that a percentile needs.
+        """
+        assert self.winner is not None
+        began = min(one.began for one in self.entrants if not one.failed)
+        return self.winner.settled_at - began
+
+    def outcome(self, left: Sequence[Entrant]) -> Outcome:
+        """Return what the call comes to; what is `left` may hold permits."""
+        chosen = self.winner or self.entrants[0]
+        outcome, chosen.outcome = chosen.outcome, None
+        assert outcome is not None
+        if self.winner is None and outcome.error is not None:
+            attach(outcome.error, self._errors)
+        call = self.call
+        call.classified = call.classified or chosen.call.classified
+        call.paid_into = chosen.call.paid_into or call.paid_into
+        call.unrepeatable = self.unrepeatable
+        assert chosen.context is not None
+        adopt(chosen.context)
+        self._helds += [one.held for one in left if one.held is not None]
+        if self._helds:
+            outcome.held = joined(self._helds)
+        return outcome
+
+    def forget(self) -> None:
+        """Let go of the attempts, which know their heat, and of their errors.
+
+        NB: they would be cycles: an error keeps the frames it came through.
+        """
+        self.entrants = []
+        self.winner = None
+        self._errors = []

@@ -1,0 +1,304 @@
+"""PerKey: a policy of its own for each host, tenant or shard."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Hashable
+from itertools import islice
+from typing import Any, Final
+
+from resilient._calls.call import Call
+from resilient._calls.outcome import Outcome
+from resilient._edges.functions import Proceed
+from resilient._events.events import KeyEvicted, Listener, broadcast, send
+from resilient._policy.policy import F, Policy, Spelling
+from resilient._values.checks import count, plain
+from resilient._values.spelling import spell
+
+_LOOKED_AT: Final = 32
+"""How many of the least recently used are asked whether they are as good as
+new: enough to spare what was learnt, few enough for a flood of new keys."""
+
+
+class PerKey(Policy[F]):
+    """Give each key a policy of its own, made when the key is first seen.
+
+    At most `max_keys` are kept. Room is made by dropping one that is as good
+    as new, else the least recently used; never one with a call inside. So a
+    flood of new keys cannot reset everybody's limit.
+
+    ``per_key[key]`` is the key's policy.
+
+    Args:
+        factory: ``factory(key)`` makes a policy; it may run twice for one
+            key when two threads ask at once, and one result is kept.
+        key: ``key(*args, **kwargs)`` of the function's own arguments. Default,
+            and for blocks, which have none: the key of the call, as
+            ``guard(key=…)`` or an HTTP transport sets it.
+        max_keys: Keys to remember.
+        name: Name in events.
+
+    Raises:
+        TypeError: At the call: it has no key, the key is not hashable, or the
+            factory made no policy.
+    """
+
+    __slots__ = (
+        "_inside",
+        "_left",
+        "_lock",
+        "_policies",
+        "_spellings",
+        "_told",
+        "factory",
+        "key",
+        "max_keys",
+    )
+
+    multiplies = True
+
+    counters: tuple[tuple[str, ...], ...] = (("resilient.per_key.evictions",),)
+
+    def __init__(
+        self,
+        factory: Callable[[Any], Policy[F]],
+        *,
+        key: Callable[..., Hashable] | None = None,
+        max_keys: int = 10_000,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        if not callable(factory) or isinstance(factory, Policy):
+            raise TypeError(f"`factory` must be a function of the key, got {factory!r}")
+        if not _takes_a_key(factory):
+            raise TypeError(
+                f"`factory` must take the key, got {spell(factory)}; a decorator"
+                " needs its parentheses, @PerKey(factory)"
+            )
+        if key is not None and not callable(key):
+            raise TypeError(f"`key` must be a function or None, got {key!r}")
+        self.factory: Callable[[Any], Policy[F]] = plain("factory", factory)
+        self.key: Callable[..., Hashable] | None = (
+            None if key is None else plain("key", key)
+        )
+        self.max_keys: int = count("max_keys", max_keys, minimum=1)
+        self._lock = threading.Lock()
+        # Least recently used first. NB: a plain dict takes half the memory of
+        # an OrderedDict, and there may be ten thousand idle keys: what only
+        # some of them have stands elsewhere.
+        self._policies: dict[Hashable, Policy[F]] = {}
+        # How many calls are inside, for those in use.
+        self._inside: dict[Hashable, int] = {}
+        # The keys of calls that have left, for whoever has the lock next. NB:
+        # who leaves takes none, for the collector may close a call on the very
+        # thread that has it.
+        self._left: list[Hashable] = []
+        # Which have our listener, once there is one.
+        self._told: set[Hashable] = set()
+        self._spellings: tuple[tuple[Spelling, bool], ...] = ()
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        if self.key is None or call.kwargs is None:
+            key = call.key
+            if key is None:
+                raise TypeError(
+                    f"{call.name!r} has no key for {self!r}: give PerKey a"
+                    " key=… function, or the block a key=…"
+                )
+        else:
+            key = self.key(*call.args, **call.kwargs)
+        policy = self._policy(key, call)
+        try:
+            outcome = await policy.around(proceed, call)
+        except BaseException:
+            self._left.append(key)
+            raise
+        if outcome.held is None:
+            self._left.append(key)
+        else:
+            # Its permits last as long as its stream, and so does its use.
+            outcome.held.append(lambda last: self._left.append(key))
+        return outcome
+
+    def __getitem__(self, key: Hashable) -> Policy[F]:
+        return self._policy(key, None)
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._policies)
+
+    def __contains__(self, key: Hashable) -> bool:
+        with self._lock:
+            return key in self._policies
+
+    def __bool__(self) -> bool:
+        # A policy, whatever it holds.
+        return True
+
+    def _policy(self, key: Hashable, call: Call | None) -> Policy[F]:
+        """Return the key's policy; in use, if there is a call, until it leaves."""
+        try:
+            hash(key)
+        except TypeError:
+            raise TypeError(
+                f"`key` must be hashable, got an object of {type(key)}"
+            ) from None
+        self._lock.acquire()  # NB: by hand, see `_admission`
+        try:
+            if self._left:
+                self._count_out_locked()
+            policy = self._policies.pop(key, None)
+            if policy is not None:
+                # Put back at the end: used last.
+                self._policies[key] = policy
+                if call is not None:
+                    self._inside[key] = self._inside.get(key, 0) + 1
+                return policy
+        finally:
+            self._lock.release()
+        made = self._made(key)
+        with self._lock:
+            # NB: somebody else may have made one meanwhile; the first stays.
+            policy = self._policies.setdefault(key, made)
+            if call is not None:
+                self._inside[key] = self._inside.get(key, 0) + 1
+        try:
+            if self._listeners:
+                self._tell(key, policy)
+            self._make_room(key, call)
+        except BaseException:
+            # The policies' own code, or Ctrl-C in a listener.
+            if call is not None:
+                self._left.append(key)
+            raise
+        return policy
+
+    def _count_out_locked(self) -> None:
+        """Count those that have left as no longer inside."""
+        while self._left:
+            key = self._left.pop()
+            # NB: the policy is still this key's: one in use is never dropped.
+            stay = self._inside[key] - 1
+            if stay:
+                self._inside[key] = stay
+            else:
+                del self._inside[key]
+
+    def _made(self, key: Hashable) -> Policy[F]:
+        policy = self.factory(key)
+        if not isinstance(policy, Policy):
+            raise TypeError(f"`factory` must make a policy, got {policy!r}")
+        policy.settle_in(self)
+        for spelling, classified in self._spellings:
+            policy.accept(spelling, classified=classified)
+        return policy
+
+    def _make_room(self, newest: Hashable, call: Call | None) -> None:
+        while len(self) > self.max_keys:
+            idle = self._least_used(newest)
+            if not idle:
+                # Every one is in use: room is made when the next key comes.
+                return
+            # NB: asked without the lock, for it is the policies' own code.
+            fresh = next((each for each in idle if each[1].fresh()), None)
+            key, policy = fresh or idle[0]
+            with self._lock:
+                # It may be in use by now, or be gone: then once more.
+                gone = self._policies.get(key) is policy and key not in self._inside
+                if gone:
+                    del self._policies[key]
+                    self._told.discard(key)
+            if gone and call is not None:
+                call.count("resilient.per_key.evictions", self.series)
+            if gone and self._listeners:
+                name = None if call is None else call.name
+                self.tell(KeyEvicted(self.label, name, fresh is not None), call)
+
+    def _least_used(self, newest: Hashable) -> list[tuple[Hashable, Policy[F]]]:
+        """Return the least recently used of those that no call is inside."""
+        with self._lock:
+            self._count_out_locked()
+            idle = (
+                (key, policy)
+                for key, policy in self._policies.items()
+                if key not in self._inside and key != newest
+            )
+            return list(islice(idle, _LOOKED_AT))
+
+    # -- What concerns every key's policy
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        unsubscribe = super().subscribe(listener)
+        for key, policy in self._snapshot():
+            self._tell(key, policy)
+        return unsubscribe
+
+    def _tell(self, key: Hashable, policy: Policy[F]) -> None:
+        """Have the policy's events sent on to our listeners, once."""
+        if len(self._subscribers) < len(self._listeners):
+            policy.hear_everywhere(True)
+        if not self._subscribers:
+            return
+        with self._lock:
+            new = key not in self._told and self._policies.get(key) is policy
+            if new:
+                self._told.add(key)
+        if new:
+            policy.subscribe(lambda event: send(self._subscribers, event))
+
+    @property
+    def _subscribers(self) -> tuple[Listener, ...]:
+        """Our own listeners: those of every policy are told by each key's."""
+        return tuple(one for one in self._listeners if one is not broadcast)
+
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        super().accept(spelling, classified=classified)
+        if (spelling, classified) not in self._spellings:
+            # For the policies yet to be made, too.
+            self._spellings = (*self._spellings, (spelling, classified))
+        for _, policy in self._snapshot():
+            policy.accept(spelling, classified=classified)
+
+    def inside(self) -> list[Policy[F]]:
+        return [policy for _, policy in self._snapshot()]
+
+    def status(self) -> dict[str, Any]:
+        return {"per_key.keys": len(self)}
+
+    def reset(self) -> None:
+        """Reset every key's policy."""
+        for _, policy in self._snapshot():
+            policy.reset()
+
+    def fresh(self) -> bool:
+        return all(policy.fresh() for _, policy in self._snapshot())
+
+    @property
+    def interrupts(self) -> bool:  # type: ignore[override]  # its factory's policies do
+        # NB: those of one factory are alike; none is made for asking.
+        with self._lock:
+            latest = next(reversed(self._policies.values()), None)
+        return latest is not None and latest.interrupts
+
+    def contains(self, other: Policy[Any]) -> bool:
+        return other is self or any(
+            policy.contains(other) for _, policy in self._snapshot()
+        )
+
+    def _snapshot(self) -> list[tuple[Hashable, Policy[F]]]:
+        with self._lock:
+            return list(self._policies.items())
+
+
+def _takes_a_key(factory: Callable[..., object]) -> bool:
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:
+        # Written in C, and does not say.
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,3 @@
+"""RateLimiter: the policy, its queue and its configuration."""
+
+from resilient.policies.rate_limiter.rate_limiter import RateLimiter as RateLimiter

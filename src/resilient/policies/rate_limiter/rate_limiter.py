@@ -1,0 +1,615 @@
+"""RateLimiter: so many calls, or so many units of any kind, in so much time.
+
+The module is long because the policy and the line of those who wait for it
+mean nothing without each other; how much may pass when is `_machines.limit`,
+and what a limiter was made with `_machines.terms`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from resilient._calls.call import Call
+from resilient._calls.outcome import Outcome
+from resilient._edges.functions import Proceed
+from resilient._errors.errors import RateLimitedError, RejectedError
+from resilient._machines.rate_limits import RateLimit
+from resilient._policy.admission import Admission, AdmissionPolicy, Returnable, Wait
+from resilient._runtimes import clock
+from resilient._runtimes.runtime import Waiter
+from resilient._values.checks import number, plain
+from resilient._values.checks import seconds as seconds_argument
+from resilient.policies.rate_limiter.config import (
+    Algorithm,
+    Cost,
+    Limit,
+    checked_limits,
+    copied_cost,
+    terms,
+)
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+__all__ = ["Limit", "RateLimiter"]
+
+_PERMIT: Final = True
+
+# Shared by all limiters for which nobody has waited yet; never written to.
+_NO_TICKETS: Final[list[_Ticket]] = []
+
+# Later than any deadline, and yet before never: who may wait for ever need not
+# wait for what will never come.
+_LAST_MOMENT: Final = math.nextafter(math.inf, 0.0)
+
+
+class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
+    """Let calls pass at a limited rate; let few or none wait for it.
+
+    A wait is computed first: one that cannot fit `max_wait` or the deadline is
+    rejected at once, takes nothing, and says when to come back. Who waits
+    stands in one line, first come first served across threads and tasks;
+    only the first in it looks at the clock. Who is cancelled leaves the line,
+    and everybody behind moves up.
+
+    Several limits are taken together or not at all.
+
+    Args:
+        rate: Calls (or units of `cost`) per `per` seconds.
+        per: Seconds, or a timedelta.
+        burst: How much may be taken at once after a quiet time. Default: one
+            period's worth, at least 1. Token buckets only.
+        max_wait: Seconds that a call may wait; 0 (default): not at all; None:
+            until its deadline.
+        cost: What a call takes: a number, a dict by unit, or a function of
+            the `Call` that returns either. Where the true cost is known only
+            afterwards, ``current_call().settle(tokens=812)`` books the
+            difference (for a cost other than 1, or `limits`: a limiter that
+            only counts calls has nothing to correct).
+        algorithm: "token_bucket" (even, with bursts), "sliding_window" (never
+            more than `rate` in any `per` seconds), or "fixed_window" (for
+            servers that count so; lets twice the rate through around a
+            boundary).
+        limits: Several `Limit` objects instead of `rate`, `per` and `burst`.
+        name: Name in errors and events.
+
+    Raises:
+        RateLimitedError: No permit in time; `retry_after` says when.
+        ValueError: At the call: its computed cost is more than could ever be
+            taken at once. A fixed one is refused on construction.
+
+    Source: see `resilient._machines.limit`.
+    """
+
+    __slots__ = ("_line", "_lock", "_returned", "_rule", "_rules", "_terms")
+
+    # What was taken is taken, whenever the stream ends.
+    holds_streams = False
+
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.rejections", "RateLimitedError", "enforced"),
+        ("resilient.permit.waits",),
+    )
+
+    def __init__(
+        self,
+        rate: float | None = None,
+        *,
+        per: float | timedelta = 1.0,
+        burst: float | None = None,
+        max_wait: float | timedelta | None = 0.0,
+        cost: Cost = 1,
+        algorithm: Algorithm = "token_bucket",
+        limits: Iterable[Limit] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        if (rate is None) == (limits is None):
+            raise TypeError("RateLimiter takes exactly one of `rate` and `limits`")
+        self._terms = terms(
+            None if rate is None else Limit(rate, per=per, burst=burst),
+            None if limits is None else checked_limits(limits, per, burst),
+            None if max_wait is None else seconds_argument("max_wait", max_wait),
+            plain("cost", cost) if callable(cost) else copied_cost(cost),
+            algorithm,
+        )
+        self._lock = threading.Lock()
+        self._returned: list[_Ticket] = _NO_TICKETS
+        self._line: _Line | None = None
+        # Nearly always there is one, of which a tuple would take 48 bytes.
+        self._rule, self._rules = self._terms.new_rules()
+
+    @property
+    def rate(self) -> float | None:
+        """Units per `per` seconds; None where there are `limits`."""
+        return None if self._terms.single is None else self._terms.single.rate
+
+    @property
+    def per(self) -> float:
+        """Seconds; 1.0 where there are `limits`."""
+        return 1.0 if self._terms.single is None else self._terms.single.per
+
+    @property
+    def burst(self) -> float | None:
+        """What may be taken at once; None: the default, or see `limits`."""
+        return None if self._terms.single is None else self._terms.single.burst
+
+    @property
+    def max_wait(self) -> float | None:
+        """Seconds that a call may wait; None: until its deadline."""
+        return self._terms.max_wait
+
+    @property
+    def cost(self) -> Cost:
+        """What a call takes."""
+        return self._terms.cost
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """How it counts."""
+        return self._terms.algorithm
+
+    @property
+    def units(self) -> frozenset[str]:
+        """What it counts: "requests", unless `limits` say otherwise."""
+        return self._terms.units
+
+    @property
+    def limits(self) -> tuple[Limit, ...] | None:
+        """The limits, where there are several."""
+        return self._terms.limits
+
+    # -- Calls
+
+    def around(  # type: ignore[override]  # no policy needs more than to await it
+        self, proceed: Proceed, call: Call
+    ) -> Awaitable[Outcome]:
+        # NB: nothing is ever given back, so around a call that passes at once
+        # there is nothing to stand, and no frame does. Who has to wait gets in
+        # line in a frame that can take it out again.
+        if not self._keeps_rules:
+            return super().around(proceed, call)
+        amounts = self._terms.amounts
+        if amounts is None:
+            amounts = self._computed(call)
+        now = clock.now()
+        lock = self._lock
+        lock.acquire()  # NB: by hand, see `_admission`
+        try:
+            rule = self._rule
+            if rule is None or self._line is not None:
+                wait = self._try_take_locked(now, amounts)
+            else:
+                wait = rule.try_take(now, amounts[0])
+        finally:
+            lock.release()
+            if self._returned:
+                self._drain()
+        if wait != 0.0:
+            return self._around_late(proceed, call, amounts, wait)
+        if self._terms.corrigible or call.limiters is not None:
+            self._note(call, amounts, now)
+        return proceed(call)
+
+    async def _around_late(
+        self, proceed: Proceed, call: Call, amounts: tuple[float, ...], wait: float
+    ) -> Outcome:
+        permit = self._line_up(call, amounts, wait)
+        if isinstance(permit, Wait):
+            permit = await self._await_permit(permit, call)
+        if isinstance(permit, RejectedError):
+            return self.reject(permit, call)
+        return await proceed(call)
+
+    def admit(self, call: Call) -> Admission:
+        amounts = self._terms.amounts or self._computed(call)
+        now = clock.now()
+        with self._locked():
+            wait = self._try_take_locked(now, amounts)
+        if wait != 0.0:
+            return self._line_up(call, amounts, wait)
+        self._note(call, amounts, now)
+        return _PERMIT
+
+    def _computed(self, call: Call) -> tuple[float, ...]:
+        """Return what the cost function says that a call takes."""
+        terms = self._terms
+        assert callable(terms.cost)
+        return terms.amounts_of(terms.cost(call), computed=True)
+
+    def _line_up(
+        self, call: Call, amounts: tuple[float, ...], wait: float
+    ) -> Admission:
+        """Get in line, if a wait of so many seconds is not too long."""
+        now = clock.now()
+        patience = self._patience(now)
+        latest = _latest(call, patience)
+        if now + wait <= latest:
+            ticket = _Ticket(call.runtime.waiter(call), amounts, latest, patience)
+            with self._locked():
+                # NB: others may have come or gone meanwhile.
+                wait = self._try_take_locked(now, amounts)
+                if wait > 0.0 and now + wait <= latest:
+                    self._join_locked(ticket, now + wait)
+                    return ticket
+            if wait == 0.0:
+                self._note(call, amounts, now)
+                return _PERMIT
+        return self._rejection(call, wait, fits=now + wait <= patience)
+
+    def readmit(self, wait: _Ticket, call: Call) -> Admission:
+        now = clock.now()
+        overdue = call.deadline is not None and now >= call.deadline
+        with self._locked() as woken:
+            line = self._line
+            if line is None or wait not in line.tickets:
+                # A change of the rate put it out of the line.
+                fits = now + wait.missing <= wait.patience
+                return self._rejection(call, wait.missing, fits=fits)
+            if line.first is wait:
+                wait.missing = self._alone_locked(now, wait.amounts)
+                if wait.missing > 0.0 and now + wait.missing <= wait.latest:
+                    wait.until, wait.sleeps = now + wait.missing, True
+                    return wait
+            elif now < wait.latest:
+                return wait
+            else:
+                wait.missing = self._together_locked(now, line.total_until(wait))
+            granted = wait.missing == 0.0 and not overdue
+            if granted:
+                self._take_locked(now, wait.amounts)
+            woken += self._leave_locked(wait)
+        if granted:
+            self._note(call, wait.amounts, now)
+            return _PERMIT
+        fits = now + wait.missing <= wait.patience
+        return self._rejection(call, wait.missing, fits=fits)
+
+    def withdraw(self, wait: _Ticket) -> None:
+        self._give_back(wait)
+
+    def settle(self, permit: object, outcome: Outcome | None) -> None:
+        # What was taken is taken, however the call went.
+        pass
+
+    def _note(self, call: Call, amounts: tuple[float, ...], now: float) -> None:
+        """Tell the call what was taken for it, if somebody may want to know."""
+        if self._terms.corrigible:
+            if call.bookings is None:
+                call.bookings = {}
+            call.bookings[self] = _Booking(
+                self._correct, self._terms.units, amounts, now
+            )
+        if call.limiters is not None and self not in call.limiters:
+            # NB: it may stand inside a Retry, or around one.
+            call.limiters.append(self)
+
+    def _correct(
+        self, costs: Mapping[str, float], amounts: tuple[float, ...], at: float
+    ) -> None:
+        """Book the difference to the `amounts` that were taken at `at`."""
+        now = clock.now()
+        with self._locked() as woken:
+            limits = self._terms.each
+            for limit, rule, amount in zip(limits, self._each(), amounts, strict=True):
+                if limit.unit in costs:
+                    rule.book(now, costs[limit.unit] - amount, since=at)
+            woken += [] if self._line is None else [self._line.first]
+
+    def _patience(self, now: float) -> float:
+        """Return when a wait that begins now has been as long as it may be."""
+        max_wait = self._terms.max_wait
+        # NB: endless waits are fine, waits for what never comes are not.
+        return _LAST_MOMENT if max_wait is None else now + max_wait
+
+    def _rejection(self, call: Call, wait: float, *, fits: bool) -> RateLimitedError:
+        """Return the error of a call that cannot wait so long.
+
+        Args:
+            call: The call.
+            wait: Seconds.
+            fits: Whether `max_wait` is long enough: it is the deadline then.
+        """
+        error = RateLimitedError(
+            self.name_in(call),
+            wait if wait < math.inf else None,
+            self._terms.max_wait or 0.0,
+        )
+        error.by_deadline = fits
+        return error
+
+    # -- The rules; the lock is held
+
+    def _each(self) -> tuple[RateLimit, ...]:
+        return self._rules if self._rule is None else (self._rule,)
+
+    def _try_take_locked(self, now: float, amounts: tuple[float, ...]) -> float:
+        """Take what can be taken now; return the wait, 0.0 if it was taken."""
+        if self._line is None:
+            wait = self._alone_locked(now, amounts)
+            if wait == 0.0:
+                self._take_locked(now, amounts)
+            return wait
+        if not any(amounts):
+            # A free call waits for nobody.
+            return 0.0
+        wait = self._together_locked(now, _sums(self._line.total, amounts))
+        if wait == 0.0:
+            # Those in line are due too, and only not awake yet.
+            self._take_locked(now, amounts)
+        return wait
+
+    def _alone_locked(self, now: float, amounts: tuple[float, ...]) -> float:
+        """Return the wait of the first in line; infinite if it never fits."""
+        wait = 0.0
+        for rule, amount in zip(self._each(), amounts, strict=True):
+            if amount > rule.pace.capacity:
+                return math.inf
+            wait = max(wait, rule.wait(now, amount))
+        return wait
+
+    def _together_locked(self, now: float, amounts: Iterable[float]) -> float:
+        """Return the wait until a line that wants so much will have had it."""
+        rules = zip(self._each(), amounts, strict=True)
+        return max([rule.wait(now, amount) for rule, amount in rules])
+
+    def _take_locked(self, now: float, amounts: tuple[float, ...]) -> None:
+        for rule, amount in zip(self._each(), amounts, strict=True):
+            rule.take(now, amount)
+
+    def _join_locked(self, ticket: _Ticket, until: float) -> None:
+        """Put a ticket at the end of the line."""
+        if self._line is None:
+            self._line = _Line(len(self._terms.each))
+            if self._returned is _NO_TICKETS:
+                # NB: under the lock, and before anybody may return anything.
+                self._returned = []
+            ticket.until, ticket.sleeps = until, True
+        else:
+            ticket.until = None if ticket.latest == _LAST_MOMENT else ticket.latest
+        self._line.join(ticket)
+
+    def _leave_locked(self, ticket: _Ticket) -> list[_Ticket]:
+        """Take a ticket out of line; return who is first now, if that changed."""
+        line = self._line
+        if line is None or ticket not in line.tickets:
+            return []
+        was_first = line.first is ticket
+        line.leave(ticket)
+        if not line.tickets:
+            self._line = None
+            return []
+        return [line.first] if was_first else []
+
+    def _judge_anew_locked(self, now: float) -> list[_Ticket]:
+        """Put out of line who no longer fits; return whom to wake."""
+        woken: list[_Ticket] = []
+        if self._line is not None:
+            ahead = _Line(len(self._terms.each))
+            for ticket in self._line.tickets:
+                ahead.join(ticket)
+                ticket.missing = max(
+                    self._alone_locked(now, ticket.amounts),
+                    self._together_locked(now, ahead.total),
+                )
+                if now + ticket.missing > ticket.latest:
+                    ahead.leave(ticket)
+                    woken.append(ticket)
+            self._line = ahead if ahead.tickets else None
+            woken += [ahead.first] if ahead.tickets else []
+        return woken
+
+    def _take_back_locked(self, item: _Ticket) -> list[_Ticket]:
+        return self._leave_locked(item)
+
+    def _follow_up(self, effects: list[_Ticket]) -> None:
+        """Wake those who have to look anew."""
+        for ticket in effects:
+            if not ticket.waiter.wake():
+                # Its event loop is gone: the next one is first.
+                self._returned.append(ticket)
+
+    # -- Live changes
+
+    def set_rate(
+        self,
+        rate: float,
+        *,
+        per: float | timedelta | None = None,
+        burst: float | None = None,
+        unit: str | None = None,
+    ) -> None:
+        """Set another rate, live.
+
+        Who waits is judged anew: nobody keeps a wait computed for the old
+        rate, and who no longer fits `max_wait` is rejected now.
+
+        Args:
+            rate: Units per `per` seconds.
+            per: Seconds; None: as before.
+            burst: What may be taken at once; None: as before, by default one
+                period's worth of the new rate.
+            unit: Which limit, where there are several; of those that count
+                the same unit the first.
+
+        Raises:
+            TypeError, ValueError: An argument is out of range, no limit
+                counts that unit, or the `cost` of a call would never fit.
+                Nothing has changed then.
+        """
+        now = clock.now()
+        with self._locked() as woken:
+            place = self._terms.place_of(unit)
+            old = self._terms.each[place]
+            limit = Limit(
+                rate,
+                per=old.per if per is None else per,
+                unit=old.unit,
+                burst=old.burst if burst is None else burst,
+            )
+            self._terms = self._terms.with_limit(place, limit)
+            self._each()[place].change(now, limit.rate, limit.per, limit.burst)
+            woken += self._judge_anew_locked(now)
+
+    def update(
+        self, remaining: float, reset: float | timedelta, unit: str | None = None
+    ) -> None:
+        """Take note of what the server's headers say.
+
+        Who waits is judged anew, as by `set_rate`.
+
+        Args:
+            remaining: Units that may still be taken.
+            reset: Seconds until the server counts anew.
+            unit: Which limit, where there are several: as in `set_rate`.
+
+        Raises:
+            TypeError, ValueError: No such limit, or not numbers.
+        """
+        place = self._terms.place_of(unit)
+        number("remaining", remaining, minimum=0)
+        reset = seconds_argument("reset", reset)
+        now = clock.now()
+        with self._locked() as woken:
+            self._each()[place].learn(now, remaining, reset)
+            woken += self._judge_anew_locked(now)
+
+    def available(self, unit: str | None = None) -> float:
+        """Return the units that could be taken now; below 0 in debt."""
+        place = self._terms.place_of(unit)
+        with self._locked():
+            return self._each()[place].level(clock.now())
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait now."""
+        line = self._line
+        return 0 if line is None else len(line.tickets)
+
+    def status(self) -> dict[str, Any]:
+        now = clock.now()
+        levels: dict[str, float] = {}
+        with self._locked():
+            for limit, rule in zip(self._terms.each, self._each(), strict=True):
+                level = rule.level(now)
+                levels[limit.unit] = min(level, levels.get(limit.unit, level))
+        return {"limiter.tokens": levels, "limiter.queued": self.queued}
+
+    def reset(self) -> None:
+        """Forget what was taken, not the rate. Who waits goes on at once."""
+        with self._locked() as woken:
+            self._rule, self._rules = self._terms.new_rules()
+            woken += [] if self._line is None else [self._line.first]
+
+    def fresh(self) -> bool:
+        now = clock.now()
+        with self._locked():
+            return self._line is None and all(
+                rule.level(now) >= rule.pace.capacity for rule in self._each()
+            )
+
+
+class _Ticket(Wait):
+    """A call in line.
+
+    Attributes:
+        amounts: What it wants, by rule.
+        latest: When it has waited long enough.
+        patience: The same, if it had no deadline.
+        missing: Seconds it would have had to wait, once it is rejected.
+    """
+
+    __slots__ = ("amounts", "latest", "missing", "patience")
+
+    def __init__(
+        self,
+        waiter: Waiter,
+        amounts: tuple[float, ...],
+        latest: float,
+        patience: float,
+    ) -> None:
+        super().__init__(waiter, None)
+        self.patience: float = patience
+        self.amounts: tuple[float, ...] = amounts
+        self.latest: float = latest
+        self.missing: float = 0.0
+
+
+class _Line:
+    """Who waits, first come first served, and what they want together.
+
+    Attributes:
+        tickets: The tickets, first to last; only the keys matter.
+        total: The sum of what they want, by rule. A running one, whose
+            rounding errors go when the line empties and is made anew.
+    """
+
+    __slots__ = ("tickets", "total")
+
+    def __init__(self, rules: int) -> None:
+        self.tickets: OrderedDict[_Ticket, None] = OrderedDict()
+        self.total = [0.0] * rules
+
+    @property
+    def first(self) -> _Ticket:
+        return next(iter(self.tickets))
+
+    def join(self, ticket: _Ticket) -> None:
+        self.tickets[ticket] = None
+        self.total = _sums(self.total, ticket.amounts)
+
+    def leave(self, ticket: _Ticket) -> None:
+        del self.tickets[ticket]
+        self.total = _sums(self.total, [-amount for amount in ticket.amounts])
+
+    def total_until(self, ticket: _Ticket) -> list[float]:
+        """Return what those up to `ticket` want together."""
+        tickets = list(self.tickets)
+        until = tickets[: tickets.index(ticket) + 1]
+        return list(map(math.fsum, zip(*[one.amounts for one in until], strict=True)))
+
+
+def _latest(call: Call, patience: float) -> float:
+    """Return when a wait of `call` has to be over, at the latest."""
+    if call.deadline is not None and call.deadline <= patience:
+        # An attempt starts while any time is left.
+        return math.nextafter(call.deadline, -math.inf)
+    return patience
+
+
+def _sums(these: Iterable[float], those: Iterable[float]) -> list[float]:
+    return [one + other for one, other in zip(these, those, strict=True)]
+
+
+class _Booking:
+    """What was taken for one attempt, to be corrected once for each unit."""
+
+    __slots__ = ("_amounts", "_at", "_correct", "_settled", "_units")
+
+    def __init__(
+        self,
+        correct: _Correct,
+        units: frozenset[str],
+        amounts: tuple[float, ...],
+        at: float,
+    ) -> None:
+        self._correct = correct
+        self._units = units
+        self._amounts = amounts
+        self._at = at
+        self._settled: frozenset[str] = frozenset()
+
+    def settle(self, costs: Mapping[str, float]) -> frozenset[str]:
+        for unit, cost in costs.items():
+            number(unit, cost, minimum=0)
+        due = {unit: costs[unit] for unit in costs.keys() - self._settled}
+        self._settled |= due.keys()
+        self._correct(due, self._amounts, self._at)
+        return self._units
+
+
+_Correct: TypeAlias = Callable[[Mapping[str, float], tuple[float, ...], float], None]

@@ -1,0 +1,406 @@
+"""Retry: try again, not too often, not too soon, not for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+
+from resilient._calls.call import Call
+from resilient._calls.outcome import (
+    SUCCESS,
+    Answer,
+    Condition,
+    Judge,
+    Outcome,
+    Verdict,
+    family,
+    judge_by,
+    verdict_of,
+)
+from resilient._edges.functions import Proceed
+from resilient._errors.errors import RejectedError, spell_seconds
+from resilient._events.events import (
+    BudgetEmpty,
+    RetriesExhausted,
+    RetryCancelled,
+    RetryScheduled,
+    error_name,
+)
+from resilient._machines import backoff as backoff_machine
+from resilient._machines.backoff import Backoff, exponential
+from resilient._policy.policy import Policy, Spelling
+from resilient._policy.retry_budget import RetryBudget, budget_argument
+from resilient._runtimes import clock
+from resilient._values.checks import count
+from resilient._values.checks import seconds as seconds_argument
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+# A backoff that is called as a plain function draws from the library's source,
+# which virtual time seeds.
+backoff_machine.random_source = lambda: clock.random()
+
+Delay: TypeAlias = "Backoff | Callable[[int], float]"
+
+attempts_limit: int | None = None
+"""The most attempts any Retry makes: `resilient.testing.attempts` sets it."""
+
+_FINAL: Final = (SUCCESS, Verdict.IGNORED)
+"""Verdicts that another try would not mend."""
+
+_NOT_REPEATABLE: Final = "not repeatable"
+"""Why it stops where the call says why it must not be made again."""
+
+_NOTE: Final = "resilient: "
+
+
+class Retry(Policy):
+    """Call again when a call failed in a way that another try may mend.
+
+    After the last attempt the last error is raised as it was, with one note
+    that says what was done. Nothing is retried by default: list the types, or
+    give `on`, or put the Retry into a `Pipeline` with ``classify``.
+
+    Retries do not multiply: an error that another Retry further in, at any
+    depth, has given up on is final here. Rejections by policies further in
+    are not retried unless listed by name.
+
+    Args:
+        *types: Exception types to retry on.
+        on: More types, or a function of the `Outcome` that returns a
+            `Verdict`, a bool, or the seconds after which to try again.
+        attempts: Attempts in all, the first included. Default 3, where the
+            SRE book, AWS and resilience4j stop too. None: no limit, which
+            needs `within`.
+        backoff: The delays: `exponential` (default), `constant`, `linear`,
+            `decorrelated`, `delays`, or a function of the number of the
+            attempt that failed.
+        within: Seconds from the start of the first attempt; no wait begins
+            that would end after it. It interrupts nothing. `math.inf`: for
+            ever.
+        on_result: A function of a returned value that answers as `on` does:
+            True retries. The last value is returned all the same.
+        budget: "own" (default) gives this Retry a `RetryBudget` of its own;
+            a budget object is shared by whoever has it; None: no budget.
+        nested: Retry even what a Retry further in has given up on.
+        max_retry_after: Seconds; a server that asks for a longer wait ends
+            the call, with the wait attached. Default 60.
+        name: Name in events.
+
+    Raises:
+        TypeError, ValueError: On construction, for arguments out of range; on
+            composition or use, where nothing says what to retry.
+
+    Source: *Exponential Backoff and Jitter*, AWS 2015; *Site Reliability
+    Engineering*, chapter 22; gRPC's retry throttling.
+    """
+
+    __slots__ = (
+        # NB: not `attempts`: the method of that name is one of the spellings.
+        "_attempts",
+        "_budget",
+        "_judge",
+        "_trusts_values",
+        "backoff",
+        "budget",
+        "max_retry_after",
+        "nested",
+        "on",
+        "on_result",
+        "types",
+        "within",
+    )
+
+    reruns = True
+
+    counters: tuple[tuple[str, ...], ...] = tuple(
+        ("resilient.retry.exhausted", reason)
+        for reason in (
+            "attempts",
+            "budget_exhausted",
+            "deadline",
+            "not_repeatable",
+            "not_retryable",
+            "retried_further_in",
+            "retry_after_too_long",
+        )
+    )
+
+    def __init__(
+        self,
+        *types: type[Exception],
+        on: Condition | None = None,
+        attempts: int | None = 3,
+        backoff: Delay = exponential(),  # noqa: B008 - it is immutable
+        within: float | timedelta | None = None,
+        on_result: Callable[[Any], Answer] | None = None,
+        budget: RetryBudget | Literal["own"] | None = "own",
+        nested: bool = False,
+        max_retry_after: float | timedelta = 60.0,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        for one in types:
+            if not isinstance(one, type):
+                raise TypeError(
+                    f"Retry takes exception types, got {one!r}: predicates go"
+                    " to on=…, and a decorator needs its parentheses,"
+                    " @Retry(SomeError)"
+                )
+        self.types: tuple[type[Exception], ...] = types
+        self.on: Condition | None = on
+        self._judge: Judge | None = judge_by("on", types, on)
+        # Whether types alone are judged, so that every value is a success.
+        self._trusts_values = bool(types) and on is on_result is None
+        self._attempts = (
+            None if attempts is None else count("attempts", attempts, minimum=1)
+        )
+        self.within: float | None = (
+            None
+            if within is None
+            else seconds_argument("within", within, infinite=True)
+        )
+        if self._attempts is None and self.within is None:
+            raise ValueError(
+                "`attempts` must be limited when `within` is None:"
+                " within=math.inf says for ever"
+            )
+        if not callable(backoff):
+            raise TypeError(
+                f"`backoff` must be a function of the attempt, got {backoff!r}"
+            )
+        self.backoff: Delay = backoff
+        if on_result is not None and not callable(on_result):
+            raise TypeError(f"`on_result` must be a function, got {on_result!r}")
+        self.on_result: Callable[[Any], Answer] | None = on_result
+        self.budget = budget
+        self._budget = budget_argument(budget, RetryBudget)
+        self.nested: bool = nested
+        self.max_retry_after: float = seconds_argument(
+            "max_retry_after", max_retry_after, infinite=True
+        )
+
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        super().accept(spelling, classified=classified)
+        if not classified:
+            self.refuse_unconditional()
+
+    def refuse_unconditional(self) -> None:
+        """Refuse to retry everything.
+
+        Raises:
+            TypeError: Nothing says what to retry.
+        """
+        if self._judge is None and self.on_result is None:
+            raise TypeError(
+                "a Retry needs exception types, on=… or on_result=…, or a"
+                " pipeline with classify=…: there is no retrying everything"
+            )
+
+    def reset(self) -> None:
+        """Fill its own budget; a shared one is its owner's affair."""
+        if self.budget == "own" and self._budget is not None:
+            self._budget.reset()
+
+    def fresh(self) -> bool:
+        own = self._budget if self.budget == "own" else None
+        return own is None or own.full
+
+    def status(self) -> dict[str, Any]:
+        budget = self._budget
+        if budget is None:
+            return {}
+        return {"budget.balance": budget.balance, "budget.capacity": budget.capacity}
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        began = clock.now()
+        retried, call.retried = call.retried, True
+        # NB: counted here; a Retry around this one has a count of its own.
+        counted, call.attempt = call.attempt, 1
+        if call.seldom is not None:
+            # By whoever made this call before, and makes it again now.
+            call.given_up = ()
+        previous: float | None = None
+        last: Exception | None = None
+        error: Exception | None = None
+        try:
+            while True:
+                outcome = await proceed(call)
+                verdict = (
+                    SUCCESS
+                    if self._trusts_values and outcome.error is None
+                    else self._judged(outcome, call)
+                )
+                if outcome.error is None and verdict in _FINAL:
+                    if (
+                        self._budget is not None
+                        and verdict is SUCCESS
+                        # A Hedge further in may share it.
+                        and call.paid_into is not self._budget
+                    ):
+                        self._budget.deposit()
+                    return outcome
+                error = outcome.error
+                if last is not None and isinstance(error, RejectedError):
+                    if error.by_deadline:
+                        # A wait that the deadline refused is no news: the last
+                        # real error is.
+                        outcome = Outcome(None, last)
+                        call.attempt -= 1
+                        self._give_up(outcome, call, "deadline", began)
+                        return outcome
+                    if error.__context__ is None:
+                        error.__context__ = last
+                delay = self._next_delay(outcome, verdict, call, began, previous)
+                if isinstance(delay, str):
+                    self._give_up(outcome, call, delay, began)
+                    return outcome
+                previous = delay
+                await self._wait(delay, outcome, call)
+                if call.deadline is not None and clock.now() >= call.deadline:
+                    # The wait overran: no time is left to begin in.
+                    self._give_up(outcome, call, "deadline", began)
+                    return outcome
+                last = outcome.error
+                outcome.discard()
+                call.attempt += 1
+                # NB: what was given up on in an attempt before this one says
+                # nothing about this one, not even if it is the same object.
+                call.given_up = ()
+        finally:
+            call.retried, call.attempt = retried, counted
+            # NB: their tracebacks hold frames that wait for this one.
+            last = error = None
+
+    def _judged(self, outcome: Outcome, call: Call) -> Verdict:
+        if self.on_result is not None and outcome.error is None:
+            return verdict_of("on_result", self.on_result(outcome.value), outcome)
+        if self._judge is not None:
+            return self._judge(outcome)
+        if self.on_result is not None and not call.classified:
+            # Nobody named an error to retry on.
+            return SUCCESS
+        return outcome.verdict
+
+    def _next_delay(
+        self,
+        outcome: Outcome,
+        verdict: Verdict,
+        call: Call,
+        began: float,
+        previous: float | None,
+    ) -> float | str:
+        """Return the seconds to wait, or the reason why to stop."""
+        attempt = call.attempt
+        if verdict in _FINAL:
+            return "not retryable"
+        if not self.nested and _was_given_up(outcome.error, call):
+            return "retried further in"
+        if call.unrepeatable is not None:
+            return _NOT_REPEATABLE
+        limit = self._attempts
+        if attempts_limit is not None:
+            limit = attempts_limit if limit is None else min(limit, attempts_limit)
+        if limit is not None and attempt >= limit:
+            return "attempts"
+        delay = outcome.retry_after
+        if delay is None:
+            delay = self._computed(attempt, verdict, previous)
+        elif delay > self.max_retry_after:
+            return "retry_after too long"
+        end = clock.now() + delay
+        if call.deadline is not None and end >= call.deadline:
+            return "deadline"
+        if self.within is not None and end - began > self.within:
+            return "deadline"
+        if self._budget is not None and not self._budget.withdraw(
+            priority=call.priority
+        ):
+            if self._listeners:
+                self.tell(BudgetEmpty(self.label, call.name, attempt), call)
+            return "budget exhausted"
+        return delay
+
+    def _computed(
+        self, attempt: int, verdict: Verdict, previous: float | None
+    ) -> float:
+        if isinstance(self.backoff, Backoff):
+            return self.backoff.delay(
+                attempt,
+                clock.random,
+                previous=previous,
+                pushback=verdict is Verdict.PUSHBACK,
+            )
+        return seconds_argument("backoff", self.backoff(attempt))
+
+    async def _wait(self, delay: float, outcome: Outcome, call: Call) -> None:
+        if self._listeners:
+            name = error_name(outcome.error)
+            event = RetryScheduled(self.label, call.name, call.attempt, name, delay)
+            self.tell(event, call)
+        try:
+            if outcome.held is not None:
+                # A stream whose first item will not do.
+                await outcome.held.discard()
+            await call.runtime.sleep(delay)
+        except BaseException as unwinding:
+            if unwinding.__context__ is None:
+                unwinding.__context__ = outcome.error
+            outcome.discard()
+            if self._listeners:
+                self.tell(RetryCancelled(self.label, call.name, call.attempt), call)
+            raise
+
+    def _give_up(self, outcome: Outcome, call: Call, reason: str, began: float) -> None:
+        """Leave a note on the error, and word for every Retry further out."""
+        attempt = call.attempt
+        elapsed = clock.now() - began
+        error = outcome.error
+        told = call.unrepeatable if reason == _NOT_REPEATABLE else reason
+        call.stopped = told
+        # NB: an error that comes from a Retry further in has the note of that
+        # one, which says more than ours would.
+        if error is not None and not _is_among(error, call.given_up):
+            tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
+            note = f"{tries} in {spell_seconds(elapsed)}; stopped: {told}"
+            if outcome.retry_after is not None:
+                note += f"; retry in {spell_seconds(outcome.retry_after)}"
+            _annotate(error, note)
+            if reason != "not retryable":
+                call.give_up(error)
+        word = reason.replace(" ", "_")
+        call.count("resilient.retry.exhausted", self.series, word)
+        if self._listeners:
+            event = RetriesExhausted(
+                self.label, call.name, attempt, elapsed, reason, error_name(error)
+            )
+            self.tell(event, call)
+
+
+def _was_given_up(error: Exception | None, call: Call) -> bool:
+    """Whether a Retry gave up on the error, or on what it came from."""
+    if not call.given_up or error is None:
+        return False
+    return any(_is_among(one, call.given_up) for one in family(error))
+
+
+def _is_among(error: BaseException, errors: tuple[Exception, ...]) -> bool:
+    # NB: by identity; errors may define what equality they like.
+    return any(error is one for one in errors)
+
+
+def _annotate(error: Exception, note: str) -> None:
+    """Add our note to an error, in the place of an older one of ours."""
+    try:
+        notes = getattr(error, "__notes__", None)
+        if isinstance(notes, list):
+            notes[:] = [
+                one
+                for one in cast("list[object]", notes)
+                if not str(one).startswith(_NOTE)
+            ]
+        error.add_note(f"{_NOTE}{note}")
+    except Exception:
+        # It refuses attributes, as a frozen dataclass does: it goes unnoted.
+        pass

@@ -1,0 +1,346 @@
+"""StaleCache: answer from memory, and from old memory where asking fails."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+from resilient._calls.call import Call
+from resilient._calls.outcome import (
+    Condition,
+    Judge,
+    Outcome,
+    Verdict,
+    answerable,
+    judge_by,
+)
+from resilient._edges.functions import Proceed
+from resilient._errors.copies import copied, forget_origin
+from resilient._errors.errors import RejectedError
+from resilient._events.events import StaleServed, error_name, log_once
+from resilient._machines.freshness import Entries, Freshness, freshness
+from resilient._policy.keys import key_argument, key_of, refuse_method, refuse_object
+from resilient._policy.policy import Policy, Spelling
+from resilient._runtimes import clock
+from resilient._values.checks import count, plain
+from resilient._values.checks import seconds as seconds_argument
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from datetime import timedelta
+
+CacheKey: TypeAlias = tuple[Callable[..., Any], Hashable]
+"""What a store keeps values by: the function, and what `key` says of the call.
+A store outside of the process makes text of both."""
+
+
+class CacheStore(Protocol):
+    """Where a `StaleCache` keeps its values.
+
+    It may be asked from several threads at once. Times are ages and lifetimes
+    in seconds, never moments: no two machines have the same monotonic clock.
+    """
+
+    def get(self, key: CacheKey, /) -> tuple[Any, float] | None:
+        """Return a value and its age in seconds; None: it is not there."""
+        ...
+
+    def set(self, key: CacheKey, value: Any, lifetime: float, /) -> None:
+        """Keep a value, of age 0, for so many seconds (`math.inf`: for ever).
+
+        It may be dropped earlier, never later.
+        """
+        ...
+
+    def delete(self, key: CacheKey, /) -> None:
+        """Forget a value, if it is there."""
+        ...
+
+
+class AsyncCacheStore(Protocol):
+    """A `CacheStore` that has to be awaited: for async functions only."""
+
+    def get(self, key: CacheKey, /) -> Awaitable[tuple[Any, float] | None]:
+        """Return a value and its age in seconds; None: it is not there."""
+        ...
+
+    def set(self, key: CacheKey, value: Any, lifetime: float, /) -> Awaitable[None]:
+        """Keep a value, of age 0, for so many seconds; see `CacheStore`."""
+        ...
+
+    def delete(self, key: CacheKey, /) -> Awaitable[None]:
+        """Forget a value, if it is there."""
+        ...
+
+
+class _Memory:
+    """A `CacheStore` in this process, of a bounded number of entries."""
+
+    __slots__ = ("_entries", "_lock")
+
+    def __init__(self, max_entries: int) -> None:
+        self._lock = threading.Lock()
+        self._entries: Entries[Any] = Entries(max_entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: CacheKey, /) -> tuple[Any, float] | None:
+        with self._lock:
+            # NB: read under the lock, or an entry could be younger than now.
+            return self._entries.get(key, clock.now())
+
+    def set(self, key: CacheKey, value: Any, lifetime: float, /) -> None:
+        with self._lock:
+            gone = self._entries.put(key, value, lifetime, clock.now())
+        # NB: here, and not under the lock: it may have a destructor.
+        del gone
+
+    def delete(self, key: CacheKey, /) -> None:
+        with self._lock:
+            gone = self._entries.drop(key)
+        del gone
+
+    def clear(self) -> None:
+        with self._lock:
+            gone = self._entries.clear()
+        del gone
+
+
+class StaleCache(Policy):
+    """Keep values for a while, and for longer in case that asking fails.
+
+    A value younger than `ttl` answers at once: the function is not called.
+    After that the caller asks again, and waits; if that fails, the old value
+    answers for `stale_if_error` seconds more. Nothing runs in the background:
+    concurrent callers all ask, unless a `Coalesce` stands inside.
+
+    Only what was judged a success is kept. An error that says nothing about
+    the dependency's health (a failure neither to `classify` nor to `on`) is an
+    answer: it is raised, and what was kept before is forgotten.
+
+    **The value is one object for all callers** and for the cache: what one
+    changes in it is changed for all. Return what cannot be changed, or give
+    ``copy=copy.deepcopy``.
+
+    For HTTP use `Hishel <https://hishel.com>`_, which knows what responses say
+    about their own freshness. This is for functions.
+
+    Args:
+        ttl: Seconds for which a value is fresh; 0: ask each time, and keep the
+            last answer for when that fails.
+        stale_if_error: Seconds after that, for which it answers for failures;
+            0: never.
+        key: ``key(*args, **kwargs)`` of the function's own arguments tells
+            calls apart. Default: by all arguments and their types. Needed for
+            methods, and for arguments that are not hashable.
+        max_entries: Values to keep in memory; the least recently used goes
+            first. Default 1000: the size of a value is not known here.
+        negative_ttl: Seconds for which an error that the function raised (or
+            a `Timeout` inside, never a rejection) is remembered and spares it
+            being asked again: a stale value answers, or else the error, as a
+            copy without its traceback and causes. None: never.
+        copy: ``copy(value)`` makes the object that is kept, and one for each
+            caller that it answers.
+        on: Exception types, or a function of the outcome, to answer for.
+            Default: failures, pushback, our own rejections and timeouts.
+        store: Where values are kept, in the place of memory; a store that
+            fails is as good as empty. What is in it is its owner's affair:
+            `reset` leaves it alone.
+        name: Name in events.
+
+    Raises:
+        TypeError: On decoration: a method, and no `key`; an async store, and a
+            plain function. At the call: a function that has become a method
+            since, and no `key`; a key or an argument that is not hashable.
+
+    Source: RFC 5861, section 4; RFC 2308 for negative answers.
+    """
+
+    __slots__ = (
+        "_errors",
+        "_judge",
+        "_memory",
+        "_store",
+        "copy",
+        "key",
+        "max_entries",
+        "negative_ttl",
+        "on",
+        "stale_if_error",
+        "store",
+        "ttl",
+    )
+
+    replaces = True
+    shares = True
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.cache.answers", "fresh"),
+        ("resilient.cache.answers", "stale"),
+        ("resilient.fallbacks",),
+    )
+
+    def __init__(
+        self,
+        ttl: float | timedelta,
+        stale_if_error: float | timedelta,
+        *,
+        key: Callable[..., Hashable] | None = None,
+        max_entries: int = 1000,
+        negative_ttl: float | timedelta | None = None,
+        copy: Callable[[Any], Any] | None = None,
+        on: Condition | None = None,
+        store: CacheStore | AsyncCacheStore | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.ttl: float = seconds_argument("ttl", ttl, infinite=True)
+        self.stale_if_error: float = seconds_argument(
+            "stale_if_error", stale_if_error, infinite=True
+        )
+        if self.ttl + self.stale_if_error == 0:
+            raise ValueError(
+                "`stale_if_error` must be > 0 seconds where `ttl` is 0, got"
+                f" {stale_if_error!r}"
+            )
+        self.key: Callable[..., Hashable] | None = key_argument(key)
+        self.max_entries: int = count("max_entries", max_entries, minimum=1)
+        self.negative_ttl: float | None = (
+            None
+            if negative_ttl is None
+            else seconds_argument("negative_ttl", negative_ttl, zero=False)
+        )
+        self.copy: Callable[[Any], Any] | None = (
+            None if copy is None else plain("copy", copy)
+        )
+        self.on: Condition | None = on
+        self._judge: Judge | None = judge_by("on", on)
+        self.store: CacheStore | AsyncCacheStore | None = store
+        for verb in ("get", "set", "delete"):
+            if store is not None and not callable(getattr(store, verb, None)):
+                raise TypeError(
+                    f"`store` must have the methods get, set and delete, got {store!r}"
+                )
+        self._memory = _Memory(self.max_entries) if store is None else None
+        self._store: Any = self._memory if store is None else store
+        # Errors stay in the process, whatever the store.
+        self._errors = None if negative_ttl is None else _Memory(self.max_entries)
+
+    def reset(self) -> None:
+        """Forget everything in memory."""
+        for memory in (self._memory, self._errors):
+            if memory is not None:
+                memory.clear()
+
+    def fresh(self) -> bool:
+        return not (self._memory or self._errors)
+
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        super().accept(spelling, classified=classified)
+        if spelling == "sync" and inspect.iscoroutinefunction(self._store.get):
+            raise TypeError(
+                "an async store cannot serve a synchronous call:"
+                f" {self!r} needs a plain one there"
+            )
+
+    def examine(self, fn: Callable[..., Any]) -> None:
+        if self.key is None:
+            refuse_method(self, fn)
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        key = key_of(self, self.key, call)
+        kept = await self._look(key)
+        if kept is not None and self._freshness(kept[1]) is Freshness.FRESH:
+            call.count("resilient.cache.answers", self.series, "fresh")
+            return self._answer(kept[0])
+        # NB: not held meanwhile: it may be large, and is looked up again.
+        del kept
+        outcome = self._remembered(key)
+        asks = outcome is None
+        if outcome is None:
+            if self.key is None:
+                refuse_object(self, call)
+            outcome = await proceed(call)
+            self._remember(key, outcome)
+        verdict = (self._judge or answerable)(outcome)
+        if verdict is Verdict.FAILURE or verdict is Verdict.PUSHBACK:
+            return await self._answer_for(outcome, key, call)
+        if asks and verdict is Verdict.SUCCESS:
+            await self._keep(key, outcome)
+        return outcome
+
+    # -- Values
+
+    async def _look(self, key: CacheKey) -> tuple[Any, float] | None:
+        if self._memory is not None:
+            return self._memory.get(key)
+        return cast("tuple[Any, float] | None", await self._ask("get", key))
+
+    async def _keep(self, key: CacheKey, outcome: Outcome) -> None:
+        if outcome.error is not None:
+            # It answered: what it said before is no longer so.
+            await self._ask("delete", key)
+            return
+        if self._errors is not None:
+            # Of who asked at the same time, and heard of it earlier.
+            self._errors.delete(key)
+        value = outcome.value if self.copy is None else self.copy(outcome.value)
+        await self._ask("set", key, value, self.ttl + self.stale_if_error)
+
+    async def _ask(self, verb: str, *args: Any) -> Any:
+        """Ask the store; one that fails has nothing."""
+        try:
+            answer = getattr(self._store, verb)(*args)
+            return await answer if inspect.isawaitable(answer) else answer
+        except Exception:
+            log_once(f"the store of {self.label!r} failed to {verb}")
+            return None
+
+    def _freshness(self, age: float) -> Freshness:
+        return freshness(age, self.ttl, self.stale_if_error)
+
+    def _answer(self, value: Any) -> Outcome:
+        return Outcome(value if self.copy is None else self.copy(value))
+
+    async def _answer_for(self, failure: Outcome, key: CacheKey, call: Call) -> Outcome:
+        """Return what is kept, if it is good enough for that; else the failure."""
+        kept = await self._look(key)
+        if kept is None or self._freshness(kept[1]) is Freshness.EXPIRED:
+            return failure
+        value, age = kept
+        series = self.series
+        call.count("resilient.cache.answers", series, "stale")
+        # NB: as a `Fallback` counts, for whoever watches: the caller sees no error.
+        call.count("resilient.fallbacks", series)
+        if self._listeners:
+            error = error_name(failure.error)
+            self.tell(StaleServed(self.label, call.name, age, error), call)
+        failure.discard()
+        return self._answer(value)
+
+    # -- Errors
+
+    def _remember(self, key: CacheKey, outcome: Outcome) -> None:
+        error = outcome.error
+        if self._errors is None or error is None or isinstance(error, RejectedError):
+            return
+        twin = copied(error)
+        if twin is not None:
+            forget_origin(twin)
+            assert self.negative_ttl is not None
+            kept = (twin, outcome.verdict, outcome.retry_after)
+            self._errors.set(key, kept, self.negative_ttl)
+
+    def _remembered(self, key: CacheKey) -> Outcome | None:
+        found = None if self._errors is None else self._errors.get(key)
+        if found is None:
+            return None
+        error, verdict, retry_after = found[0]
+        twin = copied(error)
+        if twin is None:
+            return None
+        outcome = Outcome(None, twin)
+        outcome.verdict, outcome.retry_after = verdict, retry_after
+        return outcome

@@ -1,0 +1,269 @@
+"""Timeout: bound a call, or each of its attempts, in time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from resilient._calls.call import Call, overdue
+from resilient._calls.outcome import Outcome
+from resilient._edges.functions import Proceed, strip
+from resilient._edges.threads import Crew
+from resilient._errors.errors import BulkheadFullError, TimeoutExceededError
+from resilient._events.events import CallAbandoned, TimedOut
+from resilient._policy.policy import Policy, Spelling
+from resilient._runtimes import clock
+from resilient._runtimes.runtime import CUT, IN_TIME
+from resilient._values.checks import count
+from resilient._values.checks import seconds as seconds_argument
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+
+class Timeout(Policy):
+    """Bound what is inside to so many seconds.
+
+    **Synchronous code cannot be interrupted.** There a timeout is a deadline
+    that sleeps, queues, retries and HTTP transports obey, and that your code
+    can ask for: ``requests.get(url, timeout=remaining())``.
+
+    Position decides what is bounded: outside a `Retry` the whole call with
+    its waits, inside it each attempt. An inner timeout that is reached is a
+    failure like any other and may be retried; an outer one ends everything.
+
+    On asyncio the cancellation is delivered one loop iteration after the
+    timer, so that an answer that has already arrived wins. Cancellation of
+    the task by anybody else goes through untouched, and so does a
+    `TimeoutError` of the function's own.
+
+    A generator's first item counts as the attempt; a total timeout bounds the
+    whole stream.
+
+    Args:
+        seconds: Seconds (> 0) or a timedelta; None: no limit.
+        abandon: Run the plain function in a daemon thread, with the caller's
+            context variables; return at the limit and leave the thread to
+            finish. Its place among the threads, and the slot of every
+            `Bulkhead` around it, stay taken until it does. The deadline of an
+            outer timeout ends the waiting too. Plain functions only.
+        max_threads: Threads that may run at once, abandoned ones included;
+            a call beyond them is rejected. Default 32, as `min(32, cpus + 4)`
+            of `concurrent.futures` is bounded.
+        name: Name in errors and events.
+
+    Raises:
+        BulkheadFullError: All threads of an abandoning timeout are taken.
+        TimeoutExceededError: The call was cut short, or swallowed its
+            cancellation and came back late. Its ``__cause__`` is what the
+            call raised when it was interrupted.
+        DeadlineExceededError: An outer deadline had passed before it began.
+
+    Source: gRPC deadlines; *asyncio.timeout* for the bookkeeping of
+    ``task.cancelling()``.
+    """
+
+    counters: tuple[tuple[str, ...], ...] = (
+        ("resilient.timeouts", "true"),
+        ("resilient.timeouts", "false"),
+    )
+
+    __slots__ = ("_crews", "_shelf", "abandon", "max_threads", "seconds")
+
+    def __init__(
+        self,
+        seconds: float | timedelta | None,
+        *,
+        abandon: bool = False,
+        max_threads: int = 32,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.seconds: float | None = (
+            None
+            if seconds is None
+            else seconds_argument("seconds", seconds, zero=False)
+        )
+        self.abandon: bool = abandon
+        self.max_threads: int = count("max_threads", max_threads, minimum=1)
+        self._crews: dict[int, Crew] = {}
+        self._shelf: dict[Any, Any] = {}
+        if abandon and seconds is None:
+            raise ValueError("`abandon` must have `seconds` to abandon after")
+
+    @property
+    def interrupts(self) -> bool:  # type: ignore[override]  # None limits nothing
+        return self.seconds is not None
+
+    def fresh(self) -> bool:
+        return self._crew().running == 0
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that were left behind and still run."""
+        return self._crew().abandoned
+
+    def _crew(self) -> Crew:
+        """Return this process's threads: a forked child has none of its parent's."""
+        process = os.getpid()
+        crew = self._crews.get(process)
+        # NB: two threads may come at once; the first one's stays.
+        return crew or self._crews.setdefault(process, Crew(self.max_threads))
+
+    def status(self) -> dict[str, Any]:
+        return {"timeout.abandoned": self.abandoned} if self.abandon else {}
+
+    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+        super().accept(spelling, classified=classified)
+        if self.abandon and spelling != "sync":
+            raise TypeError(
+                f"{self!r} runs plain functions in threads; it has no meaning"
+                f" for {spelling}: leave out abandon=True there"
+            )
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        # NB: few names, for each takes 8 bytes of every call in flight.
+        if self.seconds is None:
+            return await proceed(call)
+        deadline = clock.now()
+        outer = call.deadline
+        if outer is not None and outer <= deadline:
+            return overdue(call, deadline)  # type: ignore[return-value]  # it is
+        deadline += self.seconds
+        if outer is None or deadline < outer:
+            call.deadline = deadline
+        if self.abandon:
+            return await self._around_thread(proceed, call, deadline, outer)
+        limit = call.runtime.limit(call, self._shelf, self.seconds, deadline)
+        try:
+            outcome = await proceed(call)
+        except BaseException as error:
+            call.deadline = outer
+            if limit.leave(call, error) is not CUT:
+                raise
+            return self._exceeded(call, deadline, error)
+        call.deadline = outer
+        end = limit.leave(call, outcome.error)
+        if end is CUT:
+            return await self._replaced(outcome, call, deadline)
+        if outcome.held is not None:
+            if outcome.error is not None:
+                return self._left_behind(outcome, call, deadline)
+            if not call.retried:
+                self._bound_stream(call, deadline)
+        # NB: nobody reads the clock for what nobody would hear.
+        if self._listeners and end is IN_TIME and clock.now() > deadline:
+            self._tell(call, self._elapsed(deadline), delivered=False)
+        return outcome
+
+    async def _replaced(self, outcome: Outcome, call: Call, deadline: float) -> Outcome:
+        """Put the news that time was up in the place of what came too late."""
+        cause = outcome.error
+        outcome.discard()
+        exceeded = self._exceeded(call, deadline, cause)
+        if outcome.held is not None:
+            # A stream whose first item came too late.
+            await outcome.held.discard()
+        return exceeded
+
+    def _elapsed(self, deadline: float) -> float:
+        """Return the seconds since the beginning of what was limited."""
+        assert self.seconds is not None
+        # NB: in this order: at the deadline it is exactly the limit.
+        return self.seconds + (clock.now() - deadline)
+
+    async def _around_thread(
+        self, proceed: Proceed, call: Call, deadline: float, outer: float | None
+    ) -> Outcome:
+        crew = self._crew()
+
+        def run(fn: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
+            stint = crew.begin(call.name, fn, args, kwargs)
+            if stint is None:
+                name = self.name_in(call)
+                full = BulkheadFullError(name, None, self.max_threads)
+                return self.reject(full, call)
+            # NB: as it is now, and not ours alone: whichever timeout it belongs
+            # to, further out or in, gives the error its own name.
+            until = call.deadline
+            assert until is not None
+            if stint.wait(until):
+                return stint.result()
+            assert self.seconds is not None
+            allowed = self.seconds - (deadline - until)
+            error = TimeoutExceededError(
+                self.name_in(call), allowed, self._elapsed(deadline)
+            )
+            outcome = Outcome(None, error)
+            outcome.held = stint.held
+            if self._listeners:
+                event = CallAbandoned(self.label, call.name, crew.abandoned)
+                self.tell(event, call)
+            return outcome
+
+        runner, call.runner = call.runner, run
+        try:
+            outcome = await proceed(call)
+        finally:
+            call.runner, call.deadline = runner, outer
+        if outcome.held is not None:
+            return self._left_behind(outcome, call, deadline)
+        if self._listeners and clock.now() > deadline:
+            self._tell(call, self._elapsed(deadline), delivered=False)
+        return outcome
+
+    def _left_behind(self, outcome: Outcome, call: Call, deadline: float) -> Outcome:
+        """Answer for what gave up at the deadline, if this limit set it."""
+        if clock.now() < deadline:
+            return outcome
+        cause = outcome.error
+        if isinstance(cause, TimeoutExceededError):
+            # That of an abandoned thread, whose only news is ours too.
+            cause = None
+        exceeded = self._exceeded(call, deadline, cause)
+        exceeded.held = outcome.held
+        return exceeded
+
+    def _exceeded(
+        self, call: Call, deadline: float, cause: BaseException | None
+    ) -> Outcome:
+        assert self.seconds is not None
+        elapsed = self._elapsed(deadline)
+        error = TimeoutExceededError(self.name_in(call), self.seconds, elapsed)
+        error.__cause__ = cause
+        if cause is not None:
+            strip(cause)
+        self._tell(call, elapsed, delivered=True)
+        return Outcome(None, error)
+
+    def _bound_stream(self, call: Call, deadline: float) -> None:
+        limit = StreamLimit(self, call, deadline)
+        if call.stream_limit is None or limit.deadline < call.stream_limit.deadline:
+            call.stream_limit = limit
+
+    def _tell(self, call: Call, elapsed: float, *, delivered: bool) -> None:
+        assert self.seconds is not None
+        told = "true" if delivered else "false"
+        call.count("resilient.timeouts", self.series, told)
+        if self._listeners:
+            overrun = max(0.0, elapsed - self.seconds)
+            event = TimedOut(self.label, call.name, self.seconds, overrun, delivered)
+            self.tell(event, call)
+
+
+class StreamLimit:
+    """A total timeout that goes on after the first item of a stream."""
+
+    __slots__ = ("deadline", "name", "seconds")
+
+    def __init__(self, timeout: Timeout, call: Call, deadline: float) -> None:
+        assert timeout.seconds is not None
+        self.name: str = timeout.name_in(call)
+        self.seconds: float = timeout.seconds
+        self.deadline: float = deadline
+
+    def exceeded(self, now: float) -> TimeoutExceededError:
+        """Return the error of a stream that ran out of time."""
+        elapsed = self.seconds + (now - self.deadline)
+        return TimeoutExceededError(self.name, self.seconds, elapsed)
