@@ -45,20 +45,19 @@ def modules() -> Iterator[tuple[str, Path]]:
         yield ".".join(("resilient", *parts)), path
 
 
-def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below one, but for what only type checkers read."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
-        yield child
-        yield from executed(child)
+def is_module(name: str) -> bool:
+    """Whether there is a module of the package by that name."""
+    path = PACKAGE.joinpath(*name.split(".")[1:])
+    return name.startswith("resilient.") and (
+        path.is_dir() or path.with_suffix(".py").exists()
+    )
 
 
 def imports(name: str, path: Path) -> set[str]:
-    """The absolute names of all that a module imports, wherever in it."""
+    """The absolute names of all modules that a module imports, wherever in it."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
-    for node in executed(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -66,10 +65,9 @@ def imports(name: str, path: Path) -> set[str]:
             if node.level:
                 above = package.split(".")[: 1 - node.level or None]
                 base = ".".join([*above, base]).removesuffix(".")
-            if base == "resilient":  # from resilient import _clock
-                found.update(f"resilient.{alias.name}" for alias in node.names)
-            else:
-                found.add(base)
+            for alias in node.names:  # a module, or a name in one
+                full = f"{base}.{alias.name}"
+                found.add(full if is_module(full) else base)
     return found
 
 
@@ -113,6 +111,15 @@ def test_imports_point_down_the_layers(name: str, path: Path) -> None:
         return
 
     assert siblings(imports(name, path)) - {own} <= allowed()[own]
+
+
+def test_modules_form_no_circle() -> None:
+    """No module needs, types included, one that needs it."""
+    needs = TopologicalSorter(
+        {name: imports(name, path) - {name} for name, path in modules()}
+    )
+
+    needs.prepare()
 
 
 @pytest.mark.parametrize(("name", "path"), MODULES)

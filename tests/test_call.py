@@ -29,7 +29,9 @@ from resilient import (
     deadline_after,
     remaining,
 )
-from resilient._calls.outcome import Held, family, judge_by, verdict_of
+from resilient._calls.judging import judge_by, verdict_of
+from resilient._calls.outcome import Held
+from resilient._errors.chains import family
 from resilient._errors.errors import BulkheadFullError
 
 # --- the current call -------------------------------------------------------------

@@ -33,7 +33,7 @@ from resilient import (
     calls,
     constant,
 )
-from resilient._events import events as _events
+from resilient._events import listeners
 from resilient._machines.circuit import Circuit
 from resilient.testing import virtual_time
 
@@ -648,7 +648,7 @@ def test_an_open_time_that_raises_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once: also where nobody listens somebody should know."""
-    monkeypatch.setattr(_events, "_logged", set())
+    monkeypatch.setattr(listeners, "_logged", set())
     with virtual_time():
         for _ in range(2):
             breaker = CircuitBreaker(

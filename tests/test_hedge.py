@@ -20,6 +20,7 @@ import pytest
 import trio
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
 
+import resilient
 from resilient import (
     AdaptiveConcurrency,
     Bulkhead,
@@ -50,14 +51,14 @@ from resilient import (
     remaining,
 )
 from resilient._calls.outcome import Held
-from resilient._edges.functions import leaf
+from resilient._edges.driver import leaf
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC, SyncRace
 from resilient.policies.hedge.losers import attach, joined
 from resilient.policies.hedge.race import Entrant, Heat
 from resilient.testing import _virtual_clock, virtual_time
 
-LIBRARY = str(Path(clock.__file__).parent)
+LIBRARY = str(Path(resilient.__file__).parent)
 mark: contextvars.ContextVar[Any] = contextvars.ContextVar("mark", default="caller")
 
 
@@ -1309,7 +1310,7 @@ def test_threads_are_said_aloud() -> None:
 
 def test_a_hedge_on_the_thread_of_a_loop() -> None:
     """Works, and warns that it stops the loop."""
-    from resilient._runtimes.runtime import sync
+    from resilient._runtimes import sync
 
     policy = hedge(1)
 

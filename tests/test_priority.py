@@ -209,8 +209,7 @@ def test_the_lot_of_a_key_is_the_same_in_every_process() -> None:
     """Python's own hash of a text is not."""
     keys: list[Any] = ["request-1", b"request-1", 7, "7", "\udc80", ""]
     code = (
-        "from resilient._values.priority import lot_of;"
-        f"print([*map(lot_of, {keys!a})])"
+        f"from resilient._values.priority import lot_of;print([*map(lot_of, {keys!a})])"
     )
     there = [
         subprocess.run(

@@ -24,14 +24,14 @@ from resilient import (
     TimeoutExceededError,
     constant,
 )
-from resilient._edges.functions import suspend
-from resilient._runtimes import clock
-from resilient._runtimes import runtime as _runtimes
+from resilient._edges.driver import suspend
+from resilient._runtimes import asyncio as asyncio_runtime
+from resilient._runtimes import clock, current
+from resilient._runtimes import sync as sync_runtime
+from resilient._runtimes import trio as trio_runtime
 from resilient._runtimes.asyncio import ASYNCIO, AsyncioLimits
-from resilient._runtimes.runtime import PAUSE, End, current_runtime
-from resilient._runtimes.runtime import asyncio as asyncio_runtime
-from resilient._runtimes.runtime import sync as sync_runtime
-from resilient._runtimes.runtime import trio as trio_runtime
+from resilient._runtimes.current import current_runtime
+from resilient._runtimes.runtime import PAUSE, End
 from resilient._runtimes.sync import SYNC
 from resilient._runtimes.trio import TRIO
 from resilient.testing import instant, virtual_time
@@ -106,8 +106,8 @@ def test_a_callback_of_a_loop_is_no_task() -> None:
 
 def test_what_is_not_imported_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither library is imported to find out; half imported is not yet."""
-    monkeypatch.setattr(_runtimes, "_asyncio", None)
-    monkeypatch.setattr(_runtimes, "_trio", None)
+    monkeypatch.setattr(current, "_asyncio", None)
+    monkeypatch.setattr(current, "_trio", None)
     for name in ("asyncio", "trio"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     with pytest.raises(RuntimeError, match="no task"):

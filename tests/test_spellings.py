@@ -32,8 +32,9 @@ from resilient import (
     constant,
 )
 from resilient._calls import call as resilient_call
-from resilient._edges.functions import RUN, colour_of, suspend
+from resilient._edges.driver import RUN, suspend
 from resilient._runtimes.sync import SYNC
+from resilient._values.callables import colour_of
 from resilient.testing import off
 
 ALONE: list[Callable[[], Policy[Any]]] = [

@@ -41,7 +41,7 @@ from resilient import (
     Verdict,
     constant,
 )
-from resilient._events import events as _events
+from resilient._events import listeners
 from resilient.testing import virtual_time
 
 
@@ -611,7 +611,7 @@ async def test_a_store_that_fails_is_as_good_as_empty(
     logger = logging.getLogger("resilient")
     logger.addHandler(handler)
     logger.propagate = False
-    _events._logged.clear()
+    listeners._logged.clear()
     try:
         assert [1, 2] == [await get(), await get()]
         source.error = OSError("down")
@@ -620,7 +620,7 @@ async def test_a_store_that_fails_is_as_good_as_empty(
     finally:
         logger.removeHandler(handler)
         logger.propagate = True
-        _events._logged.clear()
+        listeners._logged.clear()
     assert [
         "the store of 'prices' failed to get (said once)",
         "the store of 'prices' failed to set (said once)",

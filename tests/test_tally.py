@@ -32,7 +32,7 @@ from resilient import (
 )
 from resilient._calls.call import Run, overdue
 from resilient._calls.outcome import ending
-from resilient._edges.functions import leaf
+from resilient._edges.driver import leaf
 from resilient._errors.errors import DeadlineExceededError, TimeoutExceededError
 from resilient._events import counters as _tally
 from resilient._events.counters import STRAY, Tally, tallies, tally_of

@@ -47,9 +47,9 @@ from resilient import (
     deadline_after,
     telemetry,
 )
-from resilient._calls import call as _call
-from resilient._events import events as _events
-from resilient._machines.circuit import CircuitState
+from resilient._calls import call as call_module
+from resilient._events import listeners
+from resilient._machines.circuit_records import CircuitState
 from resilient.telemetry import _logs, _metrics, _wording
 from resilient.telemetry._catalogue import HISTOGRAMS, KINDS, METRICS, OUTCOMES
 
@@ -708,15 +708,15 @@ def test_instrumenting_again_changes_nothing() -> None:
     """With other arguments, they hold from then on."""
     sdk = Sdk()
     with sdk.instrumented():
-        heard, observe = _events.everywhere, _call.observe
+        heard, observe = listeners.everywhere, call_module.observe
         with sdk.instrumented():
-            assert (heard, observe) == (_events.everywhere, _call.observe)
+            assert (heard, observe) == (listeners.everywhere, call_module.observe)
         telemetry.uninstrument()
     with sdk.instrumented(histograms=()):
-        assert None is _call.observe
+        assert None is call_module.observe
         with sdk.instrumented():
-            assert None is not _call.observe
-            assert 1 == len(_events.everywhere)
+            assert None is not call_module.observe
+            assert 1 == len(listeners.everywhere)
 
 
 def test_uninstrumenting_leaves_nothing_on() -> None:
@@ -751,7 +751,7 @@ def test_two_providers_do_not_mix() -> None:
 def test_without_an_sdk_no_call_is_looked_at() -> None:
     """Whatever is wanted, but for spans."""
     telemetry.instrument(meter_provider=NoOpMeterProvider(), histograms=HISTOGRAMS)
-    assert None is _call.observe
+    assert None is call_module.observe
 
 
 @in_every_colour
@@ -788,7 +788,8 @@ def test_an_sdk_may_come_later_than_instrument() -> None:
         from opentelemetry import metrics
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-        from resilient import Bulkhead, Pipeline, _call, telemetry
+        from resilient import Bulkhead, Pipeline, telemetry
+        from resilient._calls import call as call_module
 
         logging.raiseExceptions = True
         complaints = []
@@ -799,10 +800,10 @@ def test_an_sdk_may_come_later_than_instrument() -> None:
         policy = Pipeline(Bulkhead(1), name="late")
         telemetry.instrument()
         policy.call(int)
-        assert _call.observe is None
+        assert call_module.observe is None
         reader = InMemoryMetricReader()
         metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
-        assert _call.observe is not None
+        assert call_module.observe is not None
         policy.call(int)
         telemetry.uninstrument()
         policy.call(int)

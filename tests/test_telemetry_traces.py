@@ -27,8 +27,8 @@ from resilient import (
     current_call,
     deadline_after,
 )
-from resilient._calls import call as _call
-from resilient._edges.functions import Drive
+from resilient._calls import call as call_module
+from resilient._edges.driver import Drive
 from resilient._runtimes.sync import SYNC
 from resilient.telemetry._calls import RESEND_COUNT
 
@@ -345,11 +345,11 @@ def test_a_request_that_is_sent_again_says_how_often() -> None:
 
     def send(outcomes: list[Exception | None]) -> None:
         drive = Drive(policy, Request("GET", runtime=SYNC, policy=policy))
-        token = _call.current.set(drive.call)
+        token = call_module.current.set(drive.call)
         drive.in_sync(drive.begin())
         for outcome in outcomes:
             drive.in_sync(drive.ended(outcome))
-        _call.current.reset(token)
+        call_module.current.reset(token)
 
     with sdk.instrumented(histograms=(), attempt_spans=True, logs=False), sdk.span():
         send([OSError("reset"), OSError("reset"), None])
@@ -397,11 +397,11 @@ async def test_a_tracer_that_fails_hurts_nobody(w: World) -> None:
     broken: Any = Broken()
     tracer: Any = Tracer()
     for watch in (Watch(broken, broken, broken), Watch(None, None, tracer)):
-        _call.observe = watch
+        call_module.observe = watch
         try:
             await w.call(policy, failing(1))
         finally:
-            _call.observe = None
+            call_module.observe = None
 
 
 @in_every_colour

@@ -31,18 +31,18 @@ from resilient import (
     Timeout,
     constant,
 )
-from resilient._events import events as _events
-from resilient._events.events import broadcast
-from resilient._policy import policy as _policy
+from resilient._events import listeners
+from resilient._events.listeners import broadcast
+from resilient._policy import registry
 
 
 @pytest.fixture(autouse=True)
 def _nobody_listens() -> Iterator[None]:
-    assert () == _events.everywhere
+    assert () == listeners.everywhere
     yield
-    assert () == _events.everywhere
+    assert () == listeners.everywhere
     gc.collect()
-    hearing = [one for one in _policy.policies() if broadcast in one._listeners]
+    hearing = [one for one in registry.policies() if broadcast in one._listeners]
     assert [] == hearing
 
 
@@ -314,7 +314,7 @@ async def test_a_stream_is_for_one_block(w: World) -> None:
     async with stream:
         with pytest.raises(RuntimeError, match="a stream of events is for one block"):
             await stream.__aenter__()
-    assert () == _events.everywhere
+    assert () == listeners.everywhere
     await stream.__aexit__(None, None, None)
 
 

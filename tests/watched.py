@@ -15,10 +15,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from resilient import telemetry
-from resilient._calls import call as _call
-from resilient._events import counters as _tally
-from resilient._events import events as _events
-from resilient._policy import policy as _policy
+from resilient._calls import call as call_module
+from resilient._events import counters, listeners
+from resilient._policy import policy
 
 Labels = tuple[tuple[str, Any], ...]
 
@@ -26,13 +25,13 @@ Labels = tuple[tuple[str, Any], ...]
 @contextmanager
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have a test see its own policies only, and leave nothing turned on."""
-    monkeypatch.setattr(_policy, "_alive", WeakValueDictionary())
-    monkeypatch.setattr(_tally, "_tallies", WeakValueDictionary())
-    monkeypatch.setattr(_events, "_logged", set())
+    monkeypatch.setattr(policy, "living", WeakValueDictionary())
+    monkeypatch.setattr(counters, "_tallies", WeakValueDictionary())
+    monkeypatch.setattr(listeners, "_logged", set())
     yield
     telemetry.uninstrument()
-    assert None is _call.observe
-    assert () == _events.everywhere
+    assert None is call_module.observe
+    assert () == listeners.everywhere
 
 
 class Sdk:

@@ -56,7 +56,7 @@ from resilient._machines.backoff import (
     exponential,
     linear,
 )
-from resilient._machines.circuit import CircuitState, CircuitStatistics
+from resilient._machines.circuit_records import CircuitState, CircuitStatistics
 from resilient._machines.gradient import Gradient
 from resilient._machines.vegas import Vegas
 from resilient._observing.health import health

@@ -18,9 +18,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from resilient._machines.circuit import (
+from resilient._machines.circuit import Circuit
+from resilient._machines.circuit_records import (
     Change,
-    Circuit,
     CircuitState,
     Note,
     Probe,

@@ -6,13 +6,13 @@ Ground rules:
   belongs to one task or thread. When it has ended it has no deadline, no
   enclosing call and keeps no exception: whoever still sees it through an
   inherited context sees nothing but how important it was.
-* One context variable holds the current call. Only an edge sets it (`_edge`,
-  `_blocks`), and `_telling`, edges without a function.
+* One context variable holds the current call. Only an edge sets it (`_edges`),
+  and `scopes`, edges without a function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextvars import ContextVar
 from enum import Enum
 from typing import (
@@ -28,18 +28,17 @@ from typing import (
 )
 
 from resilient._calls.outcome import SUCCESS, Outcome, ending
-from resilient._errors.errors import DeadlineExceededError
+from resilient._errors.errors import DeadlineExceededError, RejectedError
 from resilient._runtimes import clock
-from resilient._runtimes.runtime import current_runtime
+from resilient._runtimes.current import current_runtime
 from resilient._values.checks import number
 from resilient._values.priority import Priority, Standing
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from resilient._policy.policy import Policy
+    from resilient._events.counters import Tally
     from resilient._runtimes.runtime import Runtime
-    from resilient.policies.rate_limiter.rate_limiter import RateLimiter
 
 
 D = TypeVar("D")
@@ -64,6 +63,40 @@ FIRST: Final = object()
 PLAIN: Final = object()
 CONCLUDED: Final = object()
 ORIGINAL, RETRY = Run.ORIGINAL, Run.RETRY
+
+
+class AnyPolicy(Protocol):
+    """What calls and edges need of a `Policy`, whose layer is above theirs."""
+
+    tally: Tally
+    _name: str | None
+
+    @property
+    def interrupts(self) -> bool: ...
+
+    @property
+    def reruns(self) -> bool: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def series(self) -> str: ...
+
+    def bound(self, proceed: Callable[[Call], Awaitable[Outcome]]) -> Any: ...
+
+    def reject(self, error: RejectedError, call: Call) -> Outcome: ...
+
+
+class Limiter(Protocol):
+    """A rate limiter that learns from the headers of the answer to its call."""
+
+    @property
+    def units(self) -> frozenset[str]: ...
+
+    def update(
+        self, remaining: float, reset: float, unit: str | None = None
+    ) -> None: ...
 
 
 class Observation(Protocol):
@@ -193,7 +226,7 @@ class Call:
     hedge: int = 0
     strained: bool = False
     # Of an HTTP request alone: the limiters that let it or its attempts pass.
-    limiters: list[RateLimiter] | None = None
+    limiters: list[Limiter] | None = None
 
     def __init__(
         self,
@@ -202,7 +235,7 @@ class Call:
         kwargs: Mapping[str, Any] | None = None,
         runtime: Runtime | None = None,
         key: Any = None,
-        policy: Policy[Any] | None = None,
+        policy: AnyPolicy | None = None,
         function: Callable[..., Any] | None = None,
     ) -> None:
         self.name: str = name
@@ -210,7 +243,7 @@ class Call:
         self.kwargs = kwargs
         self._runtime = runtime
         # What the user called; the policies inside are its own affair.
-        self.policy: Policy[Any] | None = policy
+        self.policy: AnyPolicy | None = policy
         self.function: Callable[..., Any] | None = function
         self.attempt: int = 1
         # Whether a Retry is around: what is inside it happens once an attempt.

@@ -20,15 +20,15 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from resilient._calls.call import Call, enter_call, leave_call
-from resilient._edges.functions import DONE, RUN, Drive, strip
+from resilient._calls.call import AnyPolicy, Call, enter_call, leave_call
+from resilient._edges.driver import DONE, RUN, Drive
 from resilient._errors.errors import ResilientWarning
+from resilient._errors.tracebacks import strip
 from resilient._errors.warnings import warn
 from resilient._runtimes.runtime import Mark
 from resilient._runtimes.sync import SYNC, loop_runs_here
 
 if TYPE_CHECKING:
-    from resilient._policy.policy import Policy
     from resilient._runtimes.runtime import Runtime
 
 P = ParamSpec("P")
@@ -101,7 +101,7 @@ class _Stay:
             )
 
 
-def _warn_if_deaf(policy: Policy[Any]) -> None:
+def _warn_if_deaf(policy: AnyPolicy) -> None:
     """Warn of a synchronous block that only an async one could cut short."""
     if loop_runs_here() and policy.interrupts:
         warn(
@@ -110,7 +110,7 @@ def _warn_if_deaf(policy: Policy[Any]) -> None:
         )
 
 
-def _call_of(policy: Policy[Any], runtime: Runtime | None, key: Any) -> Call:
+def _call_of(policy: AnyPolicy, runtime: Runtime | None, key: Any) -> Call:
     return Call(policy.label, runtime=runtime, key=key, policy=policy)
 
 
@@ -150,7 +150,7 @@ class Guard:
 
     __slots__ = ("_drive", "_key", "_policy", "_stay")
 
-    def __init__(self, policy: Policy[Any], key: Any) -> None:
+    def __init__(self, policy: AnyPolicy, key: Any) -> None:
         self._policy = policy
         self._key = key
         self._drive: Drive | None = None
@@ -234,7 +234,7 @@ class Guard:
         return False
 
 
-def unrepeatable(policy: Policy[Any], spelling: str) -> TypeError:
+def unrepeatable(policy: AnyPolicy, spelling: str) -> TypeError:
     """Return the error for a block that a policy would repeat or replace."""
     hint = "attempts()" if policy.reruns and spelling == "guard" else "a function"
     return TypeError(
@@ -365,7 +365,7 @@ class Attempts:
 
     __slots__ = ("_key", "_loop", "_policy")
 
-    def __init__(self, policy: Policy[Any], key: Any) -> None:
+    def __init__(self, policy: AnyPolicy, key: Any) -> None:
         self._policy = policy
         self._key = key
         self._loop: _Loop | None = None

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from resilient._calls.call import Call, enter_call
 from resilient._calls.outcome import Outcome
-from resilient._edges.functions import (
+from resilient._edges.driver import (
     DONE,
     Chain,
     Drive,

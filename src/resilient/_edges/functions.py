@@ -1,4 +1,4 @@
-"""The edge: where a user's call meets the policies.
+"""The edge of a decorated function: where a user's call meets the policies.
 
 Ground rules:
 
@@ -7,9 +7,6 @@ Ground rules:
   function in its own frame; and resumes the coroutine with the outcome.
   Whatever else the coroutine yields belongs to the event loop and is handed
   on, and what the loop throws back is thrown in.
-* Functions are driven here; blocks (`_blocks`) and generators (`_generators`)
-  by `Drive`, which does the same from one standstill to the next, as do the
-  attempts that a policy runs in tasks or threads of their own (`_alone`).
 * An `Exception` of the user's becomes an `Outcome`. Every other BaseException
   is thrown into the coroutine, so that permits go back, and goes on.
 * Only the edge raises the outcome's error: as it was, with one frame of ours
@@ -21,191 +18,37 @@ the hot path, and a shared driver would be one more frame in every traceback.
 
 from __future__ import annotations
 
-import functools
-import inspect
-import os
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from collections.abc import Callable
+from typing import Any, cast
 
-from resilient._calls.call import FIRST, PLAIN, Call, enter_call, leave_call, overdue
+from resilient._calls.call import AnyPolicy, Call, enter_call, leave_call, overdue
 from resilient._calls.outcome import Outcome
+from resilient._edges import driver
+from resilient._edges.driver import (
+    RUN,
+    Chain,
+    Driven,
+    failed,
+    leaf,
+    misused,
+    refuse_awaitable,
+    suspend,
+)
+from resilient._errors.tracebacks import raised_by
 from resilient._runtimes import clock
-from resilient._runtimes.runtime import PAUSE, Mark
+from resilient._runtimes.runtime import PAUSE
 from resilient._runtimes.sync import SYNC
-
-if TYPE_CHECKING:
-    from resilient._policy.policy import Policy
-
-Colour: TypeAlias = Literal["sync", "async", "generator", "async generator"]
-Proceed: TypeAlias = Callable[[Call], Awaitable[Outcome]]
-Driven: TypeAlias = Coroutine[object, Any, Outcome] | Generator[object, Any, Outcome]
-Chain: TypeAlias = Callable[["Call"], Driven]
-"""What a policy returns that is bound to a leaf: awaitable by being driven."""
-
-HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-
-_COLOURS: dict[int, Colour] = {
-    0: "sync",
-    inspect.CO_COROUTINE: "async",
-    inspect.CO_GENERATOR: "generator",
-    inspect.CO_ASYNC_GENERATOR: "async generator",
-}
-_SUSPENDS = sum(_COLOURS)
-
-enabled = True
-"""Whether policies do anything: `resilient.testing.off` turns them off."""
+from resilient._values.callables import name_of
 
 
-RUN = Mark("RUN")
-"""What the leaf yields: run the function now, and send me its outcome."""
-
-DONE = Mark("DONE")
-"""What `Drive` reports when the policies have come to their end."""
-
-
-@types.coroutine
-def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
-    """The innermost `proceed`: ask the edge to run the function."""
-    if call.run is FIRST:
-        call.run = PLAIN
-        return (yield RUN)
-    return (yield from _counted_leaf(call))
-
-
-def _counted_leaf(call: Call) -> Generator[object, Outcome, Outcome]:
-    """Do the same for a run that is no original, or that somebody observes."""
-    run = call.count_run()
-    if call.observation is None:
-        return (yield RUN)
-    ended = call.observation.began(call, run)
-    try:
-        outcome = yield RUN
-    except BaseException:
-        ended(None)
-        raise
-    ended(outcome)
-    return outcome
-
-
-@types.coroutine
-def suspend(request: object) -> Generator[object, Any, Any]:
-    """Hand a request of the policies on to the event loop."""
-    return (yield request)
-
-
-def failed(error: Exception) -> Outcome:
-    """Make an outcome of an error that was just caught in an edge's frame.
-
-    The entry of that frame goes from the traceback: the edge adds one when it
-    raises the error, and one is enough.
-    """
-    trace = error.__traceback__
-    if trace is not None:  # pragma: no branch - it was raised
-        # NB: past `__setattr__`, which a frozen dataclass refuses.
-        BaseException.with_traceback(error, trace.tb_next)
-    return Outcome(None, error)
-
-
-def strip(error: BaseException) -> None:
-    """Take the library's own frames off the outer end of a traceback.
-
-    NB: a bare ``raise`` afterwards does not put the present frame back.
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(HERE):
-        trace = trace.tb_next
-    BaseException.with_traceback(error, trace)
-
-
-def raised_by(policy: Policy[Any], error: Exception) -> Exception:
-    """Prepare an error that a policy's edge is about to raise.
-
-    An error object that is raised again and again keeps the traceback of each
-    time. What Python itself adds is Python's affair; of the frame that the
-    edge adds, the one of the time before goes.
-    """
-    newer: list[types.TracebackType] = []
-    entry = error.__traceback__
-    while entry is not None:
-        frame = entry.tb_frame
-        if (
-            frame.f_code.co_filename.startswith(HERE)
-            and frame.f_locals.get("policy") is policy
-        ):
-            # NB: copied, for setting `tb_next` looks for loops in all the rest.
-            trace = entry.tb_next
-            for one in reversed(newer):
-                trace = types.TracebackType(
-                    trace, one.tb_frame, one.tb_lasti, one.tb_lineno
-                )
-            BaseException.with_traceback(error, trace)
-            break
-        newer.append(entry)
-        entry = entry.tb_next
-    return error
-
-
-def colour_of(function: Callable[..., Any]) -> Colour:
-    """Tell how a callable has to be called: from its code, without calling it.
-
-    Partials and callable objects are looked into.
-    """
-    while isinstance(function, functools.partial):
-        function = function.func
-    if type(function) is types.FunctionType and not function.__dict__:
-        # Its flags say all, at a tenth of what `inspect` costs each `call`.
-        return _COLOURS[function.__code__.co_flags & _SUSPENDS]
-    # NB: the object itself comes first: a test's `AsyncMock` says what it is,
-    # its class does not.
-    for candidate in (function, type(function).__call__):
-        if inspect.iscoroutinefunction(candidate):
-            return "async"
-        if inspect.isasyncgenfunction(candidate):
-            return "async generator"
-        if inspect.isgeneratorfunction(candidate):
-            return "generator"
-    return "sync"
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """Return a name for a callable, as short as it is unique in its module."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return str(name).rpartition("<locals>.")[2]
-
-
-def close_unbegun(awaitable: object) -> None:
-    """Tell the interpreter that a coroutine is not awaited on purpose."""
-    if isinstance(awaitable, Coroutine):
-        awaitable.close()
-
-
-def refuse_awaitable(name: str, value: object) -> TypeError:
-    """Return the error for a plain function that returned an awaitable."""
-    close_unbegun(value)
-    return TypeError(
-        f"{name!r} is a plain function that returned an awaitable, which a"
-        " policy around the function cannot protect: make it `async def`"
-    )
-
-
-def misused(request: object) -> RuntimeError:
-    """Return the error for a policy that awaits where nothing can."""
-    return RuntimeError(
-        f"a policy awaited {type(request).__name__} in a synchronous call: a"
-        " policy may wait through `call.runtime` only"
-    )
-
-
-def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]:
+def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn` as the policy protects it, for a plain function."""
     chain, name = cast("Chain", policy.bound(leaf)), name_of(fn)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if not enabled:
+        if not driver.enabled:
             return fn(*args, **kwargs)
         call = Call(name, args, kwargs, SYNC, None, policy, fn)
         token = enter_call(call)
@@ -271,13 +114,13 @@ def sync_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]
     return wrapper
 
 
-def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any]:
+def async_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn` as the policy protects it, for a coroutine function."""
     chain, name = cast("Chain", policy.bound(leaf)), name_of(fn)
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if not enabled:
+        if not driver.enabled:
             return await fn(*args, **kwargs)
         call = Call(name, args, kwargs, None, None, policy, fn)
         token = enter_call(call)
@@ -343,102 +186,3 @@ def async_edge(policy: Policy[Any], fn: Callable[..., Any]) -> Callable[..., Any
             outcome = value = trace = None
 
     return wrapper
-
-
-class Drive:
-    """The policies of one call, driven from one standstill to the next.
-
-    A standstill is `RUN` (they want the function run), `DONE` (`outcome` is
-    set) or, in async calls, `PAUSE` (a wait is about to begin) or a request
-    for the event loop, to be given to `forward`.
-    """
-
-    __slots__ = ("_around", "call", "coroutine", "outcome")
-
-    def __init__(self, policy: Policy[Any], call: Call) -> None:
-        self.call: Call = call
-        self.outcome: Outcome | None = None
-        self.coroutine: Driven | None = None
-        chain = policy.bound(leaf) if enabled else leaf
-        # NB: no `cast`, which would be a call.
-        self._around: Chain = chain  # type: ignore[assignment]  # it is, of a leaf
-
-    def begin(self) -> object:
-        """Go to the first standstill."""
-        if enabled and self.call.deadline is not None:
-            self.outcome = overdue(self.call, clock.now())
-            if self.outcome is not None:
-                return DONE
-        try:
-            # NB: a policy may decide as soon as it is called.
-            self.coroutine = self._around(self.call)
-        except BaseException:
-            self.call.end()
-            raise
-        return self.send(None)
-
-    def send(self, value: object) -> object:
-        """Resume with an outcome, or with what the loop answered."""
-        assert self.coroutine is not None
-        try:
-            return self.coroutine.send(value)
-        except StopIteration as stop:
-            self.outcome = stop.value
-            return DONE
-        except BaseException:
-            self.call.end()
-            raise
-
-    def throw(self, error: BaseException) -> object:
-        """Unwind; what the policies do not keep is raised again, unaltered."""
-        assert self.coroutine is not None
-        trace = error.__traceback__
-        try:
-            if isinstance(error, GeneratorExit):
-                # NB: of a cycle the collector may have closed the policies
-                # already, and then nothing can be thrown in.
-                self.close()
-                raise error
-            return self.coroutine.throw(error)
-        except StopIteration as stop:
-            self.outcome = stop.value
-            return DONE
-        except BaseException as raised:
-            self.call.end()
-            if raised is error:
-                BaseException.with_traceback(raised, trace)
-            raise
-
-    def ended(self, error: BaseException | None, value: object = None) -> object:
-        """Resume with what came of the function or block."""
-        if error is None:
-            return self.send(Outcome(value))
-        if isinstance(error, Exception):
-            return self.send(Outcome(None, error))
-        return self.throw(error)
-
-    def in_sync(self, standstill: object) -> object:
-        """Refuse a standstill that only an event loop could resolve."""
-        while standstill is not RUN and standstill is not DONE:
-            standstill = self.throw(misused(standstill))
-        return standstill
-
-    async def forward(self, standstill: object) -> object:
-        """Let the event loop resolve standstills until `RUN` or `DONE`."""
-        while standstill is not RUN and standstill is not DONE:
-            if standstill is PAUSE:
-                standstill = self.send(None)
-                continue
-            try:
-                answer = await suspend(standstill)
-            except BaseException as error:
-                standstill = self.throw(error)
-            else:
-                standstill = self.send(answer)
-        return standstill
-
-    def close(self) -> None:
-        """Give everything back: nobody will resume."""
-        assert self.coroutine is not None
-        self.coroutine.close()
-        self.call.end()

@@ -22,16 +22,17 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resilient._calls.call import Call, enter_call, leave_call, overdue
+from resilient._calls.call import AnyPolicy, Call, enter_call, leave_call, overdue
 from resilient._calls.outcome import Held, Outcome
-from resilient._edges import functions
-from resilient._edges.functions import RUN, Drive, failed, name_of, raised_by
+from resilient._edges import driver
+from resilient._edges.driver import RUN, Drive, failed
+from resilient._errors.tracebacks import raised_by
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import CUT
 from resilient._runtimes.sync import SYNC
+from resilient._values.callables import name_of
 
 if TYPE_CHECKING:
-    from resilient._policy.policy import Policy
     from resilient._runtimes.runtime import TimeLimit
 
 
@@ -97,7 +98,7 @@ class Stream:
         # than the one before.
         call.task = None
         call.inherit()
-        if functions.enabled:
+        if driver.enabled:
             now = clock.now()
             if limit is not None:
                 if now >= limit.deadline:
@@ -150,7 +151,7 @@ async def _close(items: Generator[Any, Any, Any]) -> None:
 
 
 def generator_edge(
-    policy: Policy[Any], fn: Callable[..., Generator[Any, Any, Any]]
+    policy: AnyPolicy, fn: Callable[..., Generator[Any, Any, Any]]
 ) -> Callable[..., Any]:
     """Return `fn` as the policy protects it, for a generator function."""
     name = name_of(fn)
@@ -217,7 +218,7 @@ def generator_edge(
 
 
 def async_generator_edge(
-    policy: Policy[Any], fn: Callable[..., AsyncGenerator[Any, Any]]
+    policy: AnyPolicy, fn: Callable[..., AsyncGenerator[Any, Any]]
 ) -> Callable[..., Any]:
     """Return `fn` as the policy protects it, for an async generator function."""
     name = name_of(fn)

@@ -13,7 +13,7 @@ from contextvars import copy_context
 from typing import Any
 
 from resilient._calls.outcome import Held, Outcome
-from resilient._edges.functions import failed
+from resilient._edges.driver import failed
 from resilient._runtimes import clock
 
 

@@ -6,16 +6,11 @@ Ground rules:
   the lock of its policy has been released.
 * It carries names and numbers, never an argument, a result, a URL or the
   object of an error.
-* A listener that raises is logged, once for each kind of event, and changes
-  nothing.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from resilient._values.records import Record
 
@@ -299,72 +294,11 @@ class KeyEvicted(Event):
     fresh: bool
 
 
-Listener: TypeAlias = Callable[[Event], Any]
-
-
-class Outbox:
-    """Events that have to arrive in the order in which they happened.
-
-    `put` is called under the lock of the machine they come from, `deliver`
-    after it was released. One thread delivers at a time; a listener that
-    causes further events leaves them to the delivery it is part of.
-    """
-
-    __slots__ = ("_busy", "_events")
-
-    def __init__(self) -> None:
-        self._events: deque[Event] = deque()
-        self._busy = threading.Lock()
-
-    def put(self, event: Event) -> None:
-        self._events.append(event)
-
-    def deliver(self, listeners: Callable[[], tuple[Listener, ...]]) -> None:
-        # NB: looked at again after each release: somebody may have put an
-        # event, found the outbox busy and left it to us.
-        while self._events and self._busy.acquire(blocking=False):
-            try:
-                while self._events:
-                    send(listeners(), self._events.popleft())
-            finally:
-                self._busy.release()
-
-
-def send(listeners: tuple[Listener, ...], event: Event) -> None:
-    """Tell every listener; none of them can hurt the call or the others."""
-    for listener in listeners:
-        try:
-            listener(event)
-        except Exception:
-            log_once(f"a listener failed on {type(event).__name__}")
-
-
-everywhere: tuple[Listener, ...] = ()
-"""Those who listen to every policy: see `resilient.subscribe`."""
-
-
-def broadcast(event: Event) -> None:
-    """Tell those who listen to every policy: the listener they have in each."""
-    send(everywhere, event)
-
-
 def located(event: Event, pipeline: str, series: str) -> Event:
     """Complete an event that nobody has seen yet with where it happened."""
     _set(event, "pipeline", pipeline)
     _set(event, "series", series)
     return event
-
-
-_logged: set[str] = set()
-
-
-def log_once(text: str) -> None:
-    """Log the exception being handled, the first time that `text` is said."""
-    if text not in _logged:
-        _logged.add(text)
-        import logging
-
-        logging.getLogger("resilient").exception("%s (said once)", text)
 
 
 def error_name(error: BaseException | None) -> str | None:

@@ -1,6 +1,6 @@
 """The transport, in two colours.
 
-The two methods that handle a request are one text twice, as those of `_edge`
+The two methods that handle a request are one text twice, as those of `_edges.functions`
 are: a driver that both share would be a frame more in every traceback.
 """
 
@@ -23,7 +23,7 @@ from urllib.request import getproxies_environment
 
 from resilient._calls.call import enter_call, leave_call
 from resilient._calls.outcome import Outcome
-from resilient._edges.functions import DONE, RUN
+from resilient._edges.driver import DONE, RUN
 from resilient._errors.errors import spell_seconds
 from resilient._errors.warnings import warn
 from resilient._http.body import PHASES

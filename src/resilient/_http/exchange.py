@@ -26,9 +26,10 @@ import attrs
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Held, Outcome, Verdict
-from resilient._edges.functions import Drive, strip
+from resilient._edges.driver import Drive
 from resilient._edges.generators import Stream
 from resilient._errors.errors import ResilientError
+from resilient._errors.tracebacks import strip
 from resilient._http import advice
 from resilient._http.body import (
     UNLIMITED,

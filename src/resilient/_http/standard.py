@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from resilient._calls.outcome import Outcome, Verdict, keeps_verdict
+from resilient._calls.judging import keeps_verdict
+from resilient._calls.outcome import Outcome, Verdict
 from resilient._policy.policy import Policy
 from resilient.policies.circuit_breaker import CircuitBreaker
 from resilient.policies.per_key import PerKey

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from resilient._events.counters import tallies
-from resilient._events.events import log_once
-from resilient._policy.policy import Policy, policies
+from resilient._events.listeners import log_once
+from resilient._policy.policy import Policy
+from resilient._policy.registry import policies
 
 CALLS: Final = "resilient.calls"
 

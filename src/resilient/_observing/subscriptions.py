@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from resilient._calls.call import Call
-from resilient._events import events as _events
-from resilient._events.events import Event, Listener
-from resilient._policy.policy import check_listener, policies
+from resilient._events import listeners
+from resilient._events.events import Event
+from resilient._events.listeners import Listener
+from resilient._policy.policy import check_listener
+from resilient._policy.registry import policies
 from resilient._runtimes.runtime import PAUSE
 from resilient._values.checks import count
 
@@ -42,7 +44,7 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     check_listener(listener)
     ended = False
     with _subscribing:
-        _events.everywhere = (*_events.everywhere, listener)
+        listeners.everywhere = (*listeners.everywhere, listener)
         _hear(True)
 
     def unsubscribe() -> None:
@@ -51,9 +53,9 @@ def subscribe(listener: Listener) -> Callable[[], None]:
         with _subscribing:
             if ended:
                 return
-            ended, rest = True, list(_events.everywhere)
+            ended, rest = True, list(listeners.everywhere)
             rest.remove(listener)
-            _events.everywhere = tuple(rest)
+            listeners.everywhere = tuple(rest)
             if not rest:
                 _hear(False)
 

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Held, Outcome
-from resilient._edges.functions import Proceed
+from resilient._edges.driver import Proceed
 from resilient._errors.errors import NoPermit, RejectedError
 from resilient._events.events import PermitWaited
 from resilient._policy.policy import Policy

@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
-from resilient._edges.functions import name_of
+from resilient._values.callables import name_of
 from resilient._values.checks import plain
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -38,25 +38,15 @@ from weakref import ReferenceType, WeakValueDictionary, ref
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
 from resilient._edges.blocks import Attempts, Guard, unrepeatable
-from resilient._edges.functions import (
-    Proceed,
-    async_edge,
-    colour_of,
-    name_of,
-    sync_edge,
-)
+from resilient._edges.driver import Proceed
+from resilient._edges.functions import async_edge, sync_edge
 from resilient._edges.generators import async_generator_edge, generator_edge
 from resilient._errors.errors import RejectedError
-from resilient._events import events as _events
+from resilient._events import listeners
 from resilient._events.counters import STRAY, Tally, tally_of
-from resilient._events.events import (
-    CallRejected,
-    Event,
-    Listener,
-    broadcast,
-    located,
-    send,
-)
+from resilient._events.events import CallRejected, Event, located
+from resilient._events.listeners import Listener, broadcast, send
+from resilient._values.callables import colour_of, name_of
 from resilient._values.spelling import arguments_of, parameters_of, spell, spell_call
 
 if TYPE_CHECKING:
@@ -146,8 +136,8 @@ class Policy(Generic[F]):
         self._home: ReferenceType[Policy[Any]] | None = None
         self.tally: Tally = STRAY
         self._listeners: tuple[Listener, ...] = ()
-        _alive[id(self)] = self
-        if _events.everywhere:
+        living[id(self)] = self
+        if listeners.everywhere:
             # NB: only now, or who subscribes in this moment would miss it.
             self._listeners = (broadcast,)
 
@@ -217,7 +207,7 @@ class Policy(Generic[F]):
     def _leave_list(self) -> None:
         # NB: a place in it takes 200 bytes, and there may be ten thousand
         # keys: what a `PerKey` has inside is found there.
-        _alive.pop(id(self), None)
+        living.pop(id(self), None)
         for policy in self.inside():
             policy._leave_list()
 
@@ -529,19 +519,8 @@ def check_listener(listener: object) -> None:
 
 _subscribing = threading.Lock()
 
-# Every policy there is but those inside a `PerKey`, oldest first.
-_alive: WeakValueDictionary[int, Policy[Any]] = WeakValueDictionary()
-
-
-def policies() -> Iterator[Policy[Any]]:
-    """Yield every policy there is; what is inside a `PerKey` is found in it.
-
-    One may be half made, by another thread, and lack attributes.
-    """
-    for found in _alive.valuerefs():
-        policy = found()
-        if policy is not None:
-            yield policy
+living: WeakValueDictionary[int, Policy[Any]] = WeakValueDictionary()
+"""Every policy there is but those inside a `PerKey`, oldest first."""
 
 
 _A: dict[str, str] = {

@@ -24,12 +24,11 @@ from resilient._runtimes import clock
 from resilient._runtimes.runtime import CUT, IN_TIME, TIED, End, Local, pause
 
 if TYPE_CHECKING:
-    from resilient._calls.call import Call
-    from resilient._runtimes.runtime import Racer
+    from resilient._runtimes.runtime import Caller, Racer
 
 
 class AsyncioRuntime:
-    """See `resilient._runtimes`."""
+    """See `resilient._runtimes.runtime`."""
 
     __slots__ = ()
     name: Literal["asyncio"] = "asyncio"
@@ -41,7 +40,7 @@ class AsyncioRuntime:
             seconds = 0
         await asyncio.sleep(seconds)
 
-    def waiter(self, call: Call) -> AsyncioWaiter:
+    def waiter(self, call: Caller) -> AsyncioWaiter:
         return AsyncioWaiter(asyncio.get_running_loop())
 
     async def park(self, waiter: AsyncioWaiter, until: float | None) -> bool:
@@ -64,7 +63,7 @@ class AsyncioRuntime:
 
     def limit(
         self,
-        call: Call,
+        call: Caller,
         shelf: dict[Any, Any] | None,
         seconds: float,
         deadline: float,
@@ -89,7 +88,7 @@ class AsyncioRuntime:
             limits.arm(deadline)
         return limits
 
-    async def race(self, call: Call) -> AsyncioRace:
+    async def race(self, call: Caller) -> AsyncioRace:
         return AsyncioRace(asyncio.get_running_loop())
 
     def place(self) -> object:
@@ -197,11 +196,11 @@ class AsyncioLimits:
         # When a call's time is up; its task, and how often that was asked to
         # cancel before. NB: by call: a deque would keep dead entries behind one
         # long call. And tuples: to make an object costs 100 ns more.
-        self.entries: dict[Call, tuple[float, asyncio.Task[Any], int]] = {}
-        self.late: dict[Call, _Late] = {}
+        self.entries: dict[Caller, tuple[float, asyncio.Task[Any], int]] = {}
+        self.late: dict[Caller, _Late] = {}
         self.timer: asyncio.TimerHandle | None = None
 
-    def leave(self, call: Call, error: BaseException | None) -> End:
+    def leave(self, call: Caller, error: BaseException | None) -> End:
         try:
             del self.entries[call]
         except KeyError:
@@ -231,10 +230,10 @@ class AsyncioLimits:
             else:
                 self.loop.call_soon(late.deliver)
 
-    def _due(self, now: float) -> tuple[list[Call], float | None]:
+    def _due(self, now: float) -> tuple[list[Caller], float | None]:
         """Return whose time is up, and when the next one's will be."""
         while True:
-            due: list[Call] = []
+            due: list[Caller] = []
             try:
                 for call, (deadline, _, _) in self.entries.items():
                     if deadline > now:
@@ -251,7 +250,7 @@ class _LoneLimits(AsyncioLimits):
 
     __slots__ = ()
 
-    def leave(self, call: Call, error: BaseException | None) -> End:
+    def leave(self, call: Caller, error: BaseException | None) -> End:
         if self.timer is not None:
             self.timer.cancel()
         return super().leave(call, error)

@@ -15,8 +15,6 @@ home     tell which event loop, or process, this is
 spawn    run something in a task of its own (asyncio and trio)
 ======== ==================================================================
 
-asyncio and trio are imported when one of them is seen running, never before.
-
 `sleep` and `park` of an async runtime begin with a `pause`: whoever drives the
 policies goes on at once, but need not. The plain ``with`` of an attempt stops
 there, so that no wait, and no scope of one, is open while the caller's own
@@ -26,15 +24,11 @@ code runs on to the next attempt.
 from __future__ import annotations
 
 import os
-import sys
 import types
 from collections.abc import Callable, Coroutine, Generator, Hashable
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from resilient._calls.call import Call
+from typing import Any, Protocol
 
 
 class Mark:
@@ -57,6 +51,13 @@ PAUSE = Mark("PAUSE")
 def pause() -> Generator[object, None, None]:
     """Let the driver choose the moment in which a wait begins."""
     yield PAUSE
+
+
+class Caller(Protocol):
+    """What a runtime needs of the call that waits."""
+
+    name: str
+    task: Any
 
 
 class Waiter(Protocol):
@@ -111,7 +112,7 @@ IN_TIME, TIED, CUT = End.IN_TIME, End.TIED, End.CUT
 class TimeLimit(Protocol):
     """A limit in force; perhaps one for many calls."""
 
-    def leave(self, call: Call, error: BaseException | None) -> End:
+    def leave(self, call: Caller, error: BaseException | None) -> End:
         """End the limit of a call; to be called once, in every way out.
 
         Args:
@@ -204,7 +205,7 @@ class Runtime(Protocol):
         """Let `seconds` (>= 0) pass; 0 still lets others run."""
         ...
 
-    def waiter(self, call: Call) -> Waiter: ...
+    def waiter(self, call: Caller) -> Waiter: ...
 
     async def park(self, waiter: Any, until: float | None) -> bool:
         """Wait for `waiter`; return whether it was woken in time."""
@@ -212,7 +213,7 @@ class Runtime(Protocol):
 
     def limit(
         self,
-        call: Call,
+        call: Caller,
         shelf: dict[Any, Any] | None,
         seconds: float,
         deadline: float,
@@ -229,7 +230,7 @@ class Runtime(Protocol):
         """
         ...
 
-    async def race(self, call: Call) -> Race:
+    async def race(self, call: Caller) -> Race:
         """Begin a race in this task or thread; it must be left."""
         ...
 
@@ -275,60 +276,3 @@ class AsyncRuntime(Runtime, Protocol):
             last: Called when the task has ended, whether or not it began.
         """
         ...
-
-
-# Loaded when their library is first seen running; a statement that imports
-# inside a function costs 400 ns each time.
-_asyncio: tuple[Callable[[], Any], Runtime] | None = None
-_trio: tuple[Callable[[], bool], Runtime] | None = None
-
-
-def current_runtime(call: Call) -> Runtime:
-    """Find the async library that runs this task, and note the task.
-
-    Raises:
-        RuntimeError: Neither asyncio nor trio runs here.
-    """
-    # NB: asyncio first, because it answers fastest; trio's guest mode runs on
-    # an asyncio loop, but outside any asyncio task.
-    found = _asyncio or _load_asyncio()
-    if found is not None:
-        current_task, runtime = found
-        try:
-            task = current_task()
-        except RuntimeError:
-            task = None
-        if task is not None:
-            call.task = task
-            return runtime
-    found = _trio or _load_trio()
-    if found is not None:
-        in_trio_task, runtime = found
-        if in_trio_task():
-            return runtime
-    raise RuntimeError(
-        "no task of asyncio or trio runs here: an async call needs one of them"
-    )
-
-
-def _load_asyncio() -> tuple[Callable[[], Any], Runtime] | None:
-    global _asyncio
-    asyncio = sys.modules.get("asyncio")
-    # NB: another thread may be in the middle of importing it.
-    if asyncio is None or not hasattr(asyncio, "current_task"):
-        return None
-    from resilient._runtimes.asyncio import ASYNCIO
-
-    _asyncio = asyncio.current_task, ASYNCIO
-    return _asyncio
-
-
-def _load_trio() -> tuple[Callable[[], bool], Runtime] | None:
-    global _trio
-    trio = sys.modules.get("trio")
-    if trio is None or not hasattr(trio, "lowlevel"):
-        return None
-    from resilient._runtimes.trio import TRIO
-
-    _trio = trio.lowlevel.in_trio_task, TRIO
-    return _trio

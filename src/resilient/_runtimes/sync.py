@@ -15,12 +15,11 @@ from resilient._runtimes import clock
 from resilient._runtimes.runtime import IN_TIME, End, Local
 
 if TYPE_CHECKING:
-    from resilient._calls.call import Call
-    from resilient._runtimes.runtime import Racer
+    from resilient._runtimes.runtime import Caller, Racer
 
 
 class SyncRuntime:
-    """See `resilient._runtimes`."""
+    """See `resilient._runtimes.runtime`."""
 
     __slots__ = ()
     name: Literal["sync"] = "sync"
@@ -33,7 +32,7 @@ class SyncRuntime:
                 _warn_once()
             clock.sleep(seconds)
 
-    def waiter(self, call: Call) -> SyncWaiter:
+    def waiter(self, call: Caller) -> SyncWaiter:
         """Make a waiter for this thread.
 
         Raises:
@@ -54,14 +53,14 @@ class SyncRuntime:
 
     def limit(
         self,
-        call: Call,
+        call: Caller,
         shelf: dict[Any, Any] | None,
         seconds: float,
         deadline: float,
     ) -> UnenforceableLimit:
         return UNENFORCEABLE
 
-    async def race(self, call: Call) -> SyncRace:
+    async def race(self, call: Caller) -> SyncRace:
         if loop_runs_here():
             _warn_once()
         return SyncRace()
@@ -140,7 +139,7 @@ class UnenforceableLimit:
 
     __slots__ = ()
 
-    def leave(self, call: Call, error: BaseException | None) -> End:
+    def leave(self, call: Caller, error: BaseException | None) -> End:
         return IN_TIME
 
 

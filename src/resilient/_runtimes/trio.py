@@ -16,20 +16,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
-from resilient._calls.outcome import family
+from resilient._errors.chains import family
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import CUT, IN_TIME, TIED, End, Local, pause
 
 if TYPE_CHECKING:
-    from resilient._calls.call import Call
-    from resilient._runtimes.runtime import Racer
+    from resilient._runtimes.runtime import Caller, Racer
 
 SAME_TICK = 0.005
 """Seconds: longer than a scheduler pass, shorter than any cleanup with I/O."""
 
 
 class TrioRuntime:
-    """See `resilient._runtimes`."""
+    """See `resilient._runtimes.runtime`."""
 
     __slots__ = ()
     name: Literal["trio"] = "trio"
@@ -41,7 +40,7 @@ class TrioRuntime:
             seconds = 0
         await trio.sleep(seconds)
 
-    def waiter(self, call: Call) -> TrioWaiter:
+    def waiter(self, call: Caller) -> TrioWaiter:
         return TrioWaiter()
 
     async def park(self, waiter: TrioWaiter, until: float | None) -> bool:
@@ -57,14 +56,14 @@ class TrioRuntime:
 
     def limit(
         self,
-        call: Call,
+        call: Caller,
         shelf: dict[Any, Any] | None,
         seconds: float,
         deadline: float,
     ) -> TrioLimit:
         return TrioLimit(seconds)
 
-    async def race(self, call: Call) -> TrioRace:
+    async def race(self, call: Caller) -> TrioRace:
         manager = trio.open_nursery()
         return TrioRace(manager, await manager.__aenter__())
 
@@ -162,7 +161,7 @@ class TrioLimit:
         self.scope = trio.CancelScope(deadline=self.deadline)
         self.scope.__enter__()
 
-    def leave(self, call: Call, error: BaseException | None) -> End:
+    def leave(self, call: Caller, error: BaseException | None) -> End:
         if isinstance(error, GeneratorExit) and not trio.lowlevel.in_trio_task():
             # Closed by the collector, after the run: there is nothing to leave.
             return IN_TIME

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from resilient._calls.call import Call
-from resilient._calls.outcome import Condition, Held, Judge, Outcome, Verdict, judge_by
+from resilient._calls.judging import Condition, Judge, judge_by
+from resilient._calls.outcome import Held, Outcome, Verdict
 from resilient._errors.errors import ConcurrencyLimitedError
 from resilient._events.events import LimitChanged
 from resilient._machines.aimd import AIMD, ConcurrencyLimit
@@ -235,7 +236,7 @@ class AdaptiveConcurrency(QueueingPolicy):
             group = slots.group(partition, call.priority)
             if group.cut:
                 lot = call.lot
-        lock.acquire()  # NB: by hand, see `_admission`
+        lock.acquire()  # NB: by hand, see `_policy.admission`
         try:
             if slots.take() if group is None else slots.take_for(group, now, lot=lot):
                 return now, group
@@ -299,7 +300,7 @@ class AdaptiveConcurrency(QueueingPolicy):
             # the slot has gone back.
             now = clock.now()
             lock, slots = self._lock, self._slots
-            if lock.acquire(False):  # NB: by hand, see `_admission`
+            if lock.acquire(False):  # NB: by hand, see `_policy.admission`
                 granted: list[_Ticket] = []
                 change: LimitChanged | None = None
                 try:

@@ -6,14 +6,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Never
 
 from resilient._calls.call import Call
-from resilient._calls.outcome import (
-    IGNORED,
-    SUCCESS,
-    Condition,
-    Judge,
-    Outcome,
-    judge_by,
-)
+from resilient._calls.judging import Condition, Judge, judge_by
+from resilient._calls.outcome import IGNORED, SUCCESS, Outcome
 from resilient._errors.errors import ThrottledError
 from resilient._machines.throttle import Throttle
 from resilient._policy.admission import Admission, AdmissionPolicy, Returnable
@@ -162,7 +156,7 @@ class AdaptiveThrottle(AdmissionPolicy, Returnable):
         if verdict is IGNORED:
             return
         now, lock = clock.now(), self._lock
-        if not lock.acquire(False):  # NB: by hand, see `_admission`
+        if not lock.acquire(False):  # NB: by hand, see `_policy.admission`
             self._give_back((now, permit, verdict is SUCCESS))
             return
         try:

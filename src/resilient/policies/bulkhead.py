@@ -152,7 +152,7 @@ class Bulkhead(QueueingPolicy):
 
     def admit(self, call: Call) -> Admission:
         lock = self._lock
-        lock.acquire()  # NB: by hand, see `_admission`
+        lock.acquire()  # NB: by hand, see `_policy.admission`
         try:
             slots = self._slots
             if slots.in_use < slots.limit and not slots.lines:
@@ -180,7 +180,7 @@ class Bulkhead(QueueingPolicy):
 
     def settle(self, permit: Call, outcome: Outcome | None) -> None:
         lock = self._lock
-        if not lock.acquire(False):  # NB: by hand, see `_admission`
+        if not lock.acquire(False):  # NB: by hand, see `_policy.admission`
             self._give_back(permit)
             return
         try:

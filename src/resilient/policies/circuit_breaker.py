@@ -8,28 +8,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Never, cast
 
 from resilient._calls.call import Call, Run
-from resilient._calls.outcome import (
-    IGNORED,
-    SUCCESS,
-    Condition,
-    Judge,
-    Outcome,
-    judge_by,
-)
-from resilient._edges.functions import Proceed
+from resilient._calls.judging import Condition, Judge, judge_by
+from resilient._calls.outcome import IGNORED, SUCCESS, Outcome
+from resilient._edges.driver import Proceed
 from resilient._errors.errors import CircuitOpenError, RejectedError
-from resilient._events.events import (
-    CircuitChanged,
-    CircuitNoted,
-    Event,
-    Outbox,
-    located,
-    log_once,
-)
+from resilient._events.events import CircuitChanged, CircuitNoted, Event, located
+from resilient._events.listeners import Outbox, log_once
 from resilient._machines.backoff import Backoff, exponential
-from resilient._machines.circuit import (
+from resilient._machines.circuit import Circuit
+from resilient._machines.circuit_records import (
     Change,
-    Circuit,
     CircuitState,
     CircuitStatistics,
     Note,
@@ -339,7 +327,7 @@ class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
                 permit, began = permit
                 slow = now - began > self.slow_call_duration
             circuit, lock = self._circuit, self._lock
-            if lock.acquire(False):  # NB: by hand, see `_admission`
+            if lock.acquire(False):  # NB: by hand, see `_policy.admission`
                 try:
                     circuit.settle(permit, now, failed, slow)
                     changes = self._changes_locked() if circuit.changes else None

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Never, cast
 from resilient._calls.call import Apart, Call, overdue
 from resilient._calls.outcome import Outcome
 from resilient._edges.branches import Alone
-from resilient._edges.functions import Proceed, strip
+from resilient._edges.driver import Proceed
 from resilient._errors.copies import copied
 from resilient._errors.errors import RejectedError
+from resilient._errors.tracebacks import strip
 from resilient._events.events import CallCoalesced
 from resilient._machines.single_flight import Flight, Flights, Passenger
 from resilient._policy.admission import Returnable
@@ -196,7 +197,7 @@ class Coalesce(Policy, Returnable):
         waiter = None if alone else call.runtime.waiter(call)
         while True:
             passenger = _Passenger(call, waiter)
-            self._lock.acquire()  # NB: by hand, see `_admission`
+            self._lock.acquire()  # NB: by hand, see `_policy.admission`
             try:
                 if call.enclosing is not None:
                     passenger.around = self._around_locked(call)
@@ -246,7 +247,7 @@ class Coalesce(Policy, Returnable):
         flight.given_up = call.given_up
         flight.outcome = outcome
         # NB: delivered here and now: what is further out may change it.
-        self._lock.acquire()  # NB: by hand, see `_admission`
+        self._lock.acquire()  # NB: by hand, see `_policy.admission`
         try:
             effects = self._take_back_locked(flight)
         finally:

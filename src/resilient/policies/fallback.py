@@ -8,19 +8,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast, overload
 
 from resilient._calls.call import Call
-from resilient._calls.outcome import (
-    SUCCESS,
-    Condition,
-    Judge,
-    Outcome,
-    Verdict,
-    answerable,
-    judge_by,
-)
-from resilient._edges.functions import Proceed, close_unbegun, colour_of, failed
+from resilient._calls.judging import Condition, Judge, answerable, judge_by
+from resilient._calls.outcome import SUCCESS, Outcome, Verdict
+from resilient._edges.driver import Proceed, close_unbegun, failed
 from resilient._events.events import FallbackUsed, error_name
 from resilient._policy.policy import Policy, Spelling
 from resilient._runtimes.runtime import Mark
+from resilient._values.callables import colour_of
 
 V = TypeVar("V", covariant=True)
 _NOTHING: Any = Mark("<nothing>")

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
-from resilient._edges.functions import Proceed
-from resilient._events.events import KeyEvicted, Listener, broadcast, send
+from resilient._edges.driver import Proceed
+from resilient._events.events import KeyEvicted
+from resilient._events.listeners import Listener, broadcast, send
 from resilient._policy.policy import F, Policy, Spelling
 from resilient._values.checks import count, plain
 from resilient._values.spelling import spell
@@ -144,7 +145,7 @@ class PerKey(Policy[F]):
             raise TypeError(
                 f"`key` must be hashable, got an object of {type(key)}"
             ) from None
-        self._lock.acquire()  # NB: by hand, see `_admission`
+        self._lock.acquire()  # NB: by hand, see `_policy.admission`
         try:
             if self._left:
                 self._count_out_locked()

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resilient._calls.call import Call
-from resilient._calls.outcome import Condition, Judge, Outcome, judge_by, keep
-from resilient._edges.functions import Proceed, leaf
+from resilient._calls.judging import Condition, Judge, judge_by, keep
+from resilient._calls.outcome import Outcome
+from resilient._edges.driver import Proceed, leaf
 from resilient._errors.warnings import warn
-from resilient._events.events import Listener
+from resilient._events.listeners import Listener
 from resilient._policy.policy import F, Policy, Spelling
 from resilient.policies.adaptive_concurrency import AdaptiveConcurrency
 from resilient.policies.adaptive_throttle import AdaptiveThrottle

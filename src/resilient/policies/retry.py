@@ -6,18 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from resilient._calls.call import Call
-from resilient._calls.outcome import (
-    SUCCESS,
-    Answer,
-    Condition,
-    Judge,
-    Outcome,
-    Verdict,
-    family,
-    judge_by,
-    verdict_of,
-)
-from resilient._edges.functions import Proceed
+from resilient._calls.judging import Answer, Condition, Judge, judge_by, verdict_of
+from resilient._calls.outcome import SUCCESS, Outcome, Verdict
+from resilient._edges.driver import Proceed
+from resilient._errors.chains import family
 from resilient._errors.errors import RejectedError, spell_seconds
 from resilient._events.events import (
     BudgetEmpty,

@@ -8,18 +8,13 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from resilient._calls.call import Call
-from resilient._calls.outcome import (
-    Condition,
-    Judge,
-    Outcome,
-    Verdict,
-    answerable,
-    judge_by,
-)
-from resilient._edges.functions import Proceed
+from resilient._calls.judging import Condition, Judge, answerable, judge_by
+from resilient._calls.outcome import Outcome, Verdict
+from resilient._edges.driver import Proceed
 from resilient._errors.copies import copied, forget_origin
 from resilient._errors.errors import RejectedError
-from resilient._events.events import StaleServed, error_name, log_once
+from resilient._events.events import StaleServed, error_name
+from resilient._events.listeners import log_once
 from resilient._machines.freshness import Entries, Freshness, freshness
 from resilient._policy.keys import key_argument, key_of, refuse_method, refuse_object
 from resilient._policy.policy import Policy, Spelling

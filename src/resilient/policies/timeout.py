@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from resilient._calls.call import Call, overdue
 from resilient._calls.outcome import Outcome
-from resilient._edges.functions import Proceed, strip
+from resilient._edges.driver import Proceed
 from resilient._edges.threads import Crew
 from resilient._errors.errors import BulkheadFullError, TimeoutExceededError
+from resilient._errors.tracebacks import strip
 from resilient._events.events import CallAbandoned, TimedOut
 from resilient._policy.policy import Policy, Spelling
 from resilient._runtimes import clock

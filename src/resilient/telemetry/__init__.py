@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import attrs
 from opentelemetry import metrics, trace
 
-from resilient._calls import call as _call
+from resilient._calls import call as call_module
 from resilient._events.events import Event, PermitWaited, RetryScheduled
 from resilient._observing.subscriptions import subscribe
 from resilient.telemetry._calls import RESEND_COUNT, Watch
@@ -110,7 +110,7 @@ class _Instrumentation:
         self._unsubscribe()
         self._instruments.woken = None
         self._instruments.active = False
-        _call.observe = None
+        call_module.observe = None
 
     def _watch(self) -> None:
         """Have calls noted down, if anybody takes the notes."""
@@ -122,7 +122,7 @@ class _Instrumentation:
         attempts = self._histogram("resilient.attempt.duration")
         if calls is not None or attempts is not None or tracer is not None:
             waits = self.settings.tracer_provider is None
-            _call.observe = Watch(calls, attempts, tracer, waits=waits)
+            call_module.observe = Watch(calls, attempts, tracer, waits=waits)
 
     def _histogram(self, name: str) -> metrics.Histogram | None:
         # NB: not before an SDK is there: a record that goes nowhere costs, too.
@@ -133,7 +133,7 @@ class _Instrumentation:
         span = trace.get_current_span()
         if span.is_recording():
             span.add_event(name_of(event), attributes_of(event))
-            call = _call.running()
+            call = call_module.running()
             if isinstance(event, RetryScheduled) and call is not None and call.resends:
                 span.set_attribute(RESEND_COUNT, event.attempt)
         if self._logs is not None:

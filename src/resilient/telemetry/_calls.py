@@ -16,7 +16,7 @@ from opentelemetry.trace import Span, Status, StatusCode, Tracer, set_span_in_co
 
 from resilient._calls.call import Call, Run
 from resilient._calls.outcome import Outcome, ending
-from resilient._events.events import log_once
+from resilient._events.listeners import log_once
 from resilient._runtimes import clock
 from resilient.telemetry._wording import Attribute
 
@@ -35,7 +35,7 @@ def _harmless(text: str) -> Generator[None, None, None]:
 
 
 class Watch:
-    """Notes down each call: what `resilient._call.observe` is set to.
+    """Notes down each call: what `resilient._calls.call.observe` is set to.
 
     Args:
         calls, attempts: Where durations are recorded; None: nowhere.

@@ -6,7 +6,7 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
-from resilient._machines.circuit import CircuitState
+from resilient._machines.circuit_records import CircuitState
 
 Histogram: TypeAlias = Literal[
     "resilient.call.duration",

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
-from resilient._events.events import log_once
+from resilient._events.listeners import log_once
 from resilient._runtimes import clock
 from resilient.telemetry._catalogue import BY_NAME, METRICS
 from resilient.telemetry._snapshot import Point, snapshot

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from resilient._edges import functions
-from resilient._policy import policy as _policy
+from resilient._edges import driver
+from resilient._policy.policy import Policy
 from resilient._policy.retry_budget import RetryBudget
 from resilient._runtimes import clock
 from resilient._values.checks import count
@@ -22,11 +22,11 @@ def off() -> Generator[None]:
     Nothing is retried, limited, counted or rejected. For the whole process,
     until the block ends; may be nested.
     """
-    before, functions.enabled = functions.enabled, False
+    before, driver.enabled = driver.enabled, False
     try:
         yield
     finally:
-        functions.enabled = before
+        driver.enabled = before
 
 
 @contextmanager
@@ -95,5 +95,5 @@ def reset_all() -> None:
     """
     for thing in gc.get_objects():
         # NB: not isinstance(), which asks proxies and mocks for `__class__`.
-        if issubclass(type(thing), (_policy.Policy, RetryBudget)):
+        if issubclass(type(thing), (Policy, RetryBudget)):
             thing.reset()

@@ -12,9 +12,10 @@ from contextvars import Context
 from typing import Any
 
 from resilient._calls.call import Call, current
-from resilient._calls.outcome import Held, Outcome, family, first_of
-from resilient._edges.functions import close_unbegun
-from resilient._events.events import log_once
+from resilient._calls.outcome import Held, Outcome
+from resilient._edges.driver import close_unbegun
+from resilient._errors.chains import family, first_of
+from resilient._events.listeners import log_once
 from resilient._runtimes.runtime import Mark
 
 _MISSING: Any = Mark("<missing>")

@@ -21,9 +21,10 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from resilient._calls.call import Call, Fork
-from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Held, Judge, Outcome
+from resilient._calls.judging import Judge
+from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Held, Outcome
 from resilient._edges.branches import Alone
-from resilient._edges.functions import Proceed
+from resilient._edges.driver import Proceed
 from resilient._errors.errors import RejectedError
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import Mark

@@ -1,26 +1,23 @@
 """RateLimiter: so many calls, or so many units of any kind, in so much time.
 
-The module is long because the policy and the line of those who wait for it
-mean nothing without each other; how much may pass when is `_machines.limit`,
-and what a limiter was made with `_machines.terms`.
+How much may pass when is decided by `_machines.rate_limits`; what a limiter was
+made with stands in `config`, the calls that wait for it in `queue`.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
-from resilient._edges.functions import Proceed
+from resilient._edges.driver import Proceed
 from resilient._errors.errors import RateLimitedError, RejectedError
 from resilient._machines.rate_limits import RateLimit
 from resilient._policy.admission import Admission, AdmissionPolicy, Returnable, Wait
 from resilient._runtimes import clock
-from resilient._runtimes.runtime import Waiter
 from resilient._values.checks import number, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient.policies.rate_limiter.config import (
@@ -31,6 +28,14 @@ from resilient.policies.rate_limiter.config import (
     copied_cost,
     terms,
 )
+from resilient.policies.rate_limiter.queue import (
+    LAST_MOMENT,
+    BookedCost,
+    Queue,
+    Ticket,
+    latest_start,
+    sums,
+)
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -40,11 +45,7 @@ __all__ = ["Limit", "RateLimiter"]
 _PERMIT: Final = True
 
 # Shared by all limiters for which nobody has waited yet; never written to.
-_NO_TICKETS: Final[list[_Ticket]] = []
-
-# Later than any deadline, and yet before never: who may wait for ever need not
-# wait for what will never come.
-_LAST_MOMENT: Final = math.nextafter(math.inf, 0.0)
+_NO_TICKETS: Final[list[Ticket]] = []
 
 
 class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
@@ -82,7 +83,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         ValueError: At the call: its computed cost is more than could ever be
             taken at once. A fixed one is refused on construction.
 
-    Source: see `resilient._machines.limit`.
+    Source: see `resilient._machines.rate_limits`.
     """
 
     __slots__ = ("_line", "_lock", "_returned", "_rule", "_rules", "_terms")
@@ -118,8 +119,8 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             algorithm,
         )
         self._lock = threading.Lock()
-        self._returned: list[_Ticket] = _NO_TICKETS
-        self._line: _Line | None = None
+        self._returned: list[Ticket] = _NO_TICKETS
+        self._line: Queue | None = None
         # Nearly always there is one, of which a tuple would take 48 bytes.
         self._rule, self._rules = self._terms.new_rules()
 
@@ -178,7 +179,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             amounts = self._computed(call)
         now = clock.now()
         lock = self._lock
-        lock.acquire()  # NB: by hand, see `_admission`
+        lock.acquire()  # NB: by hand, see `_policy.admission`
         try:
             rule = self._rule
             if rule is None or self._line is not None:
@@ -227,9 +228,9 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         """Get in line, if a wait of so many seconds is not too long."""
         now = clock.now()
         patience = self._patience(now)
-        latest = _latest(call, patience)
+        latest = latest_start(call, patience)
         if now + wait <= latest:
-            ticket = _Ticket(call.runtime.waiter(call), amounts, latest, patience)
+            ticket = Ticket(call.runtime.waiter(call), amounts, latest, patience)
             with self._locked():
                 # NB: others may have come or gone meanwhile.
                 wait = self._try_take_locked(now, amounts)
@@ -241,7 +242,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
                 return _PERMIT
         return self._rejection(call, wait, fits=now + wait <= patience)
 
-    def readmit(self, wait: _Ticket, call: Call) -> Admission:
+    def readmit(self, wait: Ticket, call: Call) -> Admission:
         now = clock.now()
         overdue = call.deadline is not None and now >= call.deadline
         with self._locked() as woken:
@@ -269,7 +270,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         fits = now + wait.missing <= wait.patience
         return self._rejection(call, wait.missing, fits=fits)
 
-    def withdraw(self, wait: _Ticket) -> None:
+    def withdraw(self, wait: Ticket) -> None:
         self._give_back(wait)
 
     def settle(self, permit: object, outcome: Outcome | None) -> None:
@@ -281,7 +282,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         if self._terms.corrigible:
             if call.bookings is None:
                 call.bookings = {}
-            call.bookings[self] = _Booking(
+            call.bookings[self] = BookedCost(
                 self._correct, self._terms.units, amounts, now
             )
         if call.limiters is not None and self not in call.limiters:
@@ -304,7 +305,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         """Return when a wait that begins now has been as long as it may be."""
         max_wait = self._terms.max_wait
         # NB: endless waits are fine, waits for what never comes are not.
-        return _LAST_MOMENT if max_wait is None else now + max_wait
+        return LAST_MOMENT if max_wait is None else now + max_wait
 
     def _rejection(self, call: Call, wait: float, *, fits: bool) -> RateLimitedError:
         """Return the error of a call that cannot wait so long.
@@ -337,7 +338,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         if not any(amounts):
             # A free call waits for nobody.
             return 0.0
-        wait = self._together_locked(now, _sums(self._line.total, amounts))
+        wait = self._together_locked(now, sums(self._line.total, amounts))
         if wait == 0.0:
             # Those in line are due too, and only not awake yet.
             self._take_locked(now, amounts)
@@ -361,19 +362,19 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         for rule, amount in zip(self._each(), amounts, strict=True):
             rule.take(now, amount)
 
-    def _join_locked(self, ticket: _Ticket, until: float) -> None:
+    def _join_locked(self, ticket: Ticket, until: float) -> None:
         """Put a ticket at the end of the line."""
         if self._line is None:
-            self._line = _Line(len(self._terms.each))
+            self._line = Queue(len(self._terms.each))
             if self._returned is _NO_TICKETS:
                 # NB: under the lock, and before anybody may return anything.
                 self._returned = []
             ticket.until, ticket.sleeps = until, True
         else:
-            ticket.until = None if ticket.latest == _LAST_MOMENT else ticket.latest
+            ticket.until = None if ticket.latest == LAST_MOMENT else ticket.latest
         self._line.join(ticket)
 
-    def _leave_locked(self, ticket: _Ticket) -> list[_Ticket]:
+    def _leave_locked(self, ticket: Ticket) -> list[Ticket]:
         """Take a ticket out of line; return who is first now, if that changed."""
         line = self._line
         if line is None or ticket not in line.tickets:
@@ -385,11 +386,11 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             return []
         return [line.first] if was_first else []
 
-    def _judge_anew_locked(self, now: float) -> list[_Ticket]:
+    def _judge_anew_locked(self, now: float) -> list[Ticket]:
         """Put out of line who no longer fits; return whom to wake."""
-        woken: list[_Ticket] = []
+        woken: list[Ticket] = []
         if self._line is not None:
-            ahead = _Line(len(self._terms.each))
+            ahead = Queue(len(self._terms.each))
             for ticket in self._line.tickets:
                 ahead.join(ticket)
                 ticket.missing = max(
@@ -403,10 +404,10 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             woken += [ahead.first] if ahead.tickets else []
         return woken
 
-    def _take_back_locked(self, item: _Ticket) -> list[_Ticket]:
+    def _take_back_locked(self, item: Ticket) -> list[Ticket]:
         return self._leave_locked(item)
 
-    def _follow_up(self, effects: list[_Ticket]) -> None:
+    def _follow_up(self, effects: list[Ticket]) -> None:
         """Wake those who have to look anew."""
         for ticket in effects:
             if not ticket.waiter.wake():
@@ -511,105 +512,3 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             return self._line is None and all(
                 rule.level(now) >= rule.pace.capacity for rule in self._each()
             )
-
-
-class _Ticket(Wait):
-    """A call in line.
-
-    Attributes:
-        amounts: What it wants, by rule.
-        latest: When it has waited long enough.
-        patience: The same, if it had no deadline.
-        missing: Seconds it would have had to wait, once it is rejected.
-    """
-
-    __slots__ = ("amounts", "latest", "missing", "patience")
-
-    def __init__(
-        self,
-        waiter: Waiter,
-        amounts: tuple[float, ...],
-        latest: float,
-        patience: float,
-    ) -> None:
-        super().__init__(waiter, None)
-        self.patience: float = patience
-        self.amounts: tuple[float, ...] = amounts
-        self.latest: float = latest
-        self.missing: float = 0.0
-
-
-class _Line:
-    """Who waits, first come first served, and what they want together.
-
-    Attributes:
-        tickets: The tickets, first to last; only the keys matter.
-        total: The sum of what they want, by rule. A running one, whose
-            rounding errors go when the line empties and is made anew.
-    """
-
-    __slots__ = ("tickets", "total")
-
-    def __init__(self, rules: int) -> None:
-        self.tickets: OrderedDict[_Ticket, None] = OrderedDict()
-        self.total = [0.0] * rules
-
-    @property
-    def first(self) -> _Ticket:
-        return next(iter(self.tickets))
-
-    def join(self, ticket: _Ticket) -> None:
-        self.tickets[ticket] = None
-        self.total = _sums(self.total, ticket.amounts)
-
-    def leave(self, ticket: _Ticket) -> None:
-        del self.tickets[ticket]
-        self.total = _sums(self.total, [-amount for amount in ticket.amounts])
-
-    def total_until(self, ticket: _Ticket) -> list[float]:
-        """Return what those up to `ticket` want together."""
-        tickets = list(self.tickets)
-        until = tickets[: tickets.index(ticket) + 1]
-        return list(map(math.fsum, zip(*[one.amounts for one in until], strict=True)))
-
-
-def _latest(call: Call, patience: float) -> float:
-    """Return when a wait of `call` has to be over, at the latest."""
-    if call.deadline is not None and call.deadline <= patience:
-        # An attempt starts while any time is left.
-        return math.nextafter(call.deadline, -math.inf)
-    return patience
-
-
-def _sums(these: Iterable[float], those: Iterable[float]) -> list[float]:
-    return [one + other for one, other in zip(these, those, strict=True)]
-
-
-class _Booking:
-    """What was taken for one attempt, to be corrected once for each unit."""
-
-    __slots__ = ("_amounts", "_at", "_correct", "_settled", "_units")
-
-    def __init__(
-        self,
-        correct: _Correct,
-        units: frozenset[str],
-        amounts: tuple[float, ...],
-        at: float,
-    ) -> None:
-        self._correct = correct
-        self._units = units
-        self._amounts = amounts
-        self._at = at
-        self._settled: frozenset[str] = frozenset()
-
-    def settle(self, costs: Mapping[str, float]) -> frozenset[str]:
-        for unit, cost in costs.items():
-            number(unit, cost, minimum=0)
-        due = {unit: costs[unit] for unit in costs.keys() - self._settled}
-        self._settled |= due.keys()
-        self._correct(due, self._amounts, self._at)
-        return self._units
-
-
-_Correct: TypeAlias = Callable[[Mapping[str, float], tuple[float, ...], float], None]

@@ -1,0 +1,172 @@
+"""Judge outcomes: compile what `classify` and `on` say into one function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TypeAlias, cast
+
+from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Outcome, Verdict
+from resilient._errors.errors import RejectedError, TimeoutExceededError
+from resilient._values.checks import seconds as seconds_argument
+from resilient._values.spelling import spell
+
+Judge: TypeAlias = Callable[[Outcome], Verdict]
+
+
+Answer: TypeAlias = "Verdict | bool | float"
+
+
+Criterion: TypeAlias = "type[Exception] | Callable[[Outcome], Answer]"
+
+
+Condition: TypeAlias = "Criterion | tuple[Criterion, ...]"
+"""What `classify` and `on` take: types, a function of the outcome, or both."""
+
+
+def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
+    """Compile what a user says of outcomes into one function.
+
+    Types that are listed are FAILURE, and so is a timeout further in; a
+    rejection is IGNORED unless it, or its base, is listed by name; every other
+    error is a SUCCESS of the dependency: it answered. A function is asked
+    about what the types leave open, and its word is final.
+
+    Args:
+        parameter: What to call the conditions in an error.
+        *conditions: Exception types, tuples of them, functions; None is
+            nothing said.
+
+    Returns:
+        The judge, or None when nothing was said.
+
+    Raises:
+        TypeError: A condition is none of these.
+    """
+    types: list[type[Exception]] = []
+    functions: list[Callable[[Outcome], Answer]] = []
+    for condition in conditions:
+        for one in cast(
+            "tuple[Criterion | None, ...]",
+            condition if isinstance(condition, tuple) else (condition,),
+        ):
+            if isinstance(one, type):
+                if not issubclass(one, Exception):
+                    raise TypeError(
+                        f"`{parameter}` must list subclasses of Exception,"
+                        f" got {one.__name__}"
+                    )
+                types.append(one)
+            elif callable(one):
+                if _is_coroutine_function(one):
+                    raise TypeError(
+                        f"`{parameter}` must be a plain function of the outcome,"
+                        f" got the coroutine function {spell(one)}"
+                    )
+                functions.append(one)
+            elif one is not None:
+                raise TypeError(
+                    f"`{parameter}` must be exception types or a function of"
+                    f" the outcome, got {one!r}"
+                )
+    if len(functions) > 1:
+        raise TypeError(f"`{parameter}` must be one function, got {len(functions)}")
+    if functions:
+        if not types and _keeps_verdict(functions[0]):
+            return keep
+        return _by_function(parameter, tuple(types), functions[0])
+    return _by_types(tuple(types)) if types else None
+
+
+def keep(outcome: Outcome) -> Verdict:
+    """Judge an outcome as it is judged already."""
+    return outcome.verdict
+
+
+def keeps_verdict(judge: Judge) -> Judge:
+    """Say of a function that it judges an outcome as it is judged already.
+
+    So nobody has to ask it.
+    """
+    judge.__dict__[_MARK] = judge
+    return judge
+
+
+def _keeps_verdict(judge: object) -> bool:
+    # NB: the mark says whose it is, for `functools.wraps` copies it.
+    return getattr(judge, _MARK, None) is judge
+
+
+_MARK = "_resilient_keeps_verdict"
+
+
+def _is_coroutine_function(function: Callable[..., object]) -> bool:
+    return any(
+        inspect.iscoroutinefunction(one) for one in (function, type(function).__call__)
+    )
+
+
+def _by_types(types: tuple[type[Exception], ...]) -> Judge:
+    rejections = tuple(one for one in types if issubclass(one, RejectedError))
+    failures = (*types, TimeoutExceededError)
+
+    def judge(outcome: Outcome) -> Verdict:
+        error = outcome.error
+        if error is None:
+            return SUCCESS
+        if isinstance(error, RejectedError):
+            return FAILURE if isinstance(error, rejections) else IGNORED
+        return FAILURE if isinstance(error, failures) else SUCCESS
+
+    return judge
+
+
+def _by_function(
+    parameter: str,
+    types: tuple[type[Exception], ...],
+    function: Callable[[Outcome], Answer],
+) -> Judge:
+    by_types = _by_types(types)
+
+    def judge(outcome: Outcome) -> Verdict:
+        if types and isinstance(outcome.error, types) and by_types(outcome) is FAILURE:
+            return FAILURE
+        return verdict_of(parameter, function(outcome), outcome)
+
+    return judge
+
+
+def verdict_of(parameter: str, answer: object, outcome: Outcome) -> Verdict:
+    """Translate a predicate's answer: a verdict, a bool, or a wait.
+
+    Seconds are FAILURE and are written to the outcome's `retry_after`.
+
+    Raises:
+        TypeError, ValueError: The predicate answered something else. That is
+            a bug in it, so it reaches the caller.
+    """
+    if answer is True:
+        return FAILURE
+    if answer is False:
+        return SUCCESS
+    if isinstance(answer, Verdict):
+        return answer
+    if isinstance(answer, (int, float)):
+        outcome.retry_after = seconds_argument(parameter, answer)
+        return FAILURE
+    raise TypeError(
+        f"`{parameter}` must answer a Verdict, a bool or seconds,"
+        # NB: it may be the call's result, which may be secret.
+        f" got {type(answer).__name__}"
+    )
+
+
+def answerable(outcome: Outcome) -> Verdict:
+    """Judge for who answers in a function's place and has no ``on``.
+
+    That is the pipeline's verdict, but that our own rejections are failures:
+    whoever is inside was not asked, and the caller has nothing.
+    """
+    if outcome.verdict is IGNORED and isinstance(outcome.error, RejectedError):
+        return FAILURE
+    return outcome.verdict

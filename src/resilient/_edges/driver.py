@@ -1,0 +1,202 @@
+"""Drive the policies of one call from one standstill to the next.
+
+Blocks, generators, HTTP requests and the attempts that a policy runs in tasks
+or threads of their own are driven by `Drive`; functions by loops of their own
+(`functions`), which do the same in the frame of the call.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, TypeAlias
+
+from resilient._calls.call import FIRST, PLAIN, AnyPolicy, Call, overdue
+from resilient._calls.outcome import Outcome
+from resilient._runtimes import clock
+from resilient._runtimes.runtime import PAUSE, Mark
+
+Proceed: TypeAlias = Callable[[Call], Awaitable[Outcome]]
+
+
+Driven: TypeAlias = Coroutine[object, Any, Outcome] | Generator[object, Any, Outcome]
+
+
+Chain: TypeAlias = Callable[["Call"], Driven]
+"""What a policy returns that is bound to a leaf: awaitable by being driven."""
+
+
+enabled = True
+"""Whether policies do anything: `resilient.testing.off` turns them off."""
+
+
+RUN = Mark("RUN")
+"""What the leaf yields: run the function now, and send me its outcome."""
+
+
+DONE = Mark("DONE")
+"""What `Drive` reports when the policies have come to their end."""
+
+
+@types.coroutine
+def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
+    """The innermost `proceed`: ask the edge to run the function."""
+    if call.run is FIRST:
+        call.run = PLAIN
+        return (yield RUN)
+    return (yield from _counted_leaf(call))
+
+
+def _counted_leaf(call: Call) -> Generator[object, Outcome, Outcome]:
+    """Do the same for a run that is no original, or that somebody observes."""
+    run = call.count_run()
+    if call.observation is None:
+        return (yield RUN)
+    ended = call.observation.began(call, run)
+    try:
+        outcome = yield RUN
+    except BaseException:
+        ended(None)
+        raise
+    ended(outcome)
+    return outcome
+
+
+@types.coroutine
+def suspend(request: object) -> Generator[object, Any, Any]:
+    """Hand a request of the policies on to the event loop."""
+    return (yield request)
+
+
+def failed(error: Exception) -> Outcome:
+    """Make an outcome of an error that was just caught in an edge's frame.
+
+    The entry of that frame goes from the traceback: the edge adds one when it
+    raises the error, and one is enough.
+    """
+    trace = error.__traceback__
+    if trace is not None:  # pragma: no branch - it was raised
+        # NB: past `__setattr__`, which a frozen dataclass refuses.
+        BaseException.with_traceback(error, trace.tb_next)
+    return Outcome(None, error)
+
+
+def close_unbegun(awaitable: object) -> None:
+    """Tell the interpreter that a coroutine is not awaited on purpose."""
+    if isinstance(awaitable, Coroutine):
+        awaitable.close()
+
+
+def refuse_awaitable(name: str, value: object) -> TypeError:
+    """Return the error for a plain function that returned an awaitable."""
+    close_unbegun(value)
+    return TypeError(
+        f"{name!r} is a plain function that returned an awaitable, which a"
+        " policy around the function cannot protect: make it `async def`"
+    )
+
+
+def misused(request: object) -> RuntimeError:
+    """Return the error for a policy that awaits where nothing can."""
+    return RuntimeError(
+        f"a policy awaited {type(request).__name__} in a synchronous call: a"
+        " policy may wait through `call.runtime` only"
+    )
+
+
+class Drive:
+    """The policies of one call, driven from one standstill to the next.
+
+    A standstill is `RUN` (they want the function run), `DONE` (`outcome` is
+    set) or, in async calls, `PAUSE` (a wait is about to begin) or a request
+    for the event loop, to be given to `forward`.
+    """
+
+    __slots__ = ("_around", "call", "coroutine", "outcome")
+
+    def __init__(self, policy: AnyPolicy, call: Call) -> None:
+        self.call: Call = call
+        self.outcome: Outcome | None = None
+        self.coroutine: Driven | None = None
+        chain = policy.bound(leaf) if enabled else leaf
+        self._around: Chain = chain
+
+    def begin(self) -> object:
+        """Go to the first standstill."""
+        if enabled and self.call.deadline is not None:
+            self.outcome = overdue(self.call, clock.now())
+            if self.outcome is not None:
+                return DONE
+        try:
+            # NB: a policy may decide as soon as it is called.
+            self.coroutine = self._around(self.call)
+        except BaseException:
+            self.call.end()
+            raise
+        return self.send(None)
+
+    def send(self, value: object) -> object:
+        """Resume with an outcome, or with what the loop answered."""
+        assert self.coroutine is not None
+        try:
+            return self.coroutine.send(value)
+        except StopIteration as stop:
+            self.outcome = stop.value
+            return DONE
+        except BaseException:
+            self.call.end()
+            raise
+
+    def throw(self, error: BaseException) -> object:
+        """Unwind; what the policies do not keep is raised again, unaltered."""
+        assert self.coroutine is not None
+        trace = error.__traceback__
+        try:
+            if isinstance(error, GeneratorExit):
+                # NB: of a cycle the collector may have closed the policies
+                # already, and then nothing can be thrown in.
+                self.close()
+                raise error
+            return self.coroutine.throw(error)
+        except StopIteration as stop:
+            self.outcome = stop.value
+            return DONE
+        except BaseException as raised:
+            self.call.end()
+            if raised is error:
+                BaseException.with_traceback(raised, trace)
+            raise
+
+    def ended(self, error: BaseException | None, value: object = None) -> object:
+        """Resume with what came of the function or block."""
+        if error is None:
+            return self.send(Outcome(value))
+        if isinstance(error, Exception):
+            return self.send(Outcome(None, error))
+        return self.throw(error)
+
+    def in_sync(self, standstill: object) -> object:
+        """Refuse a standstill that only an event loop could resolve."""
+        while standstill is not RUN and standstill is not DONE:
+            standstill = self.throw(misused(standstill))
+        return standstill
+
+    async def forward(self, standstill: object) -> object:
+        """Let the event loop resolve standstills until `RUN` or `DONE`."""
+        while standstill is not RUN and standstill is not DONE:
+            if standstill is PAUSE:
+                standstill = self.send(None)
+                continue
+            try:
+                answer = await suspend(standstill)
+            except BaseException as error:
+                standstill = self.throw(error)
+            else:
+                standstill = self.send(answer)
+        return standstill
+
+    def close(self) -> None:
+        """Give everything back: nobody will resume."""
+        assert self.coroutine is not None
+        self.coroutine.close()
+        self.call.end()

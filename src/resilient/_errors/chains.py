@@ -1,0 +1,30 @@
+"""Errors that belong together: causes, contexts and members of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+def first_of(errors: list[BaseException]) -> BaseException:
+    """Return the first of several errors, to be raised, and let go of all.
+
+    A frame that raises an error must not hold it: its traceback holds the frame.
+    """
+    first = errors[0]
+    errors.clear()
+    return first
+
+
+def family(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, its causes, contexts and members, each once."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        pending += (one.__cause__, one.__context__)
+        if isinstance(one, BaseExceptionGroup):
+            pending += one.exceptions  # pyright: ignore[reportUnknownMemberType]  # any

@@ -1,0 +1,47 @@
+"""Tracebacks that show the user's frames, and one of the library's."""
+
+from __future__ import annotations
+
+import os
+import types
+
+HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+
+def strip(error: BaseException) -> None:
+    """Take the library's own frames off the outer end of a traceback.
+
+    NB: a bare ``raise`` afterwards does not put the present frame back.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(HERE):
+        trace = trace.tb_next
+    BaseException.with_traceback(error, trace)
+
+
+def raised_by(policy: object, error: Exception) -> Exception:
+    """Prepare an error that a policy's edge is about to raise.
+
+    An error object that is raised again and again keeps the traceback of each
+    time. What Python itself adds is Python's affair; of the frame that the
+    edge adds, the one of the time before goes.
+    """
+    newer: list[types.TracebackType] = []
+    entry = error.__traceback__
+    while entry is not None:
+        frame = entry.tb_frame
+        if (
+            frame.f_code.co_filename.startswith(HERE)
+            and frame.f_locals.get("policy") is policy
+        ):
+            # NB: copied, for setting `tb_next` looks for loops in all the rest.
+            trace = entry.tb_next
+            for one in reversed(newer):
+                trace = types.TracebackType(
+                    trace, one.tb_frame, one.tb_lasti, one.tb_lineno
+                )
+            BaseException.with_traceback(error, trace)
+            break
+        newer.append(entry)
+        entry = entry.tb_next
+    return error

@@ -1,0 +1,70 @@
+"""Find the runtime of the task that runs here.
+
+asyncio and trio are imported when one of them is seen running, never before.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from resilient._runtimes.runtime import Caller, Runtime
+
+# Loaded when their library is first seen running; a statement that imports
+# inside a function costs 400 ns each time.
+_asyncio: tuple[Callable[[], Any], Runtime] | None = None
+
+
+_trio: tuple[Callable[[], bool], Runtime] | None = None
+
+
+def current_runtime(call: Caller) -> Runtime:
+    """Find the async library that runs this task, and note the task.
+
+    Raises:
+        RuntimeError: Neither asyncio nor trio runs here.
+    """
+    # NB: asyncio first, because it answers fastest; trio's guest mode runs on
+    # an asyncio loop, but outside any asyncio task.
+    found = _asyncio or _load_asyncio()
+    if found is not None:
+        current_task, runtime = found
+        try:
+            task = current_task()
+        except RuntimeError:
+            task = None
+        if task is not None:
+            call.task = task
+            return runtime
+    found = _trio or _load_trio()
+    if found is not None:
+        in_trio_task, runtime = found
+        if in_trio_task():
+            return runtime
+    raise RuntimeError(
+        "no task of asyncio or trio runs here: an async call needs one of them"
+    )
+
+
+def _load_asyncio() -> tuple[Callable[[], Any], Runtime] | None:
+    global _asyncio
+    asyncio = sys.modules.get("asyncio")
+    # NB: another thread may be in the middle of importing it.
+    if asyncio is None or not hasattr(asyncio, "current_task"):
+        return None
+    from resilient._runtimes.asyncio import ASYNCIO
+
+    _asyncio = asyncio.current_task, ASYNCIO
+    return _asyncio
+
+
+def _load_trio() -> tuple[Callable[[], bool], Runtime] | None:
+    global _trio
+    trio = sys.modules.get("trio")
+    if trio is None or not hasattr(trio, "lowlevel"):
+        return None
+    from resilient._runtimes.trio import TRIO
+
+    _trio = trio.lowlevel.in_trio_task, TRIO
+    return _trio

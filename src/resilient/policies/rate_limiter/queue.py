@@ -1,0 +1,124 @@
+"""The calls that wait for a rate limiter, and the booked cost of one that passed."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from resilient._calls.call import Call
+from resilient._policy.admission import Wait
+from resilient._runtimes.runtime import Waiter
+from resilient._values.checks import number
+
+if TYPE_CHECKING:
+    pass
+
+
+# Later than any deadline, and yet before never: who may wait for ever need not
+# wait for what will never come.
+LAST_MOMENT: Final = math.nextafter(math.inf, 0.0)
+
+
+class Ticket(Wait):
+    """A call in line.
+
+    Attributes:
+        amounts: What it wants, by rule.
+        latest: When it has waited long enough.
+        patience: The same, if it had no deadline.
+        missing: Seconds it would have had to wait, once it is rejected.
+    """
+
+    __slots__ = ("amounts", "latest", "missing", "patience")
+
+    def __init__(
+        self,
+        waiter: Waiter,
+        amounts: tuple[float, ...],
+        latest: float,
+        patience: float,
+    ) -> None:
+        super().__init__(waiter, None)
+        self.patience: float = patience
+        self.amounts: tuple[float, ...] = amounts
+        self.latest: float = latest
+        self.missing: float = 0.0
+
+
+class Queue:
+    """Who waits, first come first served, and what they want together.
+
+    Attributes:
+        tickets: The tickets, first to last; only the keys matter.
+        total: The sum of what they want, by rule. A running one, whose
+            rounding errors go when the line empties and is made anew.
+    """
+
+    __slots__ = ("tickets", "total")
+
+    def __init__(self, rules: int) -> None:
+        self.tickets: OrderedDict[Ticket, None] = OrderedDict()
+        self.total = [0.0] * rules
+
+    @property
+    def first(self) -> Ticket:
+        return next(iter(self.tickets))
+
+    def join(self, ticket: Ticket) -> None:
+        self.tickets[ticket] = None
+        self.total = sums(self.total, ticket.amounts)
+
+    def leave(self, ticket: Ticket) -> None:
+        del self.tickets[ticket]
+        self.total = sums(self.total, [-amount for amount in ticket.amounts])
+
+    def total_until(self, ticket: Ticket) -> list[float]:
+        """Return what those up to `ticket` want together."""
+        tickets = list(self.tickets)
+        until = tickets[: tickets.index(ticket) + 1]
+        return list(map(math.fsum, zip(*[one.amounts for one in until], strict=True)))
+
+
+def latest_start(call: Call, patience: float) -> float:
+    """Return when a wait of `call` has to be over, at the latest."""
+    if call.deadline is not None and call.deadline <= patience:
+        # An attempt starts while any time is left.
+        return math.nextafter(call.deadline, -math.inf)
+    return patience
+
+
+def sums(these: Iterable[float], those: Iterable[float]) -> list[float]:
+    """Return the sums of two lists, item by item."""
+    return [one + other for one, other in zip(these, those, strict=True)]
+
+
+class BookedCost:
+    """What was taken for one attempt, to be corrected once for each unit."""
+
+    __slots__ = ("_amounts", "_at", "_correct", "_settled", "_units")
+
+    def __init__(
+        self,
+        correct: CorrectCost,
+        units: frozenset[str],
+        amounts: tuple[float, ...],
+        at: float,
+    ) -> None:
+        self._correct = correct
+        self._units = units
+        self._amounts = amounts
+        self._at = at
+        self._settled: frozenset[str] = frozenset()
+
+    def settle(self, costs: Mapping[str, float]) -> frozenset[str]:
+        for unit, cost in costs.items():
+            number(unit, cost, minimum=0)
+        due = {unit: costs[unit] for unit in costs.keys() - self._settled}
+        self._settled |= due.keys()
+        self._correct(due, self._amounts, self._at)
+        return self._units
+
+
+CorrectCost: TypeAlias = Callable[[Mapping[str, float], tuple[float, ...], float], None]
