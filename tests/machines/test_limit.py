@@ -493,6 +493,44 @@ def test_a_report_about_another_window_replaces_the_last(make: Make) -> None:
 
 
 @every_kind
+def test_a_far_reset_is_probed_and_then_forgotten(make: Make) -> None:
+    """One call passes after `max_hold`; a silent server holds no longer."""
+    limit = make()
+    limit.learn(20.0, remaining=0, reset=1e15, max_hold=30)
+    assert 30.0 == limit.try_take(20.0)
+    assert 1 == taken(limit, 50.0, 20)
+    assert 0 == taken(limit, 79.9, 20)
+    assert 10 == taken(limit, 80.0, 20)
+    assert limit._hold is None
+
+
+@every_kind
+def test_a_server_that_repeats_itself_is_probed_until_its_reset(make: Make) -> None:
+    """Its answer to the probe counts, whatever it says is left."""
+    limit = make()
+    limit.learn(20.0, remaining=0, reset=100, max_hold=30)
+    assert 1 == taken(limit, 50.0, 20)
+    limit.learn(51.0, remaining=2, reset=69, max_hold=30)
+    assert 2 == taken(limit, 51.0, 20)
+    assert 1 == taken(limit, 81.0, 20)
+    limit.learn(82.0, remaining=0, reset=38, max_hold=30)
+    assert 0 == taken(limit, 111.9, 20)
+    assert 1 == taken(limit, 112.0, 20)
+    assert 0 == taken(limit, 119.9, 20)
+    assert 10 == taken(limit, 120.0, 20)
+
+
+@every_kind
+def test_what_a_server_grants_until_a_far_reset_needs_no_probe(make: Make) -> None:
+    """Three units for an hour pass whenever they are taken."""
+    limit = make()
+    limit.learn(20.0, remaining=3, reset=3600, max_hold=30)
+    assert 2 == taken(limit, 51.0, 2)
+    assert 1 == taken(limit, 52.0, 20)
+    assert 29.0 == limit.try_take(52.0)
+
+
+@every_kind
 def test_a_negative_remainder_is_none(make: Make) -> None:
     """Some servers count on below zero."""
     limit = make()

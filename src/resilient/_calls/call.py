@@ -212,6 +212,8 @@ class Call:
     key: _Seldom[Any] = _Seldom(None)
     result: _Seldom[Any] = _Seldom(None)
     unrepeatable: _Seldom[str | None] = _Seldom(None)
+    # Of an HTTP request: the seconds that a server may make it wait.
+    max_retry_after: _Seldom[float | None] = _Seldom(None)
     # Why a Retry made no further attempt.
     stopped: _Seldom[str | None] = _Seldom(None)
     # Errors that a Retry gave up on, here or in a call made from here.

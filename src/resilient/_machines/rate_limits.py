@@ -142,11 +142,17 @@ class RateLimit(abc.ABC):
 
     def take(self, now: float, amount: float) -> None:
         """Take `amount` whether or not it is available."""
-        if self._hold is not None:
-            if now < self._hold.until:
-                self._hold.left -= amount
-            else:
+        hold = self._hold
+        if hold is not None:
+            if now < hold.until:
+                hold.left -= amount
+            elif hold.probed or hold.until >= hold.ends:
                 self._hold = None
+            elif amount <= hold.left:
+                hold.renew(now, hold.left - amount)
+            else:
+                hold.renew(now, 0.0)
+                hold.probed = True
         self._spend(now, amount)
 
     def book(
@@ -176,7 +182,9 @@ class RateLimit(abc.ABC):
             return min(level, self._hold.left)
         return level
 
-    def learn(self, now: float, remaining: float, reset: float) -> None:
+    def learn(
+        self, now: float, remaining: float, reset: float, max_hold: float = math.inf
+    ) -> None:
         """Obey what the server says about itself.
 
         At most `remaining` is then taken until `reset` seconds from now. Our
@@ -186,27 +194,39 @@ class RateLimit(abc.ABC):
         it does not know of calls on their way. A report of another window
         replaces this one, so that nothing said once holds us for ever.
 
+        A reset that is further away than `max_hold` is probed: after so many
+        seconds one call passes, and the others wait as long again for its
+        answer. Unless the server has repeated itself by then, all may pass.
+
         Args:
             now: Monotonic time in seconds.
             remaining: Units left; below 0 counts as none.
             reset: Seconds; 0 or less is a window that has already ended.
+            max_hold: Seconds that a report holds for, unless it is repeated.
         """
         remaining = max(0.0, remaining)
         hold = self._hold
         if (
             hold is not None
-            and now < hold.until
-            and abs(hold.until - (now + reset)) <= _SAME_RESET
+            and now < hold.ends
+            and abs(hold.ends - (now + reset)) <= _SAME_RESET
         ):
-            # NB: `until` stays. Reports that each end a little later could
+            # NB: `ends` stays. Reports that each end a little later could
             # otherwise keep a window open for ever.
-            hold.left = min(hold.left, remaining)
+            if hold.probed:
+                hold.renew(now, remaining)
+            else:
+                hold.left = min(hold.left, remaining)
             return
         # A hold that cannot be reached is none: hot paths stay hot.
         pace = self.pace
         most = pace.capacity + pace.rate * (reset / pace.per + 1)
         plenty = reset <= 0 or remaining >= most
-        self._hold = None if plenty else _Hold(remaining, now + reset)
+        self._hold = None if plenty else _Hold(remaining, now, reset, max_hold)
+
+    def forget_server(self) -> None:
+        """Drop what the server said about itself."""
+        self._hold = None
 
     @abc.abstractmethod
     def change(
@@ -550,13 +570,30 @@ class FixedWindow(RateLimit):
 
 
 class _Hold:
-    """What a server told us: `left` units until `until`."""
+    """What a server told us: `left` units until `until`.
 
-    __slots__ = ("left", "until")
+    Attributes:
+        left: Units.
+        until: When the hold is over, or has to be probed.
+        ends: When it is over by the server's own word.
+        longest: Seconds from a report, or a probe, to `until` at most.
+        probed: Whether a call has passed at `until` to ask the server again.
+    """
 
-    def __init__(self, left: float, until: float) -> None:
+    __slots__ = ("ends", "left", "longest", "probed", "until")
+
+    def __init__(self, left: float, now: float, reset: float, longest: float) -> None:
         self.left = left
-        self.until = until
+        self.ends = now + reset
+        self.longest = longest
+        self.until = min(self.ends, now + longest)
+        self.probed = False
+
+    def renew(self, now: float, left: float) -> None:
+        """Hold for `longest` seconds more."""
+        self.left = left
+        self.until = min(self.ends, now + self.longest)
+        self.probed = False
 
 
 # Shared by all windows of which nothing has been taken yet; never written to.

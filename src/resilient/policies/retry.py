@@ -210,6 +210,8 @@ class Retry(Policy):
         retried, call.retried = call.retried, True
         # NB: counted here; a Retry around this one has a count of its own.
         counted, call.attempt = call.attempt, 1
+        if call.limiters is not None:
+            call.max_retry_after = self.max_retry_after
         if call.seldom is not None:
             # By whoever made this call before, and makes it again now.
             call.given_up = ()

@@ -44,6 +44,9 @@ __all__ = ["Limit", "RateLimiter"]
 
 _PERMIT: Final = True
 
+_SEVERAL: Final = object()
+"""Origins: what one of them says of its limit is nothing to the others."""
+
 # Shared by all limiters for which nobody has waited yet; never written to.
 _NO_TICKETS: Final[list[Ticket]] = []
 
@@ -86,7 +89,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
     Source: see `resilient._machines.rate_limits`.
     """
 
-    __slots__ = ("_line", "_lock", "_returned", "_rule", "_rules", "_terms")
+    __slots__ = ("_line", "_lock", "_origin", "_returned", "_rule", "_rules", "_terms")
 
     # What was taken is taken, whenever the stream ends.
     holds_streams = False
@@ -121,6 +124,8 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         self._lock = threading.Lock()
         self._returned: list[Ticket] = _NO_TICKETS
         self._line: Queue | None = None
+        # The origin of the HTTP requests that pass; `_SEVERAL` once there are.
+        self._origin: object = None
         # Nearly always there is one, of which a tuple would take 48 bytes.
         self._rule, self._rules = self._terms.new_rules()
 
@@ -227,6 +232,12 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
     ) -> Admission:
         """Get in line, if a wait of so many seconds is not too long."""
         now = clock.now()
+        if call.limiters is not None and self._see(call.key):
+            with self._locked():
+                wait = self._try_take_locked(now, amounts)
+            if wait == 0.0:
+                self._note(call, amounts, now)
+                return _PERMIT
         patience = self._patience(now)
         latest = latest_start(call, patience)
         if now + wait <= latest:
@@ -285,9 +296,28 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             call.bookings[self] = BookedCost(
                 self._correct, self._terms.units, amounts, now
             )
-        if call.limiters is not None and self not in call.limiters:
-            # NB: it may stand inside a Retry, or around one.
-            call.limiters.append(self)
+        if call.limiters is not None:
+            self._see(call.key)
+            if self not in call.limiters:
+                # NB: it may stand inside a Retry, or around one.
+                call.limiters.append(self)
+
+    def _see(self, origin: object) -> bool:
+        """Note an HTTP request's origin; return whether it lifts a hold.
+
+        The second origin does: what the first one said is nothing to it.
+        """
+        if origin == self._origin or self._origin is _SEVERAL:
+            return False
+        with self._locked() as woken:
+            if self._origin is None:
+                self._origin = origin
+                return False
+            self._origin = _SEVERAL
+            for rule in self._each():
+                rule.forget_server()
+            woken += [] if self._line is None else [self._line.first]
+        return True
 
     def _correct(
         self, costs: Mapping[str, float], amounts: tuple[float, ...], at: float
@@ -457,16 +487,29 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             woken += self._judge_anew_locked(now)
 
     def update(
-        self, remaining: float, reset: float | timedelta, unit: str | None = None
+        self,
+        remaining: float,
+        reset: float | timedelta,
+        unit: str | None = None,
+        *,
+        max_hold: float | timedelta | None = None,
+        origin: str | None = None,
     ) -> None:
         """Take note of what the server's headers say.
 
-        Who waits is judged anew, as by `set_rate`.
+        Who waits is judged anew, as by `set_rate`. An HTTP transport calls
+        this with the headers of each response.
 
         Args:
             remaining: Units that may still be taken.
             reset: Seconds until the server counts anew.
             unit: Which limit, where there are several: as in `set_rate`.
+            max_hold: Seconds after which one call passes before a `reset`
+                that is further away, so that its answer confirms the limit or
+                lifts it. None: the server is trusted.
+            origin: Whose headers they are. Once HTTP requests to another
+                origin pass the limiter, such headers are ignored: one
+                server's limit says nothing of another's.
 
         Raises:
             TypeError, ValueError: No such limit, or not numbers.
@@ -474,9 +517,16 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         place = self._terms.place_of(unit)
         number("remaining", remaining, minimum=0)
         reset = seconds_argument("reset", reset)
+        most = (
+            math.inf
+            if max_hold is None
+            else seconds_argument("max_hold", max_hold, infinite=True)
+        )
         now = clock.now()
         with self._locked() as woken:
-            self._each()[place].learn(now, remaining, reset)
+            if origin is not None and self._origin is _SEVERAL:
+                return
+            self._each()[place].learn(now, remaining, reset, most)
             woken += self._judge_anew_locked(now)
 
     def available(self, unit: str | None = None) -> float:
