@@ -425,7 +425,7 @@ async def test_a_wait_of_garbage_leaves_the_delay_to_be_computed(h: Http) -> Non
 @in_every_client
 async def test_a_wait_that_is_too_long_is_not_begun(h: Http) -> None:
     """The response is returned at once, with the wait attached; never early."""
-    for text, seconds in (("61", 61.0), ("86400", 86_400.0), ("9" * 30, 1e15)):
+    for text, seconds in (("61", 61.0), ("86400", 86_400.0), ("9" * 12, 1e12 - 1)):
         script = h.script(h.answer(429, Retry_After=text), 200)
         async with h.client(script, h.retry()) as client:
             began = h.now()
@@ -1191,9 +1191,9 @@ async def test_every_answer_teaches_a_limiter_that_stands_around(h: Http) -> Non
         learnt: list[float] = []
 
         class Learns(RateLimiter):
-            def update(self, remaining: float, *args: Any) -> None:
+            def update(self, remaining: float, *args: Any, **kw: Any) -> None:
                 learnt.append(remaining)  # noqa: B023
-                super().update(remaining, *args)
+                super().update(remaining, *args, **kw)
 
         limiter = Learns(100, per=60)
         pipeline = h.retry(limiter) if inside else Pipeline(limiter, h.retry())

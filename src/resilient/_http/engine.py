@@ -131,15 +131,20 @@ class Transport(Generic[Request, Response]):
                 if exchange.response is not None:
                     exchange.drop()
                 try:
-                    answer = inner.handle_request(exchange.prepare())
-                    if not isinstance(answer.stream, self._in_memory):
-                        if exchange.reads(answer):
-                            exchange.read(answer)
-                        else:
-                            exchange.stream(exchange.discard)
-                    outcome = exchange.answered(answer)
-                except Exception as raised:
-                    outcome = exchange.failed(raised)
+                    sent = exchange.prepare()
+                    try:
+                        answer = inner.handle_request(sent)
+                        if not isinstance(answer.stream, self._in_memory):
+                            if exchange.reads(answer):
+                                exchange.read(answer)
+                            else:
+                                exchange.stream(exchange.discard)
+                    except Exception as raised:
+                        outcome = exchange.failed(raised)
+                    else:
+                        # NB: an error in here is ours, and no verdict on the
+                        # server: it unwinds.
+                        outcome = exchange.answered(answer)
                 except BaseException as unwinding:
                     standstill = exchange.throw(unwinding)
                     continue
@@ -176,15 +181,20 @@ class Transport(Generic[Request, Response]):
                 if exchange.response is not None:
                     await exchange.adrop()
                 try:
-                    answer = await inner.handle_async_request(exchange.prepare())
-                    if not isinstance(answer.stream, self._in_memory):
-                        if exchange.reads(answer):
-                            await exchange.aread(answer)
-                        else:
-                            exchange.stream(exchange.adiscard)
-                    outcome = exchange.answered(answer)
-                except Exception as raised:
-                    outcome = exchange.failed(raised)
+                    sent = exchange.prepare()
+                    try:
+                        answer = await inner.handle_async_request(sent)
+                        if not isinstance(answer.stream, self._in_memory):
+                            if exchange.reads(answer):
+                                await exchange.aread(answer)
+                            else:
+                                exchange.stream(exchange.adiscard)
+                    except Exception as raised:
+                        outcome = exchange.failed(raised)
+                    else:
+                        # NB: an error in here is ours, and no verdict on the
+                        # server: it unwinds.
+                        outcome = exchange.answered(answer)
                 except BaseException as unwinding:
                     standstill = exchange.throw(unwinding)
                     continue

@@ -31,6 +31,7 @@ from resilient._edges.generators import Stream
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import strip
 from resilient._http import advice
+from resilient._http.advice import Allowance
 from resilient._http.body import (
     UNLIMITED,
     Body,
@@ -138,11 +139,17 @@ class _RequestCall(Call):
     """A call each of whose runs sends the same HTTP request."""
 
     # Every one of them has these, so they are no `_Seldom`.
-    __slots__ = ("key", "limiters")
+    __slots__ = ("key", "limiters", "max_retry_after")
 
     key: Any  # pyright: ignore[reportIncompatibleVariableOverride]
+    max_retry_after: Any  # pyright: ignore[reportIncompatibleVariableOverride]
 
     resends = True
+
+
+_MAX_RETRY_AFTER: Final = 60.0
+"""Seconds that a server may make others wait where no `Retry` limits it: the
+default of one."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -196,6 +203,7 @@ class Exchange(Drive):
         name, origin = _names(method, url.scheme, url.raw_host, url.port)
         call = _RequestCall(name, (request,), {}, runtime, origin, policy)
         call.limiters = []
+        call.max_retry_after = _MAX_RETRY_AFTER
         super().__init__(policy, call)
         self.response: Any = None
         self.sent: int = 0
@@ -344,13 +352,13 @@ class Exchange(Drive):
         self.response = response
         outcome = Outcome(response)
         status: int = response.status_code
-        if status in FAILED:
-            wait = advice.retry_after(response.headers, time.time())
-            outcome.retry_after = wait
-            asked = status == 429 or (status == 503 and wait is not None)
-            outcome.verdict = Verdict.PUSHBACK if asked else Verdict.FAILURE
-        if self.call.limiters:
-            self._teach(response)
+        if status in FAILED or self.call.limiters:
+            said = advice.read(response.headers.raw, time.time())
+            self._teach(said.allowances)
+            if status in FAILED:
+                outcome.retry_after = wait = said.retry_after
+                asked = status == 429 or (status == 503 and wait is not None)
+                outcome.verdict = Verdict.PUSHBACK if asked else Verdict.FAILURE
         if self._upload is not None or not self._safe:
             self.call.unrepeatable = self._why_not()
         if self._stream is not None:
@@ -402,13 +410,19 @@ class Exchange(Drive):
             return last == 0
         return getattr(origin, "error_code", None) == _REFUSED_STREAM
 
-    def _teach(self, response: Any) -> None:
+    def _teach(self, allowances: tuple[Allowance, ...]) -> None:
         """Tell the limiters that let it pass what the server still grants."""
-        limiters = self.call.limiters or ()
-        for allowance in advice.allowances(response.headers, time.time()):
-            for limiter in limiters:
-                if allowance.unit in limiter.units:
-                    limiter.update(allowance.remaining, allowance.reset, allowance.unit)
+        call = self.call
+        for limiter in call.limiters or ():
+            for unit, remaining, reset in allowances:
+                if unit in limiter.units:
+                    limiter.update(
+                        remaining,
+                        reset,
+                        unit,
+                        max_hold=call.max_retry_after,
+                        origin=call.key,
+                    )
 
     # -- A response that nobody wants
 
@@ -591,15 +605,24 @@ async def _shut(body: Any) -> None:
         await body.aclose()
 
 
+_READ: Final = frozenset({b"content-length", b"content-type"})
+
+
 def _fields(response: Any) -> dict[bytes, bytes]:
-    """Return a response's headers by their names in lower case.
+    """Return what is read of a response's headers, by names in lower case.
 
     NB: clients search all of them, in Python, for each that they are asked for.
     """
     fields: dict[bytes, bytes] = {}
     for name, value in response.headers.raw:
         name = name.lower()
-        fields[name] = fields[name] + b", " + value if name in fields else value
+        if name in _READ:
+            known = fields.get(name)
+            # NB: what is sent a thousand times must not be joined as often.
+            if known is None:
+                fields[name] = value
+            elif len(known) < advice.LONGEST_FIELD:
+                fields[name] = known + b", " + value
     return fields
 
 
