@@ -346,3 +346,131 @@ def _no_trouble(raw: list[tuple[bytes, bytes]]) -> None:
     for one in said.allowances:
         assert 0.0 <= one.remaining < math.inf
         assert 0.0 <= one.reset < math.inf
+
+
+# -- What servers of today send
+
+
+def said(*raw: tuple[bytes, bytes], wall: float = WALL) -> Any:
+    """What some fields say."""
+    return read(raw, wall)
+
+
+@pytest.mark.parametrize("name", [b"retry-after-ms", b"x-ms-retry-after-ms"])
+def test_milliseconds_have_two_names(name: bytes) -> None:
+    """OpenAI's and Azure's; both are finer than Retry-After."""
+    assert 0.25 == said((name, b"250"), (b"Retry-After", b"1")).retry_after
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        ([b"3", b"9"], 9.0),
+        ([b"9", b"3"], 9.0),
+        ([b"3, 9"], 9.0),
+        ([b"3,9", b"1"], 9.0),
+        ([b"3, soon"], None),
+        ([b"3", b"soon"], 3.0),
+        ([b"20", b"Sun, 06 Nov 1994 08:49:47 GMT"], 20.0),
+        ([b"3", b"Sun, 06 Nov 1994 08:49:47 GMT"], 10.0),
+    ],
+)
+def test_of_a_wait_that_is_sent_twice_the_later_counts(
+    values: list[bytes], seconds: float | None
+) -> None:
+    """In fields of their own, or joined by a proxy."""
+    raw = [(b"Retry-After", value) for value in values]
+    assert seconds == said(*raw).retry_after
+
+
+def test_of_an_allowance_that_is_sent_twice_the_scarcer_counts() -> None:
+    """The smaller remainder, until the later reset."""
+    raw = [
+        (b"x-ratelimit-remaining", b"5"),
+        (b"x-ratelimit-remaining", b"2"),
+        (b"x-ratelimit-reset", b"30"),
+        (b"x-ratelimit-reset", b"60"),
+    ]
+    assert (Allowance("requests", 2, 60),) == said(*raw).allowances
+
+
+def test_of_windows_that_are_used_up_the_last_to_reset_counts() -> None:
+    """All of them have to have something left."""
+    field = b'"second";r=0;t=1, "day";r=0;t=5000, "minute";r=0;t=60'
+    assert (Allowance("requests", 0, 5000),) == said((b"RateLimit", field)).allowances
+
+
+def test_policies_in_several_fields_are_one_list() -> None:
+    """Each allowance finds the unit of its policy."""
+    raw = [
+        (b"RateLimit-Policy", b'"a";q=10;w=60'),
+        (b"RateLimit-Policy", b'"b";q=9;qu="tokens", c;q=1;qu="content-bytes"'),
+        (b"RateLimit", b'"a";r=3;t=4, "b";r=2;t=8'),
+        (b"RateLimit", b"c;r=1;t=6"),
+    ]
+    assert {("requests", 3, 4), ("tokens", 2, 8), ("content-bytes", 1, 6)} == set(
+        said(*raw).allowances
+    )
+
+
+def test_a_comma_in_a_quoted_name_separates_nothing() -> None:
+    """Nor does a semicolon, or a quote behind a backslash."""
+    field = rb'"a,\";b";r=3;t=4, "c\\";r=2;t=4'
+    assert (Allowance("requests", 2, 4),) == said((b"RateLimit", field)).allowances
+
+
+@pytest.mark.parametrize(
+    ("reset", "seconds"),
+    [
+        (b"2023-11-14T22:13:27Z", 7.0),
+        (b"2023-11-14T22:13:27.5Z", 7.5),
+        (b"2023-11-14t23:13:27+01:00", 7.0),
+        (b"Tue, 14 Nov 2023 22:13:27 GMT", 7.0),
+        (b"2023-11-14T22:13:10Z", 0.0),
+        (b"2023-11-14T22:13:27", None),
+        (b"2023-99-14T22:13:27Z", None),
+        (b"20231114", 20_231_114.0),
+        (b"9" * 13 + b"d", None),
+    ],
+)
+def test_a_reset_may_be_a_date(reset: bytes, seconds: float | None) -> None:
+    """Of RFC 3339, as Anthropic sends, or of HTTP; with its zone."""
+    raw = [
+        (b"anthropic-ratelimit-input-tokens-remaining", b"9"),
+        (b"anthropic-ratelimit-input-tokens-reset", reset),
+        (b"anthropic-ratelimit-input-tokens-limit", b"900"),
+    ]
+    expected = () if seconds is None else (Allowance("input-tokens", 9, seconds),)
+    assert expected == said(*raw, wall=1_700_000_000.0).allowances
+
+
+@pytest.mark.parametrize("prefix", [b"", b"x-", b"vendor-"])
+@pytest.mark.parametrize("word", [b"ratelimit", b"rate-limit"])
+def test_a_reset_after_is_finer_than_a_reset(prefix: bytes, word: bytes) -> None:
+    """Discord sends both, the reset in Unix time."""
+    raw = [
+        (prefix + word + b"-remaining", b"1"),
+        (prefix + word + b"-reset", b"1700000009"),
+        (prefix + word + b"-reset-after", b"1.5"),
+        (prefix + word + b"-bucket", b"abcd"),
+        (b"x-ratelimitbysize-remaining-minute", b"1"),
+    ]
+    assert (Allowance("requests", 1, 1.5),) == said(*raw).allowances
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ([b"true"], True),
+        ([b"False"], False),
+        ([b" true\t"], True),
+        ([], None),
+        ([b"1"], None),
+        ([b"true", b"false"], None),
+    ],
+)
+def test_a_server_may_say_whether_to_come_back(
+    values: list[bytes], word: bool | None
+) -> None:
+    """Nothing is said where it says both."""
+    assert word is said(*[(b"X-Should-Retry", one) for one in values]).should_retry

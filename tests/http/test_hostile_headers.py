@@ -313,6 +313,17 @@ async def test_one_origins_header_does_not_shut_anothers(h: Http) -> None:
 
 
 @in_every_client
+async def test_another_origin_still_meets_our_own_limit(h: Http) -> None:
+    """Only what a server said is lifted."""
+    limiter = RateLimiter(1, per=10)
+    script = h.script(h.answer(200, RateLimit='"a";r=0;t=50'))
+    async with h.client(script, Pipeline(limiter)) as client:
+        await h.get(client)
+        error = await h.error(RateLimitedError, h.get, client, "https://other.test/")
+        assert 10.0 == pytest.approx(error.retry_after)
+
+
+@in_every_client
 async def test_those_who_wait_for_one_origin_go_on_once_another_is_seen(
     h: Http,
 ) -> None:
