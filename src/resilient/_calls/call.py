@@ -95,7 +95,13 @@ class Limiter(Protocol):
     def units(self) -> frozenset[str]: ...
 
     def update(
-        self, remaining: float, reset: float, unit: str | None = None
+        self,
+        remaining: float,
+        reset: float,
+        unit: str | None = None,
+        *,
+        max_hold: float | None = None,
+        origin: str | None = None,
     ) -> None: ...
 
 
