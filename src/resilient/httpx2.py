@@ -17,6 +17,7 @@ import httpx2
 
 import resilient
 from resilient._http.body import Body as _BodyBase
+from resilient._http.body import Chunks as _ChunksBase
 from resilient._http.body import Upload as _UploadBase
 from resilient._http.engine import Transport
 from resilient._http.exchange import Family, Summary
@@ -108,6 +109,10 @@ class _Body(_BodyBase, httpx2.SyncByteStream, httpx2.AsyncByteStream):
     pass
 
 
+class _Chunks(_ChunksBase, httpx2.ByteStream):
+    pass
+
+
 class _Upload(_UploadBase, httpx2.SyncByteStream, httpx2.AsyncByteStream):
     pass
 
@@ -147,9 +152,11 @@ class ResilientTransport(
         read_body: Read bodies as part of the attempt, so that one that dies
             half-way is a failed attempt: "auto" (default) those of at most
             `max_body` bytes by their ``Content-Length`` that are no event
-            stream; True: all; False: none. What is not read then streams, and
-            fails in the caller's hands with the client's own error.
-        max_body: Bytes. Default 1 MiB.
+            stream; True: all, of any length; False: none. What is not read
+            then streams, and fails in the caller's hands with the client's
+            own error.
+        max_body: Bytes, counted while they are read: a body that turns out
+            to be longer streams. Default 1 MiB.
         deadline_header: Name of a header and its unit, "s" or "ms", that
             tells the server how much time is left.
 
@@ -177,4 +184,5 @@ class ResilientTransport(
                 TimeoutExceededError,
             )
         },
+        _Chunks,
     )

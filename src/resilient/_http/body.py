@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import AsyncGeneratorType
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 from resilient._calls.outcome import Outcome
 from resilient._edges.generators import Stream
@@ -21,12 +21,41 @@ from resilient._runtimes import clock
 _AT_ONCE = 0.001
 
 
+class Left(float):
+    """A timeout that knows the deadline which may have shortened it."""
+
+    __slots__ = ("_own", "_timeouts")
+
+    _own: float | None
+    _timeouts: Timeouts
+
+    def __new__(cls, seconds: float, own: float | None, timeouts: Timeouts) -> Self:
+        left = super().__new__(cls, seconds)
+        left._own = own
+        left._timeouts = timeouts
+        return left
+
+    def now(self, late: type[Exception]) -> float | None:
+        """Return the timeout as it is now; None: there is none any more.
+
+        Args:
+            late: Raised once no time is left.
+        """
+        left = self._timeouts.deadline - clock.now()
+        if left <= 0.0:
+            raise late("the time for the request is up")
+        if self._own is not None and self._own <= left:
+            return self._own
+        return None if left == math.inf else left
+
+
 class Timeouts(dict[str, "float | None"]):
     """A client's timeouts, cut to what is left of a deadline when one begins.
 
     Clients ask for ``timeouts.get("read")`` at the moment in which they begin
     to connect, to write or to read. Each is told what is left then: a fixed
-    number would grant the whole of it anew to every one of them.
+    number would grant the whole of it anew to every one of them. What is left
+    later, in the same phase, a `Left` says.
 
     Attributes:
         deadline: On the clock of `time.monotonic`.
@@ -40,9 +69,9 @@ class Timeouts(dict[str, "float | None"]):
     def get(self, key: str, default: Any = None) -> Any:
         own: float | None = super().get(key, default)
         left = max(_AT_ONCE, self.deadline - clock.now())
-        if own is not None and own <= left:
-            return own
-        return None if left == math.inf else left
+        if own is None and left == math.inf:
+            return None
+        return Left(left if own is None or left < own else own, own, self)
 
     def __getitem__(self, key: str) -> float | None:
         value: float | None = self.get(key)
@@ -162,6 +191,64 @@ class Body:
         # The caller had enough: nothing is wrong with that.
         self._stream.last = Outcome()
         self._stream.end()
+
+
+class Chunks:
+    """A body in memory, in the pieces in which it came.
+
+    NB: joined, a compressed one would be decoded in one piece too, a thousand
+    times as long: a client that decodes while it streams would need the memory
+    for all of it.
+    """
+
+    def __init__(self, chunks: list[bytes]) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._chunks
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self._chunks:
+            yield chunk
+
+
+class Rest:
+    """A body of which the first chunks have been read.
+
+    Args:
+        first: Those.
+        chunks: The iterator that gives the others.
+        body: What it iterates over.
+    """
+
+    def __init__(self, first: list[bytes], chunks: Any, body: Any) -> None:
+        self._first = iter(first)
+        self._chunks = chunks
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._first
+        yield from self._chunks
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            for chunk in self._first:
+                yield chunk
+            async for chunk in self._chunks:
+                yield chunk
+        finally:
+            await leave(self._chunks)
+
+    def close(self) -> None:
+        """Close it."""
+        self._body.close()
+
+    async def aclose(self) -> None:
+        """Close it."""
+        try:
+            await leave(self._chunks)
+        finally:
+            await self._body.aclose()
 
 
 class Upload:

@@ -28,6 +28,7 @@ from resilient._errors.errors import spell_seconds
 from resilient._errors.warnings import warn
 from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange, Family, Rules
+from resilient._http.network import keep_deadlines
 from resilient._http.standard import standard_pipeline
 from resilient._policy.policy import Policy
 from resilient._runtimes.sync import SYNC
@@ -135,9 +136,8 @@ class Transport(Generic[Request, Response]):
                     try:
                         answer = inner.handle_request(sent)
                         if not isinstance(answer.stream, self._in_memory):
-                            if exchange.reads(answer):
-                                exchange.read(answer)
-                            else:
+                            whole = exchange.reads(answer) and (exchange.read(answer))
+                            if not whole:
                                 exchange.stream(exchange.discard)
                     except Exception as raised:
                         outcome = exchange.failed(raised)
@@ -185,9 +185,10 @@ class Transport(Generic[Request, Response]):
                     try:
                         answer = await inner.handle_async_request(sent)
                         if not isinstance(answer.stream, self._in_memory):
-                            if exchange.reads(answer):
+                            whole = exchange.reads(answer) and (
                                 await exchange.aread(answer)
-                            else:
+                            )
+                            if not whole:
                                 exchange.stream(exchange.adiscard)
                     except Exception as raised:
                         outcome = exchange.failed(raised)
@@ -231,6 +232,10 @@ class Transport(Generic[Request, Response]):
         self._pipeline.enrol()
         with self._lock:
             inner = self._inners.get(colour) or self._inner(colour)
+            if colour == "sync" and isinstance(
+                inner, self.family.library.HTTPTransport
+            ):
+                keep_deadlines(inner)
             self._inners[colour] = inner
         return inner
 
@@ -253,11 +258,9 @@ class Transport(Generic[Request, Response]):
                 " inner=HTTPTransport(proxy=…), or `mounts` to the client",
                 past=library,
             )
-        return (
-            library.HTTPTransport()
-            if colour == "sync"
-            else (library.AsyncHTTPTransport())
-        )
+        if colour == "sync":
+            return library.HTTPTransport()
+        return library.AsyncHTTPTransport()
 
     def _policy_for(
         self, request: Any, colour: Literal["sync", "async"]

@@ -35,6 +35,8 @@ from resilient._http.advice import Allowance
 from resilient._http.body import (
     UNLIMITED,
     Body,
+    Chunks,
+    Rest,
     Timeouts,
     Upload,
     is_rewindable,
@@ -69,6 +71,7 @@ class Family:
         body: Our `Body`, as a stream of that library.
         upload: Our `Upload`, as a stream of that library.
         errors: Our errors, each with the one that is the library's too.
+        chunks: Our `Chunks`, as a stream of that library.
         in_memory: The library's class of bodies that are in memory.
     """
 
@@ -76,6 +79,7 @@ class Family:
     body: type[Body]
     upload: type[Upload]
     errors: dict[type[Exception], type[Exception]]
+    chunks: type[Chunks]
     in_memory: Any = attrs.field(
         init=False, default=attrs.Factory(lambda it: it.library.ByteStream, True)
     )
@@ -280,7 +284,7 @@ class Exchange(Drive):
         if response.status_code == _SWITCHING:
             # What follows is no body, and has no end.
             return False
-        mode: bool | str = self._own.get("resilient.read_body", self._rules.read_body)
+        mode = self._mode()
         if mode != "auto":
             return bool(mode)
         if self._request.method == "HEAD":
@@ -292,22 +296,38 @@ class Exchange(Drive):
         kind = fields.get(b"content-type", b"")
         return not kind.lower().startswith(b"text/event-stream")
 
-    def read(self, response: Any) -> None:
-        """Read a body as part of the attempt."""
-        body, deadline = response.stream, self.call.deadline
+    def _mode(self) -> bool | str:
+        mode: bool | str = self._own.get("resilient.read_body", self._rules.read_body)
+        return mode
+
+    def read(self, response: Any) -> bool:
+        """Read a body as part of the attempt.
+
+        Returns:
+            Whether it ended within `max_body`. If not the body is what was
+            read and what is left, and streams.
+        """
+        body, deadline, room = response.stream, self.call.deadline, self._room()
+        chunks = iter(body)
         parts: list[bytes] = []
         try:
-            for chunk in body:
+            for chunk in chunks:
                 if deadline is not None and clock.now() >= deadline:
                     raise self._too_late()
                 parts.append(chunk)
+                room -= len(chunk)
+                if room < 0:
+                    response.stream = Rest(parts, chunks, body)
+                    return False
         finally:
-            body.close()
-        response.stream = self._family.in_memory(b"".join(parts))
+            if room >= 0:
+                body.close()
+        response.stream = self._kept(parts)
+        return True
 
-    async def aread(self, response: Any) -> None:
-        """Read a body as part of the attempt."""
-        body, deadline = response.stream, self.call.deadline
+    async def aread(self, response: Any) -> bool:
+        """Read a body as part of the attempt; see `read`."""
+        body, deadline, room = response.stream, self.call.deadline, self._room()
         chunks = aiter(body)
         parts: list[bytes] = []
         try:
@@ -316,6 +336,10 @@ class Exchange(Drive):
                     await leave(chunks)
                     raise self._too_late()
                 parts.append(chunk)
+                room -= len(chunk)
+                if room < 0:
+                    response.stream = Rest(parts, chunks, body)
+                    return False
         except GeneratorExit:
             # Nothing can be awaited any more: the connection is lost.
             raise
@@ -328,7 +352,21 @@ class Exchange(Drive):
             await body.aclose()
         else:
             await _shut(body)
-        response.stream = self._family.in_memory(b"".join(parts))
+        response.stream = self._kept(parts)
+        return True
+
+    def _room(self) -> float:
+        """Return the bytes that may be read in the attempt.
+
+        NB: what was announced is not what comes: a chunked body may have a
+        Content-Length beside it (RFC 9112, 6.3).
+        """
+        return self._rules.max_body if self._mode() == "auto" else math.inf
+
+    def _kept(self, parts: list[bytes]) -> Any:
+        if len(parts) > 1:
+            return self._family.chunks(parts)
+        return self._family.in_memory(parts[0] if parts else b"")
 
     def _too_late(self) -> Exception:
         return self._read_timeout("the time for the request is up")
@@ -433,9 +471,11 @@ class Exchange(Drive):
         try:
             if self._is_short(response):
                 until = clock.now() + _DRAIN_SECONDS
+                room = _DRAINED
                 with suppress(Exception):
-                    for _ in body:
-                        if clock.now() >= until:
+                    for chunk in body:
+                        room -= len(chunk)
+                        if room < 0 or clock.now() >= until:
                             break
         finally:
             body.close()
@@ -444,9 +484,13 @@ class Exchange(Drive):
         """Read what is left, if it is little, to keep the connection; close."""
         response = self.response
         if self._is_short(response):
+            room, chunks = _DRAINED, aiter(response.stream)
             with anyio.move_on_after(_DRAIN_SECONDS), suppress(Exception):
-                async for _ in response.stream:
-                    pass
+                async for chunk in chunks:
+                    room -= len(chunk)
+                    if room < 0:
+                        await leave(chunks)
+                        break
         await self.adrop()
 
     def _is_short(self, response: Any) -> bool:
@@ -605,7 +649,7 @@ async def _shut(body: Any) -> None:
         await body.aclose()
 
 
-_READ: Final = frozenset({b"content-length", b"content-type"})
+_READ: Final = frozenset({b"content-length", b"content-type", b"transfer-encoding"})
 
 
 def _fields(response: Any) -> dict[bytes, bytes]:
@@ -627,5 +671,8 @@ def _fields(response: Any) -> dict[bytes, bytes]:
 
 
 def _length(fields: dict[bytes, bytes]) -> int | None:
+    if b"transfer-encoding" in fields:
+        # It overrides a length (RFC 9112, 6.3).
+        return None
     text = fields.get(b"content-length", b"")
     return int(text) if text.isdigit() and len(text) < _ABSURD else None
