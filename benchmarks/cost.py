@@ -145,14 +145,15 @@ def show(result: dict[str, Any]) -> None:
     print(f"Python {result['python']}, ratios of costs over the bare call\n")
     for target in result["targets"]:
         mark = {True: "met", False: "not met", None: ""}[target["met"]]
-        reached = page.spell(target["reached"], target["unit"])
+        reached = page.format_value(target["reached"], target["unit"])
         what = f"{target['topic']}: {target['what']}"
         verdict = f"{target['aim']:10} {mark:8} {target['note']}"
         print(f"{what:62} {reached:>22}  {verdict}".rstrip())
     for table in result["tables"]:
         print(f"\n{table['group']}, {table['case']}, {table['world']}")
         for row in table["rows"]:
-            print(f"  {row['name']:24} {page.spell(row['ratio']):>22}  {row['lacks']}")
+            ratio = page.format_value(row["ratio"])
+            print(f"  {row['name']:24} {ratio:>22}  {row['lacks']}")
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def pay_what_it_cost() -> None:
 
     @limiter
     def complete(tokens: int) -> str:
-        current_call().settle(tokens=tokens)
+        current_call().set_cost(tokens=tokens)
         return f"an answer of {tokens} tokens"
 
     for tokens in (100, 350, 700, 100):

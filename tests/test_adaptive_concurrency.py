@@ -433,7 +433,7 @@ def test_a_reset_wakes_those_who_wait() -> None:
     assert (2, 0) == (policy.in_flight, policy.queued)
     policy.settle(first, None)
     policy.settle(second, None)
-    assert policy.fresh()
+    assert policy.is_pristine()
 
 
 # -- The line
@@ -628,7 +628,7 @@ def test_the_same_tasks_are_refused(queue: int) -> None:
             with priority("normal", key=key):
                 call = Call("call", runtime=SYNC)
                 permit = policy.admit(call)
-                return call.lot, permit
+                return call.shed_rank, permit
 
         # 8 of 16, in each of many periods.
         for _ in range(20):
@@ -645,7 +645,7 @@ def test_the_same_tasks_are_refused(queue: int) -> None:
         assert 0.15 < cut < 0.6
         tasks = [task(str(number)) for number in range(40)]
         # Whoever came while 6 of 8 slots were free to all.
-        low = [permit for lot, permit in tasks if lot < cut]
+        low = [permit for shed_rank, permit in tasks if shed_rank < cut]
         assert 5 >= sum(type(permit) is tuple for permit in low)
         assert not any(isinstance(permit, Wait) for permit in low)
         assert (8, queue) == (policy.in_flight, policy.queued)
@@ -787,7 +787,7 @@ def test_each_policy_has_an_algorithm_of_its_own() -> None:
     one, other = AdaptiveConcurrency(algorithm), AdaptiveConcurrency(algorithm)
     one.settle(one.admit(Call("call")), failed(OSError()))
     assert [4, 5, 5] == [one.limit, other.limit, algorithm.limit(0.0)]
-    assert [False, True] == [one.fresh(), other.fresh()]
+    assert [False, True] == [one.is_pristine(), other.is_pristine()]
 
 
 def test_in_flight_it_is_not_fresh() -> None:
@@ -795,9 +795,9 @@ def test_in_flight_it_is_not_fresh() -> None:
     hosts = PerKey(lambda key: AdaptiveConcurrency(), key=lambda: "a")
     limiter = hosts["a"]
     seen: list[bool] = []
-    hosts.call(lambda: seen.append(limiter.fresh()))
+    hosts.call(lambda: seen.append(limiter.is_pristine()))
     assert [False] == seen
-    assert limiter.fresh()
+    assert limiter.is_pristine()
 
 
 # -- Construction

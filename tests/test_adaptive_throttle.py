@@ -76,7 +76,7 @@ async def test_what_is_accepted_is_let_through(w: World) -> None:
     throttle, backend = AdaptiveThrottle(), Backend()
     assert ["ok"] * 100 == await asking(w, throttle, backend, 100)
     assert 0.0 == throttle.rejecting
-    assert not throttle.fresh()
+    assert not throttle.is_pristine()
 
 
 @in_every_colour
@@ -176,7 +176,7 @@ async def test_failures_and_pushback_are_not_accepted(w: World) -> None:
         for throttle, policy in ((judged, pipeline), (own, own)):
             await asking(w, policy, backend, 10)
             assert (verdict, share) == (verdict, throttle.rejecting)
-            assert throttle.fresh() == (verdict is Verdict.IGNORED)
+            assert throttle.is_pristine() == (verdict is Verdict.IGNORED)
 
 
 @in_every_colour
@@ -201,7 +201,7 @@ async def test_a_cancelled_call_says_nothing(w: World) -> None:
             await w.call(Pipeline(Timeout(1), throttle), w.sleep, 5)
 
     await w.gather(*[cancelled] * 20)
-    assert throttle.fresh()
+    assert throttle.is_pristine()
 
 
 @in_async_colours
@@ -242,7 +242,7 @@ async def test_a_bug_in_a_predicate_reaches_the_caller(w: World) -> None:
     throttle, backend = AdaptiveThrottle(on=bug), Backend()
     with pytest.raises(KeyError, match="bug"):
         await w.call(throttle, backend.ask)
-    assert throttle.fresh()
+    assert throttle.is_pristine()
 
 
 # -- Which calls
@@ -271,7 +271,7 @@ async def test_the_least_important_goes_first(w: World) -> None:
 
 def current_lot() -> float:
     """Return the lot of a call made here."""
-    return Call("here").lot
+    return Call("here").shed_rank
 
 
 @in_every_colour
@@ -290,29 +290,32 @@ async def test_a_task_lives_or_dies_as_a_whole(w: World) -> None:
     assert {"ThrottledError"} in found
 
 
-class Watched(Call):
+class CallObservation(Call):
     """A call that notes what it is told."""
 
-    strained = 0
+    hedging_discouraged = 0
 
-    def strain(self) -> None:
-        self.strained += 1
+    def discourage_hedging(self) -> None:
+        self.hedging_discouraged += 1
 
 
 def test_a_hedge_around_learns_that_calls_are_rejected() -> None:
     """Of those that pass, too: more load is what the dependency needs least."""
     throttle = AdaptiveThrottle(padding=0)
-    well = Watched("well", runtime=SYNC)
+    well = CallObservation("well", runtime=SYNC)
     permit = throttle.admit(well)
     assert Priority.NORMAL is permit
     for _ in range(20):
         throttle.settle(permit, Outcome(None, OSError()))
-    probe, other = Watched("probe", runtime=SYNC), Watched("other", runtime=SYNC)
+    probe, other = (
+        CallObservation("probe", runtime=SYNC),
+        CallObservation("other", runtime=SYNC),
+    )
     assert Priority.NORMAL is throttle.admit(probe)
     assert isinstance(throttle.admit(other), ThrottledError)
     throttle.reset()
     throttle.admit(well)
-    assert [0, 1, 1] == [one.strained for one in (well, probe, other)]
+    assert [0, 1, 1] == [one.hedging_discouraged for one in (well, probe, other)]
 
 
 # -- Threads and collections
@@ -336,9 +339,9 @@ def watching(kind: type[Throttle]) -> AdaptiveThrottle:
 class Collecting(Throttle):
     """A machine under which a garbage collection begins."""
 
-    def admit(self, now: float, priority: Priority, lot: float) -> bool:
+    def admit(self, now: float, priority: Priority, shed_rank: float) -> bool:
         gc.collect()
-        return super().admit(now, priority, lot)
+        return super().admit(now, priority, shed_rank)
 
 
 def test_a_collection_under_the_lock_cannot_hang() -> None:
@@ -379,11 +382,11 @@ def test_what_ends_while_the_lock_is_held_is_counted_afterwards() -> None:
         for _ in range(100):
             throttle.settle(Priority.NORMAL, Outcome("ok"))
     assert Priority.NORMAL is throttle.admit(call)
-    assert [] == throttle._returned
+    assert [] == throttle._deferred
     with throttle._lock:
         throttle.settle(Priority.NORMAL, Outcome("ok"))
     throttle.settle(Priority.NORMAL, Outcome("ok"))
-    assert [] == throttle._returned
+    assert [] == throttle._deferred
 
 
 class EndsMeanwhile(Throttle):
@@ -396,9 +399,9 @@ class EndsMeanwhile(Throttle):
             self.ends, ends = None, self.ends
             ends()
 
-    def admit(self, now: float, priority: Priority, lot: float) -> bool:
+    def admit(self, now: float, priority: Priority, shed_rank: float) -> bool:
         self._meanwhile()
-        return super().admit(now, priority, lot)
+        return super().admit(now, priority, shed_rank)
 
     def record(self, now: float, priority: Priority, accepted: bool) -> None:
         self._meanwhile()
@@ -413,10 +416,10 @@ def test_what_comes_back_meanwhile_is_counted_too() -> None:
     failure = Outcome(None, OSError())
     machine.ends = lambda: throttle.settle(Priority.NORMAL, failure)
     throttle.settle(Priority.NORMAL, failure)
-    assert [] == throttle._returned
+    assert [] == throttle._deferred
     machine.ends = lambda: throttle.settle(Priority.NORMAL, failure)
     assert isinstance(throttle.admit(Call("f", runtime=SYNC)), ThrottledError)
-    assert [] == throttle._returned
+    assert [] == throttle._deferred
 
 
 # -- As an object
@@ -428,7 +431,7 @@ async def test_reset_forgets_every_call(w: World) -> None:
     backend = Backend()
     throttle = await pressed(w, backend)
     throttle.reset()
-    assert throttle.fresh()
+    assert throttle.is_pristine()
     backend.up = True
     assert ["ok"] * 5 == await asking(w, throttle, backend, 5)
 
@@ -438,9 +441,9 @@ async def test_it_is_fresh_again_when_the_window_has_forgotten(w: World) -> None
     """So that `PerKey` may drop it."""
     backend = Backend()
     throttle = await pressed(w, backend)
-    assert not throttle.fresh()
+    assert not throttle.is_pristine()
     await w.sleep(10.5)
-    assert throttle.fresh()
+    assert throttle.is_pristine()
 
 
 def test_it_reads_like_the_call_that_made_it() -> None:

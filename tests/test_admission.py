@@ -18,7 +18,7 @@ from resilient import (
     RejectedError,
     Wait,
 )
-from resilient._policy.admission import Returnable
+from resilient._policy.admission import DeferredRelease
 from resilient._policy.queueing import QueueingPolicy
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
@@ -192,11 +192,11 @@ def test_an_author_has_to_say_how() -> None:
 
 def test_what_can_be_given_back_has_to_be_taken() -> None:
     """By whoever says that it can."""
-    returnable = Returnable()
+    returnable = DeferredRelease()
     with pytest.raises(NotImplementedError):
-        returnable._take_back_locked(None)
+        returnable._release_locked(None)
     with pytest.raises(NotImplementedError):
-        returnable._follow_up([])
+        returnable._after_unlock([])
 
 
 def test_a_queueing_policy_implements_what_its_slots_are() -> None:

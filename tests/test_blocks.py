@@ -747,14 +747,14 @@ def test_attempts_need_a_task() -> None:
         retry().attempts().__anext__().send(None)
 
 
-@pytest.mark.parametrize("spelling", ["guard", "attempts"])
+@pytest.mark.parametrize("usage", ["guard", "attempts"])
 def test_a_sync_block_on_the_thread_of_a_loop_cannot_be_cut_short(
-    spelling: str,
+    usage: str,
 ) -> None:
     """Said at the line of the block, where a timeout is inside."""
 
     async def main(policy: Policy[Any]) -> None:
-        if spelling == "guard":
+        if usage == "guard":
             with policy.guard():
                 pass
         else:

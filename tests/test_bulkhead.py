@@ -79,7 +79,7 @@ async def test_a_call_takes_a_slot_and_gives_it_back(w: World) -> None:
         await w.call(bulkhead, fail)
     assert [1, 1] == seen
     assert 0 == bulkhead.in_use
-    assert bulkhead.fresh()
+    assert bulkhead.is_pristine()
 
 
 @in_every_colour
@@ -90,7 +90,7 @@ async def test_without_a_queue_the_call_too_many_is_rejected_at_once(w: World) -
     bulkhead.subscribe(events.append)
 
     async def outer() -> None:
-        assert not bulkhead.fresh()
+        assert not bulkhead.is_pristine()
         await w.call(bulkhead, outer)
 
     with pytest.raises(BulkheadFullError) as caught:
@@ -940,7 +940,7 @@ def test_what_is_given_back_under_the_lock_serves_those_who_wait() -> None:
     assert (1, 1) == (bulkhead.in_use, bulkhead.queued)
     bulkhead.withdraw(wait)
     bulkhead.settle(first, None)
-    assert bulkhead.fresh()
+    assert bulkhead.is_pristine()
 
 
 class ReturnsMeanwhile(Slots[Any]):

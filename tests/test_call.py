@@ -30,8 +30,8 @@ from resilient import (
     remaining,
 )
 from resilient._calls.judging import judge_by, verdict_of
-from resilient._calls.outcome import Held
-from resilient._errors.chains import family
+from resilient._calls.outcome import OngoingWork
+from resilient._errors.chains import error_chain
 from resilient._errors.errors import BulkheadFullError
 
 # --- the current call -------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_an_ended_call_keeps_nothing() -> None:
     assert call.ended
     assert ((), None, None) == (call.args, call.kwargs, call.deadline)
     assert (None, ()) == (call.enclosing, call.given_up)
-    call.settle(tokens=5)
+    call.set_cost(tokens=5)
 
 
 def test_a_call_does_not_show_its_arguments() -> None:
@@ -157,14 +157,14 @@ def test_settling_reaches_every_booking_of_the_attempt() -> None:
     settled: list[Any] = []
 
     class Booked:
-        def settle(self, costs: Any) -> set[str]:
+        def correct(self, costs: Any) -> set[str]:
             settled.append(costs)
             return {"tokens"}
 
     call = Call("ask")
-    call.settle(tokens=1)
+    call.set_cost(tokens=1)
     call.bookings = {1: Booked(), 2: Booked()}
-    call.settle(tokens=812)
+    call.set_cost(tokens=812)
     assert [{"tokens": 812}, {"tokens": 812}] == settled
 
 
@@ -173,17 +173,17 @@ def test_a_unit_that_nobody_counts_is_a_mistake() -> None:
     settled: list[Any] = []
 
     class Booked:
-        def settle(self, costs: Any) -> set[str]:
+        def correct(self, costs: Any) -> set[str]:
             settled.append(costs)
             return {"tokens"}
 
     call = Call("ask")
-    call.settle(token=1)
+    call.set_cost(token=1)
     with pytest.raises(ValueError, match="`tokens` must be >= 0, got -1"):
-        call.settle(tokens=-1)
+        call.set_cost(tokens=-1)
     call.bookings = {1: Booked()}
     with pytest.raises(ValueError, match="counts `token`; they count tokens"):
-        call.settle(token=812, tokens=3)
+        call.set_cost(token=812, tokens=3)
     assert [{"token": 812, "tokens": 3}] == settled
 
 
@@ -489,9 +489,9 @@ def test_the_family_of_an_error() -> None:
     group.__cause__, group.__context__ = cause, context
     cause.__context__ = group
     assert {id(one) for one in (group, cause, context, member)} == {
-        id(one) for one in family(group)
+        id(one) for one in error_chain(group)
     }
-    assert 4 == len(list(family(group)))
+    assert 4 == len(list(error_chain(group)))
 
 
 # --- permits that last ------------------------------------------------------------
@@ -499,12 +499,12 @@ def test_the_family_of_an_error() -> None:
 
 def test_held_permits_go_back_once() -> None:
     """At the end, and at once when it is past."""
-    held, seen = Held(), list[Any]()
+    held, seen = OngoingWork(), list[Any]()
     outcome = Outcome()
-    held.append(seen.append)
-    held.end(outcome)
-    held.end(None)
-    held.append(seen.append)
+    held.add_release(seen.append)
+    held.finish(outcome)
+    held.finish(None)
+    held.add_release(seen.append)
     assert [outcome, None] == seen
 
 
@@ -515,19 +515,19 @@ def test_discarding_ends_the_work_before_permits_go_back() -> None:
     async def close() -> None:
         seen.append("closed")
 
-    for held in (Held(close), Held()):
-        held.append(seen.append)
+    for held in (OngoingWork(close), OngoingWork()):
+        held.add_release(seen.append)
         for _ in range(2):
             with pytest.raises(StopIteration):
-                held.discard().send(None)
+                held.close().send(None)
     assert ["closed", None] == seen
 
 
 def test_held_permits_go_back_when_nobody_can_end_the_work() -> None:
     """Whoever was to do so is gone."""
     seen: list[Any] = []
-    held = Held()
-    held.append(seen.append)
+    held = OngoingWork()
+    held.add_release(seen.append)
     del held
     gc.collect()
     assert [None] == seen
@@ -535,19 +535,19 @@ def test_held_permits_go_back_when_nobody_can_end_the_work() -> None:
 
 def test_one_release_that_fails_keeps_nobody_from_theirs() -> None:
     """The first error is raised when everything has been given back."""
-    held, seen = Held(), list[Any]()
+    held, seen = OngoingWork(), list[Any]()
 
     def fail(outcome: Outcome | None) -> None:
         seen.append("failed")
         raise ZeroDivisionError(len(seen))
 
-    held.append(fail)
-    held.append(seen.append)
-    held.append(fail)
+    held.add_release(fail)
+    held.add_release(seen.append)
+    held.add_release(fail)
     with pytest.raises(ZeroDivisionError, match="1"):
-        held.end(None)
+        held.finish(None)
     assert ["failed", None, "failed"] == seen
-    held.end(None)
+    held.finish(None)
     assert 3 == len(seen)
 
 

@@ -568,7 +568,7 @@ async def test_disabled_it_records_nothing(w: World) -> None:
     assert CircuitState.DISABLED is breaker.state
     assert 0 == breaker.statistics().failed_total
     breaker.reset()
-    assert breaker.fresh()
+    assert breaker.is_pristine()
 
 
 @in_every_colour
@@ -606,15 +606,15 @@ async def test_a_control_twice_says_nothing_new(w: World) -> None:
 async def test_it_is_fresh_until_it_has_learnt_something(w: World) -> None:
     """A row of failures outlives the window that they were in."""
     breaker = CircuitBreaker(consecutive_failures=3)
-    assert breaker.fresh()
+    assert breaker.is_pristine()
     await w.call(breaker, succeed)
-    assert not breaker.fresh()
+    assert not breaker.is_pristine()
     await w.sleep(20)
-    assert breaker.fresh()
+    assert breaker.is_pristine()
     await failing(w, breaker)
     await w.sleep(20)
     assert 0 == breaker.statistics().calls
-    assert not breaker.fresh()
+    assert not breaker.is_pristine()
 
 
 # -- Open for how long
@@ -811,7 +811,7 @@ async def test_below_the_trip_point_it_can_throttle(w: World) -> None:
     for permit in permits:
         breaker.settle(permit, Outcome(None, OSError()))
     assert CircuitState.THROTTLING is breaker.state
-    assert not breaker.fresh()
+    assert not breaker.is_pristine()
     assert 0.5 == pytest.approx(breaker.statistics().passing)
     assert 6 == await shares(w, breaker, 10)
     error = await rejection(w, breaker)

@@ -48,7 +48,7 @@ from resilient import (
     priority,
     remaining,
 )
-from resilient._machines.single_flight import Flight, Passenger
+from resilient._machines.single_flight import Execution, WaitingCall
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
 from resilient.testing import virtual_time
@@ -152,7 +152,7 @@ async def test_a_call_alone_is_as_without(w: World) -> None:
     assert (2, (5,)) == await decorated(5)
     assert (3, ()) == await w.call(coalesce, slow.function)
     assert 0 == coalesce.in_flight
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 @in_every_colour
@@ -165,7 +165,7 @@ async def test_concurrent_identical_calls_share_one_execution(w: World) -> None:
     assert [(1, ()), (1, ()), (1, ()), (2, ())] == results
     name = "Slow.function"
     assert [CallCoalesced("load", name, 2), CallCoalesced("load", name, 3)] == events
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 @in_every_colour
@@ -399,7 +399,7 @@ async def test_the_last_to_leave_cancels_the_execution(w: World) -> None:
     )
     assert [3.0, 4.0] == results
     assert (1, 1) == (slow.runs, slow.ended)
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 @in_async_colours
@@ -518,7 +518,7 @@ def test_a_task_may_begin_at_once() -> None:
         )
         with pytest.raises(RuntimeError, match="would wait for itself"):
             await decorated()
-        assert coalesce.fresh()
+        assert coalesce.is_pristine()
 
     virtual_time.run(main)
 
@@ -534,20 +534,20 @@ def test_an_execution_that_is_cancelled_from_outside_tells_its_callers() -> None
         task = asyncio.ensure_future(decorated())
         await asyncio.sleep(0)
 
-        def flights() -> list[asyncio.Task[Any]]:
+        def executions() -> list[asyncio.Task[Any]]:
             return [t for t in asyncio.all_tasks() if "resilient" in t.get_name()]
 
-        [flight] = flights()
-        assert "resilient Slow.function" == flight.get_name()
-        flight.cancel()
+        [execution] = executions()
+        assert "resilient Slow.function" == execution.get_name()
+        execution.cancel()
         await asyncio.sleep(1)
         assert 1 == slow.runs
-        [flight] = flights()
-        flight.cancel()
+        [execution] = executions()
+        execution.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert 1 == slow.runs
-        assert coalesce.fresh()
+        assert coalesce.is_pristine()
 
     virtual_time.run(main)
 
@@ -591,7 +591,7 @@ async def test_what_is_no_exception_reaches_every_caller(w: World) -> None:
     await w.gather(*map(catching, callers(w, coalesce, slow, 0, 1)))
     assert [3, 3] == seen
     assert 1 == slow.runs
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 @in_async_colours
@@ -616,7 +616,7 @@ def test_a_caller_that_is_closed_leaves() -> None:
         await asyncio.sleep(1)
         assert 1 == coalesce.in_flight
         coroutine.close()
-        assert coalesce.fresh()
+        assert coalesce.is_pristine()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert 1 == slow.ended
@@ -641,7 +641,7 @@ def test_a_loop_that_is_gone_takes_its_executions_along() -> None:
         one._log_destroy_pending = False  # type: ignore[attr-defined]
     coroutine: Any = task.get_coro()
     coroutine.close()
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
     del task, one
     for one in left:
         one.get_coro().close()  # type: ignore[union-attr]
@@ -662,7 +662,7 @@ def test_a_loop_that_refuses_new_tasks_is_told_of() -> None:
         with pytest.raises(RuntimeError, match="no more tasks"):
             await coalesce.acall(slow.function)
         asyncio.get_running_loop().set_task_factory(None)
-        assert coalesce.fresh()
+        assert coalesce.is_pristine()
 
     virtual_time.run(main)
 
@@ -684,7 +684,7 @@ def test_whoever_is_cancelled_at_whatever_turn_the_other_has_the_result(
         loop.watch(victim, at)
         results = await asyncio.gather(*tasks, return_exceptions=True)
         turns, loop.victim = loop.turns, None
-        assert coalesce.fresh()
+        assert coalesce.is_pristine()
         assert 0 == bulkhead.in_use
         assert [asyncio.current_task()] == list(asyncio.all_tasks())
         if leaves == "second":
@@ -730,7 +730,7 @@ def test_whoever_is_cancelled_at_whatever_step_the_other_has_the_result(
                     nursery.start_soon(call, place)
         finally:
             trio.lowlevel.remove_instrument(steps)
-        assert coalesce.fresh()
+        assert coalesce.is_pristine()
         assert 0 == bulkhead.in_use
         return results[1 - leaves], slow.runs, steps.steps
 
@@ -764,7 +764,7 @@ async def test_when_the_first_thread_is_interrupted_another_goes_on(w: World) ->
     results = await together(w, first, calls[1], calls[2])
     assert [True] == interrupted
     assert [None, (2, ()), (2, ())] == results
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 @in_sync
@@ -785,7 +785,7 @@ async def test_a_thread_that_is_interrupted_in_its_wait_leaves(w: World) -> None
                 await second()
 
     assert [(1, ()), None] == await together(w, first, interrupted)
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 def test_a_thread_with_a_loop_does_not_wait() -> None:
@@ -810,7 +810,7 @@ def test_a_thread_with_a_loop_does_not_wait() -> None:
             thread.join()
 
     asyncio.run(main())
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 def test_a_forked_child_waits_for_nobody_of_its_parent(
@@ -888,7 +888,7 @@ async def test_when_the_last_has_no_time_the_execution_is_cancelled(w: World) ->
         await w.call(coalesce, slow.function)
     assert (1, 1) == (slow.runs, slow.ended)
     assert 2.005 == pytest.approx(w.now())
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 @in_async_colours
@@ -1086,7 +1086,7 @@ async def test_a_call_does_not_wait_for_itself(w: World) -> None:
         "'inner' would wait for itself: it was called from inside the execution"
         " that Coalesce(name='load') would have it share" == str(caught.value)
     )
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 @in_every_colour
@@ -1101,7 +1101,7 @@ async def test_calls_do_not_wait_for_each_other(w: World) -> None:
     decorated = w.decorate(coalesce, function)
     results = await together(w, lambda: decorated("a"), lambda: decorated("b"))
     assert all(isinstance(one, RuntimeError) for one in results)
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 @in_every_colour
@@ -1168,7 +1168,7 @@ def test_each_loop_has_executions_of_its_own() -> None:
         thread.join(20)
     assert 3 == len(set(inside))
     assert all(here == there for here, there in results)  # type: ignore[misc]
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 @pytest.mark.real
@@ -1229,7 +1229,7 @@ def test_threads_and_loops_at_once_lose_nothing() -> None:
     assert not any(thread.is_alive() for thread in threads)
     assert [] == twice
     assert [True] * 48 == done
-    assert coalesce.fresh()
+    assert coalesce.is_pristine()
 
 
 class Closing:
@@ -1266,7 +1266,7 @@ def test_a_call_may_be_closed_while_the_lock_is_held(skips: int) -> None:
         lost.close()
         await asyncio.sleep(1)
         assert 1 == slow.ended
-        assert coalesce.fresh()
+        assert coalesce.is_pristine()
 
     virtual_time.run(main)
 
@@ -1288,10 +1288,10 @@ def test_whoever_holds_the_lock_takes_back_for_others() -> None:
         coroutine.close()
         assert 1 == coalesce.in_flight
         coalesce._lock.release()
-        done = threading.Thread(target=coalesce._drain)
+        done = threading.Thread(target=coalesce._release_deferred)
         done.start()
         done.join()
-        assert coalesce.fresh()
+        assert coalesce.is_pristine()
         assert 0 == slow.ended
         await asyncio.sleep(1)
         assert 1 == slow.ended
@@ -1313,24 +1313,24 @@ def test_an_execution_on_trio_can_be_given_up_by_another_thread() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(leave_as_it_is_held)
             await trio.sleep(1)
-            [flight] = coalesce._executing.values()
-            [passenger] = flight.passengers
-            coalesce._returned.append(passenger)  # type: ignore[arg-type]
+            [execution] = coalesce._executing.values()
+            [waiting] = execution.waiters
+            coalesce._deferred.append(waiting)  # type: ignore[arg-type]
             # NB: no thread of trio's, which would stay for a while.
-            thread = threading.Thread(target=coalesce._drain)
+            thread = threading.Thread(target=coalesce._release_deferred)
             thread.start()
             thread.join()
             await trio.sleep(1)
             assert 1 == slow.ended
             nursery.cancel_scope.cancel()
-        assert flight.errand is not None
+        assert execution.background is not None
 
     virtual_time.run(main, backend="trio")
 
 
 # -- Garbage
 
-_OURS = (BaseException, Call, Flight, Passenger, types.CoroutineType)
+_OURS = (BaseException, Call, Execution, WaitingCall, types.CoroutineType)
 
 
 @pytest.mark.parametrize("colour", ["sync", "asyncio", "trio"])
@@ -1530,7 +1530,7 @@ def test_unhashable_arguments_need_a_key() -> None:
         keyed(function)(["password"])
     assert "password" not in str(caught.value)
     assert "`key` must be hashable" in str(caught.value)
-    assert keyed.fresh()
+    assert keyed.is_pristine()
 
 
 def test_it_has_no_meaning_for_blocks_and_generators() -> None:
@@ -1684,7 +1684,7 @@ async def test_what_a_call_really_cost_is_booked_inside(w: World) -> None:
     limiter = RateLimiter(100, per=1000, burst=100)
 
     async def function() -> None:
-        current_call().settle(requests=50)
+        current_call().set_cost(requests=50)
 
     policy = Pipeline(Coalesce(), limiter)
     await w.call(policy, function)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from resilient import CircuitOpenError, DeadlineExceededError, TimeoutExceededError
-from resilient._errors.copies import copied, forget_origin
+from resilient._errors.copies import copy_error, forget_origin
 
 
 class PeculiarError(Exception):
@@ -125,7 +125,7 @@ ERRORS = [
 def test_a_copy_is_all_that_the_error_is(error: BaseException) -> None:
     """But for what it is: no constructor is called for it."""
     error = raised(error)
-    twin = copied(error)
+    twin = copy_error(error)
     assert twin is not None
     assert twin is not error
     assert type(error) is type(twin)
@@ -144,7 +144,7 @@ def test_a_copy_is_all_that_the_error_is(error: BaseException) -> None:
 def test_notes_are_each_ones_own() -> None:
     """What is added to one is not said of the other."""
     error = raised(ValueError())
-    twin = copied(error)
+    twin = copy_error(error)
     assert twin is not None
     twin.add_note("another")
     assert ["a note"] == error.__notes__
@@ -155,7 +155,7 @@ def test_tracebacks_grow_apart() -> None:
     """They share what was there, and nothing that comes."""
     error = raised(ValueError())
     trace = error.__traceback__
-    twin = copied(error)
+    twin = copy_error(error)
     assert twin is not None
     with pytest.raises(ValueError):
         raise twin
@@ -172,7 +172,7 @@ def test_some_errors_cannot_be_copied(error: Exception) -> None:
     """None says so, and the error is as it was."""
     if isinstance(error, ChangelingError):
         error.args = (2,)
-    assert None is copied(error)
+    assert None is copy_error(error)
 
 
 def test_an_origin_can_be_forgotten() -> None:

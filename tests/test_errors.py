@@ -151,10 +151,10 @@ def test_whether_the_deadline_was_to_blame_survives_pickling(
     """A class says no by default, an error may say yes."""
     if isinstance(error, RejectedError):
         assert isinstance(error, DeadlineExceededError) == error.by_deadline
-        for copied in COPIES:
+        for copy_error in COPIES:
             late = copy.copy(error)
             late.by_deadline = True
-            again = copied(late)
+            again = copy_error(late)
             assert isinstance(again, RejectedError)
             assert again.by_deadline
 

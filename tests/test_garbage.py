@@ -153,12 +153,12 @@ async def test_a_failing_call_leaves_nothing_to_the_collector(w: World) -> None:
     """In every spelling, retried or not: its frames die with the error."""
     for error in (OSError, KeyError):
         spellings = Spellings(w, pipeline(), error)
-        for spelling in spellings.all():
+        for usage in spellings.all():
             for warm in (False, True):
                 # NB: the first round warms caches that are made once.
                 with no_garbage() if warm else contextlib.nullcontext():
                     try:
-                        await spelling()
+                        await usage()
                     except error:
                         pass
 
@@ -247,8 +247,8 @@ async def test_a_timeout_leaves_nothing_to_the_collector(w: World) -> None:
         await timed_out()
 
 
-@pytest.mark.parametrize("spelling", range(6))
-def test_a_call_leaves_no_task_and_no_timer(spelling: int) -> None:
+@pytest.mark.parametrize("usage", range(6))
+def test_a_call_leaves_no_task_and_no_timer(usage: int) -> None:
     """Beyond the one timer that the calls of one duration share."""
     loops: list[Any] = []
 
@@ -258,7 +258,7 @@ def test_a_call_leaves_no_task_and_no_timer(spelling: int) -> None:
         loops.append(loop)
         for _ in range(3):
             with contextlib.suppress(KeyError):
-                await spellings.all()[spelling]()
+                await spellings.all()[usage]()
         assert {asyncio.current_task()} == asyncio.all_tasks()
         timers = [one for one in loop._scheduled if not one.cancelled()]  # type: ignore[attr-defined]  # asyncio's own
         assert len(timers) <= 2
@@ -274,9 +274,9 @@ def test_sync_calls_start_neither_loop_nor_thread() -> None:
     w = World("sync")
 
     async def main(w: World) -> None:
-        for spelling in Spellings(w, pipeline(), OSError).all():
+        for usage in Spellings(w, pipeline(), OSError).all():
             with contextlib.suppress(OSError):
-                await spelling()
+                await usage()
             assert asyncio._get_running_loop() is None
 
     w.run(main)

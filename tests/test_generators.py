@@ -658,9 +658,9 @@ async def test_a_switched_off_stream_goes_straight_through(w: World) -> None:
     bulkhead = Bulkhead(1)
 
     async def echoes() -> AsyncIterator[object]:
-        heard: object = "first"
+        has_listeners: object = "first"
         while True:
-            heard = yield heard
+            has_listeners = yield has_listeners
 
     with off(), deadline_after(0):
         stream = Stream(w, Pipeline(Timeout(1), bulkhead), echoes)

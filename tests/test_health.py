@@ -88,7 +88,7 @@ def test_what_keys_have_is_summed_up() -> None:
     policy = Pipeline(hosts, name="keyed")
     for key in ("a", "b", "c"):
         assert hosts[key].contains(hosts[key])
-    [broken] = [one for one in hosts["b"].inside() if isinstance(one, CircuitBreaker)]
+    [broken] = [one for one in hosts["b"].children() if isinstance(one, CircuitBreaker)]
     broken.force_open()
     by_kind = {one["kind"]: one for one in seen("keyed")["policies"]}
     assert {"PerKey", "CircuitBreaker", "RateLimiter"} == set(by_kind)
@@ -101,7 +101,7 @@ def test_what_keys_have_is_summed_up() -> None:
     assert None is circuits["retry_after"]
     assert 3 == by_kind["RateLimiter"]["keys"]
     assert 1.0 == by_kind["RateLimiter"]["limiter.tokens"]["requests"]
-    assert policy.inside() == (hosts,)
+    assert policy.children() == (hosts,)
 
 
 def test_one_policy_for_several_keys_is_one() -> None:

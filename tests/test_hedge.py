@@ -50,12 +50,12 @@ from resilient import (
     deadline_after,
     remaining,
 )
-from resilient._calls.outcome import Held
+from resilient._calls.outcome import OngoingWork
 from resilient._edges.driver import leaf
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC, SyncRace
-from resilient.policies.hedge.losers import attach, joined
-from resilient.policies.hedge.race import Entrant, Heat
+from resilient.policies.hedge.losers import chain_errors, merge_work
+from resilient.policies.hedge.race import HedgedAttempt, HedgeRace
 from resilient.testing import _virtual_clock, virtual_time
 
 LIBRARY = str(Path(resilient.__file__).parent)
@@ -337,19 +337,19 @@ async def test_without_a_delay_it_learns_one(w: World) -> None:
     """From twenty successes on, their 95th percentile."""
     policy = hedge()
     durations = [0.1 + number / 100 for number in range(20)]
-    assert policy.fresh()
+    assert policy.is_pristine()
     for seconds in durations:
         assert policy.current_delay is None
         assert 0 == await w.call(policy, Server(w, (seconds, 0)))
     assert durations[18] == pytest.approx(policy.current_delay)
-    assert not policy.fresh()
+    assert not policy.is_pristine()
     server = Server(w, (60, "late"), (0.1, "ok"))
     assert "ok" == await w.call(policy, server)
     assert 2 == len(server.began)
     await outlast(w)
     policy.reset()
     assert policy.current_delay is None
-    assert policy.fresh()
+    assert policy.is_pristine()
 
 
 @in_every_colour
@@ -545,7 +545,7 @@ async def test_a_policy_of_ones_own_may_say_so_too(w: World) -> None:
 
     class Tired(Policy[Any]):
         async def around(self, proceed: Any, call: Call) -> Outcome:
-            call.strain()
+            call.discourage_hedging()
             return await proceed(call)
 
     server = Server(w, (3, "ok"))
@@ -735,12 +735,12 @@ async def test_a_loser_that_ignores_its_cancellation(w: World) -> None:
     else:
         assert 1.75 == w.now()
         assert (1, 1, 1) == (inner.in_use, outer.in_use, policy.abandoned)
-        assert not policy.fresh()
+        assert not policy.is_pristine()
         assert CallAbandoned("Hedge", "function", 1) == events[-1]
         gc.collect()
         await w.sleep(8)
     assert (0, 0, 0) == (inner.in_use, outer.in_use, policy.abandoned)
-    assert policy.fresh()
+    assert policy.is_pristine()
     assert 1 == late.closed
 
 
@@ -869,14 +869,14 @@ async def test_a_thread_left_within_a_loser(w: World) -> None:
 def test_an_attempt_that_ends_while_it_is_counted() -> None:
     """In another thread, between two looks: nothing stays held."""
     call = Call("x", runtime=SYNC)
-    heat = Heat(call, leaf, None, SyncRace())
-    forgotten: list[Entrant] = []
-    entrant = Entrant(heat, 0, forgotten.append)
-    assert not entrant.outlives(lambda one: one.ended())
-    assert entrant in forgotten
-    assert entrant.held is not None
+    hedge_race = HedgeRace(call, leaf, None, SyncRace())
+    forgotten: list[HedgedAttempt] = []
+    attempt = HedgedAttempt(hedge_race, 0, forgotten.append)
+    assert not attempt.leave_behind(lambda one: one.ended())
+    assert attempt in forgotten
+    assert attempt.ongoing is not None
     given_back: list[object] = []
-    entrant.held.append(given_back.append)
+    attempt.ongoing.add_release(given_back.append)
     assert [None] == given_back
 
 
@@ -1264,7 +1264,7 @@ async def test_the_system_has_no_thread_left(w: World) -> None:
         assert "ok" == await w.call(policy, server)
     assert 1 == len(server.began)
     assert 0 == policy.abandoned
-    assert policy.fresh()
+    assert policy.is_pristine()
 
 
 @in_sync
@@ -1279,7 +1279,7 @@ async def test_an_interrupt_while_a_thread_starts(w: World) -> None:
         patch.setattr(clock, "start_thread", interrupt)
         with pytest.raises(KeyboardInterrupt):
             await w.call(policy, Server(w, (5, "ok")))
-    assert policy.fresh()
+    assert policy.is_pristine()
 
 
 def test_a_plain_function_may_not_return_an_awaitable() -> None:
@@ -1539,7 +1539,7 @@ def test_others_hang_on_the_end_of_the_chain() -> None:
     """Which stays as it is."""
     error, cause, other = OSError(), KeyError(), ValueError()
     error.__cause__ = cause
-    attach(error, [other])
+    chain_errors(error, [other])
     group = cause.__context__
     assert isinstance(group, ExceptionGroup)
     assert (other,) == group.exceptions
@@ -1551,7 +1551,7 @@ def test_an_error_raised_again_and_again_does_not_grow() -> None:
     error = OSError()
     for _ in range(3):
         other = ValueError()
-        attach(error, [other])
+        chain_errors(error, [other])
         group = error.__context__
         assert isinstance(group, ExceptionGroup)
         assert (other,) == group.exceptions
@@ -1562,11 +1562,11 @@ def test_errors_never_hang_on_themselves() -> None:
     """Not the same object, not one that came from it, not in a ring."""
     error, other = OSError(), ValueError()
     other.__context__ = error
-    attach(error, [error, other])
+    chain_errors(error, [error, other])
     assert error.__context__ is None
     error.__context__ = ring = KeyError()
     ring.__context__ = error
-    attach(error, [ValueError()])
+    chain_errors(error, [ValueError()])
     assert isinstance(ring.__context__, ExceptionGroup)
 
 
@@ -1578,19 +1578,19 @@ def test_an_error_that_refuses_attributes() -> None:
         code: int
 
     error = FrozenError(1)
-    attach(error, [OSError()])
+    chain_errors(error, [OSError()])
     assert isinstance(error.__context__, ExceptionGroup)
 
 
 def test_work_that_is_joined_ends_with_the_last() -> None:
     """One alone is itself."""
     seen: list[str] = []
-    helds = [Held(), Held()]
-    assert helds[0] is joined(helds[:1])
-    joined(helds).append(lambda last: seen.append("all"))
-    helds[1].end(None)
+    works = [OngoingWork(), OngoingWork()]
+    assert works[0] is merge_work(works[:1])
+    merge_work(works).add_release(lambda last: seen.append("all"))
+    works[1].finish(None)
     assert [] == seen
-    helds[0].end(None)
+    works[0].finish(None)
     assert ["all"] == seen
 
 
@@ -1601,13 +1601,13 @@ def test_discarding_joined_work_closes_each() -> None:
     async def close() -> None:
         seen.append("closed")
 
-    thread = Held()
-    whole = joined([Held(close), thread, Held(close)])
-    whole.append(lambda last: seen.append("all"))
+    thread = OngoingWork()
+    whole = merge_work([OngoingWork(close), thread, OngoingWork(close)])
+    whole.add_release(lambda last: seen.append("all"))
     with pytest.raises(StopIteration):
-        whole.discard().send(None)
+        whole.close().send(None)
     assert ["closed", "closed"] == seen
-    thread.end(None)
+    thread.finish(None)
     assert ["closed", "closed", "all"] == seen
 
 
@@ -1619,10 +1619,10 @@ def test_joined_work_that_fails_to_close_keeps_none_open() -> None:
         seen.append("failed")
         raise ZeroDivisionError(len(seen))
 
-    whole = joined([Held(fail), Held(fail)])
-    whole.append(lambda last: seen.append("all"))
+    whole = merge_work([OngoingWork(fail), OngoingWork(fail)])
+    whole.add_release(lambda last: seen.append("all"))
     with pytest.raises(ZeroDivisionError, match="1"):
-        whole.discard().send(None)
+        whole.close().send(None)
     assert ["failed", "failed", "all"] == seen
 
 
@@ -1638,8 +1638,8 @@ def test_closing_joined_work_may_be_given_up() -> None:
         seen.append("closing")
         await pause()
 
-    whole = joined([Held(close), Held(close)])
-    closing = whole.discard()
+    whole = merge_work([OngoingWork(close), OngoingWork(close)])
+    closing = whole.close()
     closing.send(None)
     closing.close()
     assert ["closing"] == seen

@@ -299,7 +299,7 @@ def test_a_forked_child_has_none_of_its_parents_threads() -> None:
         timeout.call(gate.wait)
 
     def use() -> None:
-        assert (0, True) == (timeout.abandoned, timeout.fresh())
+        assert (0, True) == (timeout.abandoned, timeout.is_pristine())
         assert 1 == timeout.with_(seconds=60).call(abs, -1)
         with pytest.raises(TimeoutExceededError):
             timeout.call(gate.wait)

@@ -33,7 +33,7 @@ from resilient import (
     Timeout,
     constant,
 )
-from resilient._calls.outcome import Held
+from resilient._calls.outcome import OngoingWork
 
 
 def limiter(key: object) -> RateLimiter:
@@ -302,11 +302,11 @@ def test_one_that_comes_into_use_meanwhile_is_spared() -> None:
     class Curious(Bulkhead):
         """Is called while it is asked."""
 
-        def fresh(self) -> bool:
+        def is_pristine(self) -> bool:
             if not guards:
                 guards.append(hosts.guard(key="a"))
                 guards[0].__enter__()
-            return super().fresh()
+            return super().is_pristine()
 
     guards: list[Any] = []
     hosts = PerKey(lambda key: Curious(1), max_keys=1)
@@ -353,11 +353,11 @@ async def test_a_listener_is_told_of_every_key(w: World) -> None:
 def test_a_reset_is_one_of_every_key() -> None:
     """They stay."""
     hosts = PerKey(limiter, key=by_host)
-    assert hosts.fresh()
+    assert hosts.is_pristine()
     hosts.call(by_host, "a")
-    assert not hosts.fresh()
+    assert not hosts.is_pristine()
     hosts.reset()
-    assert hosts.fresh()
+    assert hosts.is_pristine()
     hosts.call(by_host, "a")
     assert 1 == len(hosts)
 
@@ -527,7 +527,7 @@ class Odd(Policy[Any]):
     async def around(self, proceed: Any, call: Any) -> Any:
         return await proceed(call)
 
-    def fresh(self) -> bool:
+    def is_pristine(self) -> bool:
         raise ZeroDivisionError
 
 
@@ -558,12 +558,12 @@ class Lingering(Policy[Any]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left: list[Held] = []
+        self.left: list[OngoingWork] = []
 
     async def around(self, proceed: Any, call: Any) -> Any:
         outcome = await proceed(call)
-        outcome.held = Held()
-        self.left.append(outcome.held)
+        outcome.ongoing = OngoingWork()
+        self.left.append(outcome.ongoing)
         return outcome
 
 
@@ -583,10 +583,10 @@ async def test_one_call_may_be_inside_twice(w: World) -> None:
 
     assert "ok" == await w.call(pipeline, flaky, "a")
     first, second = lingering.left
-    first.end(None)
+    first.finish(None)
     hosts["b"]
     assert "a" in hosts
-    second.end(None)
+    second.finish(None)
     hosts["c"]
     assert "a" not in hosts
 

@@ -433,11 +433,11 @@ async def test_a_subscriber_hears_every_policy(w: World) -> None:
 
     await fail_once()
     assert 2 == sum(isinstance(event, RetryScheduled) for event in events)
-    heard = len(events)
+    has_listeners = len(events)
     unsubscribe()
     unsubscribe()
     await fail_once()
-    assert heard == len(events)
+    assert has_listeners == len(events)
 
 
 @in_every_colour
@@ -468,11 +468,11 @@ def test_reset_reaches_every_policy() -> None:
     """And `fresh` and `contains` ask every one."""
     breaker, bulkhead = CircuitBreaker(), Bulkhead(1)
     policy = Pipeline(breaker, Pipeline(bulkhead))
-    assert policy.fresh()
+    assert policy.is_pristine()
     breaker.force_open()
-    assert not policy.fresh()
+    assert not policy.is_pristine()
     policy.reset()
-    assert policy.fresh()
+    assert policy.is_pristine()
     assert [True, True, True, False] == [
         policy.contains(one) for one in (policy, breaker, bulkhead, Timeout(1))
     ]
@@ -482,7 +482,7 @@ def test_a_policy_of_no_state_is_always_fresh() -> None:
     """There is nothing to forget, and resetting it does nothing."""
     timeout = Tracer([], "a")
     timeout.reset()
-    assert timeout.fresh()
+    assert timeout.is_pristine()
     assert timeout.contains(timeout)
     assert not timeout.contains(Timeout(1))
 

@@ -23,14 +23,14 @@ from resilient import (
     priority,
     remaining,
 )
-from resilient._values.priority import lot_of
+from resilient._values.priority import shed_rank_of
 from resilient.testing import virtual_time
 
 
 def standing() -> tuple[Priority, float]:
     """Return what the call that runs here knows of itself."""
     call = current_call()
-    return call.priority, call.lot
+    return call.priority, call.shed_rank
 
 
 def seen() -> tuple[Priority, float]:
@@ -97,7 +97,7 @@ def test_work_started_inside_keeps_its_class_after_the_block() -> None:
     """Importance does not run out as time does."""
     with deadline_after(1), priority("batch", key="k"):
         inherited = contextvars.copy_context()
-    assert (Priority.BATCH, lot_of("k")) == inherited.run(seen)
+    assert (Priority.BATCH, shed_rank_of("k")) == inherited.run(seen)
     assert inherited.run(remaining) is None
 
 
@@ -109,7 +109,7 @@ def test_a_task_keeps_its_class_after_the_block() -> None:
             task = asyncio.ensure_future(asyncio.to_thread(seen))
         return await task
 
-    assert (Priority.BATCH, lot_of("k")) == asyncio.run(main())
+    assert (Priority.BATCH, shed_rank_of("k")) == asyncio.run(main())
 
 
 def test_a_generator_keeps_what_it_began_with() -> None:
@@ -124,7 +124,7 @@ def test_a_generator_keeps_what_it_began_with() -> None:
         stream = items()
         first = next(stream)
     with priority("critical", key="b"):
-        assert (Priority.BATCH, lot_of("a")) == first == next(stream)
+        assert (Priority.BATCH, shed_rank_of("a")) == first == next(stream)
     stream.close()
 
 
@@ -151,13 +151,13 @@ def test_calls_of_one_task_share_their_lot() -> None:
         first = seen()[1]
         with priority("batch"):
             second = seen()[1]
-    assert lot_of("request-1") == first == second
+    assert shed_rank_of("request-1") == first == second
 
 
 def test_the_innermost_key_counts() -> None:
     """A batch of many tasks names each."""
     with priority("batch", key="all"), priority("batch", key="one"):
-        assert lot_of("one") == seen()[1]
+        assert shed_rank_of("one") == seen()[1]
 
 
 def test_without_a_key_the_outermost_block_draws() -> None:
@@ -195,7 +195,7 @@ def test_without_any_block_the_outermost_call_draws() -> None:
 
         stream = Pipeline()(begin)()
         next(stream)
-        return [standing()[1], inner[0].lot, seen()[1]]
+        return [standing()[1], inner[0].shed_rank, seen()[1]]
 
     found: list[Any] = []
     for body in (first_asked_inside, first_asked_in_a_block, begun_before):
@@ -209,7 +209,8 @@ def test_the_lot_of_a_key_is_the_same_in_every_process() -> None:
     """Python's own hash of a text is not."""
     keys: list[Any] = ["request-1", b"request-1", 7, "7", "\udc80", ""]
     code = (
-        f"from resilient._values.priority import lot_of;print([*map(lot_of, {keys!a})])"
+        "from resilient._values.priority import shed_rank_of;"
+        f"print([*map(shed_rank_of, {keys!a})])"
     )
     there = [
         subprocess.run(
@@ -221,19 +222,23 @@ def test_the_lot_of_a_key_is_the_same_in_every_process() -> None:
         ).stdout.strip()
         for seed in ("1", "2")
     ]
-    assert [repr([lot_of(key) for key in keys])] * 2 == there
-    assert lot_of("request-1") == lot_of(b"request-1") != lot_of("request-2")
-    assert lot_of(7) == lot_of("7")
+    assert [repr([shed_rank_of(key) for key in keys])] * 2 == there
+    assert (
+        shed_rank_of("request-1")
+        == shed_rank_of(b"request-1")
+        != shed_rank_of("request-2")
+    )
+    assert shed_rank_of(7) == shed_rank_of("7")
     # Written down, so that no release cuts others than the one before.
-    assert 0.3602450806647539 == lot_of("request-1")
+    assert 0.3602450806647539 == shed_rank_of("request-1")
 
 
-@pytest.mark.parametrize("spelling", ["{}", "req-{:08d}", "{:x}", "user:{}:order"])
+@pytest.mark.parametrize("usage", ["{}", "req-{:08d}", "{:x}", "user:{}:order"])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
-def test_numbered_keys_are_cut_evenly(spelling: str, share: float) -> None:
+def test_numbered_keys_are_cut_evenly(usage: str, share: float) -> None:
     """Below any number there are as many lots as it says."""
     number = 20_000
-    below = sum(lot_of(spelling.format(n)) < share for n in range(number))
+    below = sum(shed_rank_of(usage.format(n)) < share for n in range(number))
     spread = math.sqrt(number * share * (1 - share))
     assert abs(below - number * share) < 3 * spread
 

@@ -372,7 +372,7 @@ def test_what_a_cost_function_raises_reaches_the_caller() -> None:
     limiter = RateLimiter(1, cost=lambda call: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         Pipeline(Retry(Exception), limiter).call(bool)
-    assert limiter.fresh()
+    assert limiter.is_pristine()
 
 
 # -- Several limits
@@ -467,9 +467,9 @@ async def test_settling_books_the_difference_once(w: World) -> None:
     )
 
     async def ask() -> None:
-        current_call().settle(tokens=812)
-        current_call().settle(tokens=1)
-        current_call().settle(requests=3)
+        current_call().set_cost(tokens=812)
+        current_call().set_cost(tokens=1)
+        current_call().set_cost(requests=3)
 
     await w.call(limiter, ask)
     assert (7.0, 188.0) == (limiter.available(), limiter.available("tokens"))
@@ -482,7 +482,7 @@ async def test_less_than_was_taken_is_given_back(w: World) -> None:
 
     async def ask() -> None:
         assert 2.0 == limiter.available()
-        current_call().settle(requests=3)
+        current_call().set_cost(requests=3)
         assert 7.0 == limiter.available()
 
     await w.call(limiter, ask)
@@ -493,7 +493,7 @@ async def test_less_than_was_taken_is_given_back(w: World) -> None:
 
 async def ask_nothing() -> None:
     """Settle nothing."""
-    current_call().settle()
+    current_call().set_cost()
 
 
 @in_every_colour
@@ -502,7 +502,7 @@ async def test_a_debt_is_paid_before_others_pass(w: World) -> None:
     limiter = RateLimiter(10, cost=1.0 + 1)
 
     async def ask() -> None:
-        current_call().settle(requests=40)
+        current_call().set_cost(requests=40)
 
     await w.call(limiter, ask)
     assert -30.0 == limiter.available()
@@ -516,7 +516,7 @@ async def test_what_is_given_back_serves_those_who_wait(w: World) -> None:
 
     async def ask() -> None:
         await w.sleep(1)
-        current_call().settle(requests=1)
+        current_call().set_cost(requests=1)
 
     async def first() -> None:
         await w.call(limiter, ask)
@@ -540,7 +540,7 @@ async def test_a_unit_that_two_limits_count_is_settled_in_both(w: World) -> None
 
     async def ask() -> None:
         seen.append(limiter.available("tokens"))
-        current_call().settle(tokens=60)
+        current_call().set_cost(tokens=60)
 
     await w.call(limiter, ask)
     assert [90.0] == seen
@@ -549,7 +549,7 @@ async def test_a_unit_that_two_limits_count_is_settled_in_both(w: World) -> None
     limiter.set_rate(10_000, burst=10_000, unit="tokens")
 
     async def spend() -> None:
-        current_call().settle(tokens=441)
+        current_call().set_cost(tokens=441)
 
     await w.call(limiter, spend)
     assert pytest.approx(11 / (1000 / 60)) == (await rejection(w, limiter)).retry_after
@@ -562,7 +562,7 @@ async def test_every_attempt_has_a_cost_of_its_own(w: World) -> None:
     used = [30, 20]
 
     async def ask() -> None:
-        current_call().settle(requests=used.pop(0))
+        current_call().set_cost(requests=used.pop(0))
         if used:
             raise OSError
 
@@ -579,7 +579,7 @@ def test_what_a_call_cost_has_to_be_a_number(amount: Any) -> None:
     )
 
     def ask() -> None:
-        current_call().settle(requests=5, tokens=amount)
+        current_call().set_cost(requests=5, tokens=amount)
 
     with pytest.raises((TypeError, ValueError), match="`tokens` must be"):
         limiter.call(ask)
@@ -731,7 +731,7 @@ def test_a_wrong_rate_changes_nothing(changes: Any, text: str) -> None:
 async def test_what_the_server_says_is_obeyed(w: World) -> None:
     """Five are left until its window ends in 30 s."""
     limiter = RateLimiter(100)
-    limiter.update(2, timedelta(seconds=30))
+    limiter.learn(2, timedelta(seconds=30))
     await w.call(limiter, nothing)
     assert 1.0 == limiter.available()
     await w.call(limiter, nothing)
@@ -747,7 +747,7 @@ async def test_who_does_not_fit_what_the_server_says_is_rejected_then(w: World) 
 
     async def learn() -> None:
         await w.sleep(0.5)
-        limiter.update(0, 60)
+        limiter.learn(0, 60)
 
     results = await w.gather(
         entering(w, limiter),
@@ -773,8 +773,8 @@ def test_what_the_server_says_has_to_make_sense(arguments: Any, text: str) -> No
     """Headers come from outside."""
     limiter = RateLimiter(1)
     with pytest.raises(ValueError, match=text):
-        limiter.update(*arguments)
-    assert limiter.fresh()
+        limiter.learn(*arguments)
+    assert limiter.is_pristine()
 
 
 # -- Races
@@ -828,7 +828,7 @@ def test_a_wake_out_of_turn_means_to_wait_on() -> None:
         assert second_ticket is limiter.readmit(second_ticket, second)
         assert tickets[0] is limiter.readmit(tickets[0], first)
         # Debts of others have made the line slower than it looked.
-        limiter.update(0, 100)
+        limiter.learn(0, 100)
         error = limiter.readmit(second_ticket, second)
         assert isinstance(error, RateLimitedError)
         clock.advance(1)
@@ -858,7 +858,7 @@ async def test_who_is_behind_a_debt_is_rejected_when_time_is_up(w: World) -> Non
 
     async def ask() -> None:
         await w.sleep(0.5)
-        current_call().settle(requests=200)
+        current_call().set_cost(requests=200)
 
     async def expensive() -> None:
         await w.call(limiter, ask)
@@ -883,7 +883,7 @@ async def test_who_does_not_get_to_the_front_in_time_is_rejected(w: World) -> No
 
     async def ask() -> None:
         await w.sleep(0.5)
-        current_call().settle(requests=100)
+        current_call().set_cost(requests=100)
 
     async def expensive() -> None:
         await w.call(limiter, ask)
@@ -932,9 +932,9 @@ def test_a_reset_forgets_what_was_taken() -> None:
     """And it is as good as new."""
     limiter = RateLimiter(1, per=3600)
     limiter.call(bool)
-    assert not limiter.fresh()
+    assert not limiter.is_pristine()
     limiter.reset()
-    assert limiter.fresh()
+    assert limiter.is_pristine()
     limiter.call(bool)
 
 
@@ -945,7 +945,7 @@ async def test_a_reset_serves_those_who_wait(w: World) -> None:
 
     async def reset() -> None:
         await w.sleep(2)
-        assert not limiter.fresh()
+        assert not limiter.is_pristine()
         limiter.reset()
 
     results = await w.gather(
@@ -986,7 +986,7 @@ def test_a_changed_copy_counts_for_itself() -> None:
 def test_limiters_made_alike_share_what_they_were_made_with() -> None:
     """Ten thousand keys have one set of terms, until one is changed."""
     one, other = RateLimiter(10, cost=2), RateLimiter(10, cost=2)
-    assert one._terms is other._terms
+    assert one._config is other._config
     one.set_rate(20)
     assert (20, 10) == (one.rate, other.rate)
     one.call(bool)
@@ -1112,7 +1112,7 @@ async def test_a_cost_that_nobody_inside_counts_goes_to_the_call_around(
     limiter = RateLimiter(limits=[Limit(100, per=60, unit="tokens")])
 
     async def settles() -> None:
-        current_call().settle(tokens=30)
+        current_call().set_cost(tokens=30)
 
     inner = w.decorate(Timeout(3), settles)
     await w.call(limiter, inner)
@@ -1230,13 +1230,13 @@ def test_a_call_puts_a_lost_waiter_out_of_line() -> None:
 def test_a_waiter_of_one_limiter_is_none_of_another() -> None:
     """Those for which nobody has ever waited have one empty list together."""
     limiter, other = (RateLimiter(1, per=60, max_wait=None) for _ in range(2))
-    assert limiter._returned is other._returned
+    assert limiter._deferred is other._deferred
     limiter.call(bool)
     wait = limiter.admit(Call("lost", runtime=SYNC))
     with limiter._lock:
         limiter.withdraw(wait)
-        assert [wait] == limiter._returned
-        assert [] == other._returned
+        assert [wait] == limiter._deferred
+        assert [] == other._deferred
 
 
 @in_every_colour

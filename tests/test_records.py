@@ -108,11 +108,11 @@ def test_a_record_matches_by_place() -> None:
 def test_an_event_keeps_where_it_happened_wherever_it_goes() -> None:
     """That is no argument, and no part of what it is."""
     event = PermitWaited("api", "get", 1.0)
-    assert (None, None) == (event.pipeline, event.series)
+    assert (None, None) == (event.pipeline, event.metric_name)
     located(event, "checkout", "api")
 
     other: PermitWaited = pickle.loads(pickle.dumps(event))
-    assert ("checkout", "api") == (other.pipeline, other.series)
+    assert ("checkout", "api") == (other.pipeline, other.metric_name)
     assert PermitWaited("api", "get", 1.0) == event
     text = "PermitWaited(policy='api', call='get', pipeline='checkout', waited=1.0)"
     assert text == repr(event)

@@ -676,12 +676,12 @@ async def test_reset_fills_its_own_budget_only(w: World) -> None:
     )
     await failure_of(w, own, Flaky(OSError()))
     await failure_of(w, sharing, Flaky(OSError()))
-    assert not own.fresh()
-    assert sharing.fresh()
-    assert free.fresh()
+    assert not own.is_pristine()
+    assert sharing.is_pristine()
+    assert free.is_pristine()
     for retry in (own, sharing, free):
         retry.reset()
-    assert own.fresh()
+    assert own.is_pristine()
     assert 0.0 == shared.balance
 
 

@@ -67,16 +67,16 @@ def test_each_loop_is_recognised() -> None:
 
     async def on_asyncio() -> None:
         assert (ASYNCIO, asyncio.current_task()) == await runtime()
-        assert ASYNCIO.place() is asyncio.current_task()
+        assert ASYNCIO.task_or_thread() is asyncio.current_task()
 
     async def on_trio() -> None:
         assert (TRIO, None) == await runtime()
-        assert TRIO.place() is trio.lowlevel.current_task()
+        assert TRIO.task_or_thread() is trio.lowlevel.current_task()
 
     asyncio.run(on_asyncio())
     trio.run(on_trio)
     assert ["asyncio", "trio", "sync"] == [one.name for one in (ASYNCIO, TRIO, SYNC)]
-    assert threading.get_ident() == SYNC.place()
+    assert threading.get_ident() == SYNC.task_or_thread()
 
 
 def test_no_loop_is_an_error() -> None:
@@ -412,7 +412,7 @@ def test_a_call_that_ends_between_timer_and_delivery_is_not_cancelled() -> None:
         limit.timer.cancel()  # type: ignore[union-attr]
         clock.sleep(11)
         limit.expire()
-        assert End.TIED is limit.leave(call, None)
+        assert End.BOTH is limit.leave(call, None)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]
@@ -424,14 +424,14 @@ def test_a_call_that_begins_again_between_timer_and_delivery_is_not_cancelled() 
     """Its next attempt has a limit of its own, in the same place."""
 
     async def main() -> None:
-        shelf: dict[Any, Any] = {}
+        limits_by_loop: dict[Any, Any] = {}
         call = Call("x")
-        limit = ASYNCIO.limit(call, shelf, 10.0, clock.now() + 10.0)
+        limit = ASYNCIO.limit(call, limits_by_loop, 10.0, clock.now() + 10.0)
         limit.timer.cancel()  # type: ignore[union-attr]
         clock.sleep(11)
         limit.expire()
-        assert End.TIED is limit.leave(call, None)
-        assert limit is ASYNCIO.limit(call, shelf, 10.0, clock.now() + 10.0)
+        assert End.BOTH is limit.leave(call, None)
+        assert limit is ASYNCIO.limit(call, limits_by_loop, 10.0, clock.now() + 10.0)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert End.IN_TIME is limit.leave(call, None)
@@ -444,11 +444,11 @@ def test_a_call_that_is_closed_while_others_expire_is_let_go() -> None:
     """As by a garbage collection that begins there."""
 
     async def main() -> None:
-        shelf: dict[Any, Any] = {}
+        limits_by_loop: dict[Any, Any] = {}
         until = clock.now() + 10.0
         call, lost = Call("call"), Call("lost")
-        limit = ASYNCIO.limit(call, shelf, 10.0, until)
-        ASYNCIO.limit(lost, shelf, 10.0, until)
+        limit = ASYNCIO.limit(call, limits_by_loop, 10.0, until)
+        ASYNCIO.limit(lost, limits_by_loop, 10.0, until)
         limit.timer.cancel()  # type: ignore[union-attr]
         ended: list[End] = []
 
@@ -460,7 +460,7 @@ def test_a_call_that_is_closed_while_others_expire_is_let_go() -> None:
         clock.sleep(11)
         limit.expire()
         assert [End.IN_TIME] == ended
-        assert End.TIED is limit.leave(call, None)
+        assert End.BOTH is limit.leave(call, None)
         assert not limit.entries
         assert not limit.late
 
@@ -505,16 +505,16 @@ def test_a_call_that_is_closed_as_others_are_looked_at_disturbs_nobody() -> None
 
     async def main() -> None:
         nonlocal limit
-        shelf: dict[Any, Any] = {}
+        limits_by_loop: dict[Any, Any] = {}
         call = Call("call")
         for one in (call, *Collecting.lost):
-            limit = ASYNCIO.limit(one, shelf, 10.0, clock.now() + 10.0)
+            limit = ASYNCIO.limit(one, limits_by_loop, 10.0, clock.now() + 10.0)
         limit.timer.cancel()  # type: ignore[union-attr]
         limit.entries = Collecting(limit.entries)
         clock.sleep(11)
         limit.expire()
         assert [call] == list(limit.late)
-        assert End.TIED is limit.leave(call, None)
+        assert End.BOTH is limit.leave(call, None)
 
     limit = cast("AsyncioLimits", None)
     virtual_time.run(main, backend="asyncio")
@@ -524,10 +524,10 @@ def test_a_limit_within_itself_has_a_place_of_its_own() -> None:
     """Whoever is reached by one call twice limits it twice."""
 
     async def main() -> None:
-        shelf: dict[Any, Any] = {}
+        limits_by_loop: dict[Any, Any] = {}
         call = Call("x")
-        outer = ASYNCIO.limit(call, shelf, 10.0, clock.now() + 10.0)
-        inner = ASYNCIO.limit(call, shelf, 10.0, clock.now() + 10.0)
+        outer = ASYNCIO.limit(call, limits_by_loop, 10.0, clock.now() + 10.0)
+        inner = ASYNCIO.limit(call, limits_by_loop, 10.0, clock.now() + 10.0)
         assert inner is not outer
         assert End.IN_TIME is inner.leave(call, None)
         with pytest.raises(asyncio.CancelledError) as caught:
@@ -818,13 +818,13 @@ def test_an_errand_is_cancelled_from_any_thread_and_waited_for() -> None:
 
     async def main(runtime: Any) -> None:
         log[:] = [runtime.name]
-        errand = runtime.spawn("errand", body, lambda: log.append("last"))
+        background = runtime.spawn("errand", body, lambda: log.append("last"))
         await runtime.sleep(1)
-        thread = threading.Thread(target=errand.cancel)
+        thread = threading.Thread(target=background.cancel)
         thread.start()
         thread.join()
-        await errand.ended()
-        await errand.ended()
+        await background.ended()
+        await background.ended()
         assert [runtime.name, "body", "last"] == log
 
     async def driven(runtime: Any) -> None:
@@ -853,18 +853,18 @@ def test_an_errand_of_a_run_that_is_over_is_over() -> None:
 
     asyncio.run(main(ASYNCIO))
     trio.run(main, TRIO)
-    for errand in left:
-        errand.cancel()
+    for background in left:
+        background.cancel()
 
 
 def test_a_home_is_a_loop_a_run_or_a_process() -> None:
     """And no other of them."""
 
     async def home(runtime: Any) -> object:
-        assert runtime.home() is runtime.home()
-        return runtime.home()
+        assert runtime.owner() is runtime.owner()
+        return runtime.owner()
 
     homes = [asyncio.run(home(ASYNCIO)), asyncio.run(home(ASYNCIO))]
-    homes += [trio.run(home, TRIO), trio.run(home, TRIO), SYNC.home()]
+    homes += [trio.run(home, TRIO), trio.run(home, TRIO), SYNC.owner()]
     assert 5 == len(set(homes))
-    assert SYNC.home() == SYNC.home()
+    assert SYNC.owner() == SYNC.owner()

@@ -454,8 +454,10 @@ def test_acall_takes_coroutine_functions(fn: Callable[..., Any], text: str) -> N
         asyncio.run(Bulkhead(1).acall(fn, 1))
 
 
-@pytest.mark.parametrize("spell", ["call", "decorator"])
-def test_a_plain_function_that_returns_an_awaitable_is_refused(spell: str) -> None:
+@pytest.mark.parametrize("usage", ["call", "decorator"])
+def test_a_plain_function_that_returns_an_awaitable_is_refused(
+    usage: str,
+) -> None:
     """Its work would run unprotected; its coroutine is closed, not forgotten."""
     bulkhead = Bulkhead(1)
 
@@ -465,7 +467,7 @@ def test_a_plain_function_that_returns_an_awaitable_is_refused(spell: str) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(TypeError, match=r"'.*sly' is a plain function that return"):
-            bulkhead.call(sly, 1) if spell == "call" else bulkhead(sly)(1)
+            bulkhead.call(sly, 1) if usage == "call" else bulkhead(sly)(1)
         gc.collect()
     assert 0 == bulkhead.in_use
 
@@ -484,17 +486,17 @@ def test_any_awaitable_is_refused() -> None:
     assert 0 == breaker.statistics().calls
 
 
-@pytest.mark.parametrize("spelling", ["attempts", "generator", "async generator"])
+@pytest.mark.parametrize("usage", ["attempts", "generator", "async generator"])
 def test_a_fallback_has_no_meaning_where_there_is_nothing_to_replace(
-    spelling: str,
+    usage: str,
 ) -> None:
     """Blocks and streams cannot be answered for; alone and in a pipeline."""
     for policy in (Fallback(1), Pipeline(Fallback(1)), Pipeline(Pipeline(Fallback(1)))):
         with pytest.raises(TypeError, match=r"Fallback\(1\) may answer in the place"):
-            if spelling == "attempts":
+            if usage == "attempts":
                 policy.attempts()
             else:
-                policy(count_up if spelling == "generator" else acount_up)
+                policy(count_up if usage == "generator" else acount_up)
 
 
 @pytest.mark.parametrize(
@@ -712,9 +714,9 @@ def test_an_interrupt_in_our_own_frame_gives_the_permit_back() -> None:
     assert 0 == bulkhead.in_use
 
 
-@pytest.mark.parametrize("spelling", ["acall", "guard", "attempts"])
+@pytest.mark.parametrize("usage", ["acall", "guard", "attempts"])
 def test_a_pending_call_may_be_collected_in_a_cycle(
-    spelling: str, monkeypatch: pytest.MonkeyPatch
+    usage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever of its coroutines the collector closes first."""
     bulkhead = Bulkhead(100)
@@ -725,9 +727,9 @@ def test_a_pending_call_may_be_collected_in_a_cycle(
         await suspend("a request")
 
     async def call(cycle: list[Any]) -> None:
-        if spelling == "acall":
+        if usage == "acall":
             await bulkhead.acall(stuck)
-        elif spelling == "guard":
+        elif usage == "guard":
             async with bulkhead.guard():
                 await stuck()
         else:

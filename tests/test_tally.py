@@ -31,11 +31,11 @@ from resilient import (
     deadline_after,
 )
 from resilient._calls.call import Run, overdue
-from resilient._calls.outcome import ending
+from resilient._calls.outcome import outcome_label
 from resilient._edges.driver import leaf
 from resilient._errors.errors import DeadlineExceededError, TimeoutExceededError
 from resilient._events import counters as _tally
-from resilient._events.counters import STRAY, Tally, tallies, tally_of
+from resilient._events.counters import UNCOUNTED, Counters, all_counters, counters_of
 
 CALLS, ATTEMPTS = "resilient.calls", "resilient.attempts"
 REJECTIONS = "resilient.rejections"
@@ -43,15 +43,15 @@ REJECTIONS = "resilient.rejections"
 
 @pytest.fixture(autouse=True)
 def _nothing_was_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tally, "_tallies", WeakValueDictionary())
+    monkeypatch.setattr(_tally, "_all_counters", WeakValueDictionary())
 
 
 def counted(policy: Policy[Any]) -> dict[tuple[str, ...], int]:
     """Everything that was counted for a policy, plain calls as two counts."""
-    tally = policy.tally
-    counts = dict(tally.counts)
+    counters = policy.counters
+    counts = dict(counters.counts)
     for key in ((CALLS, "success"), (ATTEMPTS, "original")):
-        counts[key] = counts.get(key, 0) + tally.plain
+        counts[key] = counts.get(key, 0) + counters.plain_successes
     return {key: count for key, count in counts.items() if count}
 
 
@@ -84,8 +84,8 @@ async def test_a_call_that_ends_well_is_one_call_and_one_run(w: World) -> None:
     call = w.decorate(policy, nothing)
     for _ in range(3):
         await call()
-    assert 3 == policy.tally.plain
-    assert {} == dict(policy.tally.counts)
+    assert 3 == policy.counters.plain_successes
+    assert {} == dict(policy.counters.counts)
     assert {(CALLS, "success"): 3, (ATTEMPTS, "original"): 3} == counted(policy)
 
 
@@ -294,23 +294,23 @@ def test_a_generator_is_one_call_however_it_ends() -> None:
 )
 def test_every_ending_has_a_word(outcome: Outcome | None, word: str) -> None:
     """And only these: they are a label."""
-    assert word == ending(outcome)
+    assert word == outcome_label(outcome)
 
 
 def test_the_verdict_tells_a_failure_from_an_error() -> None:
     """A value can be a failure, and an error nobody's."""
     value, error = Outcome("no"), Outcome(None, ValueError())
     value.verdict, error.verdict = Verdict.PUSHBACK, Verdict.SUCCESS
-    assert ["failure", "error"] == [ending(value), ending(error)]
+    assert ["failure", "error"] == [outcome_label(value), outcome_label(error)]
 
 
 def test_a_run_can_be_said_to_be_a_hedge() -> None:
     """By the policy that causes it; the plain run before it is not lost."""
     policy = Policy[Any]("hedged")
-    policy.enrol()
+    policy.start_counting()
     call = Call("get", policy=policy)
     leaf(call).send(None)
-    call.run_as(Run.HEDGE)
+    call.set_run(Run.HEDGE)
     leaf(call).send(None)
     call.end(Outcome())
     call.end()
@@ -324,14 +324,14 @@ def test_a_run_can_be_said_to_be_a_hedge() -> None:
 def test_a_call_that_goes_on_after_its_answer_is_counted_once() -> None:
     """When the answer is known, by what it is."""
     policy = Policy[Any]("streaming")
-    policy.enrol()
+    policy.start_counting()
     for last in (None, Outcome()):
         call = Call("get", policy=policy)
         leaf(call).send(None)
         pushback = Outcome("busy")
         pushback.verdict = Verdict.PUSHBACK
-        call.conclude(pushback)
-        call.conclude(None)
+        call.count_end(pushback)
+        call.count_end(None)
         assert not call.ended
         call.end(last)
         call.end()
@@ -352,13 +352,13 @@ def test_policies_of_one_name_count_together_and_are_forgotten_together() -> Non
     assert {(CALLS, "success"): 2, (ATTEMPTS, "original"): 2} == counted(second)
     del second
     gc.collect()
-    assert "shared" not in tallies()
+    assert "shared" not in all_counters()
 
 
 def test_a_policy_that_was_never_called_has_no_tally() -> None:
     """A `PerKey` has thousands of them."""
-    assert STRAY is Retry(OSError).tally
-    assert 0 == STRAY.plain
+    assert UNCOUNTED is Retry(OSError).counters
+    assert 0 == UNCOUNTED.plain_successes
 
 
 def test_a_policy_that_takes_the_name_of_a_function_counts_under_it() -> None:
@@ -369,7 +369,7 @@ def test_a_policy_that_takes_the_name_of_a_function_counts_under_it() -> None:
     def fetch() -> None: ...
 
     fetch()
-    assert tally_of("fetch") is policy.tally
+    assert counters_of("fetch") is policy.counters
     assert {(CALLS, "success"): 1, (ATTEMPTS, "original"): 1} == counted(policy)
 
 
@@ -387,7 +387,7 @@ def test_what_stands_inside_goes_by_the_outermost_pipeline() -> None:
     assert ("circuit", "circuit") == breaker.place()
     last = Pipeline(breaker, name="last")
     assert ("last", "circuit") == breaker.place()
-    assert last.inside() == (breaker,)
+    assert last.children() == (breaker,)
 
 
 def test_what_stands_inside_a_per_key_goes_by_its_name() -> None:
@@ -396,12 +396,12 @@ def test_what_stands_inside_a_per_key_goes_by_its_name() -> None:
         lambda key: Pipeline(CircuitBreaker(name=key), name=key), name="hosts"
     )
     outer = Pipeline(hosts, name="outer")
-    [breaker] = hosts["example.org"].inside()
+    [breaker] = hosts["example.org"].children()
     assert ("outer", "hosts") == breaker.place()
     hosts["example.org"].call(int)
-    assert tally_of("hosts") is hosts["example.org"].tally
+    assert counters_of("hosts") is hosts["example.org"].counters
     assert ("outer", "hosts") == hosts.place()
-    assert outer.inside() == (hosts,)
+    assert outer.children() == (hosts,)
 
 
 @in_every_colour
@@ -422,14 +422,14 @@ async def test_evicted_keys_are_counted(w: World) -> None:
 @pytest.mark.real
 def test_no_count_is_lost_between_threads() -> None:
     """With a global interpreter lock an addition is one step."""
-    tally, rounds = Tally(), 20_000
+    counters, rounds = Counters(), 20_000
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
 
     def count() -> None:
         for _ in range(rounds):
-            tally.plain += 1
-            tally.counts["a", "b"] += 1
+            counters.plain_successes += 1
+            counters.counts["a", "b"] += 1
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     try:
@@ -440,7 +440,7 @@ def test_no_count_is_lost_between_threads() -> None:
     finally:
         sys.setswitchinterval(interval)
     if getattr(sys, "_is_gil_enabled", lambda: True)():
-        assert 4 * rounds == tally.plain == tally.counts["a", "b"]
+        assert 4 * rounds == counters.plain_successes == counters.counts["a", "b"]
 
 
 # -- Status

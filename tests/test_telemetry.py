@@ -50,7 +50,7 @@ from resilient import (
 from resilient._calls import call as call_module
 from resilient._events import listeners
 from resilient._machines.circuit_records import CircuitState
-from resilient.telemetry import _logs, _metrics, _wording
+from resilient.telemetry import _attributes, _logs, _metrics
 from resilient.telemetry._catalogue import HISTOGRAMS, KINDS, METRICS, OUTCOMES
 
 ROOT = Path(__file__).parent.parent
@@ -137,7 +137,7 @@ def test_series_exist_before_anything_happens() -> None:
     assert {
         labels(policy="Timeout", delivered=word) for word in ("true", "false")
     } == set(points["resilient.timeouts"])
-    assert policy.tally.plain == 0
+    assert policy.counters.plain_successes == 0
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_so_do_the_series_of_whoever_rejects(
     assert {rejected} == set(points["resilient.rejections"])
     waited = {labels(policy="gate")} if waits else set[Labels]()
     assert waited == set(points.get("resilient.permit.waits", ()))
-    assert policy.tally.plain == 0
+    assert policy.counters.plain_successes == 0
 
 
 @in_every_colour
@@ -376,7 +376,7 @@ def test_the_reference_has_the_table_of_events() -> None:
             "error.type" if one == "error" else f"resilient.{one}" for one in fields
         ]
         level = logging.getLevelName(_logs.LEVELS.get(kind, logging.INFO))
-        expected[_wording.words_for(kind).name] = [told, level]
+        expected[_attributes.words_for(kind).name] = [told, level]
     assert expected == {
         row[0].strip("`"): [re.findall("`([^`]+)`", row[1]), row[2]]
         for row in rows_of("| event")
@@ -392,7 +392,7 @@ def test_the_reference_lists_the_values_of_the_labels() -> None:
     assert list(OUTCOMES) == listed["outcome"][: len(OUTCOMES)]
     assert list(KINDS) == listed["kind"]
     assert [state.value for state in CircuitState] == listed["state"]
-    assert sorted(listed["reason"]) == sorted(one[1] for one in Retry.counters)
+    assert sorted(listed["reason"]) == sorted(one[1] for one in Retry.metrics)
     assert ["enforced", "observing"] == listed["mode"]
     assert ["true", "false"] == listed["delivered"]
     assert ["fresh", "stale"] == listed["freshness"]
@@ -626,7 +626,7 @@ def test_a_status_that_fails_hurts_only_itself(
             return {"saturation": 1.0, "calls": 5, "mood": "good", **nothing_yet}
 
     nothing_yet = {"bulkhead.limit": None}
-    Unknown.counters = (("mood.swings", "none"),)
+    Unknown.metrics = (("mood.swings", "none"),)
     sdk = Sdk()
     kept = [Broken(), Unknown("fine"), Bulkhead.__new__(Bulkhead)]
     Policy.__init__(kept[2])
@@ -708,15 +708,18 @@ def test_instrumenting_again_changes_nothing() -> None:
     """With other arguments, they hold from then on."""
     sdk = Sdk()
     with sdk.instrumented():
-        heard, observe = listeners.everywhere, call_module.observe
+        has_listeners, observe = listeners.global_listeners, call_module.observe
         with sdk.instrumented():
-            assert (heard, observe) == (listeners.everywhere, call_module.observe)
+            assert (has_listeners, observe) == (
+                listeners.global_listeners,
+                call_module.observe,
+            )
         telemetry.uninstrument()
     with sdk.instrumented(histograms=()):
         assert None is call_module.observe
         with sdk.instrumented():
             assert None is not call_module.observe
-            assert 1 == len(listeners.everywhere)
+            assert 1 == len(listeners.global_listeners)
 
 
 def test_uninstrumenting_leaves_nothing_on() -> None:
@@ -877,6 +880,6 @@ def test_the_version_is_told_where_it_is_known(
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", lambda name: f"{name} 1")
-    assert "resilient-pipeline 1" == _wording.version()
+    assert "resilient-pipeline 1" == _attributes.version()
     monkeypatch.setattr(metadata, "version", missing)
-    assert None is _wording.version()
+    assert None is _attributes.version()

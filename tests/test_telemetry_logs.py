@@ -25,8 +25,8 @@ from resilient import (
 )
 from resilient._events.events import located
 from resilient._runtimes import clock
+from resilient.telemetry._attributes import attributes_of, name_of
 from resilient.telemetry._logs import LINES, SECONDS, Logs
-from resilient.telemetry._wording import attributes_of, name_of
 
 
 @pytest.fixture(autouse=True)

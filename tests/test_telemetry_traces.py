@@ -212,7 +212,7 @@ async def test_a_value_can_be_a_failure_without_an_exception(w: World) -> None:
     [span] = sdk.spans()
     assert "success" == dict(span.attributes or {})["resilient.outcome"]
     assert {("resilient.calls", "failure"), ("resilient.attempts", "original")} == set(
-        policy.tally.counts
+        policy.counters.counts
     )
 
 
@@ -391,12 +391,15 @@ async def test_a_tracer_that_fails_hurts_nobody(w: World) -> None:
         def start_span(self, name: str, attributes: Any) -> Any:
             return BrokenSpan()
 
-    from resilient.telemetry._calls import Watch
+    from resilient.telemetry._calls import CallObserver
 
     policy = Pipeline(Retry(OSError, backoff=constant(0)), name="hurt")
     broken: Any = Broken()
     tracer: Any = Tracer()
-    for watch in (Watch(broken, broken, broken), Watch(None, None, tracer)):
+    for watch in (
+        CallObserver(broken, broken, broken),
+        CallObserver(None, None, tracer),
+    ):
         call_module.observe = watch
         try:
             await w.call(policy, failing(1))

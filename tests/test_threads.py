@@ -586,4 +586,4 @@ def test_threads_that_want_the_same_keys_share_their_policies() -> None:
     assert [160] * 4 == [one.total for one in inside]
     keys["one more"]
     assert len(keys) <= 8
-    assert keys.fresh()
+    assert keys.is_pristine()

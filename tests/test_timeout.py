@@ -35,7 +35,7 @@ from resilient import (
     remaining,
 )
 from resilient._edges import threads as _threads
-from resilient._edges.threads import Crew
+from resilient._edges.threads import AbandonableThreads
 from resilient._runtimes import clock
 from resilient.testing import virtual_time
 
@@ -875,7 +875,7 @@ def test_an_abandoned_call_returns_at_the_limit() -> None:
     assert gate.begun.wait(10)
     assert 1 == timeout.abandoned
     assert (1, 1) == (bulkhead.in_use, inner.in_use)
-    assert not timeout.fresh()
+    assert not timeout.is_pristine()
     with pytest.raises(BulkheadFullError):
         pipeline.call(lambda: None)
     kinds = [CallAbandoned, TimedOut]
@@ -883,7 +883,7 @@ def test_an_abandoned_call_returns_at_the_limit() -> None:
     assert [1] == [e.abandoned for e in events if isinstance(e, CallAbandoned)]
     gate.open(lambda: timeout.abandoned == 0)
     assert (0, 0) == (bulkhead.in_use, inner.in_use)
-    assert timeout.fresh()
+    assert timeout.is_pristine()
 
 
 @in_sync
@@ -1135,7 +1135,7 @@ def test_a_thread_that_cannot_start_takes_no_place(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(clock, "start_thread", refuses)
-    crew = _threads.Crew(1)
+    crew = _threads.AbandonableThreads(1)
     with pytest.raises(RuntimeError, match="new thread"):
         crew.begin("f", print, (), {})
     assert 0 == crew.running
@@ -1189,14 +1189,14 @@ def test_its_repr_reads_like_the_call_that_made_it() -> None:
     assert "Timeout(1.5)" == repr(Timeout(1.5))
     assert "Timeout(1.0, abandon=True)" == repr(Timeout(1, abandon=True))
     assert 0 == Timeout(1).abandoned
-    assert Timeout(1).fresh()
+    assert Timeout(1).is_pristine()
 
 
 def test_a_place_is_counted_once_when_the_start_of_a_thread_is_interrupted() -> None:
     """Ctrl-C may come before or after the thread has begun."""
     ran: list[str] = []
     for begins in (False, True):
-        crew = Crew(1)
+        crew = AbandonableThreads(1)
         threads: list[Callable[[], None]] = []
 
         def start(

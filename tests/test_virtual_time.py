@@ -35,8 +35,8 @@ from resilient.policies import retry
 from resilient.testing import (
     VirtualClock,
     VirtualTimeError,
+    _stacks,
     _virtual_clock,
-    _whereabouts,
     attempts,
     instant,
     off,
@@ -1064,8 +1064,8 @@ def test_a_finished_coroutine_waits_nowhere() -> None:
     with contextlib.suppress(StopIteration):
         coroutine.send(None)
 
-    assert "an unknown place" == _whereabouts.of_coroutine(coroutine)
-    assert "an unknown place" == _whereabouts.of_frame(None)
+    assert "an unknown place" == _stacks.of_coroutine(coroutine)
+    assert "an unknown place" == _stacks.of_frame(None)
 
 
 def test_source_that_cannot_be_read_is_left_out() -> None:
@@ -1075,7 +1075,7 @@ def test_source_that_cannot_be_read_is_left_out() -> None:
     suspended: Generator[None] = names["odd"]()
     next(suspended)
 
-    assert "nowhere.py:2 in odd()" == _whereabouts.of_coroutine(suspended)
+    assert "nowhere.py:2 in odd()" == _stacks.of_coroutine(suspended)
 
 
 # --- switches ---------------------------------------------------------------------

@@ -38,9 +38,9 @@ from resilient._policy import registry
 
 @pytest.fixture(autouse=True)
 def _nobody_listens() -> Iterator[None]:
-    assert () == listeners.everywhere
+    assert () == listeners.global_listeners
     yield
-    assert () == listeners.everywhere
+    assert () == listeners.global_listeners
     gc.collect()
     hearing = [one for one in registry.policies() if broadcast in one._listeners]
     assert [] == hearing
@@ -314,7 +314,7 @@ async def test_a_stream_is_for_one_block(w: World) -> None:
     async with stream:
         with pytest.raises(RuntimeError, match="a stream of events is for one block"):
             await stream.__aenter__()
-    assert () == listeners.everywhere
+    assert () == listeners.global_listeners
     await stream.__aexit__(None, None, None)
 
 

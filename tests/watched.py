@@ -26,12 +26,12 @@ Labels = tuple[tuple[str, Any], ...]
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have a test see its own policies only, and leave nothing turned on."""
     monkeypatch.setattr(policy, "living", WeakValueDictionary())
-    monkeypatch.setattr(counters, "_tallies", WeakValueDictionary())
+    monkeypatch.setattr(counters, "_all_counters", WeakValueDictionary())
     monkeypatch.setattr(listeners, "_logged", set())
     yield
     telemetry.uninstrument()
     assert None is call_module.observe
-    assert () == listeners.everywhere
+    assert () == listeners.global_listeners
 
 
 class Sdk:

@@ -119,10 +119,10 @@ def cell(target: dict[str, Any]) -> str:
     """What was reached, as a table says it."""
     mark = {True: " ✓", False: " ✗", None: ""}[target["met"]]
     note = f" {target['note']}" if target["note"] else ""
-    return spell(target["reached"], target["unit"]) + mark + note
+    return format_value(target["reached"], target["unit"]) + mark + note
 
 
-def spell(ratio: list[float], unit: str = "×") -> str:
+def format_value(ratio: list[float], unit: str = "×") -> str:
     """A ratio and its quartiles, in words."""
     median, low, high = ratio
     if unit != "×":

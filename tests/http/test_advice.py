@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient._http.advice import Allowance, read
+from resilient._http.response_headers import Allowance, read
 
 # Sun, 06 Nov 1994 08:49:37 GMT, the date of RFC 9110's examples.
 WALL = 784_111_777.0

@@ -16,7 +16,7 @@ from resilient import (
     RateLimitedError,
     RateLimiter,
 )
-from resilient._http import advice
+from resilient._http import response_headers
 from resilient._http.exchange import _fields
 
 WALL = 784_111_777.0
@@ -44,13 +44,13 @@ TEXTS: dict[str, Callable[[int], str]] = {
 }
 
 PARSERS: dict[str, Callable[[str], object]] = {
-    "members": lambda text: list(advice._members(text)),
-    "decimal": advice._decimal,
-    "duration": advice._duration,
-    "seconds": advice._seconds,
-    "reset": lambda text: advice._reset(text, WALL),
-    "moment": advice._moment,
-    "retry": lambda text: advice._retry_after({"retry-after": [text]}, WALL),
+    "members": lambda text: list(response_headers._members(text)),
+    "decimal": response_headers._decimal,
+    "duration": response_headers._duration,
+    "seconds": response_headers._seconds,
+    "reset": lambda text: response_headers._reset(text, WALL),
+    "moment": response_headers._moment,
+    "retry": lambda text: response_headers._retry_after({"retry-after": [text]}, WALL),
 }
 
 
@@ -115,23 +115,34 @@ def test_many_fields_take_time_in_proportion_to_their_number(name: bytes) -> Non
             self.headers = type("Headers", (), {"raw": raw})
 
     small, large = _many(name)(N), _many(name)(2 * N)
-    assert_linear(lambda: advice.read(small, WALL), lambda: advice.read(large, WALL))
+    assert_linear(
+        lambda: response_headers.read(small, WALL),
+        lambda: response_headers.read(large, WALL),
+    )
     few, lots = Response(small), Response(large)
     assert_linear(lambda: _fields(few), lambda: _fields(lots))
 
 
 def test_a_field_longer_than_a_kilobyte_is_not_read() -> None:
     """Nor is a name longer than 64 bytes; shorter ones are."""
-    zeros = b"0" * (advice.LONGEST_FIELD - 1)
-    assert 7.0 == advice.read([(b"Retry-After", zeros + b"7")], WALL).retry_after
-    assert None is advice.read([(b"Retry-After", zeros + b"07")], WALL).retry_after
-    for length, said in ((advice.LONGEST_NAME, 1), (advice.LONGEST_NAME + 1, 0)):
+    zeros = b"0" * (response_headers.LONGEST_FIELD - 1)
+    assert (
+        7.0 == response_headers.read([(b"Retry-After", zeros + b"7")], WALL).retry_after
+    )
+    assert (
+        None
+        is response_headers.read([(b"Retry-After", zeros + b"07")], WALL).retry_after
+    )
+    for length, said in (
+        (response_headers.LONGEST_NAME, 1),
+        (response_headers.LONGEST_NAME + 1, 0),
+    ):
         unit = b"a" * (length - len(b"x-ratelimit-remaining-"))
         raw = [
             (b"x-ratelimit-remaining-" + unit, b"1"),
             (b"x-ratelimit-reset-" + unit, b"1"),
         ]
-        assert said == len(advice.read(raw, WALL).allowances)
+        assert said == len(response_headers.read(raw, WALL).allowances)
 
 
 def test_no_more_than_32_fields_of_a_family_are_read() -> None:
@@ -142,8 +153,8 @@ def test_no_more_than_32_fields_of_a_family_are_read() -> None:
         for word in (b"remaining", b"reset")
     ]
     waits = [(b"retry-after", b"1")] * 32 + [(b"retry-after", b"99")]
-    said = advice.read(limits + waits, WALL)
-    assert advice.MOST_FIELDS // 2 == len(said.allowances)
+    said = response_headers.read(limits + waits, WALL)
+    assert response_headers.MOST_FIELDS // 2 == len(said.allowances)
     assert 1.0 == said.retry_after
 
 
@@ -155,7 +166,9 @@ def test_a_content_type_that_is_sent_often_is_not_joined_for_ever(family: str) -
     response = h.library.Response(200, headers=headers)
     fields = _fields(response)
     assert {b"content-type", b"content-length"} == fields.keys()
-    assert all(len(value) < advice.LONGEST_FIELD + 8 for value in fields.values())
+    assert all(
+        len(value) < response_headers.LONGEST_FIELD + 8 for value in fields.values()
+    )
 
 
 HOSTILE = (
@@ -211,7 +224,7 @@ async def test_our_own_mistake_is_no_verdict_on_the_server(h: Http) -> None:
     script = h.script(503)
     async with h.client(script, h.retry(breaker)) as client:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(advice, "read", read)
+            patch.setattr(response_headers, "read", read)
             assert mistake is await h.error(ZeroDivisionError, h.get, client)
         assert 1 == len(script.sent)
         assert "closed" == breaker.state.value
@@ -354,7 +367,7 @@ def test_a_limit_that_was_told_without_an_origin_holds_for_all() -> None:
         async with h.client(h.script(200), Pipeline(limiter)) as client:
             await h.get(client)
             await h.get(client, "https://other.test/")
-            limiter.update(0, 30)
+            limiter.learn(0, 30)
             await h.error(RateLimitedError, h.get, client)
             await h.error(RateLimitedError, h.get, client, URL)
 

@@ -280,8 +280,8 @@ async def test_cancelled_streams_leave_no_connection_open(
     limits = h.library.Limits(max_connections=100)
     inner = h.library.AsyncHTTPTransport(limits=limits)
 
-    async def stream(client: Any, patience: float) -> None:
-        with anyio.move_on_after(patience):
+    async def stream(client: Any, give_up_at: float) -> None:
+        with anyio.move_on_after(give_up_at):
             async with h.stream(client, url=server.url) as response:
                 await h.parts(response, "raw")
 

@@ -77,8 +77,8 @@ def test_it_can_be_put_inside_another() -> None:
     """As any policy."""
     outer = Pipeline(Bulkhead(5), *standard_pipeline().policies)
     assert 3 == len(outer.policies)
-    copied = standard_pipeline().with_()
-    assert 2 == len(copied.policies)
+    copy_error = standard_pipeline().with_()
+    assert 2 == len(copy_error.policies)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ async def test_telemetry_and_health_call_it_http(h: Http) -> None:
     assert seen["calls"]["failure"] >= 1
     assert {"Timeout", "PerKey"} <= {one["kind"] for one in seen["policies"]}
     call = Call("GET https://here.test", policy=pipeline)
-    assert "GET https://here.test" == pipeline.policies[0].name_in(call)
+    assert "GET https://here.test" == pipeline.policies[0].error_name(call)
 
 
 @in_every_client

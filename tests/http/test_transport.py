@@ -496,7 +496,7 @@ async def test_a_response_is_judged_once_for_every_policy(h: Http) -> None:
     """By what it says, and no exception is made of it."""
     seen: list[tuple[int | None, Verdict, float | None]] = []
 
-    class Watch(Policy[Any]):
+    class CallObserver(Policy[Any]):
         async def around(self, proceed: Any, call: Any) -> Outcome:
             outcome: Outcome = await proceed(call)
             status = getattr(outcome.value, "status_code", None)
@@ -517,7 +517,7 @@ async def test_a_response_is_judged_once_for_every_policy(h: Http) -> None:
         resilient.CircuitOpenError("further in", 3.0),
         resilient.TimeoutExceededError("further in", 1.0, 1.0),
     )
-    async with h.client(h.script(*steps), Watch()) as client:
+    async with h.client(h.script(*steps), CallObserver()) as client:
         for step in steps:
             try:
                 await h.get(client)
@@ -1106,13 +1106,13 @@ async def test_the_key_of_a_call_is_its_origin(h: Http) -> None:
     """Scheme, host and port, and no default port; its name has the method."""
     seen: list[tuple[Any, str]] = []
 
-    class Watch(Policy[Any]):
+    class CallObserver(Policy[Any]):
         async def around(self, proceed: Any, call: Any) -> Outcome:
             seen.append((call.key, call.name))
             outcome: Outcome = await proceed(call)
             return outcome
 
-    async with h.client(h.script(200), Watch()) as client:
+    async with h.client(h.script(200), CallObserver()) as client:
         await h.get(client, "https://user:secret@a.test:443/path?secret=1")
         await h.post(client, "http://a.test:8080/")
         await h.get(client, "http://bücher.test/")
@@ -1191,9 +1191,9 @@ async def test_every_answer_teaches_a_limiter_that_stands_around(h: Http) -> Non
         learnt: list[float] = []
 
         class Learns(RateLimiter):
-            def update(self, remaining: float, *args: Any, **kw: Any) -> None:
+            def learn(self, remaining: float, *args: Any, **kw: Any) -> None:
                 learnt.append(remaining)  # noqa: B023
-                super().update(remaining, *args, **kw)
+                super().learn(remaining, *args, **kw)
 
         limiter = Learns(100, per=60)
         pipeline = h.retry(limiter) if inside else Pipeline(limiter, h.retry())

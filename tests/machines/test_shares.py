@@ -162,13 +162,13 @@ def test_of_a_class_that_is_refused_in_part_the_lowest_lots_go() -> None:
         slots.release_of(group)
     slots.take_for(group, 1.0)
     assert 0.25 == group.cut
-    assert slots.take_for(group, 1.0, lot=0.1)
+    assert slots.take_for(group, 1.0, shed_rank=0.1)
     for _ in range(4):
-        assert slots.take_for(group, 1.0, lot=0.9)
+        assert slots.take_for(group, 1.0, shed_rank=0.9)
     assert 6 == slots.in_use
-    assert not slots.take_for(group, 1.0, lot=0.1)
-    assert slots.take_for(group, 1.0, lot=0.25)
-    assert slots.take_for(group, 1.0, lot=1.0)
+    assert not slots.take_for(group, 1.0, shed_rank=0.1)
+    assert slots.take_for(group, 1.0, shed_rank=0.25)
+    assert slots.take_for(group, 1.0, shed_rank=1.0)
 
 
 def test_the_highest_lot_there_is_is_not_cut() -> None:

@@ -190,7 +190,7 @@ class NaiveSlots(RuleBasedStateMachine):
         self.limit = limit
         self.queue = queue
         self.lifo = lifo
-        self.inside: list[Ticket] = []
+        self.children: list[Ticket] = []
         self.waiting: list[Ticket] = []
 
     def served(self) -> list[Ticket]:
@@ -201,10 +201,10 @@ class NaiveSlots(RuleBasedStateMachine):
     def settle(self) -> list[Ticket]:
         """Let in, in the model, whoever can go in; return them."""
         entered: list[Ticket] = []
-        while self.waiting and len(self.inside) < self.limit:
+        while self.waiting and len(self.children) < self.limit:
             entered.append(self.served()[0])
             self.waiting.remove(entered[-1])
-            self.inside.append(entered[-1])
+            self.children.append(entered[-1])
         return entered
 
     @rule(target=tickets, priority=st.sampled_from(Priority))
@@ -212,10 +212,10 @@ class NaiveSlots(RuleBasedStateMachine):
         ticket = Ticket(priority=priority)
         if self.slots.take():
             assert not self.waiting
-            self.inside.append(ticket)
-            assert len(self.inside) <= self.limit
+            self.children.append(ticket)
+            assert len(self.children) <= self.limit
         else:
-            assert self.waiting or len(self.inside) >= self.limit
+            assert self.waiting or len(self.children) >= self.limit
             expected = None
             if len(self.waiting) >= self.queue:
                 lower = [one for one in self.served() if one.priority < priority]
@@ -232,8 +232,8 @@ class NaiveSlots(RuleBasedStateMachine):
         if ticket in self.waiting:
             self.waiting.remove(ticket)
             assert [] == self.slots.leave(ticket)
-        elif ticket in self.inside:
-            self.inside.remove(ticket)
+        elif ticket in self.children:
+            self.children.remove(ticket)
             granted = self.slots.release()
             assert self.settle() == granted
         else:
@@ -241,8 +241,8 @@ class NaiveSlots(RuleBasedStateMachine):
 
     @rule(ticket=consumes(tickets))
     def leave_as_it_is_granted(self, ticket: Ticket) -> None:
-        if ticket in self.inside and ticket.granted:
-            self.inside.remove(ticket)
+        if ticket in self.children and ticket.granted:
+            self.children.remove(ticket)
             granted = self.slots.leave(ticket)
             assert self.settle() == granted
 
@@ -255,13 +255,13 @@ class NaiveSlots(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         if hasattr(self, "slots"):
-            assert len(self.inside) == self.slots.in_use
+            assert len(self.children) == self.slots.in_use
             assert len(self.waiting) == self.slots.queued
             assert self.limit == self.slots.limit
             in_order = sorted(self.waiting, key=lambda ticket: -ticket.priority)
             assert in_order == self.slots.waiting()
             # Nobody waits while there is room.
-            assert not self.waiting or len(self.inside) >= self.limit
+            assert not self.waiting or len(self.children) >= self.limit
 
 
 TestNaiveSlots = NaiveSlots.TestCase

@@ -48,7 +48,7 @@ def rejected(
 ) -> int:
     """Ask for calls with lots spread evenly; return how many are rejected."""
     lots = [(place * 0.618) % 1 for place in range(number)]
-    return sum(not machine.admit(now, priority, lot) for lot in lots)
+    return sum(not machine.admit(now, priority, shed_rank) for shed_rank in lots)
 
 
 # -- How many
@@ -232,14 +232,14 @@ def test_within_a_class_the_lower_lots_go() -> None:
     fill(machine, 30, 70)
     assert 0.4 == pytest.approx(machine.share_of_all(0.0))
     assert [True, True, False, False] == [
-        machine.admit(0.0, NORMAL, lot) for lot in (0.9, 0.5, 0.2, 0.39)
+        machine.admit(0.0, NORMAL, shed_rank) for shed_rank in (0.9, 0.5, 0.2, 0.39)
     ]
 
 
-@pytest.mark.parametrize("lot", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("shed_rank", [0.0, 0.5, 0.999])
 @pytest.mark.parametrize(("size", "slack"), [(1, 10), (100, 220)])
 def test_one_task_alone_is_rejected_by_shares(
-    lot: float, size: int, slack: int
+    shed_rank: float, size: int, slack: int
 ) -> None:
     """Its one lot would else let all its calls through, or none for ever."""
     machine = throttle(padding=0.0)
@@ -247,7 +247,7 @@ def test_one_task_alone_is_rejected_by_shares(
     short = 0.0
     for _ in range(1000):
         short += machine.share(0.0, NORMAL)
-        short -= not machine.admit(0.0, NORMAL, lot)
+        short -= not machine.admit(0.0, NORMAL, shed_rank)
         assert -slack <= short <= slack
 
 
@@ -271,9 +271,9 @@ def test_many_tasks_are_seldom_overruled() -> None:
     state = 1
     for _ in range(2_000):
         state = state * 48271 % 0x7FFFFFFF
-        lot = state / 0x7FFFFFFF
+        shed_rank = state / 0x7FFFFFFF
         share = machine.share(0.0, NORMAL)
-        overruled += machine.admit(0.0, NORMAL, lot) == (lot < share)
+        overruled += machine.admit(0.0, NORMAL, shed_rank) == (shed_rank < share)
     assert overruled <= 20
 
 
@@ -320,14 +320,14 @@ class NaiveThrottle(RuleBasedStateMachine):
 
     @rule(
         priority=st.sampled_from(Priority),
-        lot=st.integers(0, 15).map(lambda lot: lot / 16),
+        shed_rank=st.integers(0, 15).map(lambda shed_rank: shed_rank / 16),
         times=st.integers(1, 30),
     )
-    def ask(self, priority: Priority, lot: float, times: int) -> None:
+    def ask(self, priority: Priority, shed_rank: float, times: int) -> None:
         """Ask for calls of one task."""
         for _ in range(times):
             share = self.share(priority)
-            admitted = self.machine.admit(0.0, priority, lot)
+            admitted = self.machine.admit(0.0, priority, shed_rank)
             if share == 0.0:
                 assert admitted
                 continue
@@ -335,11 +335,11 @@ class NaiveThrottle(RuleBasedStateMachine):
                 assert not admitted
             slack = self.slack(priority, share)
             before = max(-slack, min(slack, self.surplus[priority]))
-            after = before + (lot < share) - share
+            after = before + (shed_rank < share) - share
             # Against its lot only where the slack is used up.
             if abs(abs(after) - slack) > 1e-6:
                 assert admitted == (
-                    (lot >= share) if abs(after) <= slack else after > 0
+                    (shed_rank >= share) if abs(after) <= slack else after > 0
                 )
             self.surplus[priority] = before + (not admitted) - share
             assert abs(self.surplus[priority]) <= slack + 1e-6

@@ -105,7 +105,7 @@ class App:
         self._input.flush()
         assert f"{word}\n" == self._output.readline()
 
-    def series(self) -> list[dict[str, str]]:
+    def metric_name(self) -> list[dict[str, str]]:
         """The labels of what it emits, names included, as Prometheus has them."""
         text = get(f"http://127.0.0.1:{self.port}/metrics")
         return [

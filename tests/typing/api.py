@@ -190,7 +190,7 @@ def spellings() -> None:
         assert_type(remaining(), float | None)
         assert_type(current_deadline(), float | None)
         assert_type(current_call().priority, Priority)
-        assert_type(current_call().lot, float)
+        assert_type(current_call().shed_rank, float)
     with deadline_after(timedelta(seconds=1)), priority("batch", key="k"):
         pass
     priority("urgent")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -398,7 +398,7 @@ class QuietHour(Event):
 
 def tell(policy: Policy) -> None:
     assert_type(QuietHour("gate", None, 3).hour, int)
-    policy.tell(QuietHour("gate", "get", hour=3))
+    policy.emit(QuietHour("gate", "get", hour=3))
     TimedOut("t", call=None, seconds=1.0, overrun=0.1, delivered=True)
     QuietHour("gate", None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     QuietHour("gate", None, "3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

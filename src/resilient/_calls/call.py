@@ -27,17 +27,17 @@ from typing import (
     overload,
 )
 
-from resilient._calls.outcome import SUCCESS, Outcome, ending
+from resilient._calls.outcome import SUCCESS, Outcome, outcome_label
 from resilient._errors.errors import DeadlineExceededError, RejectedError
 from resilient._runtimes import clock
 from resilient._runtimes.current import current_runtime
 from resilient._values.checks import number
-from resilient._values.priority import Priority, Standing
+from resilient._values.priority import Priority, TaskPriority
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from resilient._events.counters import Tally
+    from resilient._events.counters import Counters
     from resilient._runtimes.runtime import Runtime
 
 
@@ -68,7 +68,7 @@ ORIGINAL, RETRY = Run.ORIGINAL, Run.RETRY
 class AnyPolicy(Protocol):
     """What calls and edges need of a `Policy`, whose layer is above theirs."""
 
-    tally: Tally
+    counters: Counters
     _name: str | None
 
     @property
@@ -81,9 +81,9 @@ class AnyPolicy(Protocol):
     def label(self) -> str: ...
 
     @property
-    def series(self) -> str: ...
+    def metric_name(self) -> str: ...
 
-    def bound(self, proceed: Callable[[Call], Awaitable[Outcome]]) -> Any: ...
+    def bind(self, proceed: Callable[[Call], Awaitable[Outcome]]) -> Any: ...
 
     def reject(self, error: RejectedError, call: Call) -> Outcome: ...
 
@@ -94,7 +94,7 @@ class Limiter(Protocol):
     @property
     def units(self) -> frozenset[str]: ...
 
-    def update(
+    def learn(
         self,
         remaining: float,
         reset: float,
@@ -112,8 +112,8 @@ class Observation(Protocol):
         """Note that the function is run; return what to tell of its end."""
         ...
 
-    def ended(self, call: Call, ending: str) -> None:
-        """Note how the call ended; see `ending`."""
+    def ended(self, call: Call, outcome_label: str) -> None:
+        """Note how the call ended; see `outcome_label`."""
         ...
 
 
@@ -125,7 +125,7 @@ raises. Who observes sets `Call.run` to `Run.ORIGINAL`."""
 class Booking(Protocol):
     """What a limiter took for one attempt, to be corrected."""
 
-    def settle(self, costs: Mapping[str, float]) -> Collection[str]:
+    def correct(self, costs: Mapping[str, float]) -> Collection[str]:
         """Correct it, once for each unit; return the units it counts."""
         ...
 
@@ -197,6 +197,7 @@ class Call:
         "_runtime",
         "args",
         "attempt",
+        "budget_paid",
         "classified",
         "deadline",
         "enclosing",
@@ -204,14 +205,13 @@ class Call:
         "function",
         "kwargs",
         "name",
-        "paid_into",
         "policy",
         "retried",
         "run",
-        "runner",
         "seldom",
         "standing",
         "task",
+        "thread_runner",
     )
 
     # What few calls have.
@@ -224,15 +224,15 @@ class Call:
     stopped: _Seldom[str | None] = _Seldom(None)
     # Errors that a Retry gave up on, here or in a call made from here.
     given_up: _Seldom[tuple[Exception, ...]] = _Seldom(())
-    # What limiters took for the present attempt; for `settle`.
+    # What limiters took for the present attempt; for `set_cost`.
     bookings: _Seldom[dict[Any, Booking] | None] = _Seldom(None)
     # The `Timeout` that bounds a stream after its first item.
     stream_limit: _Seldom[Any] = _Seldom(None)
     observation: _Seldom[Observation | None] = _Seldom(None)
 
-    # Of a `Fork` alone.
+    # Of a `HedgeCall` alone.
     hedge: int = 0
-    strained: bool = False
+    hedging_discouraged: bool = False
     # Of an HTTP request alone: the limiters that let it or its attempts pass.
     limiters: list[Limiter] | None = None
 
@@ -260,14 +260,14 @@ class Call:
         self.classified: bool = False
         self.task: Any = None
         # The budget that this call's success has paid into already.
-        self.paid_into: object = None
+        self.budget_paid: object = None
         # Runs a plain function in the edge's stead: in a thread to abandon.
-        self.runner: Callable[..., Outcome] | None = None
+        self.thread_runner: Callable[..., Outcome] | None = None
         self.ended: bool = False
         self.deadline: float | None = None
         self.enclosing: Call | None = None
         # What `priority` said of the task; None: nothing yet.
-        self.standing: Standing | None = None
+        self.standing: TaskPriority | None = None
         # What the next run of the function is: a `Run`; `FIRST`: an original
         # that nobody observes; `PLAIN`: after that, and it is not counted yet;
         # `CONCLUDED`: there will be none.
@@ -304,7 +304,7 @@ class Call:
         return _NORMAL if standing is None else standing.priority
 
     @property
-    def lot(self) -> float:
+    def shed_rank(self) -> float:
         """A number in [0, 1): of one class, who has a lower one is cut first.
 
         The hash of the key that `priority` was given; else drawn, once for
@@ -312,15 +312,15 @@ class Call:
         """
         standing = self.standing
         if standing is None:
-            outermost = self
+            root = self
             # NB: a call further out may have drawn since this one began.
-            while outermost.standing is None and outermost.enclosing is not None:
-                outermost = outermost.enclosing
-            standing = outermost.standing or Standing(_NORMAL, clock.random())
-            self.standing = outermost.standing = standing
-        return standing.lot
+            while root.standing is None and root.enclosing is not None:
+                root = root.enclosing
+            standing = root.standing or TaskPriority(_NORMAL, clock.random())
+            self.standing = root.standing = standing
+        return standing.shed_rank
 
-    def strain(self) -> None:
+    def discourage_hedging(self) -> None:
         """Tell every `Hedge` around that what is called is in trouble.
 
         It then adds no load. For policies further in that would rather have
@@ -328,8 +328,8 @@ class Call:
         """
         call: Call | None = self
         while call is not None:
-            if isinstance(call, Fork):
-                call.strained = True
+            if isinstance(call, HedgeCall):
+                call.hedging_discouraged = True
             call = call.enclosing
 
     @property
@@ -340,7 +340,7 @@ class Call:
             runtime = self._runtime = current_runtime(self)
         return runtime
 
-    def settle(self, **costs: float) -> None:
+    def set_cost(self, **costs: float) -> None:
         """Book what the call really cost, once it is known.
 
         Each limiter that counts a named unit takes the difference between
@@ -364,7 +364,7 @@ class Call:
         call: Call | None = self
         while call is not None and costs:
             bookings = tuple((call.bookings or {}).values())
-            counted = {unit for one in bookings for unit in one.settle(costs)}
+            counted = {unit for one in bookings for unit in one.correct(costs)}
             # What nobody here counts may be counted by a call around this one.
             costs = {unit: costs[unit] for unit in costs.keys() - counted}
             known |= counted
@@ -390,7 +390,7 @@ class Call:
                 `resilient.telemetry`'s table, the pipeline left out.
         """
         if self.policy is not None:
-            self.policy.tally.counts[series] += 1
+            self.policy.counters.counts[series] += 1
 
     def end(self, outcome: Outcome | None = None) -> None:
         """Cut every tie: nobody may learn anything from a call that ended.
@@ -405,9 +405,9 @@ class Call:
             and outcome.verdict is SUCCESS
             and outcome.error is None
         ):
-            self.policy.tally.plain += 1  # type: ignore[union-attr]  # an edge's
+            self.policy.counters.plain_successes += 1  # type: ignore[union-attr]  # an edge's
         elif not self.ended:
-            self.conclude(outcome)
+            self.count_end(outcome)
         self.ended = True
         self.function = None
         self.args, self.kwargs = (), None
@@ -416,7 +416,7 @@ class Call:
             for name in _ENDING:
                 self.seldom.pop(name, None)
 
-    def run_as(self, run: Run) -> None:
+    def set_run(self, run: Run) -> None:
         """Say what the next run of the function is."""
         if self.run is PLAIN:
             self.count("resilient.attempts", ORIGINAL.value)
@@ -425,13 +425,13 @@ class Call:
     def count_run(self) -> Run:
         """Count a run that begins now, and is no plain one."""
         if self.run is PLAIN:
-            self.run_as(RETRY)
+            self.set_run(RETRY)
         run = cast("Run", self.run)
         self.count("resilient.attempts", run.value)
         self.run = RETRY
         return run
 
-    def conclude(self, outcome: Outcome | None) -> None:
+    def count_end(self, outcome: Outcome | None) -> None:
         """Count how the call ended, once; `end` does, if nobody did before.
 
         For a call that goes on after its answer is known, as a body does that
@@ -442,7 +442,7 @@ class Call:
         if self.run is PLAIN:
             self.count("resilient.attempts", ORIGINAL.value)
         self.run = CONCLUDED
-        word = ending(outcome)
+        word = outcome_label(outcome)
         self.count("resilient.calls", word)
         # NB: the dictionary first: to ask `_Seldom` is a Python function.
         if self.seldom is not None and (observation := self.observation) is not None:
@@ -450,7 +450,7 @@ class Call:
             observation.ended(self, word)
 
 
-class Apart(Call):
+class BranchCall(Call):
     """A run of the function in a task or thread of its own, for another call.
 
     It is a part of that call and not counted as one; its run is.
@@ -475,7 +475,7 @@ class Apart(Call):
         super().end()
 
 
-class Fork(Apart):
+class HedgeCall(BranchCall):
     """One of several attempts that run at once for one call.
 
     It lives in the task or thread of the attempt, inside that call.
@@ -485,16 +485,16 @@ class Fork(Apart):
         strained: Whether a policy further in wants no more of them.
     """
 
-    __slots__ = ("hedge", "strained")
+    __slots__ = ("hedge", "hedging_discouraged")
 
     def __init__(self, call: Call, hedge: int) -> None:
         super().__init__(call, call.runtime)
         self.deadline = call.deadline
-        self.runner = call.runner
+        self.thread_runner = call.thread_runner
         self.hedge: int = hedge
         if hedge:
             self.run = Run.HEDGE
-        self.strained: bool = False
+        self.hedging_discouraged: bool = False
 
 
 _NORMAL = Priority.NORMAL

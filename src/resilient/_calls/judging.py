@@ -9,7 +9,7 @@ from typing import TypeAlias, cast
 from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Outcome, Verdict
 from resilient._errors.errors import RejectedError, TimeoutExceededError
 from resilient._values.checks import seconds as seconds_argument
-from resilient._values.spelling import spell
+from resilient._values.spelling import format_value
 
 Judge: TypeAlias = Callable[[Outcome], Verdict]
 
@@ -61,7 +61,7 @@ def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
                 if _is_coroutine_function(one):
                     raise TypeError(
                         f"`{parameter}` must be a plain function of the outcome,"
-                        f" got the coroutine function {spell(one)}"
+                        f" got the coroutine function {format_value(one)}"
                     )
                 functions.append(one)
             elif one is not None:
@@ -72,18 +72,18 @@ def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
     if len(functions) > 1:
         raise TypeError(f"`{parameter}` must be one function, got {len(functions)}")
     if functions:
-        if not types and _keeps_verdict(functions[0]):
-            return keep
+        if not types and _marks_judged(functions[0]):
+            return as_judged
         return _by_function(parameter, tuple(types), functions[0])
     return _by_types(tuple(types)) if types else None
 
 
-def keep(outcome: Outcome) -> Verdict:
+def as_judged(outcome: Outcome) -> Verdict:
     """Judge an outcome as it is judged already."""
     return outcome.verdict
 
 
-def keeps_verdict(judge: Judge) -> Judge:
+def marks_judged(judge: Judge) -> Judge:
     """Say of a function that it judges an outcome as it is judged already.
 
     So nobody has to ask it.
@@ -92,7 +92,7 @@ def keeps_verdict(judge: Judge) -> Judge:
     return judge
 
 
-def _keeps_verdict(judge: object) -> bool:
+def _marks_judged(judge: object) -> bool:
     # NB: the mark says whose it is, for `functools.wraps` copies it.
     return getattr(judge, _MARK, None) is judge
 
@@ -161,7 +161,7 @@ def verdict_of(parameter: str, answer: object, outcome: Outcome) -> Verdict:
     )
 
 
-def answerable(outcome: Outcome) -> Verdict:
+def fallback_judge(outcome: Outcome) -> Verdict:
     """Judge for who answers in a function's place and has no ``on``.
 
     That is the pipeline's verdict, but that our own rejections are failures:

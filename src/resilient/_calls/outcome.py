@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any
 
-from resilient._errors.chains import first_of
+from resilient._errors.chains import raise_first
 from resilient._errors.errors import RejectedError, TimeoutExceededError
 
 
@@ -53,18 +53,18 @@ class Outcome:
             every exception is a FAILURE, a rejection is IGNORED.
         retry_after: Seconds after which to try again, where the error, the
             server or a predicate said so.
-        held: Of a call whose work outlives its answer (a generator, a response
+        ongoing: Of a call whose work outlives its answer (a generator, a response
             body, an abandoned thread): the permits to give back when that has
             ended. None for every other call.
     """
 
-    __slots__ = ("error", "held", "retry_after", "value", "verdict")
+    __slots__ = ("error", "ongoing", "retry_after", "value", "verdict")
 
     def __init__(self, value: Any = None, error: Exception | None = None) -> None:
         self.value: Any = value
         self.error = error
         self.retry_after: float | None = None
-        self.held: Held | None = None
+        self.ongoing: OngoingWork | None = None
         self.verdict: Verdict
         if error is None:
             self.verdict = SUCCESS
@@ -88,7 +88,7 @@ class Outcome:
         self.error = self.value = None
 
 
-class Held:
+class OngoingWork:
     """Permits that last until the work of a call has ended, wherever it runs.
 
     Whoever does the work ends this. Policies append to it, and discard it
@@ -108,7 +108,7 @@ class Held:
         self._releases: list[Callable[[Outcome | None], None]] = []
         self._ended = False
 
-    def append(self, release: Callable[[Outcome | None], None]) -> None:
+    def add_release(self, release: Callable[[Outcome | None], None]) -> None:
         """Have ``release(outcome)`` called at the end, at once if it is past."""
         with self._lock:
             if not self._ended:
@@ -116,7 +116,7 @@ class Held:
                 return
         release(None)
 
-    async def discard(self) -> None:
+    async def close(self) -> None:
         """End the work, where that is possible, and then give everything back.
 
         It may take as long as the user's own cleanup, and is cancelled with
@@ -127,9 +127,9 @@ class Held:
             try:
                 await close()
             finally:
-                self.end(None)
+                self.finish(None)
 
-    def end(self, outcome: Outcome | None) -> None:
+    def finish(self, outcome: Outcome | None) -> None:
         """Give everything back, once.
 
         One that fails keeps nobody from having theirs; the first error is
@@ -149,17 +149,17 @@ class Held:
             except BaseException as error:
                 errors.append(error)
         if errors:
-            raise first_of(errors)
+            raise raise_first(errors)
 
     def __del__(self) -> None:
         # Whoever was to end the work is gone. NB: before 3.13 that is what
         # becomes of an async generator whose consumer is lost in the middle
         # of a step: Python calls it "already running" and never closes it.
         if self._releases:
-            self.end(None)
+            self.finish(None)
 
 
-def ending(outcome: Outcome | None) -> str:
+def outcome_label(outcome: Outcome | None) -> str:
     """Return the word for how a call or an attempt ended.
 
     Returns:

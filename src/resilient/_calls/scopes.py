@@ -12,15 +12,15 @@ from resilient._values.priority import (
     PRIORITIES,
     Priority,
     PriorityName,
-    Standing,
-    lot_of,
+    TaskPriority,
+    shed_rank_of,
 )
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
 
-class _Telling:
+class _Scope:
     """An edge without a function: it tells those inside something."""
 
     __slots__ = ("_call", "_token")
@@ -48,7 +48,7 @@ class _Telling:
         leave_call(self._token)
 
 
-class deadline_after(_Telling):  # noqa: N801 - a context manager named as a function
+class deadline_after(_Scope):  # noqa: N801 - a context manager named as a function
     """Tell everything inside that its time is up in so many seconds.
 
     It tells and cancels nothing (it is not `anyio.fail_after`): policies
@@ -75,7 +75,7 @@ class deadline_after(_Telling):  # noqa: N801 - a context manager named as a fun
             call.deadline = None if deadline == math.inf else deadline
 
 
-class priority(_Telling):  # noqa: N801 - a context manager named as a function
+class priority(_Scope):  # noqa: N801 - a context manager named as a function
     """Tell everything inside how important it is.
 
     Under pressure the lowest goes first: see `Priority`. The innermost block
@@ -97,7 +97,7 @@ class priority(_Telling):  # noqa: N801 - a context manager named as a function
         RuntimeError: It is entered again before it was left.
     """
 
-    __slots__ = ("_lot", "_priority")
+    __slots__ = ("_priority", "_shed_rank")
 
     def __init__(
         self, name: PriorityName | Priority, key: str | bytes | int | None = None
@@ -110,9 +110,10 @@ class priority(_Telling):  # noqa: N801 - a context manager named as a function
         else:
             known = ", ".join(f'"{one}"' for one in PRIORITIES)
             raise ValueError(f"`name` must be one of {known}, got {name!r}")
-        self._lot = None if key is None else lot_of(key)
+        self._shed_rank = None if key is None else shed_rank_of(key)
 
     def _tell(self, call: Call) -> None:
-        call.standing = Standing(
-            self._priority, call.lot if self._lot is None else self._lot
+        call.standing = TaskPriority(
+            self._priority,
+            call.shed_rank if self._shed_rank is None else self._shed_rank,
         )

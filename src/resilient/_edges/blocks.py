@@ -25,7 +25,7 @@ from resilient._edges.driver import DONE, RUN, Drive
 from resilient._errors.errors import ResilientWarning
 from resilient._errors.tracebacks import strip
 from resilient._errors.warnings import warn
-from resilient._runtimes.runtime import Mark
+from resilient._runtimes.runtime import Sentinel
 from resilient._runtimes.sync import SYNC, loop_runs_here
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BLOCK = Mark("BLOCK")
+BLOCK = Sentinel("BLOCK")
 """Where the policies of a loop stand while a block is due or runs."""
 
 
@@ -66,7 +66,7 @@ def _aframeless(
 
 def _is_here(call: Call, place: object) -> bool:
     try:
-        return call.runtime.place() == place
+        return call.runtime.task_or_thread() == place
     except RuntimeError:
         # No task at all.
         return False
@@ -79,7 +79,7 @@ class _Stay:
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.place = call.runtime.place()
+        self.place = call.runtime.task_or_thread()
         self.token: Token[Call | None] = enter_call(call)
 
     def leave(self) -> None:
@@ -234,12 +234,12 @@ class Guard:
         return False
 
 
-def unrepeatable(policy: AnyPolicy, spelling: str) -> TypeError:
+def unrepeatable(policy: AnyPolicy, usage: str) -> TypeError:
     """Return the error for a block that a policy would repeat or replace."""
-    hint = "attempts()" if policy.reruns and spelling == "guard" else "a function"
+    hint = "attempts()" if policy.reruns and usage == "guard" else "a function"
     return TypeError(
         f"{policy!r} may run its function again or answer in its place, which"
-        f" {spelling}() cannot do with a block: use {hint}"
+        f" {usage}() cannot do with a block: use {hint}"
     )
 
 
@@ -250,11 +250,11 @@ class Attempt:
         number: Number of the attempt, from 1.
     """
 
-    __slots__ = ("_loop", "_stay", "_turn", "number")
+    __slots__ = ("_loop", "_share_credit", "_stay", "number")
 
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
-        self._turn = loop.turn
+        self._share_credit = loop.turn
         self.number: int = loop.drive.call.attempt
 
     def __repr__(self) -> str:
@@ -262,7 +262,7 @@ class Attempt:
 
     @_frameless
     def __enter__(self) -> Call:
-        if not self._loop.due or self._turn != self._loop.turn:
+        if not self._loop.due or self._share_credit != self._loop.turn:
             raise RuntimeError("an attempt is for one block, in its own turn")
         self._loop.due = False
         self._stay = _Stay(self._loop.drive.call)
@@ -402,7 +402,7 @@ class Attempts:
 
     def _open(self, runtime: Runtime | None) -> _Loop:
         call = _call_of(self._policy, runtime, self._key)
-        place = call.runtime.place()
+        place = call.runtime.task_or_thread()
         self._loop = _Loop(Drive(self._policy, call), place)
         return self._loop
 

@@ -22,7 +22,7 @@ from resilient._edges.driver import (
 from resilient._runtimes.sync import SYNC
 
 
-class Alone(Drive):
+class Branch(Drive):
     """What is inside a policy, run in a task or thread of its own.
 
     Args:
@@ -64,10 +64,10 @@ class Alone(Drive):
                 try:
                     if not in_sync:
                         value = Outcome(await fn(*args, **kwargs))
-                    elif call.runner is None:
+                    elif call.thread_runner is None:
                         value = Outcome(fn(*args, **kwargs))
                     else:
-                        value = call.runner(fn, args, kwargs)
+                        value = call.thread_runner(fn, args, kwargs)
                 except Exception as error:
                     standstill = self.send(failed(error))
                 except BaseException as unwinding:

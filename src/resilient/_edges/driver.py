@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from resilient._calls.call import FIRST, PLAIN, AnyPolicy, Call, overdue
 from resilient._calls.outcome import Outcome
 from resilient._runtimes import clock
-from resilient._runtimes.runtime import PAUSE, Mark
+from resilient._runtimes.runtime import PAUSE, Sentinel
 
 Proceed: TypeAlias = Callable[[Call], Awaitable[Outcome]]
 
@@ -30,11 +30,11 @@ enabled = True
 """Whether policies do anything: `resilient.testing.off` turns them off."""
 
 
-RUN = Mark("RUN")
+RUN = Sentinel("RUN")
 """What the leaf yields: run the function now, and send me its outcome."""
 
 
-DONE = Mark("DONE")
+DONE = Sentinel("DONE")
 """What `Drive` reports when the policies have come to their end."""
 
 
@@ -118,7 +118,7 @@ class Drive:
         self.call: Call = call
         self.outcome: Outcome | None = None
         self.coroutine: Driven | None = None
-        chain = policy.bound(leaf) if enabled else leaf
+        chain = policy.bind(leaf) if enabled else leaf
         self._around: Chain = chain
 
     def begin(self) -> object:

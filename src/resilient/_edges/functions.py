@@ -44,7 +44,7 @@ from resilient._values.callables import name_of
 
 def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn` as the policy protects it, for a plain function."""
-    chain, name = cast("Chain", policy.bound(leaf)), name_of(fn)
+    chain, name = cast("Chain", policy.bind(leaf)), name_of(fn)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
@@ -79,10 +79,10 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                     # NB: the user's call has a `try` of its own: its
                     # StopIteration is none of ours.
                     try:
-                        if call.runner is None:
+                        if call.thread_runner is None:
                             value = Outcome(fn(*args, **kwargs))
                         else:
-                            value = call.runner(fn, args, kwargs)
+                            value = call.thread_runner(fn, args, kwargs)
                     except Exception as error:
                         value = failed(error)
                         resume = send
@@ -116,7 +116,7 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def async_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn` as the policy protects it, for a coroutine function."""
-    chain, name = cast("Chain", policy.bound(leaf)), name_of(fn)
+    chain, name = cast("Chain", policy.bind(leaf)), name_of(fn)
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True

@@ -4,7 +4,7 @@ Ground rules:
 
 * An attempt lasts until the first item. What fails later is never tried
   again: the consumer has seen part of the stream.
-* Permits that last as long as the call's work does (`Outcome.held`) are given
+* Permits that last as long as the call's work does (`Outcome.ongoing`) are given
   back when the stream ends, fails, is closed or collected. Closing it early
   is a success.
 * While an item is with the consumer no scope and no context variable is open:
@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient._calls.call import AnyPolicy, Call, enter_call, leave_call, overdue
-from resilient._calls.outcome import Held, Outcome
+from resilient._calls.outcome import OngoingWork, Outcome
 from resilient._edges import driver
 from resilient._edges.driver import RUN, Drive, failed
 from resilient._errors.tracebacks import raised_by
@@ -70,11 +70,11 @@ class Stream:
     As a context manager it is the stretch from one item to the next.
     """
 
-    __slots__ = ("_inside", "_limit", "call", "held", "last", "limit")
+    __slots__ = ("_inside", "_limit", "call", "last", "limit", "ongoing")
 
     def __init__(self, call: Call) -> None:
         self.call: Call = call
-        self.held: Held = Held()
+        self.ongoing: OngoingWork = OngoingWork()
         # How it ended; None where somebody else unwinds through it.
         self.last: Outcome | None = None
         # The total limit, known with the first item.
@@ -84,12 +84,12 @@ class Stream:
     def begin(self, close: Callable[[], Awaitable[None]]) -> None:
         """Take up a generator, which ``close`` ends if it is not wanted."""
         # NB: of the one before, whatever a policy did not give back.
-        self.held.end(None)
-        self.held = Held(close)
+        self.ongoing.finish(None)
+        self.ongoing = OngoingWork(close)
 
     def first(self, item: Any) -> Outcome:
         outcome = Outcome(item)
-        outcome.held = self.held
+        outcome.ongoing = self.ongoing
         return outcome
 
     def __enter__(self) -> None:
@@ -134,7 +134,7 @@ class Stream:
 
     def end(self) -> None:
         last, self.last = self.last, None
-        self.held.end(last)
+        self.ongoing.finish(last)
         self.call.end(last)
 
 
@@ -185,7 +185,7 @@ def generator_edge(
             value, error = _begun(drive)
             if error is not None:
                 raise raised_by(policy, error)
-            if value.held is not stream.held:
+            if value.ongoing is not stream.ongoing:
                 return value.value
             stream.limit = call.stream_limit
             item, value = value.value, None
@@ -252,7 +252,7 @@ def async_generator_edge(
             value, error = _begun(drive)
             if error is not None:
                 raise raised_by(policy, error)
-            if value.held is not stream.held:
+            if value.ongoing is not stream.ongoing:
                 return
             stream.limit = call.stream_limit
             item, value = value.value, None

@@ -1,8 +1,8 @@
 """Threads that a caller may stop waiting for.
 
-A thread cannot be killed. `Crew` runs each function in a daemon thread of its
-own; a caller that has waited long enough leaves, and the thread keeps its
-place in the crew, and every permit in `Stint.held`, until it ends.
+A thread cannot be killed. `AbandonableThreads` runs each function in a daemon
+thread of its own; a caller that has waited long enough leaves, and the thread
+keeps its place, and every permit in `ThreadCall.ongoing`, until it ends.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from typing import Any
 
-from resilient._calls.outcome import Held, Outcome
+from resilient._calls.outcome import OngoingWork, Outcome
 from resilient._edges.driver import failed
 from resilient._runtimes import clock
 
 
-class Crew:
+class AbandonableThreads:
     """At most `size` threads at once, abandoned ones included."""
 
     __slots__ = ("_size", "abandoned", "lock", "running")
@@ -34,13 +34,13 @@ class Crew:
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-    ) -> Stint | None:
+    ) -> ThreadCall | None:
         """Run ``fn(*args, **kwargs)`` in a thread; None: all are taken."""
         with self.lock:
             if self.running >= self._size:
                 return None
             self.running += 1
-        stint = Stint(self)
+        stint = ThreadCall(self)
         context = copy_context()
         try:
             clock.start_thread(
@@ -49,12 +49,12 @@ class Crew:
         except BaseException:
             # The system has no thread left to give; or Ctrl-C, and the thread
             # may have begun all the same.
-            stint.call_off()
+            stint.cancel_start()
             raise
         return stint
 
 
-class Stint:
+class ThreadCall:
     """One function in its thread, and what came of it."""
 
     __slots__ = (
@@ -66,17 +66,17 @@ class Stint:
         "_outcome",
         "_over",
         "_unwinding",
-        "held",
+        "ongoing",
     )
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: AbandonableThreads) -> None:
         self._crew = crew
         self._gate = threading.Lock()
         self._gate.acquire()
         self._begun = self._called_off = self._left = self._over = False
         self._outcome: Outcome | None = None
         self._unwinding: BaseException | None = None
-        self.held = Held()
+        self.ongoing = OngoingWork()
 
     def run(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -100,9 +100,9 @@ class Stint:
                 crew.abandoned -= 1
                 self._outcome = self._unwinding = None
             self._gate.release()
-        self.held.end(None)
+        self.ongoing.finish(None)
 
-    def call_off(self) -> None:
+    def cancel_start(self) -> None:
         """Give the place back, unless the thread has begun: then leave it."""
         with self._crew.lock:
             if not self._begun:

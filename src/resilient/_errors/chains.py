@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 
-def first_of(errors: list[BaseException]) -> BaseException:
+def raise_first(errors: list[BaseException]) -> BaseException:
     """Return the first of several errors, to be raised, and let go of all.
 
     A frame that raises an error must not hold it: its traceback holds the frame.
@@ -15,7 +15,7 @@ def first_of(errors: list[BaseException]) -> BaseException:
     return first
 
 
-def family(error: BaseException) -> Iterator[BaseException]:
+def error_chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an error, its causes, contexts and members, each once."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]

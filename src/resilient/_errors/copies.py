@@ -22,7 +22,7 @@ _CAUSE: Any = vars(BaseException)["__cause__"]
 _CONTEXT: Any = vars(BaseException)["__context__"]
 
 
-def copied(error: E) -> E | None:
+def copy_error(error: E) -> E | None:
     """Return a copy of an error: class, arguments, attributes, notes, causes.
 
     Its traceback is the same, as far as it goes; from there on each grows by

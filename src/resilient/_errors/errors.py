@@ -165,7 +165,7 @@ class BulkheadFullError(RejectedError):
         text = f"bulkhead {self.policy!r} is full ({self.max_concurrency} running"
         text += f", {self.queued} waiting)" if self.queued else ")"
         if self.waited:
-            text += f" after {spell_seconds(self.waited)}"
+            text += f" after {format_seconds(self.waited)}"
         if self.reason is not None:
             text += ": the place in line went to a more important call"
         return text
@@ -190,7 +190,7 @@ class RateLimitedError(RejectedError):
     def _complaint(self) -> str:
         text = f"rate limiter {self.policy!r} has no permit left"
         return (
-            f"{text} within {spell_seconds(self.max_wait)}" if self.max_wait else text
+            f"{text} within {format_seconds(self.max_wait)}" if self.max_wait else text
         )
 
 
@@ -248,7 +248,7 @@ class ConcurrencyLimitedError(RejectedError):
             text += f" ({self.in_flight} of {self.limit} running"
             text += f", {self.queued} waiting)" if self.queued else ")"
         if self.waited:
-            text += f" after {spell_seconds(self.waited)}"
+            text += f" after {format_seconds(self.waited)}"
         if self.reason is not None:
             text += ": the place in line went to a more important call"
         return text
@@ -280,7 +280,7 @@ class DeadlineExceededError(RejectedError, TimeoutError):
     def __str__(self) -> str:
         return (
             f"{self.policy!r} did not begin: its deadline had passed"
-            f" {spell_seconds(self.overdue)} ago"
+            f" {format_seconds(self.overdue)} ago"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -306,8 +306,8 @@ class TimeoutExceededError(ResilientError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"timeout {self.policy!r} of {spell_seconds(self.seconds)} exceeded"
-            f" after {spell_seconds(self.elapsed)}"
+            f"timeout {self.policy!r} of {format_seconds(self.seconds)} exceeded"
+            f" after {format_seconds(self.elapsed)}"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -320,10 +320,10 @@ class ResilientWarning(UserWarning):
 
 
 def _retry_in(seconds: float | None) -> str:
-    return "" if seconds is None else f"; retry in {spell_seconds(seconds)}"
+    return "" if seconds is None else f"; retry in {format_seconds(seconds)}"
 
 
-def spell_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Spell a duration for a reader: four digits, never an exponent."""
     if seconds >= 1000:
         return f"{seconds:.0f} s"

@@ -23,7 +23,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 
-class Tally:
+class Counters:
     """What was counted for all calls of one name.
 
     Attributes:
@@ -32,31 +32,31 @@ class Tally:
         counts: Everything else, by metric and the values of its labels.
     """
 
-    __slots__ = ("__weakref__", "counts", "plain")
+    __slots__ = ("__weakref__", "counts", "plain_successes")
 
     def __init__(self) -> None:
-        self.plain: int = 0
+        self.plain_successes: int = 0
         self.counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
 
 
-STRAY: Final = Tally()
+UNCOUNTED: Final = Counters()
 """The tally of policies that nobody has called: never counted in."""
 
-_tallies: WeakValueDictionary[str, Tally] = WeakValueDictionary()
+_all_counters: WeakValueDictionary[str, Counters] = WeakValueDictionary()
 # NB: it may be taken again by a finalizer that runs on the same thread.
 _lock = threading.RLock()
 
 
-def tally_of(name: str) -> Tally:
+def counters_of(name: str) -> Counters:
     """Return the tally that all who have this name count in."""
     with _lock:
-        tally = _tallies.get(name)
-        if tally is None:
-            tally = _tallies[name] = Tally()
-        return tally
+        counters = _all_counters.get(name)
+        if counters is None:
+            counters = _all_counters[name] = Counters()
+        return counters
 
 
-def tallies() -> dict[str, Tally]:
+def all_counters() -> dict[str, Counters]:
     """Return the tallies there are, by name."""
     with _lock:
-        return dict(_tallies)
+        return dict(_all_counters)

@@ -17,17 +17,17 @@ from resilient._values.records import Record
 _set = object.__setattr__
 
 
-class _Located:
+class _Origin:
     """Where it happened: no arguments of an event's, and no part of what it is."""
 
-    __slots__ = ("pipeline", "series")
+    __slots__ = ("metric_name", "pipeline")
 
     pipeline: str | None
     # What metrics call the policy: bounded, where names may be many.
-    series: str | None
+    metric_name: str | None
 
 
-class Event(_Located, Record):
+class Event(_Origin, Record):
     """Something that a policy did.
 
     Attributes:
@@ -45,7 +45,7 @@ class Event(_Located, Record):
     def __init__(self, *values: Any, **named: Any) -> None:
         super().__init__(*values, **named)
         _set(self, "pipeline", None)
-        _set(self, "series", None)
+        _set(self, "metric_name", None)
 
     @classmethod
     def fields(cls) -> tuple[str, ...]:
@@ -294,10 +294,10 @@ class KeyEvicted(Event):
     fresh: bool
 
 
-def located(event: Event, pipeline: str, series: str) -> Event:
+def located(event: Event, pipeline: str, metric_name: str) -> Event:
     """Complete an event that nobody has seen yet with where it happened."""
     _set(event, "pipeline", pipeline)
-    _set(event, "series", series)
+    _set(event, "metric_name", metric_name)
     return event
 
 

@@ -53,13 +53,13 @@ def send(listeners: tuple[Listener, ...], event: Event) -> None:
             log_once(f"a listener failed on {type(event).__name__}")
 
 
-everywhere: tuple[Listener, ...] = ()
+global_listeners: tuple[Listener, ...] = ()
 """Those who listen to every policy: see `resilient.subscribe`."""
 
 
 def broadcast(event: Event) -> None:
     """Tell those who listen to every policy: the listener they have in each."""
-    send(everywhere, event)
+    send(global_listeners, event)
 
 
 _logged: set[str] = set()

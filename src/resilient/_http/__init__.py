@@ -1,13 +1,13 @@
 """HTTP: the engine behind `resilient.httpx2` and `resilient.httpx`.
 
-======== ===================================================================
-advice   what a server's headers say about when to come back; pure
-standard the pipeline that a transport has unless it is given one
-exchange one request, attempt by attempt: what may be sent again, and what
-         came of it
-body     a response's body on its way to the caller
-engine   the transport, in two colours
-======== ===================================================================
+================ =============================================================
+response_headers what a server's headers say about when to come back; pure
+standard         the pipeline that a transport has unless it is given one
+exchange         one request, attempt by attempt: what may be sent again, and
+                 how each attempt is judged
+body             a response's body on its way to the caller
+engine           the transport, in two colours
+================ =============================================================
 
 The two families of clients share no class: what a client of one catches, a
 client of the other has never heard of. So nothing here imports either; each

@@ -24,7 +24,7 @@ from urllib.request import getproxies_environment
 from resilient._calls.call import enter_call, leave_call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import DONE, RUN
-from resilient._errors.errors import spell_seconds
+from resilient._errors.errors import format_seconds
 from resilient._errors.warnings import warn
 from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange, Family, Rules
@@ -80,7 +80,7 @@ class Transport(Generic[Request, Response]):
         self._pipeline: Policy[Any] = (
             standard_pipeline() if pipeline is None else pipeline
         )
-        self._pipeline.accept("requests", classified=True)
+        self._pipeline.check_usage("requests", classified=True)
         self.inner: Any = inner
         self._rules = Rules(
             self.family,
@@ -228,8 +228,8 @@ class Transport(Generic[Request, Response]):
     def _first_use(self, colour: Literal["sync", "async"]) -> Any:
         """Return the inner transport for a colour, and look at the pipeline."""
         # NB: the transport judges every outcome itself.
-        self._pipeline.accept(colour, classified=True)
-        self._pipeline.enrol()
+        self._pipeline.check_usage(colour, classified=True)
+        self._pipeline.start_counting()
         with self._lock:
             inner = self._inners.get(colour) or self._inner(colour)
             if colour == "sync" and isinstance(
@@ -275,9 +275,9 @@ class Transport(Generic[Request, Response]):
                     "`extensions['resilient']` must be a Pipeline, a policy or False,"
                     f" got {policy!r}"
                 )
-            for spelling in ("requests", colour):
-                policy.accept(spelling, classified=True)
-            policy.enrol()
+            for usage in ("requests", colour):
+                policy.check_usage(usage, classified=True)
+            policy.start_counting()
             return policy
         if self._total is not None:
             timeouts = extensions.get("timeout")
@@ -293,10 +293,10 @@ class Transport(Generic[Request, Response]):
             own = timeouts.get(phase)
             if own is None or own > total:
                 self._total = None
-                spelt = "no limit" if own is None else spell_seconds(own)
+                spelt = "no limit" if own is None else format_seconds(own)
                 warn(
                     f"the client's {phase} timeout ({spelt}) is longer than the"
-                    f" total limit of its transport ({spell_seconds(total)}), which"
+                    f" total limit of its transport ({format_seconds(total)}), which"
                     " wins: give the client a `timeout` within it, or the"
                     " pipeline a longer Timeout",
                     past=self.family.library,

@@ -25,13 +25,12 @@ import anyio
 import attrs
 
 from resilient._calls.call import Call
-from resilient._calls.outcome import Held, Outcome, Verdict
+from resilient._calls.outcome import OngoingWork, Outcome, Verdict
 from resilient._edges.driver import Drive
 from resilient._edges.generators import Stream
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import strip
-from resilient._http import advice
-from resilient._http.advice import Allowance
+from resilient._http import response_headers
 from resilient._http.body import (
     UNLIMITED,
     Body,
@@ -42,6 +41,7 @@ from resilient._http.body import (
     is_rewindable,
     leave,
 )
+from resilient._http.response_headers import Allowance
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 
@@ -84,7 +84,7 @@ class Family:
         init=False, default=attrs.Factory(lambda it: it.library.ByteStream, True)
     )
 
-    def twin(self, kind: type[Exception]) -> type[Exception] | None:
+    def mirror(self, kind: type[Exception]) -> type[Exception] | None:
         """Return the class of an error of ours that is the library's too.
 
         Of a class that a policy author derived from ours it is made here.
@@ -391,8 +391,8 @@ class Exchange(Drive):
         outcome = Outcome(response)
         status: int = response.status_code
         if status in FAILED or self.call.limiters:
-            said = advice.read(response.headers.raw, time.time())
-            self._teach(said.allowances)
+            said = response_headers.read(response.headers.raw, time.time())
+            self._update_limiters(said.allowances)
             if status in FAILED:
                 outcome.retry_after = wait = said.retry_after
                 asked = status == 429 or (status == 503 and wait is not None)
@@ -400,7 +400,7 @@ class Exchange(Drive):
         if self._upload is not None or not self._safe:
             self.call.unrepeatable = self._why_not()
         if self._stream is not None:
-            outcome.held = self._stream.held
+            outcome.ongoing = self._stream.ongoing
         return outcome
 
     def failed(self, error: Exception) -> Outcome:
@@ -425,7 +425,7 @@ class Exchange(Drive):
             and clock.now() >= call.deadline
         ):
             # It obeyed the deadline: whichever Timeout set it answers for it.
-            outcome.held = Held(_over)
+            outcome.ongoing = OngoingWork(_over)
         return outcome
 
     def _never_left(self, error: Exception) -> bool:
@@ -448,13 +448,13 @@ class Exchange(Drive):
             return last == 0
         return getattr(origin, "error_code", None) == _REFUSED_STREAM
 
-    def _teach(self, allowances: tuple[Allowance, ...]) -> None:
+    def _update_limiters(self, allowances: tuple[Allowance, ...]) -> None:
         """Tell the limiters that let it pass what the server still grants."""
         call = self.call
         for limiter in call.limiters or ():
             for unit, remaining, reset in allowances:
                 if unit in limiter.units:
-                    limiter.update(
+                    limiter.learn(
                         remaining,
                         reset,
                         unit,
@@ -525,7 +525,7 @@ class Exchange(Drive):
     def _end_stream(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
-            stream.held.end(None)
+            stream.ongoing.finish(None)
 
     # -- The end
 
@@ -542,7 +542,7 @@ class Exchange(Drive):
             self._ended = True
         else:
             # It goes on until the body is read.
-            self.call.conclude(outcome)
+            self.call.count_end(outcome)
         if outcome.error is not None:
             return None, self._ours(outcome.error, outcome)
         response = outcome.value
@@ -561,9 +561,9 @@ class Exchange(Drive):
     def _ours(self, error: Exception, outcome: Outcome) -> Exception:
         """Return an error as the client's, where it is one of ours."""
         outcome.discard()
-        if outcome.held is not None:
-            outcome.held.end(outcome)
-        twin = self._family.twin(type(error))
+        if outcome.ongoing is not None:
+            outcome.ongoing.finish(outcome)
+        twin = self._family.mirror(type(error))
         if twin is not None:
             # NB: the very object in another class, so that its traceback, notes
             # and cause stay, and a Retry further out knows it again.
@@ -665,7 +665,7 @@ def _fields(response: Any) -> dict[bytes, bytes]:
             # NB: what is sent a thousand times must not be joined as often.
             if known is None:
                 fields[name] = value
-            elif len(known) < advice.LONGEST_FIELD:
+            elif len(known) < response_headers.LONGEST_FIELD:
                 fields[name] = known + b", " + value
     return fields
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from resilient._calls.judging import keeps_verdict
+from resilient._calls.judging import marks_judged
 from resilient._calls.outcome import Outcome, Verdict
 from resilient._policy.policy import Policy
 from resilient.policies.circuit_breaker import CircuitBreaker
@@ -18,7 +18,7 @@ from resilient.policies.timeout import Timeout
 F = TypeVar("F", covariant=True)
 
 
-@keeps_verdict
+@marks_judged
 def http_verdict(outcome: Outcome) -> Verdict:
     """Judge an outcome as the transport that made it does.
 
@@ -97,5 +97,5 @@ def standard_pipeline(
     for_origin("")
     pipeline = Pipeline(Timeout(total), per_origin(for_origin))
     # NB: no name, which errors would have in the place of the request's.
-    pipeline.call_after("http")
+    pipeline.name_after("http")
     return pipeline

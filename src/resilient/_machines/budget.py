@@ -130,12 +130,12 @@ class Budget:
             # NB: never backwards. Threads read the clock before they get the
             # lock; going back would pay the same moment out twice.
             self._seen = now
-        if self.saved - self._left_alone(priority) < amount - _ROUNDING:
+        if self.saved - self.reserve_for(priority) < amount - _ROUNDING:
             return False
         self.saved = max(0.0, self.saved - amount)
         return True
 
-    def _left_alone(self, priority: Priority) -> float:
+    def reserve_for(self, priority: Priority) -> float:
         share = _LEFT_ALONE.get(priority)
         if share is None:
             return 0.0

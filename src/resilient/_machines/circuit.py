@@ -187,12 +187,12 @@ class Circuit:
     """
 
     __slots__ = (
-        "_calm",
         "_consecutive_failures",
         "_failure_rate",
         "_half_open_calls",
         "_in_a_row",
         "_minimum_calls",
+        "_nothing_to_forget",
         "_opened_at",
         "_probe_timeout",
         "_probes",
@@ -202,11 +202,11 @@ class Circuit:
         "_reclaimed_is_slow",
         "_recording",
         "_retry_at",
+        "_share_credit",
         "_since",
         "_slow_call_rate",
         "_throttle_rate",
         "_trip",
-        "_turn",
         "_votes",
         "_votes_failed",
         "_votes_slow",
@@ -260,7 +260,7 @@ class Circuit:
         self._recording = True  # CLOSED, THROTTLING, RAMPING and OBSERVING
         # Whether it records and there is nothing bad to remember, so that one
         # success more is counted and changes nothing.
-        self._calm = True
+        self._nothing_to_forget = True
         self._since: float | None = None
         self._in_a_row = 0
         self._would_open = False
@@ -275,7 +275,7 @@ class Circuit:
         self._votes = self._votes_failed = self._votes_slow = 0
 
         # What calls add up to, each its share, until one passes for it.
-        self._turn = 1.0
+        self._share_credit = 1.0
 
         self.changes: tuple[Change | Note, ...] = ()
         self.succeeded = self.failed = self.ignored = 0
@@ -295,10 +295,10 @@ class Circuit:
             self._change(_HALF_OPEN, now, "open_time_over")
             state = _HALF_OPEN
         if state is _HALF_OPEN:
-            self._reclaim(now)
+            self._expire_probes(now)
             state = self.state
             if state is _HALF_OPEN and self._has_place():
-                return self._lend(now)
+                return self._issue_probe(now)
         elif state is not _OPEN and state is not _FORCED_OPEN:
             if state is _RAMPING or state is _THROTTLING:
                 passing = self._passing(now)
@@ -334,7 +334,7 @@ class Circuit:
         window = self._window
         if (
             permit == self.era
-            and self._calm
+            and self._nothing_to_forget
             and failed is False
             and not slow
             and now < window.ends
@@ -353,12 +353,14 @@ class Circuit:
         if failed:
             self.failed += 1
             self._in_a_row += 1
-            self._calm = False
+            self._nothing_to_forget = False
         else:
             self.succeeded += 1
             self._in_a_row = 0
-            self._calm = not (window.failures or window.slow or self._would_open)
-            if self._calm:
+            self._nothing_to_forget = not (
+                window.failures or window.slow or self._would_open
+            )
+            if self._nothing_to_forget:
                 return
         trip = self._met_rule()
         if self.state is not _OBSERVING:
@@ -367,9 +369,9 @@ class Circuit:
             elif (
                 self._throttle_rate is not None
                 and self.state is _CLOSED
-                and self._failing() >= self._throttle_rate
+                and self._failure_share() >= self._throttle_rate
             ):
-                self._shift(_THROTTLING, now, "throttle_rate")
+                self._enter_state(_THROTTLING, now, "throttle_rate")
             return
         if trip is not None and not self._would_open:
             self.changes += (Note("would_open", now, trip),)
@@ -494,7 +496,7 @@ class Circuit:
             return None
         return Trip(rule, Counts(calls, window.failures, window.slow), window.text)
 
-    def _failing(self) -> float:
+    def _failure_share(self) -> float:
         """Return the share of failures, 0.0 while it means nothing yet."""
         window = self._window
         if window.calls < self._minimum_calls:
@@ -511,17 +513,17 @@ class Circuit:
             assert self._failure_rate is not None
             assert self._throttle_rate is not None
             self._window.counts(now)
-            left = self._failure_rate - self._failing()
+            left = self._failure_rate - self._failure_share()
             share = left / (self._failure_rate - self._throttle_rate)
             return min(1.0, max(_LEAST_SHARE, share))
         return 1.0 if self._recording or self.state is _DISABLED else 0.0
 
     def _takes_turn(self, share: float) -> bool:
         """Whether this call is one of the share that passes."""
-        self._turn += share
-        if self._turn < 1.0 - _ROUNDING:
+        self._share_credit += share
+        if self._share_credit < 1.0 - _ROUNDING:
             return False
-        self._turn -= 1.0
+        self._share_credit -= 1.0
         return True
 
     def _close_again(self, now: float) -> None:
@@ -530,13 +532,13 @@ class Circuit:
             self._change(_CLOSED, now, "ramp_over")
             return
         assert self._throttle_rate is not None
-        if self._failing() < self._throttle_rate / 2:
-            self._shift(_CLOSED, now, "throttle_over")
+        if self._failure_share() < self._throttle_rate / 2:
+            self._enter_state(_CLOSED, now, "throttle_over")
 
     def _has_place(self) -> bool:
         return len(self._probes) + self._votes < self._half_open_calls
 
-    def _lend(self, now: float) -> Probe:
+    def _issue_probe(self, now: float) -> Probe:
         """Give a probe its lease."""
         deadline = now + self._probe_timeout
         if self._probes:
@@ -547,7 +549,7 @@ class Circuit:
         self._probes.append(probe)
         return probe
 
-    def _reclaim(self, now: float) -> None:
+    def _expire_probes(self, now: float) -> None:
         """Make failed votes of the probes whose lease has run out."""
         # A decision empties the list: what is left then is stale.
         while self._probes and self._probes[0].deadline <= now:
@@ -564,7 +566,7 @@ class Circuit:
         voting = False
         if isinstance(permit, Probe) and permit.era == self.era:
             # Its own lease may be among those that have run out.
-            self._reclaim(now)
+            self._expire_probes(now)
             voting = permit in self._probes
             if voting:
                 self._probes.remove(permit)
@@ -617,7 +619,7 @@ class Circuit:
     ) -> None:
         """Begin a new era, with nothing left of the last one."""
         self._recording = new is _CLOSED or new is _OBSERVING or new is _RAMPING
-        self._calm = self._recording
+        self._nothing_to_forget = self._recording
         self.era += 1
         self._window.clear()
         self._in_a_row = 0
@@ -632,12 +634,12 @@ class Circuit:
             self._trip = None
         # A reset of a closed circuit begins an era and changes no state.
         if new is not self.state:
-            self._shift(new, now, reason, trip)
+            self._enter_state(new, now, reason, trip)
 
-    def _shift(
+    def _enter_state(
         self, new: CircuitState, now: float, reason: Reason, trip: Trip | None = None
     ) -> None:
         """Go to another state, and keep the era."""
         old, self.state, self._since = self.state, new, now
-        self._turn = 1.0
+        self._share_credit = 1.0
         self.changes += (Change(old, new, now, reason, self.era, self.openings, trip),)

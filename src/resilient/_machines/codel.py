@@ -45,7 +45,7 @@ class CoDel:
         self._since = 0.0
         self.standing = False
 
-    def patience(self, now: float, queued: int) -> float:
+    def give_up_at(self, now: float, queued: int) -> float:
         """Return the seconds that somebody who joins now may wait.
 
         Args:

@@ -118,15 +118,17 @@ class Group:
         # The highest lot of this period, and of the last.
         self._highest = self._highest_before = 0.0
 
-    def cuts(self, lot: float) -> bool:
+    def cuts(self, shed_rank: float) -> bool:
         """Whether a call of this lot is among the first to go.
 
         Never one of the highest lot there is: nobody would be served instead.
         """
-        if lot == 1.0 or not self.cut:
+        if shed_rank == 1.0 or not self.cut:
             return False
-        self._highest = max(self._highest, lot)
-        return lot < self.cut and lot < max(self._highest, self._highest_before)
+        self._highest = max(self._highest, shed_rank)
+        return shed_rank < self.cut and shed_rank < max(
+            self._highest, self._highest_before
+        )
 
     @property
     def demand(self) -> int:
@@ -202,21 +204,21 @@ class SharedSlots(Slots[T]):
         return self._partitions.get(partition, self._rest).groups[priority]
 
     def take_for(
-        self, group: Group, now: float, *, lot: float = 1.0, again: bool = False
+        self, group: Group, now: float, *, shed_rank: float = 1.0, again: bool = False
     ) -> bool:
         """Take a slot for a group if it may have one and nobody of it waits.
 
         Args:
             group: The group.
             now: Monotonic seconds.
-            lot: That of the call; 1.0: never the first to go.
+            shed_rank: That of the call; 1.0: never the first to go.
             again: Whether the same call was refused just now.
         """
         if now >= self._turns:
-            self._turn(now)
+            self._share_credit(now)
         if (
             group.waiting
-            or (group.cuts(lot) and self.in_use >= self.limit * _FOR_ALL)
+            or (group.cuts(shed_rank) and self.in_use >= self.limit * _FOR_ALL)
             or not self._may_have(group)
         ):
             if not again:
@@ -292,7 +294,7 @@ class SharedSlots(Slots[T]):
         )
         return in_use + above + others < limit
 
-    def _turn(self, now: float) -> None:
+    def _share_credit(self, now: float) -> None:
         lapsed = now >= self._turns + _PERIOD
         self._turns = now + _PERIOD
         for partition in (self._rest, *self._partitions.values()):

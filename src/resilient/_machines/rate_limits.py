@@ -107,7 +107,7 @@ class RateLimit(abc.ABC):
 
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
-        self._hold: _Hold | None = None
+        self._hold: ServerLimit | None = None
 
     def try_take(self, now: float, amount: float = 1.0) -> float:
         """Take `amount` if it is available.
@@ -222,7 +222,7 @@ class RateLimit(abc.ABC):
         pace = self.pace
         most = pace.capacity + pace.rate * (reset / pace.per + 1)
         plenty = reset <= 0 or remaining >= most
-        self._hold = None if plenty else _Hold(remaining, now, reset, max_hold)
+        self._hold = None if plenty else ServerLimit(remaining, now, reset, max_hold)
 
     def forget_server(self) -> None:
         """Drop what the server said about itself."""
@@ -529,7 +529,7 @@ class FixedWindow(RateLimit):
         It counts in the new window that contains `now`, also where the old
         one began earlier. A window has no burst; the argument is ignored.
         """
-        self._turn(now)
+        self._share_credit(now)
         self.pace = Pace(rate, per)
         self._ends = self._end(now)
 
@@ -548,15 +548,15 @@ class FixedWindow(RateLimit):
         return _until(now, ends + (windows - 1) * self.pace.per)
 
     def _spend(self, now: float, amount: float) -> None:
-        self._turn(now)
+        self._share_credit(now)
         self._used += amount
 
     def _credit(self, now: float, amount: float, since: float | None) -> None:
-        self._turn(now)
+        self._share_credit(now)
         if since is None or since >= self._ends - self.pace.per:
             self._used = max(0.0, self._used - amount)
 
-    def _turn(self, now: float) -> None:
+    def _share_credit(self, now: float) -> None:
         """Begin the window that `now` is in, unless it has begun."""
         if now >= self._ends:
             self._ends = self._end(now)
@@ -569,7 +569,7 @@ class FixedWindow(RateLimit):
         return ends if ends > now else now + per
 
 
-class _Hold:
+class ServerLimit:
     """What a server told us: `left` units until `until`.
 
     Attributes:

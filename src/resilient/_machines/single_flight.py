@@ -31,7 +31,7 @@ from collections.abc import Collection, Hashable
 from typing import Generic, TypeVar
 
 
-class Passenger:
+class WaitingCall:
     """Somebody who waits for a flight.
 
     Attributes:
@@ -40,11 +40,11 @@ class Passenger:
 
     __slots__ = ("around",)
 
-    def __init__(self, around: Collection[Flight] = ()) -> None:
-        self.around: Collection[Flight] = around
+    def __init__(self, around: Collection[Execution] = ()) -> None:
+        self.around: Collection[Execution] = around
 
 
-class Flight:
+class Execution:
     """One execution.
 
     Attributes:
@@ -53,18 +53,18 @@ class Flight:
         deserted: Whether everybody has left before it could land.
     """
 
-    __slots__ = ("deserted", "key", "passengers")
+    __slots__ = ("abandoned", "key", "waiters")
 
-    def __init__(self, key: Hashable, first: Passenger) -> None:
+    def __init__(self, key: Hashable, first: WaitingCall) -> None:
         self.key: Hashable = key
-        self.passengers: dict[Passenger, None] = {first: None}
-        self.deserted: bool = False
+        self.waiters: dict[WaitingCall, None] = {first: None}
+        self.abandoned: bool = False
 
 
-F = TypeVar("F", bound=Flight)
+F = TypeVar("F", bound=Execution)
 
 
-class Flights(Generic[F]):
+class Executions(Generic[F]):
     """The flights that are under way, one a key."""
 
     __slots__ = ("_under_way",)
@@ -79,42 +79,42 @@ class Flights(Generic[F]):
         """Return the flight of a key, if one is under way."""
         return self._under_way.get(key)
 
-    def begin(self, flight: F) -> None:
+    def begin(self, execution: F) -> None:
         """Have it found by its key, which has none."""
-        self._under_way[flight.key] = flight
+        self._under_way[execution.key] = execution
 
-    def join(self, flight: F, passenger: Passenger) -> None:
+    def join(self, execution: F, waiting: WaitingCall) -> None:
         """Wait for it too."""
-        flight.passengers[passenger] = None
+        execution.waiters[waiting] = None
 
-    def leave(self, flight: F, passenger: Passenger) -> bool:
+    def leave(self, execution: F, waiting: WaitingCall) -> bool:
         """Wait no more; return whether nobody does."""
-        if passenger not in flight.passengers:
+        if waiting not in execution.waiters:
             return False
-        del flight.passengers[passenger]
-        if flight.passengers:
+        del execution.waiters[waiting]
+        if execution.waiters:
             return False
-        flight.deserted = True
-        del self._under_way[flight.key]
+        execution.abandoned = True
+        del self._under_way[execution.key]
         return True
 
-    def land(self, flight: F) -> list[Passenger]:
+    def finish(self, execution: F) -> list[WaitingCall]:
         """End it; return who is waiting for it."""
-        passengers = list(flight.passengers)
-        if passengers:
-            flight.passengers.clear()
-            del self._under_way[flight.key]
-        return passengers
+        waiters = list(execution.waiters)
+        if waiters:
+            execution.waiters.clear()
+            del self._under_way[execution.key]
+        return waiters
 
-    def closes_circle(self, flight: F, around: Collection[Flight]) -> bool:
+    def closes_circle(self, execution: F, around: Collection[Execution]) -> bool:
         """Whether a flight waits, itself or through others, for one of `around`.
 
         Then nobody who is inside of those may join it: none would ever land.
         """
         if not around:
             return False
-        pending: list[Flight] = [flight]
-        seen: set[Flight] = set()
+        pending: list[Execution] = [execution]
+        seen: set[Execution] = set()
         while pending:
             one = pending.pop()
             if one in around:
@@ -125,6 +125,6 @@ class Flights(Generic[F]):
             pending += (
                 other
                 for other in self._under_way.values()
-                if any(one in passenger.around for passenger in other.passengers)
+                if any(one in waiting.around for waiting in other.waiters)
             )
         return False

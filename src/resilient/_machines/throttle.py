@@ -146,13 +146,13 @@ class Throttle:
         if not accepted and not self.pressed:
             self._look(now)
 
-    def admit(self, now: float, priority: Priority, lot: float) -> bool:
+    def admit(self, now: float, priority: Priority, shed_rank: float) -> bool:
         """Let a call through, or reject it and count that.
 
         Args:
             now: Monotonic seconds.
             priority: Its class.
-            lot: Its lot, in [0, 1).
+            shed_rank: Its lot, in [0, 1).
         """
         share = self.share(now, priority)
         if share == 0.0:
@@ -161,7 +161,7 @@ class Throttle:
         calls = 0 if window is None else window.calls
         slack = max(_SLACK, _SLACK_SHARE * calls * min(share, 1.0 - share))
         surplus = max(-slack, min(slack, self._surplus[priority])) - share
-        rejected = lot < share
+        rejected = shed_rank < share
         if not -slack <= surplus + rejected <= slack:
             rejected = surplus < 0.0
         if rejected and self._is_probe(now):

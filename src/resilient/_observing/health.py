@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, cast
 
-from resilient._events.counters import tallies
+from resilient._events.counters import all_counters
 from resilient._events.listeners import log_once
 from resilient._policy.policy import Policy
 from resilient._policy.registry import policies
@@ -58,7 +58,7 @@ def readings() -> Iterator[Reading]:
 def _read(policy: Policy[Any], *, many: bool) -> Iterator[Reading]:
     try:
         pipeline, name = policy.place()
-        named = policy.outermost.name is not None
+        named = policy.root.name is not None
         reading = Reading(pipeline, name, named, type(policy), many, policy.status())
     except AttributeError:
         # Another thread is making it.
@@ -70,7 +70,7 @@ def _read(policy: Policy[Any], *, many: bool) -> Iterator[Reading]:
 
 
 def _inside(policy: Policy[Any], seen: set[int]) -> Iterator[Policy[Any]]:
-    for one in policy.inside():
+    for one in policy.children():
         # A factory may give several keys the same policy.
         if id(one) not in seen:
             seen.add(id(one))
@@ -133,10 +133,10 @@ def health() -> dict[str, Any]:
         status = {key: merged(key, [one.get(key) for one in statuses]) for key in keys}
         entry = {"policy": policy, "kind": kind, "keys": len(statuses), **status}
         found[name]["policies"].append(entry)
-    for name, tally in tallies().items():
+    for name, counters in all_counters().items():
         if name in found:
-            calls = {"success": tally.plain}
-            for (metric, *labels), number in list(tally.counts.items()):
+            calls = {"success": counters.plain_successes}
+            for (metric, *labels), number in list(counters.counts.items()):
                 if metric == CALLS:
                     calls[labels[0]] = calls.get(labels[0], 0) + number
             found[name]["calls"] = calls

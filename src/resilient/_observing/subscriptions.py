@@ -44,8 +44,8 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     check_listener(listener)
     ended = False
     with _subscribing:
-        listeners.everywhere = (*listeners.everywhere, listener)
-        _hear(True)
+        listeners.global_listeners = (*listeners.global_listeners, listener)
+        _set_global(True)
 
     def unsubscribe() -> None:
         # NB: the same listener may be subscribed twice; each ends its own.
@@ -53,19 +53,19 @@ def subscribe(listener: Listener) -> Callable[[], None]:
         with _subscribing:
             if ended:
                 return
-            ended, rest = True, list(listeners.everywhere)
+            ended, rest = True, list(listeners.global_listeners)
             rest.remove(listener)
-            listeners.everywhere = tuple(rest)
+            listeners.global_listeners = tuple(rest)
             if not rest:
-                _hear(False)
+                _set_global(False)
 
     return unsubscribe
 
 
-def _hear(anybody: bool) -> None:
+def _set_global(anybody: bool) -> None:
     for policy in policies():
         try:
-            policy.hear_everywhere(anybody)
+            policy.set_global(anybody)
         except AttributeError:
             # It is being made, by another thread: it has nothing inside yet,
             # and looks whether anybody listens.

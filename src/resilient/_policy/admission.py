@@ -10,7 +10,7 @@ and ``release``: 70 ns, where ``with`` takes 155. Elsewhere ``with`` is right.
 Nobody ever waits to give something back. A garbage collection may begin at
 any allocation, so also on a thread that holds a policy's lock; there it may
 close a lost call of the same policy, which would then wait for its own
-thread. See `Returnable`.
+thread. See `DeferredRelease`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Final, TypeAlias
 
 from resilient._calls.call import Call
-from resilient._calls.outcome import Held, Outcome
+from resilient._calls.outcome import OngoingWork, Outcome
 from resilient._edges.driver import Proceed
 from resilient._errors.errors import NoPermit, RejectedError
 from resilient._events.events import PermitWaited
@@ -55,7 +55,7 @@ Admission: TypeAlias = Any
 """A permit of any kind, a `RejectedError`, or a `Wait`."""
 
 
-class Returnable:
+class DeferredRelease:
     """What a policy needs to take things back at any moment, in any frame.
 
     Who gives something back takes the lock if it is free, and else leaves it
@@ -70,36 +70,36 @@ class Returnable:
     __slots__ = ()
 
     _lock: threading.Lock
-    _returned: list[Any]
+    _deferred: list[Any]
 
-    def _take_back_locked(self, item: Any) -> list[Any]:
-        """Take one thing back; return what `_follow_up` has to know."""
+    def _release_locked(self, item: Any) -> list[Any]:
+        """Take one thing back; return what `_after_unlock` has to know."""
         raise NotImplementedError
 
-    def _follow_up(self, effects: list[Any]) -> None:
+    def _after_unlock(self, effects: list[Any]) -> None:
         """Do what follows, outside the lock; the caller drains afterwards."""
         raise NotImplementedError
 
-    def _give_back(self, item: Any) -> None:
+    def _release(self, item: Any) -> None:
         """Have something taken back, now or by whoever holds the lock."""
-        self._returned.append(item)
-        self._drain()
+        self._deferred.append(item)
+        self._release_deferred()
 
-    def _drain(self) -> None:
+    def _release_deferred(self) -> None:
         # NB: looked at again after each release: somebody may have left
         # something, found the lock taken and relied on us.
-        while self._returned and self._lock.acquire(False):
+        while self._deferred and self._lock.acquire(False):
             try:
-                effects = self._drain_locked()
+                effects = self._release_deferred_locked()
             finally:
                 self._lock.release()
             if effects:
-                self._follow_up(effects)
+                self._after_unlock(effects)
 
-    def _drain_locked(self) -> list[Any]:
+    def _release_deferred_locked(self) -> list[Any]:
         effects: list[Any] = []
-        while self._returned:
-            effects += self._take_back_locked(self._returned.pop(0))
+        while self._deferred:
+            effects += self._release_locked(self._deferred.pop(0))
         return effects
 
     @contextmanager
@@ -112,16 +112,23 @@ class Returnable:
         effects: list[Any] = []
         try:
             with self._lock:
-                effects = self._drain_locked()
+                effects = self._release_deferred_locked()
                 yield effects
         finally:
             if effects:
-                self._follow_up(effects)
-            if self._returned:
-                self._drain()
+                self._after_unlock(effects)
+            if self._deferred:
+                self._release_deferred()
 
 
-_RULES: Final = ("admit", "readmit", "withdraw", "settle", "hold", "holds_streams")
+_RULES: Final = (
+    "admit",
+    "readmit",
+    "withdraw",
+    "settle",
+    "defer_settle",
+    "holds_streams",
+)
 
 
 class AdmissionPolicy(Policy):
@@ -170,7 +177,7 @@ class AdmissionPolicy(Policy):
         """
         raise NotImplementedError
 
-    def hold(self, permit: Any, outcome: Outcome, held: Held) -> None:
+    def defer_settle(self, permit: Any, outcome: Outcome, ongoing: OngoingWork) -> None:
         """Keep a permit whose call has answered and whose work goes on.
 
         Called in the place of `settle`, which is called when the work ends.
@@ -178,9 +185,9 @@ class AdmissionPolicy(Policy):
         Args:
             permit: What `admit` or `readmit` returned.
             outcome: The answer; of a generator its first item.
-            held: Where to leave what is done at the end.
+            ongoing: Where to leave what is done at the end.
         """
-        held.append(lambda last: self.settle(permit, last))
+        ongoing.add_release(lambda last: self.settle(permit, last))
 
     def readmit(self, wait: Any, call: Call) -> Admission:
         """Decide again, after a wait was woken or its time is up."""
@@ -204,8 +211,8 @@ class AdmissionPolicy(Policy):
         except BaseException:
             self.settle(permit, None)
             raise
-        if outcome.held is not None and self.holds_streams:
-            self.hold(permit, outcome, outcome.held)
+        if outcome.ongoing is not None and self.holds_streams:
+            self.defer_settle(permit, outcome, outcome.ongoing)
         else:
             self.settle(permit, outcome)
         return outcome
@@ -225,11 +232,11 @@ class AdmissionPolicy(Policy):
                 raise
             permit = self.readmit(permit, call)
         if not isinstance(permit, RejectedError):
-            call.count("resilient.permit.waits", self.series)
+            call.count("resilient.permit.waits", self.metric_name)
         if self._listeners and not isinstance(permit, RejectedError):
             waited = clock.now() - began
             try:
-                self.tell(PermitWaited(self.label, call.name, waited), call)
+                self.emit(PermitWaited(self.label, call.name, waited), call)
             except BaseException:
                 # Ctrl-C in a listener: the permit is held already.
                 self.settle(permit, None)

@@ -43,11 +43,16 @@ from resilient._edges.functions import async_edge, sync_edge
 from resilient._edges.generators import async_generator_edge, generator_edge
 from resilient._errors.errors import RejectedError
 from resilient._events import listeners
-from resilient._events.counters import STRAY, Tally, tally_of
+from resilient._events.counters import UNCOUNTED, Counters, counters_of
 from resilient._events.events import CallRejected, Event, located
 from resilient._events.listeners import Listener, broadcast, send
 from resilient._values.callables import colour_of, name_of
-from resilient._values.spelling import arguments_of, parameters_of, spell, spell_call
+from resilient._values.spelling import (
+    arguments_of,
+    format_call,
+    format_value,
+    parameters_of,
+)
 
 if TYPE_CHECKING:
     from typing import Never, ParamSpec, Self
@@ -63,7 +68,7 @@ else:
     F = TypeVar("F", covariant=True)
 
 
-Spelling: TypeAlias = Literal[
+Usage: TypeAlias = Literal[
     "sync", "async", "generator", "async generator", "guard", "attempts", "requests"
 ]
 
@@ -94,10 +99,10 @@ class Policy(Generic[F]):
         "__weakref__",
         "_accepted",
         "_alias",
-        "_home",
         "_listeners",
         "_name",
-        "tally",
+        "_parent",
+        "counters",
     )
 
     reruns: bool = False
@@ -121,7 +126,7 @@ class Policy(Generic[F]):
     composes: bool = False
     """Whether it does nothing but compose the policies inside."""
 
-    counters: tuple[tuple[str, ...], ...] = ()
+    metrics: tuple[tuple[str, ...], ...] = ()
     """What it counts, so that it can be seen to be 0: each a metric, and the
     values of its labels but for the pipeline and the policy."""
 
@@ -131,13 +136,13 @@ class Policy(Generic[F]):
         self._name = name
         # What it is called after where it was given no name.
         self._alias: str | None = None
-        self._accepted: tuple[Spelling, ...] = ()
+        self._accepted: tuple[Usage, ...] = ()
         # The first policy that it was put into.
-        self._home: ReferenceType[Policy[Any]] | None = None
-        self.tally: Tally = STRAY
+        self._parent: ReferenceType[Policy[Any]] | None = None
+        self.counters: Counters = UNCOUNTED
         self._listeners: tuple[Listener, ...] = ()
         living[id(self)] = self
-        if listeners.everywhere:
+        if listeners.global_listeners:
             # NB: only now, or who subscribes in this moment would miss it.
             self._listeners = (broadcast,)
 
@@ -154,7 +159,7 @@ class Policy(Generic[F]):
         """
         raise NotImplementedError
 
-    def bound(self, proceed: Proceed) -> Proceed:
+    def bind(self, proceed: Proceed) -> Proceed:
         """Return `around` with what is inside: the same for every call."""
         # NB: positional: a keyword would double what the call costs.
         return functools.partial(self.around, proceed)
@@ -162,7 +167,7 @@ class Policy(Generic[F]):
     def reset(self) -> None:
         """Forget everything learnt: as new. Calls under way go on."""
 
-    def fresh(self) -> bool:
+    def is_pristine(self) -> bool:
         """Whether it is as good as new: `PerKey` drops such policies first."""
         return True
 
@@ -182,13 +187,13 @@ class Policy(Generic[F]):
         """The name where there is one, else the kind of policy."""
         return self._name or self._alias or type(self).__name__
 
-    def call_after(self, protected: str) -> None:
+    def name_after(self, protected: str) -> None:
         """Take a name from the first thing that it protects."""
         if self._alias is None:
             self._alias = protected
-            self.tally = tally_of(self.series)
+            self.counters = counters_of(self.metric_name)
 
-    def name_in(self, call: Call) -> str:
+    def error_name(self, call: Call) -> str:
         """Return what to call this policy in an error of `call`.
 
         Its own name; else that of the pipeline around it; else what it was
@@ -197,19 +202,19 @@ class Policy(Generic[F]):
         whole = None if call.policy is None else call.policy._name
         return self._name or whole or self._alias or call.name
 
-    def settle_in(self, home: Policy[Any]) -> None:
+    def attach_to(self, home: Policy[Any]) -> None:
         """Take note of the policy that this one was put into, the first time."""
-        if self._home is None or self._home() is None:
-            self._home = ref(home)
+        if self._parent is None or self._parent() is None:
+            self._parent = ref(home)
         if home.multiplies:
-            self._leave_list()
+            self._unregister()
 
-    def _leave_list(self) -> None:
+    def _unregister(self) -> None:
         # NB: a place in it takes 200 bytes, and there may be ten thousand
         # keys: what a `PerKey` has inside is found there.
         living.pop(id(self), None)
-        for policy in self.inside():
-            policy._leave_list()
+        for policy in self.children():
+            policy._unregister()
 
     def place(self) -> tuple[str, str]:
         """Return what telemetry calls the pipeline it is in, and itself there.
@@ -217,36 +222,36 @@ class Policy(Generic[F]):
         The outermost of the pipelines that it was put into first. Keys are
         many: all that stands inside a `PerKey` goes by the name of that.
         """
-        policy, name = self._outermost()
+        policy, name = self._find_root()
         return policy.label, name
 
     @property
-    def outermost(self) -> Policy[Any]:
+    def root(self) -> Policy[Any]:
         """The outermost of the pipelines that it was put into first."""
-        return self._outermost()[0]
+        return self._find_root()[0]
 
-    def _outermost(self) -> tuple[Policy[Any], str]:
+    def _find_root(self) -> tuple[Policy[Any], str]:
         policy: Policy[Any] = self
         name = self._name or self._alias or type(self).__name__
-        while policy._home is not None and (home := policy._home()) is not None:
+        while policy._parent is not None and (home := policy._parent()) is not None:
             policy = home
             if policy.multiplies:
                 name = policy.label
         return policy, name
 
     @property
-    def series(self) -> str:
+    def metric_name(self) -> str:
         """What telemetry calls it: see `place`."""
-        return self._outermost()[1]
+        return self._find_root()[1]
 
-    def inside(self) -> Sequence[Policy[Any]]:
+    def children(self) -> Sequence[Policy[Any]]:
         """Return the policies that stand in this one."""
         return ()
 
-    def enrol(self) -> None:
+    def start_counting(self) -> None:
         """Have its calls counted, under the name that it has now."""
-        if self.tally is STRAY:
-            self.tally = tally_of(self.series)
+        if self.counters is UNCOUNTED:
+            self.counters = counters_of(self.metric_name)
 
     def status(self) -> dict[str, Any]:
         """Return what can be seen of it now, as JSON has it.
@@ -272,7 +277,7 @@ class Policy(Generic[F]):
         return type(self)(*positional, **{**keywords, **changes})
 
     def __repr__(self) -> str:
-        return spell_call(self, Policy)
+        return format_call(self, Policy)
 
     # -- Events
 
@@ -304,20 +309,20 @@ class Policy(Generic[F]):
 
         return unsubscribe
 
-    def hear_everywhere(self, anybody: bool) -> None:
+    def set_global(self, anybody: bool) -> None:
         """Tell, or no longer tell, those who listen to every policy."""
         with _subscribing:
             others = tuple(one for one in self._listeners if one is not broadcast)
             self._listeners = (*others, broadcast) if anybody else others
-        for policy in self.inside():
-            policy.hear_everywhere(anybody)
+        for policy in self.children():
+            policy.set_global(anybody)
 
     @property
-    def heard(self) -> bool:
+    def has_listeners(self) -> bool:
         """Whether anybody listens; build no event otherwise."""
         return bool(self._listeners)
 
-    def tell(self, event: Event, call: Call | None = None) -> None:
+    def emit(self, event: Event, call: Call | None = None) -> None:
         """Tell the listeners.
 
         Args:
@@ -326,56 +331,56 @@ class Policy(Generic[F]):
         """
         pipeline, series = self.place()
         if call is not None and call.policy is not None:
-            pipeline = call.policy.series
+            pipeline = call.policy.metric_name
         send(self._listeners, located(event, pipeline, series))
 
     def reject(self, error: RejectedError, call: Call) -> Outcome:
         """Refuse a call: count it, tell the listeners, and return the outcome."""
         kind = type(error).__name__
-        call.count("resilient.rejections", self.series, kind, "enforced")
+        call.count("resilient.rejections", self.metric_name, kind, "enforced")
         if self._listeners:
             reason = getattr(error, "reason", None)
             event = CallRejected(self.label, call.name, kind, reason, error.retry_after)
-            self.tell(event, call)
+            self.emit(event, call)
         return Outcome(None, error)
 
     # -- The five spellings
 
-    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+    def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
         """Refuse a spelling in which this policy has no meaning.
 
         Args:
-            spelling: The spelling.
+            usage: The way of use.
             classified: Whether a pipeline says what a failure is.
 
         Raises:
             TypeError: It has none; the text says which to use.
         """
-        if spelling == "guard" and (self.reruns or self.replaces):
+        if usage == "guard" and (self.reruns or self.replaces):
             raise unrepeatable(self, "guard")
-        if spelling in ("attempts", "generator", "async generator") and self.replaces:
+        if usage in ("attempts", "generator", "async generator") and self.replaces:
             raise TypeError(
                 f"{self!r} may answer in the place of its function, which has"
-                f" no meaning for {_WHAT[spelling]}"
+                f" no meaning for {_WHAT[usage]}"
             )
-        if spelling == "requests" and self.shares:
+        if usage == "requests" and self.shares:
             raise TypeError(
                 f"{self!r} may give one answer to several calls, which a response"
                 " that can be read once cannot be: put it around a function"
             )
 
-    def examine(self, fn: Callable[..., Any]) -> None:
+    def check_function(self, fn: Callable[..., Any]) -> None:
         """Refuse a function that this policy cannot protect as written.
 
         Raises:
             TypeError: It cannot; the text says what is missing.
         """
 
-    def _accept(self, spelling: Spelling) -> None:
-        if spelling not in self._accepted:
-            self.accept(spelling)
-            self._accepted = (*self._accepted, spelling)
-            self.enrol()
+    def _check_usage_once(self, usage: Usage) -> None:
+        if usage not in self._accepted:
+            self.check_usage(usage)
+            self._accepted = (*self._accepted, usage)
+            self.start_counting()
 
     @overload
     def __call__(
@@ -404,13 +409,13 @@ class Policy(Generic[F]):
             )
         if isinstance(fn, type) or not callable(fn):
             raise TypeError(
-                f"a policy decorates functions, got {spell(fn)}; a class is"
+                f"a policy decorates functions, got {format_value(fn)}; a class is"
                 " protected method by method"
             )
         colour = colour_of(fn)
-        self._accept(colour)
-        self.examine(fn)
-        self.call_after(name_of(fn))
+        self._check_usage_once(colour)
+        self.check_function(fn)
+        self.name_after(name_of(fn))
         wrapper = _EDGES[colour](self, fn)
         # NB: a callable object with `__get__` is a routine to `inspect`, and so is
         # a partial since 3.14. Without a name, neither is like a function.
@@ -428,7 +433,7 @@ class Policy(Generic[F]):
         __tracebackhide__ = True
         if colour_of(fn) != "sync":
             raise _miscalled(fn, "`call` takes plain functions", "acall")
-        self._accept("sync")
+        self._check_usage_once("sync")
         try:
             return sync_edge(self, fn)(*args, **kwargs)  # type: ignore[no-any-return]
         except BaseException as error:
@@ -450,7 +455,7 @@ class Policy(Generic[F]):
         __tracebackhide__ = True
         if colour_of(fn) != "async":
             raise _miscalled(fn, "`acall` takes coroutine functions", "call")
-        self._accept("async")
+        self._check_usage_once("async")
         try:
             return await async_edge(self, fn)(*args, **kwargs)  # type: ignore[no-any-return]
         except BaseException as error:
@@ -467,7 +472,7 @@ class Policy(Generic[F]):
             TypeError: This policy may have to run the block again, or answer
                 in its place.
         """
-        self._accept("guard")
+        self._check_usage_once("guard")
         return Guard(self, key)
 
     def attempts(self, *, key: Any = None) -> Attempts:
@@ -484,7 +489,7 @@ class Policy(Generic[F]):
         Raises:
             TypeError: This policy may answer in the block's place.
         """
-        self._accept("attempts")
+        self._check_usage_once("attempts")
         return Attempts(self, key)
 
     def __enter__(self) -> NoReturn:
@@ -540,7 +545,7 @@ def _miscalled(fn: Callable[..., Any], rule: str, twin: str) -> TypeError:
     """Return the error for a function that needs the `twin`, or the decorator."""
     colour = colour_of(fn)
     hint = twin if colour in ("sync", "async") else "the decorator"
-    return TypeError(f"{rule}, {spell(fn)} is {_A[colour]}: use {hint}")
+    return TypeError(f"{rule}, {format_value(fn)} is {_A[colour]}: use {hint}")
 
 
 def _forget_frame(error: BaseException) -> None:

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from resilient._calls.call import Call
 from resilient._errors.errors import BulkheadFullError, ConcurrencyLimitedError
-from resilient._policy.admission import Admission, AdmissionPolicy, Returnable, Wait
+from resilient._policy.admission import (
+    Admission,
+    AdmissionPolicy,
+    DeferredRelease,
+    Wait,
+)
 from resilient._runtimes import clock
 from resilient._values.priority import Priority
 
@@ -68,7 +73,7 @@ class Ticket(Wait):
             self.by_deadline = False
 
 
-class QueueingPolicy(AdmissionPolicy, Returnable):
+class QueueingPolicy(AdmissionPolicy, DeferredRelease):
     """Base of policies that have slots, and a line of calls that wait for one.
 
     A subclass keeps its slots in ``_slots``, and implements the five methods
@@ -135,17 +140,17 @@ class QueueingPolicy(AdmissionPolicy, Returnable):
         return error
 
     def withdraw(self, wait: Ticket) -> None:
-        self._give_back(wait)
+        self._release(wait)
 
-    def _take_back_locked(self, item: Any) -> list[Any]:
+    def _release_locked(self, item: Any) -> list[Any]:
         if isinstance(item, Ticket):
             granted: list[Any] = self._slots.leave(item)
             return granted
         return self._exit_locked(item)
 
-    def _follow_up(self, effects: list[Any]) -> None:
+    def _after_unlock(self, effects: list[Any]) -> None:
         """Wake those who were granted a slot, or put out of line."""
         for ticket in effects:
             if not ticket.waiter.wake():
                 # Its event loop is gone: the slot goes to the next.
-                self._returned.append(ticket)
+                self._deferred.append(ticket)

@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient._runtimes import clock
-from resilient._runtimes.runtime import CUT, IN_TIME, TIED, End, Local, pause
+from resilient._runtimes.runtime import BOTH, CUT, IN_TIME, End, ForkAware, pause
 
 if TYPE_CHECKING:
     from resilient._runtimes.runtime import Caller, Racer
@@ -64,7 +64,7 @@ class AsyncioRuntime:
     def limit(
         self,
         call: Caller,
-        shelf: dict[Any, Any] | None,
+        limits_by_loop: dict[Any, Any] | None,
         seconds: float,
         deadline: float,
     ) -> AsyncioLimits:
@@ -73,13 +73,13 @@ class AsyncioRuntime:
             task = call.task = _this_task()
         loop = task.get_loop()
         limits: AsyncioLimits
-        if shelf is None:
+        if limits_by_loop is None:
             limits = _LoneLimits(loop)
         else:
             try:
-                limits = shelf[loop]
+                limits = limits_by_loop[loop]
             except KeyError:
-                limits = _add_limits(shelf, loop)
+                limits = _add_limits(limits_by_loop, loop)
         if call in limits.entries:
             # The policy stands around itself, by way of a `PerKey` perhaps.
             limits = _LoneLimits(loop)
@@ -91,10 +91,10 @@ class AsyncioRuntime:
     async def race(self, call: Caller) -> AsyncioRace:
         return AsyncioRace(asyncio.get_running_loop())
 
-    def place(self) -> object:
+    def task_or_thread(self) -> object:
         return asyncio.current_task()
 
-    def home(self) -> asyncio.AbstractEventLoop:
+    def owner(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
     def spawn(
@@ -109,7 +109,7 @@ class AsyncioRuntime:
         return AsyncioErrand(loop, task)
 
 
-class AsyncioWaiter(Local):
+class AsyncioWaiter(ForkAware):
     """A future that is made anew for each wait, and a flag for early wakes.
 
     Both belong to the loop's thread; `wake` goes there.
@@ -276,25 +276,25 @@ class _Late:
     def leave(self, error: BaseException | None) -> End:
         self.over = True
         if not self.delivered:
-            return TIED
+            return BOTH
         if self.task.uncancel() > self.cancelling:
             # Somebody else asked for a cancellation as well, and comes first.
-            return TIED
+            return BOTH
         if error is None or isinstance(error, (Exception, asyncio.CancelledError)):
             return CUT
         # NB: KeyboardInterrupt and its like are nobody's cancellation.
-        return TIED
+        return BOTH
 
 
 def _add_limits(
-    shelf: dict[Any, Any], loop: asyncio.AbstractEventLoop
+    limits_by_loop: dict[Any, Any], loop: asyncio.AbstractEventLoop
 ) -> AsyncioLimits:
     # Closed loops are let go of here. Two threads may do this at once: each
     # step is atomic, and the keys are the threads' own loops.
-    for other in tuple(shelf):
+    for other in tuple(limits_by_loop):
         if other.is_closed():
-            shelf.pop(other, None)
-    limits = shelf[loop] = AsyncioLimits(loop)
+            limits_by_loop.pop(other, None)
+    limits = limits_by_loop[loop] = AsyncioLimits(loop)
     return limits
 
 

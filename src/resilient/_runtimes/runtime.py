@@ -4,16 +4,16 @@ Three of them – asyncio, trio, sync – offer the same verbs, so that a policy
 written once, as a coroutine. In the sync runtime no verb ever suspends: the
 same coroutine runs to its end under plain ``send(None)``.
 
-======== ==================================================================
-sleep    let time pass
-waiter   make something that another task or thread can wake
-park     wait until it is woken, or until a moment
-limit    interrupt what runs in this task after so many seconds
-race     run several pieces of work at once, in tasks or threads of their own
-place    tell which task or thread this is
-home     tell which event loop, or process, this is
-spawn    run something in a task of its own (asyncio and trio)
-======== ==================================================================
+============== ============================================================
+sleep          let time pass
+waiter         make something that another task or thread can wake
+park           wait until it is woken, or until a moment
+limit          interrupt what runs in this task after so many seconds
+race           run several pieces of work at once, each in a task or thread
+task_or_thread tell which task or thread this is
+owner          tell which event loop, or process, this is
+spawn          run something in a task of its own (asyncio and trio)
+============== ============================================================
 
 `sleep` and `park` of an async runtime begin with a `pause`: whoever drives the
 policies goes on at once, but need not. The plain ``with`` of an attempt stops
@@ -31,7 +31,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 
-class Mark:
+class Sentinel:
     """A unique object with a name."""
 
     __slots__ = ("name",)
@@ -43,7 +43,7 @@ class Mark:
         return self.name
 
 
-PAUSE = Mark("PAUSE")
+PAUSE = Sentinel("PAUSE")
 """What a `pause` yields: a wait is about to begin; send me None."""
 
 
@@ -73,7 +73,7 @@ class Waiter(Protocol):
         ...
 
 
-class Local:
+class ForkAware:
     """Something of the process that it was made in.
 
     A forked child has a copy of it, but not of the thread that it belongs to.
@@ -102,11 +102,11 @@ class End(Enum):
     """
 
     IN_TIME = "in time"
-    TIED = "tied"
+    BOTH = "tied"
     CUT = "cut"
 
 
-IN_TIME, TIED, CUT = End.IN_TIME, End.TIED, End.CUT
+IN_TIME, BOTH, CUT = End.IN_TIME, End.BOTH, End.CUT
 
 
 class TimeLimit(Protocol):
@@ -214,7 +214,7 @@ class Runtime(Protocol):
     def limit(
         self,
         call: Caller,
-        shelf: dict[Any, Any] | None,
+        limits_by_loop: dict[Any, Any] | None,
         seconds: float,
         deadline: float,
     ) -> TimeLimit:
@@ -222,10 +222,10 @@ class Runtime(Protocol):
 
         Args:
             call: The call that is limited.
-            shelf: A dictionary that the policy keeps for its limits: the
+            limits_by_loop: A dictionary that the policy keeps for its limits: the
                 runtime stores there what calls of one duration share. None:
                 a limit that shares nothing.
-            seconds: The same number for one shelf, always.
+            seconds: The same number for one `limits_by_loop`, always.
             deadline: When that will be, on the clock of `time.monotonic`.
         """
         ...
@@ -234,16 +234,16 @@ class Runtime(Protocol):
         """Begin a race in this task or thread; it must be left."""
         ...
 
-    def place(self) -> object:
+    def task_or_thread(self) -> object:
         """Return the current task or thread: compared by identity."""
         ...
 
-    def home(self) -> Hashable:
+    def owner(self) -> Hashable:
         """Return the event loop that runs here; without one, the process."""
         ...
 
 
-class Errand(Protocol):
+class BackgroundTask(Protocol):
     """Something that runs in a task of its own."""
 
     def cancel(self) -> None:
@@ -266,7 +266,7 @@ class AsyncRuntime(Runtime, Protocol):
         name: str,
         body: Callable[[], Coroutine[Any, Any, None]],
         last: Callable[[], None],
-    ) -> Errand:
+    ) -> BackgroundTask:
         """Run ``body()`` in a new task, in a copy of this context.
 
         Args:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resilient._errors.warnings import warn
 from resilient._runtimes import clock
-from resilient._runtimes.runtime import IN_TIME, End, Local
+from resilient._runtimes.runtime import IN_TIME, End, ForkAware
 
 if TYPE_CHECKING:
     from resilient._runtimes.runtime import Caller, Racer
@@ -54,7 +54,7 @@ class SyncRuntime:
     def limit(
         self,
         call: Caller,
-        shelf: dict[Any, Any] | None,
+        limits_by_loop: dict[Any, Any] | None,
         seconds: float,
         deadline: float,
     ) -> UnenforceableLimit:
@@ -65,15 +65,15 @@ class SyncRuntime:
             _warn_once()
         return SyncRace()
 
-    def place(self) -> int:
+    def task_or_thread(self) -> int:
         return threading.get_ident()
 
-    def home(self) -> int:
+    def owner(self) -> int:
         # NB: in a forked child nobody is left whom one could wait for.
         return os.getpid()
 
 
-class SyncWaiter(Local):
+class SyncWaiter(ForkAware):
     """A one-shot gate: a lock that is held until somebody wakes the waiter."""
 
     __slots__ = ("gate",)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
-from resilient._errors.chains import family
+from resilient._errors.chains import error_chain
 from resilient._runtimes import clock
-from resilient._runtimes.runtime import CUT, IN_TIME, TIED, End, Local, pause
+from resilient._runtimes.runtime import BOTH, CUT, IN_TIME, End, ForkAware, pause
 
 if TYPE_CHECKING:
     from resilient._runtimes.runtime import Caller, Racer
@@ -57,7 +57,7 @@ class TrioRuntime:
     def limit(
         self,
         call: Caller,
-        shelf: dict[Any, Any] | None,
+        limits_by_loop: dict[Any, Any] | None,
         seconds: float,
         deadline: float,
     ) -> TrioLimit:
@@ -67,10 +67,10 @@ class TrioRuntime:
         manager = trio.open_nursery()
         return TrioRace(manager, await manager.__aenter__())
 
-    def place(self) -> object:
+    def task_or_thread(self) -> object:
         return trio.lowlevel.current_task()
 
-    def home(self) -> trio.lowlevel.TrioToken:
+    def owner(self) -> trio.lowlevel.TrioToken:
         return trio.lowlevel.current_trio_token()
 
     def spawn(
@@ -79,16 +79,16 @@ class TrioRuntime:
         body: Callable[[], Coroutine[Any, Any, None]],
         last: Callable[[], None],
     ) -> TrioErrand:
-        errand = TrioErrand()
+        background = TrioErrand()
         # NB: a system task, for no nursery here lasts as long as it may have
         # to; whoever waits for it sees to it that it ends.
         trio.lowlevel.spawn_system_task(
-            errand.run, body, last, name=name, context=copy_context()
+            background.run, body, last, name=name, context=copy_context()
         )
-        return errand
+        return background
 
 
-class TrioWaiter(Local):
+class TrioWaiter(ForkAware):
     """An event that is made anew for each wait."""
 
     __slots__ = ("event", "token")
@@ -169,10 +169,10 @@ class TrioLimit:
         # NB: `cancel_called` compares the deadline with the clock when it is
         # read; without one it says what the scheduler has really done.
         scope.deadline = math.inf
-        let_pass = TIED if scope.cancel_called else IN_TIME
+        let_pass = BOTH if scope.cancel_called else IN_TIME
         if error is None or isinstance(error, Exception):
             scope.__exit__(None, None, None)
-            delivered = let_pass is TIED and self._was_delivered(error)
+            delivered = let_pass is BOTH and self._was_delivered(error)
             return CUT if delivered else let_pass
         try:
             dealt_with = scope.__exit__(type(error), error, error.__traceback__)
@@ -191,7 +191,7 @@ class TrioLimit:
 
     def _was_delivered(self, error: Exception | None) -> bool:
         """Whether what ended the call came after its cancellation."""
-        causes = () if error is None else family(error)
+        causes = () if error is None else error_chain(error)
         if any(isinstance(one, trio.Cancelled) for one in causes):
             return True
         return trio.current_time() - self.deadline > SAME_TICK

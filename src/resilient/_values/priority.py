@@ -21,7 +21,7 @@ from binascii import crc32
 from enum import IntEnum
 from typing import Final, Literal, TypeAlias
 
-__all__ = ["PRIORITIES", "Priority", "PriorityName", "Standing", "lot_of"]
+__all__ = ["PRIORITIES", "Priority", "PriorityName", "TaskPriority", "shed_rank_of"]
 
 PriorityName: TypeAlias = Literal["critical", "normal", "sheddable", "batch"]
 
@@ -51,17 +51,17 @@ PRIORITIES: Final[dict[object, Priority]] = {
 """The classes by the names that users write, highest first."""
 
 
-class Standing:
+class TaskPriority:
     """What a task's calls have in common: class and lot. Never changed."""
 
-    __slots__ = ("lot", "priority")
+    __slots__ = ("priority", "shed_rank")
 
-    def __init__(self, priority: Priority, lot: float) -> None:
+    def __init__(self, priority: Priority, shed_rank: float) -> None:
         self.priority: Priority = priority
-        self.lot: float = lot
+        self.shed_rank: float = shed_rank
 
 
-def lot_of(key: str | bytes | int) -> float:
+def shed_rank_of(key: str | bytes | int) -> float:
     """Return a number in [0, 1) that is the same in every process.
 
     Raises:

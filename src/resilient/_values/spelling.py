@@ -40,22 +40,22 @@ def arguments_of(
     return positional, keywords
 
 
-def spell_call(thing: object, base: type[object]) -> str:
+def format_call(thing: object, base: type[object]) -> str:
     """Spell a thing as the call that made it, defaults left out."""
     positional, keywords = arguments_of(thing, base)
-    words = [spell(value) for value in positional]
+    words = [format_value(value) for value in positional]
     in_place = True
     for key, parameter in parameters_of(thing).items():
         if key not in keywords or _same(keywords[key], parameter.default):
             in_place = False
             continue
-        word = spell(keywords[key])
+        word = format_value(keywords[key])
         bare = in_place and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         words.append(word if bare else f"{key}={word}")
     return f"{type(thing).__name__}({', '.join(words)})"
 
 
-def spell(value: object) -> str:
+def format_value(value: object) -> str:
     """Spell an argument as the code that made it would.
 
     NB: of a partial only what it calls: its arguments may be secret.
@@ -65,7 +65,7 @@ def spell(value: object) -> str:
     if inspect.isfunction(value) or inspect.ismethod(value) or isinstance(value, type):
         return value.__qualname__.rpartition("<locals>.")[2]
     if isinstance(value, tuple):
-        inner = [spell(one) for one in cast("tuple[object, ...]", value)]
+        inner = [format_value(one) for one in cast("tuple[object, ...]", value)]
         return f"({', '.join(inner)}{',' if len(inner) == 1 else ''})"
     return repr(value)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from resilient._calls.call import Call
 from resilient._calls.judging import Condition, Judge, judge_by
-from resilient._calls.outcome import Held, Outcome, Verdict
+from resilient._calls.outcome import OngoingWork, Outcome, Verdict
 from resilient._errors.errors import ConcurrencyLimitedError
 from resilient._events.events import LimitChanged
 from resilient._machines.aimd import AIMD, ConcurrencyLimit
@@ -108,12 +108,12 @@ class AdaptiveConcurrency(QueueingPolicy):
     __slots__ = (
         "_algorithm",
         "_codel",
+        "_deferred",
         "_epoch",
         "_grouped",
         "_initial",
         "_judge",
         "_lock",
-        "_returned",
         "_slots",
         "_tell_at",
         "_told",
@@ -128,7 +128,7 @@ class AdaptiveConcurrency(QueueingPolicy):
 
     _slots: SharedSlots[_Ticket]
 
-    counters: tuple[tuple[str, ...], ...] = (
+    metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "ConcurrencyLimitedError", "enforced"),
         ("resilient.permit.waits",),
     )
@@ -170,7 +170,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on)
         self._lock = threading.Lock()
-        self._returned: list[_Ended | _Ticket] = []
+        self._deferred: list[_Ended | _Ticket] = []
         self._algorithm = algorithm.anew()
         self._initial = max(1, int(self._algorithm.limit(clock.now())))
         self._slots = SharedSlots(self._initial, self.max_queue, self.partitions)
@@ -219,7 +219,7 @@ class AdaptiveConcurrency(QueueingPolicy):
             self._slots.forget()
             granted += self._slots.resize(self._initial)
 
-    def fresh(self) -> bool:
+    def is_pristine(self) -> bool:
         # A baseline that it may have learnt takes it one window to learn again.
         return self._slots.in_use == 0 and self._slots.limit == self._initial
 
@@ -230,21 +230,25 @@ class AdaptiveConcurrency(QueueingPolicy):
         now = clock.now()
         slots, lock = self._slots, self._lock
         group: Group | None = None
-        lot = 1.0
+        shed_rank = 1.0
         if self._grouped or call.standing is not None:
             self._grouped = True
             group = slots.group(partition, call.priority)
             if group.cut:
-                lot = call.lot
+                shed_rank = call.shed_rank
         lock.acquire()  # NB: by hand, see `_policy.admission`
         try:
-            if slots.take() if group is None else slots.take_for(group, now, lot=lot):
+            if (
+                slots.take()
+                if group is None
+                else slots.take_for(group, now, shed_rank=shed_rank)
+            ):
                 return now, group
-            stale = bool(self._returned) or slots.limit != self._algorithm.limit(now)
+            stale = bool(self._deferred) or slots.limit != self._algorithm.limit(now)
         finally:
             lock.release()
-            if self._returned:
-                self._drain()
+            if self._deferred:
+                self._release_deferred()
         if stale:
             # A slot was given back and not taken back yet, or a probe is over.
             with self._locked() as granted:
@@ -252,12 +256,12 @@ class AdaptiveConcurrency(QueueingPolicy):
                 if (
                     slots.take()
                     if group is None
-                    else slots.take_for(group, now, lot=lot, again=True)
+                    else slots.take_for(group, now, shed_rank=shed_rank, again=True)
                 ):
                     return now, group
         if self.max_queue == 0 or self.max_wait == 0:
             return self._refusal(call, 0.0)
-        if group is not None and group.cuts(lot):
+        if group is not None and group.cuts(shed_rank):
             # In line it would hold up others of its class.
             return self._refusal(call, 0.0)
         ticket = _Ticket.of(call, now, self.max_wait)
@@ -270,7 +274,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         return self._slots.take_for(ticket.group, ticket.began, again=True)
 
     def _may_wait_locked(self, ticket: _Ticket) -> bool:
-        ticket.limit_wait(self._codel.patience(ticket.began, self._slots.queued))
+        ticket.limit_wait(self._codel.give_up_at(ticket.began, self._slots.queued))
         self._slots.lifo = self._codel.standing
         return True
 
@@ -282,7 +286,7 @@ class AdaptiveConcurrency(QueueingPolicy):
     ) -> ConcurrencyLimitedError:
         slots = self._slots
         error = ConcurrencyLimitedError(
-            self.name_in(call), None, slots.limit, slots.in_use, slots.queued, waited
+            self.error_name(call), None, slots.limit, slots.in_use, slots.queued, waited
         )
         error.by_deadline = by_deadline
         return error
@@ -314,20 +318,22 @@ class AdaptiveConcurrency(QueueingPolicy):
                         change = self._change_locked(now)
                     lock.release()
                     if granted or freed:
-                        self._follow_up(granted + freed)
-                    if self._returned:
-                        self._drain()
+                        self._after_unlock(granted + freed)
+                    if self._deferred:
+                        self._release_deferred()
                 if change is not None:
-                    self.tell(change)
+                    self.emit(change)
             else:
-                self._give_back(_Ended(True, group, began, now, congested))
+                self._release(_Ended(True, group, began, now, congested))
 
-    def hold(self, permit: _Permit, outcome: Outcome, held: Held) -> None:
+    def defer_settle(
+        self, permit: _Permit, outcome: Outcome, ongoing: OngoingWork
+    ) -> None:
         # NB: the slot first, for a judge that raises must not keep it.
         began, group = permit
-        held.append(lambda last: self.settle(permit, None))
+        ongoing.add_release(lambda last: self.settle(permit, None))
         congested = self._judged(outcome)
-        self._give_back(_Ended(False, group, began, clock.now(), congested))
+        self._release(_Ended(False, group, began, clock.now(), congested))
 
     def _judged(self, outcome: Outcome) -> bool | None:
         """Whether a call met congestion; None: it says nothing."""

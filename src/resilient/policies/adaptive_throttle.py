@@ -10,7 +10,7 @@ from resilient._calls.judging import Condition, Judge, judge_by
 from resilient._calls.outcome import IGNORED, SUCCESS, Outcome
 from resilient._errors.errors import ThrottledError
 from resilient._machines.throttle import Throttle
-from resilient._policy.admission import Admission, AdmissionPolicy, Returnable
+from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
 from resilient._runtimes import clock
 from resilient._values.checks import count, flag, number
 from resilient._values.checks import seconds as seconds_argument
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 
-class AdaptiveThrottle(AdmissionPolicy, Returnable):
+class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
     """Reject a share of the calls while the dependency refuses too many.
 
     A circuit breaker is open or closed; overload asks for something between.
@@ -67,9 +67,9 @@ class AdaptiveThrottle(AdmissionPolicy, Returnable):
     """
 
     __slots__ = (
+        "_deferred",
         "_judge",
         "_lock",
-        "_returned",
         "_throttle",
         "count_throttled",
         "k",
@@ -83,7 +83,7 @@ class AdaptiveThrottle(AdmissionPolicy, Returnable):
     # NB: that it began to deliver says that it was accepted.
     holds_streams = False
 
-    counters: tuple[tuple[str, ...], ...] = (
+    metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "ThrottledError", "enforced"),
     )
 
@@ -118,7 +118,7 @@ class AdaptiveThrottle(AdmissionPolicy, Returnable):
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on)
         self._lock = threading.Lock()
-        self._returned: list[tuple[float, Priority, bool]] = []
+        self._deferred: list[tuple[float, Priority, bool]] = []
         self._throttle = Throttle(
             k=self.k,
             window=self.window,
@@ -133,20 +133,20 @@ class AdaptiveThrottle(AdmissionPolicy, Returnable):
         # NB: read without the lock: who misses a change is one call late.
         if not throttle.pressed:
             return priority
-        now, lot = clock.now(), call.lot
+        now, shed_rank = clock.now(), call.shed_rank
         lock = self._lock
         lock.acquire()  # NB: by hand, for rejections have to be cheap too
         try:
-            if self._returned:
-                self._drain_locked()
-            admitted = throttle.admit(now, priority, lot)
+            if self._deferred:
+                self._release_deferred_locked()
+            admitted = throttle.admit(now, priority, shed_rank)
         finally:
             lock.release()
-            if self._returned:
-                self._drain()
+            if self._deferred:
+                self._release_deferred()
         if throttle.pressed:
-            call.strain()
-        return priority if admitted else ThrottledError(self.name_in(call))
+            call.discourage_hedging()
+        return priority if admitted else ThrottledError(self.error_name(call))
 
     def settle(self, permit: Priority, outcome: Outcome | None) -> None:
         if outcome is None:
@@ -157,16 +157,16 @@ class AdaptiveThrottle(AdmissionPolicy, Returnable):
             return
         now, lock = clock.now(), self._lock
         if not lock.acquire(False):  # NB: by hand, see `_policy.admission`
-            self._give_back((now, permit, verdict is SUCCESS))
+            self._release((now, permit, verdict is SUCCESS))
             return
         try:
             self._throttle.record(now, permit, verdict is SUCCESS)
         finally:
             lock.release()
-        if self._returned:
-            self._drain()
+        if self._deferred:
+            self._release_deferred()
 
-    def _take_back_locked(self, item: tuple[float, Priority, bool]) -> list[Any]:
+    def _release_locked(self, item: tuple[float, Priority, bool]) -> list[Any]:
         self._throttle.record(*item)
         return []
 
@@ -184,6 +184,6 @@ class AdaptiveThrottle(AdmissionPolicy, Returnable):
         with self._locked():
             self._throttle.reset()
 
-    def fresh(self) -> bool:
+    def is_pristine(self) -> bool:
         with self._locked():
             return self._throttle.is_fresh(clock.now())

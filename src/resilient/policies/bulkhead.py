@@ -54,16 +54,16 @@ class Bulkhead(QueueingPolicy):
     """
 
     __slots__ = (
-        "_holders",
+        "_deferred",
         "_lock",
-        "_returned",
+        "_slot_owners",
         "_slots",
         "max_queue",
         "max_wait",
         "order",
     )
 
-    counters: tuple[tuple[str, ...], ...] = (
+    metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "BulkheadFullError", "enforced"),
         ("resilient.permit.waits",),
     )
@@ -87,11 +87,11 @@ class Bulkhead(QueueingPolicy):
             raise ValueError(f'`order` must be "fifo" or "lifo", got {order!r}')
         self.order = order
         self._lock = threading.Lock()
-        self._returned: list[Call | Ticket] = []
+        self._deferred: list[Call | Ticket] = []
         self._slots: Slots[Ticket] = Slots(limit, self.max_queue, lifo=order == "lifo")
         # Who holds a slot, where a wait may be endless; None where it cannot.
         endless = self.max_queue > 0 and self.max_wait is None
-        self._holders: list[Call] | None = [] if endless else None
+        self._slot_owners: list[Call] | None = [] if endless else None
 
     @classmethod
     def for_load(
@@ -147,7 +147,7 @@ class Bulkhead(QueueingPolicy):
         with self._locked() as granted:
             granted += self._slots.resize(limit) or self._break_circle_locked()
 
-    def fresh(self) -> bool:
+    def is_pristine(self) -> bool:
         return self._slots.in_use == 0
 
     def admit(self, call: Call) -> Admission:
@@ -158,14 +158,14 @@ class Bulkhead(QueueingPolicy):
             if slots.in_use < slots.limit and not slots.lines:
                 # What `Slots.take` and `_permit_locked` do, without the calls.
                 slots.in_use += 1
-                if self._holders is not None:
-                    self._holders.append(call)
+                if self._slot_owners is not None:
+                    self._slot_owners.append(call)
                 return call
-            stale = bool(self._returned)
+            stale = bool(self._deferred)
         finally:
             lock.release()
-            if self._returned:
-                self._drain()
+            if self._deferred:
+                self._release_deferred()
         if stale:
             # A slot had been given back, but not been taken back yet.
             with self._locked():
@@ -181,25 +181,25 @@ class Bulkhead(QueueingPolicy):
     def settle(self, permit: Call, outcome: Outcome | None) -> None:
         lock = self._lock
         if not lock.acquire(False):  # NB: by hand, see `_policy.admission`
-            self._give_back(permit)
+            self._release(permit)
             return
         try:
             granted = None
             slots = self._slots
-            if slots.lines or self._holders is not None:
+            if slots.lines or self._slot_owners is not None:
                 granted = self._exit_locked(permit)
             else:
                 slots.in_use -= 1
         finally:
             lock.release()
         if granted:
-            self._follow_up(granted)
-        if self._returned:
-            self._drain()
+            self._after_unlock(granted)
+        if self._deferred:
+            self._release_deferred()
 
     def _exit_locked(self, item: Call) -> list[Ticket]:
-        if self._holders is not None:
-            self._holders.remove(item)
+        if self._slot_owners is not None:
+            self._slot_owners.remove(item)
         return self._slots.release() or self._break_circle_locked()
 
     def _enter_locked(self, ticket: Ticket, now: float) -> Call:
@@ -213,8 +213,8 @@ class Bulkhead(QueueingPolicy):
 
     def _permit_locked(self, call: Call) -> Call:
         """Return the permit of a slot that was taken: its holder."""
-        if self._holders is not None:
-            self._holders.append(call)
+        if self._slot_owners is not None:
+            self._slot_owners.append(call)
         return call
 
     def _refusal(
@@ -222,7 +222,7 @@ class Bulkhead(QueueingPolicy):
     ) -> BulkheadFullError:
         slots = self._slots
         error = BulkheadFullError(
-            self.name_in(call), None, slots.limit, slots.queued, waited
+            self.error_name(call), None, slots.limit, slots.queued, waited
         )
         error.by_deadline = by_deadline
         return error
@@ -253,11 +253,11 @@ class Bulkhead(QueueingPolicy):
 
     def _held_around_locked(self, ticket: Ticket) -> set[Call]:
         """Return the calls around that of a ticket which hold a slot."""
-        assert self._holders is not None
+        assert self._slot_owners is not None
         around: set[Call] = set()
         call = ticket.call.enclosing
         while call is not None:
-            if call in self._holders:
+            if call in self._slot_owners:
                 around.add(call)
             call = call.enclosing
         return around

@@ -25,7 +25,7 @@ from resilient._machines.circuit_records import (
     Refusal,
 )
 from resilient._machines.window import CountWindow, TimeWindow, Window
-from resilient._policy.admission import Admission, AdmissionPolicy, Returnable
+from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
 from resilient._runtimes import clock
 from resilient._values.checks import count, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
@@ -52,7 +52,7 @@ class calls(Record):  # noqa: N801 - it reads as what it is: window=calls(100)
         return f"calls({self.size})"
 
 
-class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
+class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
     """Reject calls while what they call keeps failing.
 
     Closed, it counts outcomes in a window. When too many failed it opens and
@@ -110,10 +110,10 @@ class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
 
     __slots__ = (
         "_circuit",
+        "_deferred",
         "_judge",
         "_lock",
         "_outbox",
-        "_returned",
         "consecutive_failures",
         "failure_rate",
         "half_open_calls",
@@ -133,7 +133,7 @@ class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
     # lease while it delivers.
     holds_streams = False
 
-    counters: tuple[tuple[str, ...], ...] = (
+    metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "CircuitOpenError", "enforced"),
     )
 
@@ -228,7 +228,7 @@ class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on)
         self._lock = threading.Lock()
-        self._returned: list[tuple[Any, float, bool | None, bool]] = []
+        self._deferred: list[tuple[Any, float, bool | None, bool]] = []
         self._outbox: Outbox | None = None
         self._circuit = Circuit(
             window=empty,
@@ -278,7 +278,7 @@ class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
         lock.acquire()  # NB: by hand, for rejections have to be cheap too
         try:
             # First what was given back: it may be the probe that is wanted.
-            changes = self._drain_locked() if self._returned else []
+            changes = self._release_deferred_locked() if self._deferred else []
             permit = circuit.admit(now)
             if circuit.changes:
                 changes += self._changes_locked()
@@ -286,9 +286,9 @@ class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
             lock.release()
         try:
             if changes:
-                self._follow_up(changes)
-            if self._returned:
-                self._drain()
+                self._after_unlock(changes)
+            if self._deferred:
+                self._release_deferred()
         except BaseException:
             # Ctrl-C in a listener: the probe is held already.
             if not isinstance(permit, Refusal):
@@ -300,12 +300,12 @@ class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
                 permit.retry_after = circuit.retry_after(now)
             return self._rejection(permit, call)
         if circuit.state not in _AT_EASE:
-            call.strain()
+            call.discourage_hedging()
         if permit.__class__ is Probe:
-            call.run_as(Run.PROBE)
+            call.set_run(Run.PROBE)
         elif circuit.would_open:
             kind = CircuitOpenError.__name__
-            call.count("resilient.rejections", self.series, kind, "observing")
+            call.count("resilient.rejections", self.metric_name, kind, "observing")
         return (permit, now) if timed else permit
 
     def settle(self, permit: Any, outcome: Outcome | None) -> None:
@@ -334,13 +334,13 @@ class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
                 finally:
                     lock.release()
                 if changes:
-                    self._follow_up(changes)
-                if self._returned:
-                    self._drain()
+                    self._after_unlock(changes)
+                if self._deferred:
+                    self._release_deferred()
             else:
-                self._give_back((permit, now, failed, slow))
+                self._release((permit, now, failed, slow))
 
-    def _take_back_locked(
+    def _release_locked(
         self, item: tuple[Any, float, bool | None, bool]
     ) -> list[Change | Note]:
         self._circuit.settle(*item)
@@ -348,7 +348,7 @@ class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
 
     def _rejection(self, refusal: Refusal, call: Call) -> CircuitOpenError:
         trip = refusal.trip
-        name = self.name_in(call)
+        name = self.error_name(call)
         if trip is None:
             return CircuitOpenError(name, refusal.retry_after, refusal.reason)
         counts, slow = trip.counts, trip.by_slow
@@ -408,7 +408,7 @@ class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
             control(now)
             changes += self._changes_locked()
 
-    def fresh(self) -> bool:
+    def is_pristine(self) -> bool:
         with self._locked():
             return self._circuit.is_fresh(clock.now())
 
@@ -428,7 +428,7 @@ class CircuitBreaker(AdmissionPolicy, Returnable, short_way=True):
                 self._outbox.put(self._event(change))
         return changes
 
-    def _follow_up(self, effects: list[Change | Note]) -> None:
+    def _after_unlock(self, effects: list[Change | Note]) -> None:
         """Do what follows from changes, outside the lock."""
         for change in effects:
             if isinstance(change, Change) and change.new is CircuitState.OPEN:

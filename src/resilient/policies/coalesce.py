@@ -7,30 +7,30 @@ from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Never, cast
 
-from resilient._calls.call import Apart, Call, overdue
+from resilient._calls.call import BranchCall, Call, overdue
 from resilient._calls.outcome import Outcome
-from resilient._edges.branches import Alone
+from resilient._edges.branches import Branch
 from resilient._edges.driver import Proceed
-from resilient._errors.copies import copied
+from resilient._errors.copies import copy_error
 from resilient._errors.errors import RejectedError
 from resilient._errors.tracebacks import strip
 from resilient._events.events import CallCoalesced
-from resilient._machines.single_flight import Flight, Flights, Passenger
-from resilient._policy.admission import Returnable
+from resilient._machines.single_flight import Execution, Executions, WaitingCall
+from resilient._policy.admission import DeferredRelease
 from resilient._policy.keys import key_argument, key_of, refuse_method, refuse_object
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
 
 if TYPE_CHECKING:
-    from resilient._runtimes.runtime import AsyncRuntime, Errand, Waiter
+    from resilient._runtimes.runtime import AsyncRuntime, BackgroundTask, Waiter
 
 _GRACE: Final = 0.005
 """Seconds after its deadline in which a caller that can be interrupted still
 waits: a `Timeout` around it has the same deadline and a better error."""
 
 
-class _Execution(Apart):
+class _Execution(BranchCall):
     """The call that the function runs in: inside the first caller's.
 
     What a Retry gives up on and what a limiter books goes there, as long as
@@ -44,14 +44,14 @@ class _Execution(Apart):
         self.deadline = None
 
 
-class _Passenger(Passenger):
+class _WaitingCall(WaitingCall):
     """A caller of an execution, and what is delivered to it."""
 
     __slots__ = (
         "call",
-        "flight",
+        "delivered",
+        "execution",
         "given_up",
-        "landed",
         "outcome",
         "trace",
         "unwinding",
@@ -62,8 +62,8 @@ class _Passenger(Passenger):
         super().__init__()
         self.call = call
         self.waiter = waiter
-        self.flight: _Flight
-        self.landed: bool = False
+        self.execution: _SharedExecution
+        self.delivered: bool = False
         self.outcome: Outcome | None = None
         self.unwinding: BaseException | None = None
         # Where its error came from.
@@ -71,23 +71,23 @@ class _Passenger(Passenger):
         self.given_up: tuple[Exception, ...] = ()
 
 
-class _Flight(Flight):
+class _SharedExecution(Execution):
     """An execution."""
 
-    __slots__ = ("call", "errand", "given_up", "outcome", "unwinding")
+    __slots__ = ("background", "call", "given_up", "outcome", "unwinding")
 
-    def __init__(self, key: Hashable, first: _Passenger, call: Call) -> None:
+    def __init__(self, key: Hashable, first: _WaitingCall, call: Call) -> None:
         super().__init__(key, first)
         # The call that the function runs in.
         self.call = call
         # The task that runs it; None for a thread's own.
-        self.errand: Errand | None = None
+        self.background: BackgroundTask | None = None
         self.outcome: Outcome | None = None
         self.unwinding: BaseException | None = None
         self.given_up: tuple[Exception, ...] = ()
 
 
-class Coalesce(Policy, Returnable):
+class Coalesce(Policy, DeferredRelease):
     """Let concurrent identical calls share one execution ("single flight").
 
     A call that comes while the same function runs for the same key waits for
@@ -137,11 +137,11 @@ class Coalesce(Policy, Returnable):
     one's cancellation.
     """
 
-    __slots__ = ("_executing", "_flights", "_lock", "_returned", "key")
+    __slots__ = ("_deferred", "_executing", "_executions", "_lock", "key")
 
     replaces = True
     shares = True
-    counters: tuple[tuple[str, ...], ...] = (("resilient.coalesce.joins",),)
+    metrics: tuple[tuple[str, ...], ...] = (("resilient.coalesce.joins",),)
 
     def __init__(
         self,
@@ -157,66 +157,66 @@ class Coalesce(Policy, Returnable):
             )
         self.key: Callable[..., Hashable] | None = key_argument(key)
         self._lock = threading.Lock()
-        self._returned: list[_Passenger | _Flight] = []
-        self._flights: Flights[_Flight] = Flights()
+        self._deferred: list[_WaitingCall | _SharedExecution] = []
+        self._executions: Executions[_SharedExecution] = Executions()
         # Which flight a call is, for those under way.
-        self._executing: dict[Call, _Flight] = {}
+        self._executing: dict[Call, _SharedExecution] = {}
 
     @property
     def in_flight(self) -> int:
         """Executions that are under way and waited for."""
-        return len(self._flights)
+        return len(self._executions)
 
-    def fresh(self) -> bool:
-        return len(self._flights) == 0
+    def is_pristine(self) -> bool:
+        return len(self._executions) == 0
 
-    def examine(self, fn: Callable[..., Any]) -> None:
+    def check_function(self, fn: Callable[..., Any]) -> None:
         if self.key is None:
             refuse_method(self, fn)
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         if self.key is None:
             refuse_object(self, call)
-        key = (call.runtime.home(), key_of(self, self.key, call))
+        key = (call.runtime.owner(), key_of(self, self.key, call))
         while True:
-            passenger, callers = self._board(key, call)
+            waiting, callers = self._join(key, call)
             if callers == 1:
                 if call.runtime is SYNC:
-                    return await self._run_here(passenger.flight, proceed, call)
-                self._spawn(passenger.flight, proceed, call)
-            outcome = await self._landing(passenger, callers)
+                    return await self._run_here(waiting.execution, proceed, call)
+                self._spawn(waiting.execution, proceed, call)
+            outcome = await self._wait(waiting, callers)
             if outcome is not None:
                 return outcome
 
     # -- Boarding
 
-    def _board(self, key: Hashable, call: Call) -> tuple[_Passenger, int]:
+    def _join(self, key: Hashable, call: Call) -> tuple[_WaitingCall, int]:
         """Join the flight of a key, or begin one; tell how many are on it."""
         alone = call.runtime is SYNC
         # NB: whoever begins in sync never waits, so may be where none can.
         waiter = None if alone else call.runtime.waiter(call)
         while True:
-            passenger = _Passenger(call, waiter)
+            waiting = _WaitingCall(call, waiter)
             self._lock.acquire()  # NB: by hand, see `_policy.admission`
             try:
                 if call.enclosing is not None:
-                    passenger.around = self._around_locked(call)
-                flight = self._flights.find(key)
-                if flight is None:
+                    waiting.around = self._around_locked(call)
+                execution = self._executions.find(key)
+                if execution is None:
                     own = call if alone else _Execution(call)
-                    flight = passenger.flight = _Flight(key, passenger, own)
-                    self._flights.begin(flight)
-                    self._executing[own] = flight
-                    return passenger, 1
-                circle = self._flights.closes_circle(flight, passenger.around)
+                    execution = waiting.execution = _SharedExecution(key, waiting, own)
+                    self._executions.begin(execution)
+                    self._executing[own] = execution
+                    return waiting, 1
+                circle = self._executions.closes_circle(execution, waiting.around)
                 if waiter is not None and not circle:
-                    self._flights.join(flight, passenger)
-                    passenger.flight = flight
-                    return passenger, len(flight.passengers)
+                    self._executions.join(execution, waiting)
+                    waiting.execution = execution
+                    return waiting, len(execution.waiters)
             finally:
                 self._lock.release()
-                if self._returned:
-                    self._drain()
+                if self._deferred:
+                    self._release_deferred()
             if circle:
                 raise RuntimeError(
                     f"{call.name!r} would wait for itself: it was called from inside"
@@ -224,110 +224,116 @@ class Coalesce(Policy, Returnable):
                 )
             waiter = call.runtime.waiter(call)
 
-    def _around_locked(self, call: Call) -> tuple[_Flight, ...]:
+    def _around_locked(self, call: Call) -> tuple[_SharedExecution, ...]:
         """Return the flights that a call is inside of."""
-        around: list[_Flight] = []
+        around: list[_SharedExecution] = []
         enclosing = call.enclosing
         while enclosing is not None:
-            flight = self._executing.get(enclosing)
-            if flight is not None:
-                around.append(flight)
+            execution = self._executing.get(enclosing)
+            if execution is not None:
+                around.append(execution)
             enclosing = enclosing.enclosing
         return tuple(around)
 
     # -- The execution
 
-    async def _run_here(self, flight: _Flight, proceed: Proceed, call: Call) -> Outcome:
+    async def _run_here(
+        self, execution: _SharedExecution, proceed: Proceed, call: Call
+    ) -> Outcome:
         try:
             outcome = await proceed(call)
         except BaseException:
             # The others see that nothing was delivered, and run it again.
-            self._give_back(flight)
+            self._release(execution)
             raise
-        flight.given_up = call.given_up
-        flight.outcome = outcome
+        execution.given_up = call.given_up
+        execution.outcome = outcome
         # NB: delivered here and now: what is further out may change it.
         self._lock.acquire()  # NB: by hand, see `_policy.admission`
         try:
-            effects = self._take_back_locked(flight)
+            effects = self._release_locked(execution)
         finally:
             self._lock.release()
-        self._follow_up(effects)
-        if self._returned:
-            self._drain()
+        self._after_unlock(effects)
+        if self._deferred:
+            self._release_deferred()
         return outcome
 
-    def _spawn(self, flight: _Flight, proceed: Proceed, first: Call) -> None:
+    def _spawn(
+        self, execution: _SharedExecution, proceed: Proceed, first: Call
+    ) -> None:
         runtime = cast("AsyncRuntime", first.runtime)
 
         async def body() -> None:
-            call = flight.call
+            call = execution.call
             try:
-                alone = Alone(proceed, call)
+                alone = Branch(proceed, call)
                 await alone.run()
-                flight.outcome, alone.outcome = alone.outcome, None
+                execution.outcome, alone.outcome = alone.outcome, None
             except BaseException as unwinding:
                 # NB: the frames of ours hold the flight, which holds this.
                 strip(unwinding)
-                flight.unwinding = unwinding
+                execution.unwinding = unwinding
             finally:
-                flight.given_up = call.given_up
+                execution.given_up = call.given_up
                 call.end()
 
         try:
-            flight.errand = runtime.spawn(
-                f"resilient {flight.call.name}", body, lambda: self._give_back(flight)
+            execution.background = runtime.spawn(
+                f"resilient {execution.call.name}",
+                body,
+                lambda: self._release(execution),
             )
         except BaseException:
             # The loop is closing.
-            self._give_back(flight)
+            self._release(execution)
             raise
 
     # -- The landing
 
-    async def _landing(self, passenger: _Passenger, callers: int) -> Outcome | None:
+    async def _wait(self, waiting: _WaitingCall, callers: int) -> Outcome | None:
         """Wait for what is delivered; None: nothing was, so once more."""
-        flight, call = passenger.flight, passenger.call
+        execution, call = waiting.execution, waiting.call
         until = call.deadline
-        if until is not None and flight.errand is not None:
+        if until is not None and execution.background is not None:
             until += _GRACE
         try:
             if callers > 1:
-                call.count("resilient.coalesce.joins", self.series)
+                call.count("resilient.coalesce.joins", self.metric_name)
                 if self._listeners:
-                    self.tell(CallCoalesced(self.label, call.name, callers), call)
-            while not passenger.landed:
-                woken = await call.runtime.park(passenger.waiter, until)
+                    self.emit(CallCoalesced(self.label, call.name, callers), call)
+            while not waiting.delivered:
+                woken = await call.runtime.park(waiting.waiter, until)
                 if not woken and until is not None and clock.now() >= until:
-                    await self._leave(passenger)
-                    if not passenger.landed:
+                    await self._leave(waiting)
+                    if not waiting.delivered:
                         return overdue(call, clock.now())
         except GeneratorExit:
             # NB: perhaps in a collection: nobody can wait for anything here.
-            self._give_back(passenger)
+            self._release(waiting)
             raise
         except BaseException:
-            await self._leave(passenger)
+            await self._leave(waiting)
             raise
-        return self._delivered(passenger)
+        return self._delivered(waiting)
 
-    async def _leave(self, passenger: _Passenger) -> None:
-        self._give_back(passenger)
+    async def _leave(self, waiting: _WaitingCall) -> None:
+        self._release(waiting)
         with self._locked():
             # Whoever held the lock has left the rest to us, by now.
-            flight = passenger.flight
-        if flight.deserted:
+            execution = waiting.execution
+        if execution.abandoned:
             # NB: a call leaves no task behind.
-            assert flight.errand is not None
-            await flight.errand.ended()
+            assert execution.background is not None
+            await execution.background.ended()
 
-    def _delivered(self, passenger: _Passenger) -> Outcome | None:
-        outcome, passenger.outcome = passenger.outcome, None
-        unwinding, passenger.unwinding = passenger.unwinding, None
-        trace, passenger.trace = passenger.trace, None
-        call = passenger.call
-        call.classified = call.classified or passenger.flight.call.classified
-        for error in passenger.given_up:
+    def _delivered(self, waiting: _WaitingCall) -> Outcome | None:
+        outcome, waiting.outcome = waiting.outcome, None
+        unwinding, waiting.unwinding = waiting.unwinding, None
+        trace, waiting.trace = waiting.trace, None
+        call = waiting.call
+        call.classified = call.classified or waiting.execution.call.classified
+        for error in waiting.given_up:
             if not any(error is one for one in call.given_up):
                 call.give_up(error)
         try:
@@ -339,63 +345,63 @@ class Coalesce(Policy, Returnable):
             return outcome
         finally:
             # NB: their tracebacks hold this frame.
-            passenger.given_up = ()
+            waiting.given_up = ()
             del unwinding, outcome, trace
 
     # -- What is given back: a passenger that leaves, a flight that has ended
 
-    def _take_back_locked(self, item: _Passenger | _Flight) -> list[Any]:
-        if isinstance(item, _Flight):
+    def _release_locked(self, item: _WaitingCall | _SharedExecution) -> list[Any]:
+        if isinstance(item, _SharedExecution):
             self._executing.pop(item.call, None)
-            return [(item, self._flights.land(item))]
-        if self._flights.leave(item.flight, item):
-            self._executing.pop(item.flight.call, None)
-            return [(item.flight, None)]
+            return [(item, self._executions.finish(item))]
+        if self._executions.leave(item.execution, item):
+            self._executing.pop(item.execution.call, None)
+            return [(item.execution, None)]
         return []
 
-    def _follow_up(self, effects: list[Any]) -> None:
-        for flight, passengers in effects:
-            if passengers is not None:
-                _deliver(flight, passengers)
+    def _after_unlock(self, effects: list[Any]) -> None:
+        for execution, waiters in effects:
+            if waiters is not None:
+                _deliver(execution, waiters)
             else:
                 # NB: a thread that runs its own flight does not leave it.
-                assert flight.errand is not None
-                flight.errand.cancel()
+                assert execution.background is not None
+                execution.background.cancel()
 
 
-def _deliver(flight: _Flight, passengers: list[_Passenger]) -> None:
+def _deliver(execution: _SharedExecution, waiters: list[_WaitingCall]) -> None:
     """Give each passenger what came of a flight, and wake it."""
-    outcome, flight.outcome = flight.outcome, None
-    unwinding, flight.unwinding = flight.unwinding, None
-    given_up, flight.given_up = flight.given_up, ()
+    outcome, execution.outcome = execution.outcome, None
+    unwinding, execution.unwinding = execution.unwinding, None
+    given_up, execution.given_up = execution.given_up, ()
     error = unwinding if outcome is None else outcome.error
-    for place, passenger in enumerate(passengers):
-        waiter = passenger.waiter
+    for place, waiting in enumerate(waiters):
+        waiter = waiting.waiter
         if waiter is None:
             # It ran the function itself.
             continue
         own = error
         if error is not None:
-            passenger.trace = error.__traceback__
+            waiting.trace = error.__traceback__
             if place:
-                own = copied(error)
+                own = copy_error(error)
                 if own is None:
                     own = error
-            passenger.given_up = tuple(
+            waiting.given_up = tuple(
                 cast("Exception", own) if one is error else one for one in given_up
             )
         if outcome is None:
-            passenger.unwinding = own
-        elif _is_own_affair(flight.call, outcome.error, passenger.call):
+            waiting.unwinding = own
+        elif _is_own_affair(execution.call, outcome.error, waiting.call):
             # Nothing is delivered, so it runs it again.
             pass
         elif place == 0:
-            passenger.outcome = outcome
+            waiting.outcome = outcome
         else:
             twin = Outcome(outcome.value, cast("Exception | None", own))
             twin.verdict, twin.retry_after = outcome.verdict, outcome.retry_after
-            passenger.outcome = twin
-        passenger.landed = True
+            waiting.outcome = twin
+        waiting.delivered = True
         waiter.wake()
 
 

@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast, overload
 
 from resilient._calls.call import Call
-from resilient._calls.judging import Condition, Judge, answerable, judge_by
+from resilient._calls.judging import Condition, Judge, fallback_judge, judge_by
 from resilient._calls.outcome import SUCCESS, Outcome, Verdict
 from resilient._edges.driver import Proceed, close_unbegun, failed
 from resilient._events.events import FallbackUsed, error_name
-from resilient._policy.policy import Policy, Spelling
-from resilient._runtimes.runtime import Mark
+from resilient._policy.policy import Policy, Usage
+from resilient._runtimes.runtime import Sentinel
 from resilient._values.callables import colour_of
 
 V = TypeVar("V", covariant=True)
-_NOTHING: Any = Mark("<nothing>")
+_NOTHING: Any = Sentinel("<nothing>")
 _PASSES = (SUCCESS, Verdict.IGNORED)
 
 
@@ -49,7 +49,7 @@ class Fallback(Policy[V], Generic[V]):
 
     replaces = True
 
-    counters: tuple[tuple[str, ...], ...] = (("resilient.fallbacks",),)
+    metrics: tuple[tuple[str, ...], ...] = (("resilient.fallbacks",),)
 
     @overload
     def __init__(
@@ -98,9 +98,9 @@ class Fallback(Policy[V], Generic[V]):
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on)
 
-    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
-        super().accept(spelling, classified=classified)
-        function = self.function if spelling == "sync" else None
+    def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
+        super().check_usage(usage, classified=classified)
+        function = self.function if usage == "sync" else None
         if function is not None and colour_of(function) == "async":
             raise TypeError(
                 "an async fallback cannot answer for a synchronous call:"
@@ -111,15 +111,15 @@ class Fallback(Policy[V], Generic[V]):
         outcome = await proceed(call)
         if outcome.verdict is SUCCESS and self._judge is None:
             return outcome
-        if (self._judge or answerable)(outcome) in _PASSES:
+        if (self._judge or fallback_judge)(outcome) in _PASSES:
             return outcome
         return await self._answered(outcome, call)
 
     async def _answered(self, outcome: Outcome, call: Call) -> Outcome:
-        call.count("resilient.fallbacks", self.series)
+        call.count("resilient.fallbacks", self.metric_name)
         if self._listeners:
             name = error_name(outcome.error)
-            self.tell(FallbackUsed(self.label, call.name, name), call)
+            self.emit(FallbackUsed(self.label, call.name, name), call)
         error = outcome.error
         outcome.discard()
         if self.function is None:

@@ -13,9 +13,9 @@ from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
 from resilient._events.events import KeyEvicted
 from resilient._events.listeners import Listener, broadcast, send
-from resilient._policy.policy import F, Policy, Spelling
+from resilient._policy.policy import F, Policy, Usage
 from resilient._values.checks import count, plain
-from resilient._values.spelling import spell
+from resilient._values.spelling import format_value
 
 _LOOKED_AT: Final = 32
 """How many of the least recently used are asked whether they are as good as
@@ -59,7 +59,7 @@ class PerKey(Policy[F]):
 
     multiplies = True
 
-    counters: tuple[tuple[str, ...], ...] = (("resilient.per_key.evictions",),)
+    metrics: tuple[tuple[str, ...], ...] = (("resilient.per_key.evictions",),)
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class PerKey(Policy[F]):
             raise TypeError(f"`factory` must be a function of the key, got {factory!r}")
         if not _takes_a_key(factory):
             raise TypeError(
-                f"`factory` must take the key, got {spell(factory)}; a decorator"
+                f"`factory` must take the key, got {format_value(factory)}; a decorator"
                 " needs its parentheses, @PerKey(factory)"
             )
         if key is not None and not callable(key):
@@ -97,7 +97,7 @@ class PerKey(Policy[F]):
         self._left: list[Hashable] = []
         # Which have our listener, once there is one.
         self._told: set[Hashable] = set()
-        self._spellings: tuple[tuple[Spelling, bool], ...] = ()
+        self._spellings: tuple[tuple[Usage, bool], ...] = ()
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         if self.key is None or call.kwargs is None:
@@ -115,11 +115,11 @@ class PerKey(Policy[F]):
         except BaseException:
             self._left.append(key)
             raise
-        if outcome.held is None:
+        if outcome.ongoing is None:
             self._left.append(key)
         else:
             # Its permits last as long as its stream, and so does its use.
-            outcome.held.append(lambda last: self._left.append(key))
+            outcome.ongoing.add_release(lambda last: self._left.append(key))
         return outcome
 
     def __getitem__(self, key: Hashable) -> Policy[F]:
@@ -190,9 +190,9 @@ class PerKey(Policy[F]):
         policy = self.factory(key)
         if not isinstance(policy, Policy):
             raise TypeError(f"`factory` must make a policy, got {policy!r}")
-        policy.settle_in(self)
-        for spelling, classified in self._spellings:
-            policy.accept(spelling, classified=classified)
+        policy.attach_to(self)
+        for usage, classified in self._spellings:
+            policy.check_usage(usage, classified=classified)
         return policy
 
     def _make_room(self, newest: Hashable, call: Call | None) -> None:
@@ -202,7 +202,7 @@ class PerKey(Policy[F]):
                 # Every one is in use: room is made when the next key comes.
                 return
             # NB: asked without the lock, for it is the policies' own code.
-            fresh = next((each for each in idle if each[1].fresh()), None)
+            fresh = next((each for each in idle if each[1].is_pristine()), None)
             key, policy = fresh or idle[0]
             with self._lock:
                 # It may be in use by now, or be gone: then once more.
@@ -211,10 +211,10 @@ class PerKey(Policy[F]):
                     del self._policies[key]
                     self._told.discard(key)
             if gone and call is not None:
-                call.count("resilient.per_key.evictions", self.series)
+                call.count("resilient.per_key.evictions", self.metric_name)
             if gone and self._listeners:
                 name = None if call is None else call.name
-                self.tell(KeyEvicted(self.label, name, fresh is not None), call)
+                self.emit(KeyEvicted(self.label, name, fresh is not None), call)
 
     def _least_used(self, newest: Hashable) -> list[tuple[Hashable, Policy[F]]]:
         """Return the least recently used of those that no call is inside."""
@@ -238,7 +238,7 @@ class PerKey(Policy[F]):
     def _tell(self, key: Hashable, policy: Policy[F]) -> None:
         """Have the policy's events sent on to our listeners, once."""
         if len(self._subscribers) < len(self._listeners):
-            policy.hear_everywhere(True)
+            policy.set_global(True)
         if not self._subscribers:
             return
         with self._lock:
@@ -253,15 +253,15 @@ class PerKey(Policy[F]):
         """Our own listeners: those of every policy are told by each key's."""
         return tuple(one for one in self._listeners if one is not broadcast)
 
-    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
-        super().accept(spelling, classified=classified)
-        if (spelling, classified) not in self._spellings:
+    def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
+        super().check_usage(usage, classified=classified)
+        if (usage, classified) not in self._spellings:
             # For the policies yet to be made, too.
-            self._spellings = (*self._spellings, (spelling, classified))
+            self._spellings = (*self._spellings, (usage, classified))
         for _, policy in self._snapshot():
-            policy.accept(spelling, classified=classified)
+            policy.check_usage(usage, classified=classified)
 
-    def inside(self) -> list[Policy[F]]:
+    def children(self) -> list[Policy[F]]:
         return [policy for _, policy in self._snapshot()]
 
     def status(self) -> dict[str, Any]:
@@ -272,8 +272,8 @@ class PerKey(Policy[F]):
         for _, policy in self._snapshot():
             policy.reset()
 
-    def fresh(self) -> bool:
-        return all(policy.fresh() for _, policy in self._snapshot())
+    def is_pristine(self) -> bool:
+        return all(policy.is_pristine() for _, policy in self._snapshot())
 
     @property
     def interrupts(self) -> bool:  # type: ignore[override]  # its factory's policies do

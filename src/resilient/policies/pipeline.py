@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resilient._calls.call import Call
-from resilient._calls.judging import Condition, Judge, judge_by, keep
+from resilient._calls.judging import Condition, Judge, as_judged, judge_by
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed, leaf
 from resilient._errors.warnings import warn
 from resilient._events.listeners import Listener
-from resilient._policy.policy import F, Policy, Spelling
+from resilient._policy.policy import F, Policy, Usage
 from resilient.policies.adaptive_concurrency import AdaptiveConcurrency
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.bulkhead import Bulkhead
@@ -89,7 +89,7 @@ class Pipeline(Policy[F]):
             if isinstance(policy, Retry) and not classified:
                 policy.refuse_unconditional()
         for policy in policies:
-            policy.settle_in(self)
+            policy.attach_to(self)
         self._around_leaf: Proceed | None = None
         for text in _defeats(policies):
             warn(text)
@@ -121,10 +121,10 @@ class Pipeline(Policy[F]):
         # NB: not a coroutine itself: a pipeline adds no frame of its own.
         return self._chain(proceed)(call)
 
-    def bound(self, proceed: Proceed) -> Proceed:
+    def bind(self, proceed: Proceed) -> Proceed:
         if type(self).around is not Pipeline.around:
             # A subclass has something to add.
-            return super().bound(proceed)
+            return super().bind(proceed)
         return self._chain(proceed)
 
     def _chain(self, proceed: Proceed) -> Proceed:
@@ -142,7 +142,7 @@ class Pipeline(Policy[F]):
         if self._judge is not None:
             proceed = _judging(proceed, self._judge)
         for policy in reversed(self.policies):
-            proceed = policy.bound(proceed)
+            proceed = policy.bind(proceed)
             if policy.judges and self._judge is not None:
                 proceed = _judging(proceed, self._judge)
         return proceed
@@ -160,15 +160,15 @@ class Pipeline(Policy[F]):
             yield policy, classified
             classified = classified or policy.judges
 
-    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
+    def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
         for policy, told in self._classified(outside=classified):
-            policy.accept(spelling, classified=told)
+            policy.check_usage(usage, classified=told)
 
-    def examine(self, fn: Callable[..., Any]) -> None:
+    def check_function(self, fn: Callable[..., Any]) -> None:
         for policy in self.policies:
-            policy.examine(fn)
+            policy.check_function(fn)
 
-    def inside(self) -> Sequence[Policy[Any]]:
+    def children(self) -> Sequence[Policy[Any]]:
         return self.policies
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
@@ -192,8 +192,8 @@ class Pipeline(Policy[F]):
         for policy in self.policies:
             policy.reset()
 
-    def fresh(self) -> bool:
-        return all(policy.fresh() for policy in self.policies)
+    def is_pristine(self) -> bool:
+        return all(policy.is_pristine() for policy in self.policies)
 
     def contains(self, other: Policy[Any]) -> bool:
         return other is self or any(one.contains(other) for one in self.policies)
@@ -201,7 +201,7 @@ class Pipeline(Policy[F]):
 
 def _judging(proceed: Proceed, judge: Judge) -> Proceed:
     """Return what proceeds, and judges what came of it if nobody has."""
-    if judge is keep:
+    if judge is as_judged:
         return functools.partial(_kept, proceed)
     return functools.partial(_judged, proceed, judge)
 

@@ -9,8 +9,8 @@ from resilient._calls.call import Call
 from resilient._calls.judging import Answer, Condition, Judge, judge_by, verdict_of
 from resilient._calls.outcome import SUCCESS, Outcome, Verdict
 from resilient._edges.driver import Proceed
-from resilient._errors.chains import family
-from resilient._errors.errors import RejectedError, spell_seconds
+from resilient._errors.chains import error_chain
+from resilient._errors.errors import RejectedError, format_seconds
 from resilient._events.events import (
     BudgetEmpty,
     RetriesExhausted,
@@ -20,7 +20,7 @@ from resilient._events.events import (
 )
 from resilient._machines import backoff as backoff_machine
 from resilient._machines.backoff import Backoff, exponential
-from resilient._policy.policy import Policy, Spelling
+from resilient._policy.policy import Policy, Usage
 from resilient._policy.retry_budget import RetryBudget, budget_argument
 from resilient._runtimes import clock
 from resilient._values.checks import count
@@ -106,7 +106,7 @@ class Retry(Policy):
 
     reruns = True
 
-    counters: tuple[tuple[str, ...], ...] = tuple(
+    metrics: tuple[tuple[str, ...], ...] = tuple(
         ("resilient.retry.exhausted", reason)
         for reason in (
             "attempts",
@@ -173,8 +173,8 @@ class Retry(Policy):
             "max_retry_after", max_retry_after, infinite=True
         )
 
-    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
-        super().accept(spelling, classified=classified)
+    def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
+        super().check_usage(usage, classified=classified)
         if not classified:
             self.refuse_unconditional()
 
@@ -195,7 +195,7 @@ class Retry(Policy):
         if self.budget == "own" and self._budget is not None:
             self._budget.reset()
 
-    def fresh(self) -> bool:
+    def is_pristine(self) -> bool:
         own = self._budget if self.budget == "own" else None
         return own is None or own.full
 
@@ -231,7 +231,7 @@ class Retry(Policy):
                         self._budget is not None
                         and verdict is SUCCESS
                         # A Hedge further in may share it.
-                        and call.paid_into is not self._budget
+                        and call.budget_paid is not self._budget
                     ):
                         self._budget.deposit()
                     return outcome
@@ -312,7 +312,7 @@ class Retry(Policy):
             priority=call.priority
         ):
             if self._listeners:
-                self.tell(BudgetEmpty(self.label, call.name, attempt), call)
+                self.emit(BudgetEmpty(self.label, call.name, attempt), call)
             return "budget exhausted"
         return delay
 
@@ -332,18 +332,18 @@ class Retry(Policy):
         if self._listeners:
             name = error_name(outcome.error)
             event = RetryScheduled(self.label, call.name, call.attempt, name, delay)
-            self.tell(event, call)
+            self.emit(event, call)
         try:
-            if outcome.held is not None:
+            if outcome.ongoing is not None:
                 # A stream whose first item will not do.
-                await outcome.held.discard()
+                await outcome.ongoing.close()
             await call.runtime.sleep(delay)
         except BaseException as unwinding:
             if unwinding.__context__ is None:
                 unwinding.__context__ = outcome.error
             outcome.discard()
             if self._listeners:
-                self.tell(RetryCancelled(self.label, call.name, call.attempt), call)
+                self.emit(RetryCancelled(self.label, call.name, call.attempt), call)
             raise
 
     def _give_up(self, outcome: Outcome, call: Call, reason: str, began: float) -> None:
@@ -357,26 +357,26 @@ class Retry(Policy):
         # one, which says more than ours would.
         if error is not None and not _is_among(error, call.given_up):
             tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
-            note = f"{tries} in {spell_seconds(elapsed)}; stopped: {told}"
+            note = f"{tries} in {format_seconds(elapsed)}; stopped: {told}"
             if outcome.retry_after is not None:
-                note += f"; retry in {spell_seconds(outcome.retry_after)}"
+                note += f"; retry in {format_seconds(outcome.retry_after)}"
             _annotate(error, note)
             if reason != "not retryable":
                 call.give_up(error)
         word = reason.replace(" ", "_")
-        call.count("resilient.retry.exhausted", self.series, word)
+        call.count("resilient.retry.exhausted", self.metric_name, word)
         if self._listeners:
             event = RetriesExhausted(
                 self.label, call.name, attempt, elapsed, reason, error_name(error)
             )
-            self.tell(event, call)
+            self.emit(event, call)
 
 
 def _was_given_up(error: Exception | None, call: Call) -> bool:
     """Whether a Retry gave up on the error, or on what it came from."""
     if not call.given_up or error is None:
         return False
-    return any(_is_among(one, call.given_up) for one in family(error))
+    return any(_is_among(one, call.given_up) for one in error_chain(error))
 
 
 def _is_among(error: BaseException, errors: tuple[Exception, ...]) -> bool:

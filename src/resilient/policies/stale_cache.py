@@ -8,16 +8,16 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from resilient._calls.call import Call
-from resilient._calls.judging import Condition, Judge, answerable, judge_by
+from resilient._calls.judging import Condition, Judge, fallback_judge, judge_by
 from resilient._calls.outcome import Outcome, Verdict
 from resilient._edges.driver import Proceed
-from resilient._errors.copies import copied, forget_origin
+from resilient._errors.copies import copy_error, forget_origin
 from resilient._errors.errors import RejectedError
 from resilient._events.events import StaleServed, error_name
 from resilient._events.listeners import log_once
 from resilient._machines.freshness import Entries, Freshness, freshness
 from resilient._policy.keys import key_argument, key_of, refuse_method, refuse_object
-from resilient._policy.policy import Policy, Spelling
+from resilient._policy.policy import Policy, Usage
 from resilient._runtimes import clock
 from resilient._values.checks import count, plain
 from resilient._values.checks import seconds as seconds_argument
@@ -171,7 +171,7 @@ class StaleCache(Policy):
 
     replaces = True
     shares = True
-    counters: tuple[tuple[str, ...], ...] = (
+    metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.cache.answers", "fresh"),
         ("resilient.cache.answers", "stale"),
         ("resilient.fallbacks",),
@@ -229,18 +229,18 @@ class StaleCache(Policy):
             if memory is not None:
                 memory.clear()
 
-    def fresh(self) -> bool:
+    def is_pristine(self) -> bool:
         return not (self._memory or self._errors)
 
-    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
-        super().accept(spelling, classified=classified)
-        if spelling == "sync" and inspect.iscoroutinefunction(self._store.get):
+    def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
+        super().check_usage(usage, classified=classified)
+        if usage == "sync" and inspect.iscoroutinefunction(self._store.get):
             raise TypeError(
                 "an async store cannot serve a synchronous call:"
                 f" {self!r} needs a plain one there"
             )
 
-    def examine(self, fn: Callable[..., Any]) -> None:
+    def check_function(self, fn: Callable[..., Any]) -> None:
         if self.key is None:
             refuse_method(self, fn)
 
@@ -248,7 +248,7 @@ class StaleCache(Policy):
         key = key_of(self, self.key, call)
         kept = await self._look(key)
         if kept is not None and self._freshness(kept[1]) is Freshness.FRESH:
-            call.count("resilient.cache.answers", self.series, "fresh")
+            call.count("resilient.cache.answers", self.metric_name, "fresh")
             return self._answer(kept[0])
         # NB: not held meanwhile: it may be large, and is looked up again.
         del kept
@@ -259,7 +259,7 @@ class StaleCache(Policy):
                 refuse_object(self, call)
             outcome = await proceed(call)
             self._remember(key, outcome)
-        verdict = (self._judge or answerable)(outcome)
+        verdict = (self._judge or fallback_judge)(outcome)
         if verdict is Verdict.FAILURE or verdict is Verdict.PUSHBACK:
             return await self._answer_for(outcome, key, call)
         if asks and verdict is Verdict.SUCCESS:
@@ -305,13 +305,13 @@ class StaleCache(Policy):
         if kept is None or self._freshness(kept[1]) is Freshness.EXPIRED:
             return failure
         value, age = kept
-        series = self.series
+        series = self.metric_name
         call.count("resilient.cache.answers", series, "stale")
         # NB: as a `Fallback` counts, for whoever watches: the caller sees no error.
         call.count("resilient.fallbacks", series)
         if self._listeners:
             error = error_name(failure.error)
-            self.tell(StaleServed(self.label, call.name, age, error), call)
+            self.emit(StaleServed(self.label, call.name, age, error), call)
         failure.discard()
         return self._answer(value)
 
@@ -321,7 +321,7 @@ class StaleCache(Policy):
         error = outcome.error
         if self._errors is None or error is None or isinstance(error, RejectedError):
             return
-        twin = copied(error)
+        twin = copy_error(error)
         if twin is not None:
             forget_origin(twin)
             assert self.negative_ttl is not None
@@ -333,7 +333,7 @@ class StaleCache(Policy):
         if found is None:
             return None
         error, verdict, retry_after = found[0]
-        twin = copied(error)
+        twin = copy_error(error)
         if twin is None:
             return None
         outcome = Outcome(None, twin)

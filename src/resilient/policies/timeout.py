@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from resilient._calls.call import Call, overdue
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
-from resilient._edges.threads import Crew
+from resilient._edges.threads import AbandonableThreads
 from resilient._errors.errors import BulkheadFullError, TimeoutExceededError
 from resilient._errors.tracebacks import strip
 from resilient._events.events import CallAbandoned, TimedOut
-from resilient._policy.policy import Policy, Spelling
+from resilient._policy.policy import Policy, Usage
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import CUT, IN_TIME
 from resilient._values.checks import count
@@ -65,7 +65,7 @@ class Timeout(Policy):
     ``task.cancelling()``.
     """
 
-    counters: tuple[tuple[str, ...], ...] = (
+    metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.timeouts", "true"),
         ("resilient.timeouts", "false"),
     )
@@ -88,7 +88,7 @@ class Timeout(Policy):
         )
         self.abandon: bool = abandon
         self.max_threads: int = count("max_threads", max_threads, minimum=1)
-        self._crews: dict[int, Crew] = {}
+        self._crews: dict[int, AbandonableThreads] = {}
         self._shelf: dict[Any, Any] = {}
         if abandon and seconds is None:
             raise ValueError("`abandon` must have `seconds` to abandon after")
@@ -97,7 +97,7 @@ class Timeout(Policy):
     def interrupts(self) -> bool:  # type: ignore[override]  # None limits nothing
         return self.seconds is not None
 
-    def fresh(self) -> bool:
+    def is_pristine(self) -> bool:
         return self._crew().running == 0
 
     @property
@@ -105,22 +105,24 @@ class Timeout(Policy):
         """Threads that were left behind and still run."""
         return self._crew().abandoned
 
-    def _crew(self) -> Crew:
+    def _crew(self) -> AbandonableThreads:
         """Return this process's threads: a forked child has none of its parent's."""
         process = os.getpid()
         crew = self._crews.get(process)
         # NB: two threads may come at once; the first one's stays.
-        return crew or self._crews.setdefault(process, Crew(self.max_threads))
+        return crew or self._crews.setdefault(
+            process, AbandonableThreads(self.max_threads)
+        )
 
     def status(self) -> dict[str, Any]:
         return {"timeout.abandoned": self.abandoned} if self.abandon else {}
 
-    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
-        super().accept(spelling, classified=classified)
-        if self.abandon and spelling != "sync":
+    def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
+        super().check_usage(usage, classified=classified)
+        if self.abandon and usage != "sync":
             raise TypeError(
                 f"{self!r} runs plain functions in threads; it has no meaning"
-                f" for {spelling}: leave out abandon=True there"
+                f" for {usage}: leave out abandon=True there"
             )
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
@@ -148,7 +150,7 @@ class Timeout(Policy):
         end = limit.leave(call, outcome.error)
         if end is CUT:
             return await self._replaced(outcome, call, deadline)
-        if outcome.held is not None:
+        if outcome.ongoing is not None:
             if outcome.error is not None:
                 return self._left_behind(outcome, call, deadline)
             if not call.retried:
@@ -163,9 +165,9 @@ class Timeout(Policy):
         cause = outcome.error
         outcome.discard()
         exceeded = self._exceeded(call, deadline, cause)
-        if outcome.held is not None:
+        if outcome.ongoing is not None:
             # A stream whose first item came too late.
-            await outcome.held.discard()
+            await outcome.ongoing.close()
         return exceeded
 
     def _elapsed(self, deadline: float) -> float:
@@ -182,7 +184,7 @@ class Timeout(Policy):
         def run(fn: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
             stint = crew.begin(call.name, fn, args, kwargs)
             if stint is None:
-                name = self.name_in(call)
+                name = self.error_name(call)
                 full = BulkheadFullError(name, None, self.max_threads)
                 return self.reject(full, call)
             # NB: as it is now, and not ours alone: whichever timeout it belongs
@@ -194,21 +196,21 @@ class Timeout(Policy):
             assert self.seconds is not None
             allowed = self.seconds - (deadline - until)
             error = TimeoutExceededError(
-                self.name_in(call), allowed, self._elapsed(deadline)
+                self.error_name(call), allowed, self._elapsed(deadline)
             )
             outcome = Outcome(None, error)
-            outcome.held = stint.held
+            outcome.ongoing = stint.ongoing
             if self._listeners:
                 event = CallAbandoned(self.label, call.name, crew.abandoned)
-                self.tell(event, call)
+                self.emit(event, call)
             return outcome
 
-        runner, call.runner = call.runner, run
+        runner, call.thread_runner = call.thread_runner, run
         try:
             outcome = await proceed(call)
         finally:
-            call.runner, call.deadline = runner, outer
-        if outcome.held is not None:
+            call.thread_runner, call.deadline = runner, outer
+        if outcome.ongoing is not None:
             return self._left_behind(outcome, call, deadline)
         if self._listeners and clock.now() > deadline:
             self._tell(call, self._elapsed(deadline), delivered=False)
@@ -223,7 +225,7 @@ class Timeout(Policy):
             # That of an abandoned thread, whose only news is ours too.
             cause = None
         exceeded = self._exceeded(call, deadline, cause)
-        exceeded.held = outcome.held
+        exceeded.ongoing = outcome.ongoing
         return exceeded
 
     def _exceeded(
@@ -231,7 +233,7 @@ class Timeout(Policy):
     ) -> Outcome:
         assert self.seconds is not None
         elapsed = self._elapsed(deadline)
-        error = TimeoutExceededError(self.name_in(call), self.seconds, elapsed)
+        error = TimeoutExceededError(self.error_name(call), self.seconds, elapsed)
         error.__cause__ = cause
         if cause is not None:
             strip(cause)
@@ -246,11 +248,11 @@ class Timeout(Policy):
     def _tell(self, call: Call, elapsed: float, *, delivered: bool) -> None:
         assert self.seconds is not None
         told = "true" if delivered else "false"
-        call.count("resilient.timeouts", self.series, told)
+        call.count("resilient.timeouts", self.metric_name, told)
         if self._listeners:
             overrun = max(0.0, elapsed - self.seconds)
             event = TimedOut(self.label, call.name, self.seconds, overrun, delivered)
-            self.tell(event, call)
+            self.emit(event, call)
 
 
 class StreamLimit:
@@ -260,7 +262,7 @@ class StreamLimit:
 
     def __init__(self, timeout: Timeout, call: Call, deadline: float) -> None:
         assert timeout.seconds is not None
-        self.name: str = timeout.name_in(call)
+        self.name: str = timeout.error_name(call)
         self.seconds: float = timeout.seconds
         self.deadline: float = deadline
 

@@ -18,11 +18,11 @@ from opentelemetry import metrics, trace
 from resilient._calls import call as call_module
 from resilient._events.events import Event, PermitWaited, RetryScheduled
 from resilient._observing.subscriptions import subscribe
-from resilient.telemetry._calls import RESEND_COUNT, Watch
+from resilient.telemetry._attributes import SCOPE, attributes_of, name_of, version
+from resilient.telemetry._calls import RESEND_COUNT, CallObserver
 from resilient.telemetry._catalogue import HISTOGRAMS, Histogram
 from resilient.telemetry._logs import Logs
 from resilient.telemetry._metrics import Instruments, instruments_of
-from resilient.telemetry._wording import SCOPE, attributes_of, name_of, version
 
 __all__ = ["Histogram", "instrument", "uninstrument"]
 
@@ -103,7 +103,7 @@ class _Instrumentation:
         self._instruments.woken = self._watch
         self._instruments.active = True
         self._watch()
-        self._unsubscribe: Callable[[], None] = subscribe(self._hear)
+        self._unsubscribe: Callable[[], None] = subscribe(self._set_global)
 
     def stop(self) -> None:
         """Turn it off again."""
@@ -122,14 +122,14 @@ class _Instrumentation:
         attempts = self._histogram("resilient.attempt.duration")
         if calls is not None or attempts is not None or tracer is not None:
             waits = self.settings.tracer_provider is None
-            call_module.observe = Watch(calls, attempts, tracer, waits=waits)
+            call_module.observe = CallObserver(calls, attempts, tracer, waits=waits)
 
     def _histogram(self, name: str) -> metrics.Histogram | None:
         # NB: not before an SDK is there: a record that goes nowhere costs, too.
         wanted = self._instruments.real and name in self.settings.histograms
         return self._instruments.histogram(name) if wanted else None
 
-    def _hear(self, event: Event) -> None:
+    def _set_global(self, event: Event) -> None:
         span = trace.get_current_span()
         if span.is_recording():
             span.add_event(name_of(event), attributes_of(event))
@@ -147,7 +147,7 @@ class _Instrumentation:
         histogram = self._histogram(name)
         if histogram is not None:
             # NB: not `event.policy`: inside a `PerKey` there may be many.
-            pipeline, policy = event.pipeline or "", event.series or event.policy
+            pipeline, policy = event.pipeline or "", event.metric_name or event.policy
             histogram.record(seconds, {"pipeline": pipeline, "policy": policy})
 
 

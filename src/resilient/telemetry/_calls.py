@@ -15,10 +15,10 @@ from opentelemetry import context, trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer, set_span_in_context
 
 from resilient._calls.call import Call, Run
-from resilient._calls.outcome import Outcome, ending
+from resilient._calls.outcome import Outcome, outcome_label
 from resilient._events.listeners import log_once
 from resilient._runtimes import clock
-from resilient.telemetry._wording import Attribute
+from resilient.telemetry._attributes import Attribute
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram
@@ -34,7 +34,7 @@ def _harmless(text: str) -> Generator[None, None, None]:
         log_once(text)
 
 
-class Watch:
+class CallObserver:
     """Notes down each call: what `resilient._calls.call.observe` is set to.
 
     Args:
@@ -58,7 +58,7 @@ class Watch:
         self.tracer = tracer
         self.waits = waits
 
-    def __call__(self, call: Call) -> Watched | None:
+    def __call__(self, call: Call) -> CallObservation | None:
         if call.policy is None:
             # A `deadline_after`, which calls nothing.
             return None
@@ -69,10 +69,10 @@ class Watch:
                 return None
             self.waits = False
         call.run = Run.ORIGINAL
-        return Watched(self)
+        return CallObservation(self)
 
 
-class Watched:
+class CallObservation:
     """One call that is noted down.
 
     Attributes:
@@ -81,14 +81,14 @@ class Watched:
 
     __slots__ = ("_began", "_watch", "recorded")
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: CallObserver) -> None:
         self._watch = watch
         self._began = clock.now()
         self.recorded: int | None = None
 
     def began(self, call: Call, run: Run) -> Callable[[Outcome | None], None]:
         assert call.policy is not None
-        labels = {"pipeline": call.policy.series, "kind": run.value}
+        labels = {"pipeline": call.policy.metric_name, "kind": run.value}
         began = clock.now()
         attempts = self._watch.attempts
         span = self._begin_span(call, labels)
@@ -98,17 +98,17 @@ class Watched:
                 self._end_span(call, span, outcome)
             if attempts is not None:
                 with _harmless("a duration could not be recorded"):
-                    told = {**labels, "outcome": ending(outcome)}
+                    told = {**labels, "outcome": outcome_label(outcome)}
                     attempts.record(clock.now() - began, told)
 
         return ended
 
-    def ended(self, call: Call, ending: str) -> None:
+    def ended(self, call: Call, outcome_label: str) -> None:
         assert call.policy is not None
         calls = self._watch.calls
         if calls is not None:
             with _harmless("a duration could not be recorded"):
-                told = {"pipeline": call.policy.series, "outcome": ending}
+                told = {"pipeline": call.policy.metric_name, "outcome": outcome_label}
                 calls.record(clock.now() - self._began, told)
 
     def _begin_span(self, call: Call, labels: dict[str, str]) -> _OpenSpan | None:
@@ -138,10 +138,10 @@ class Watched:
                 # NB: once: not again by the calls that it goes through.
                 enclosing = call.enclosing
                 while enclosing is not None:
-                    if isinstance(enclosing.observation, Watched):
+                    if isinstance(enclosing.observation, CallObservation):
                         enclosing.observation.recorded = id(error)
                     enclosing = enclosing.enclosing
-            span.end(ending(outcome), error)
+            span.end(outcome_label(outcome), error)
 
 
 class _OpenSpan:
@@ -154,7 +154,7 @@ class _OpenSpan:
         self._here = _here.set(None)
         self._token = context.attach(set_span_in_context(span))
 
-    def end(self, ending: str, error: Exception | None) -> None:
+    def end(self, outcome_label: str, error: Exception | None) -> None:
         try:
             _here.reset(self._here)
         except ValueError:
@@ -163,7 +163,7 @@ class _OpenSpan:
             pass
         else:
             context.detach(self._token)
-        self.span.set_attribute("resilient.outcome", ending)
+        self.span.set_attribute("resilient.outcome", outcome_label)
         if error is not None:
             name = type(error).__qualname__
             self.span.set_attribute("error.type", name)

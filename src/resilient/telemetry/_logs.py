@@ -18,7 +18,7 @@ from resilient._events.events import (
     TimedOut,
 )
 from resilient._runtimes import clock
-from resilient.telemetry._wording import SCOPE, Attribute, attributes_of, name_of
+from resilient.telemetry._attributes import SCOPE, Attribute, attributes_of, name_of
 
 LINES: Final = 10
 """Lines of one kind of event of one pipeline that are logged ..."""

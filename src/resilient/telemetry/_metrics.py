@@ -19,9 +19,9 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 from resilient._events.listeners import log_once
 from resilient._runtimes import clock
+from resilient.telemetry._attributes import SCOPE, version
 from resilient.telemetry._catalogue import BY_NAME, METRICS
 from resilient.telemetry._snapshot import Point, snapshot
-from resilient.telemetry._wording import SCOPE, version
 
 Observed = Iterable[Observation]
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
-from resilient._events.counters import tallies
+from resilient._events.counters import all_counters
 from resilient._observing.health import merged, readings
 from resilient.telemetry._catalogue import BY_NAME, KINDS, OUTCOMES, Metric
 
@@ -29,16 +29,16 @@ def snapshot() -> dict[str, list[Point]]:
             counts[CALLS, pipeline, outcome] += 0
         for run in KINDS:
             counts[ATTEMPTS, pipeline, run] += 0
-        for metric, *labels in kind.counters:
+        for metric, *labels in kind.metrics:
             counts[metric, pipeline, policy, *labels] += 0
         for key, value in status.items():
             statuses[pipeline, policy, key].append(value)
-    for pipeline, tally in tallies().items():
-        if tally.plain:
-            counts[CALLS, pipeline, "success"] += tally.plain
-            counts[ATTEMPTS, pipeline, "original"] += tally.plain
+    for pipeline, counters in all_counters().items():
+        if counters.plain_successes:
+            counts[CALLS, pipeline, "success"] += counters.plain_successes
+            counts[ATTEMPTS, pipeline, "original"] += counters.plain_successes
         # NB: copied in one step; other threads go on counting.
-        for (metric, *labels), number in list(tally.counts.items()):
+        for (metric, *labels), number in list(counters.counts.items()):
             counts[metric, pipeline, *labels] += number
 
     points: dict[str, list[Point]] = defaultdict(list)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
-from resilient.testing import _whereabouts
+from resilient.testing import _stacks
 from resilient.testing._virtual_clock import (
     PATIENCE,
     SLICE,
@@ -127,7 +127,7 @@ class VirtualEventLoop(asyncio.SelectorEventLoop):
     def stuck(self) -> VirtualTimeError:
         """Return the error that says which tasks wait where."""
         return self.clock.fail(
-            f"task {task.get_name()!r} at " + _whereabouts.of_coroutine(task.get_coro())
+            f"task {task.get_name()!r} at " + _stacks.of_coroutine(task.get_coro())
             for task in sorted(asyncio.all_tasks(self), key=_age)
         )
 
@@ -236,7 +236,7 @@ def _anyio_threads_at_work(loop: asyncio.AbstractEventLoop) -> list[int | None]:
 
 def _waits_for_a_loop(ident: int) -> bool:
     """Whether a thread blocks on what a loop is to do: ``from_thread.run``."""
-    for frame in _whereabouts.callers(_whereabouts.frames_by_thread().get(ident)):
+    for frame in _stacks.callers(_stacks.frames_by_thread().get(ident)):
         if frame.f_code is _RESULT:
             future = frame.f_locals.get("self")
             if future is not None and not future.done():

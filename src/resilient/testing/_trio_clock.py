@@ -26,7 +26,7 @@ import trio
 import trio.testing
 from trio._core import _run
 
-from resilient.testing import _whereabouts
+from resilient.testing import _stacks
 from resilient.testing._virtual_clock import (
     PATIENCE,
     SLICE,
@@ -137,7 +137,7 @@ class TrioClock(trio.abc.Clock, trio.abc.Instrument):
         main = self._runner.main_task
         assert main is not None, "trio starts it before anything can wait"
         error = self._clock.fail(
-            f"task {task.name!r} at {_whereabouts.of_coroutine(task.coro)}"
+            f"task {task.name!r} at {_stacks.of_coroutine(task.coro)}"
             for task in _tasks(main)
         )
         # NB: a nursery that takes the error only notes it, and cancels its
@@ -180,11 +180,11 @@ def _threads_at_work() -> Iterator[int | None]:
     """
     expected = trio.testing.active_thread_count()
     if threading.active_count() > 1:
-        frames = _whereabouts.frames_by_thread()
+        frames = _stacks.frames_by_thread()
         # NB: this thread's own leads back here, and would be a cycle.
         del frames[threading.get_ident()]
         for ident, innermost in frames.items():
-            names = [f.f_code.co_qualname for f in _whereabouts.callers(innermost)]
+            names = [f.f_code.co_qualname for f in _stacks.callers(innermost)]
             if _RUNS_JOB in names:
                 expected -= 1
                 if not (names[0] == _ASKS_TRIO and _is_in_progress(innermost)):
@@ -206,5 +206,5 @@ def _is_in_progress(asking: FrameType) -> bool:
     return any(
         frame.f_code.co_qualname == _ANSWERS and frame.f_locals["self"] is message
         for task in _tasks(root)
-        for frame in _whereabouts.suspended(task.coro)
+        for frame in _stacks.suspended(task.coro)
     )

@@ -39,7 +39,7 @@ import attrs
 
 from resilient._runtimes import clock
 from resilient._values.checks import seconds as check_seconds
-from resilient.testing import _whereabouts
+from resilient.testing import _stacks
 
 GRACE = 0.2
 """Real seconds in which a thread that is not the library's may come back: some
@@ -239,10 +239,10 @@ class VirtualClock:
             The error, which says who waits where.
         """
         with self._changed:
-            frames = _whereabouts.frames_by_thread()
+            frames = _stacks.frames_by_thread()
             waiting = [
                 f"thread {waiter.thread.name!r} at "
-                + _whereabouts.of_frame(frames.get(waiter.thread.ident or 0))
+                + _stacks.of_frame(frames.get(waiter.thread.ident or 0))
                 for waiter in self._waiters
             ]
             text = (

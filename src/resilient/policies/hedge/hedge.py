@@ -12,12 +12,12 @@ from resilient._edges.driver import Proceed
 from resilient._errors.warnings import warn
 from resilient._events.events import CallAbandoned, HedgeLaunched, HedgeWon
 from resilient._machines.quantile import SIZE, Quantile
-from resilient._policy.policy import Policy, Spelling
+from resilient._policy.policy import Policy, Usage
 from resilient._policy.retry_budget import RetryBudget, budget_argument
 from resilient._runtimes import clock
 from resilient._values.checks import count, number
 from resilient._values.checks import seconds as seconds_argument
-from resilient.policies.hedge.race import Entrant, Heat
+from resilient.policies.hedge.race import HedgedAttempt, HedgeRace
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -160,16 +160,16 @@ class Hedge(Policy):
         self._latency = Quantile(self.percentile)
         # NB: changed by single operations, without the lock: an attempt may
         # end in the collector, on a thread that has the lock.
-        self._threads: set[Entrant] = set()
-        self._left: set[Entrant] = set()
+        self._threads: set[HedgedAttempt] = set()
+        self._left: set[HedgedAttempt] = set()
 
-    def accept(self, spelling: Spelling, *, classified: bool = False) -> None:
-        if spelling not in ("sync", "async"):
+    def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
+        if usage not in ("sync", "async"):
             raise TypeError(
                 f"{self!r} may run its function several times at once, which a"
-                f" {_ONCE[spelling]} cannot: use a function"
+                f" {_ONCE[usage]} cannot: use a function"
             )
-        if spelling == "sync" and self.max_threads is None:
+        if usage == "sync" and self.max_threads is None:
             warn(
                 f"{self!r} runs a synchronous function in threads, where a loser"
                 " cannot be interrupted; say max_threads=… if that is meant"
@@ -196,7 +196,7 @@ class Hedge(Policy):
         if self.budget == "own" and self._budget is not None:
             self._budget.reset()
 
-    def fresh(self) -> bool:
+    def is_pristine(self) -> bool:
         own = self._budget if self.budget == "own" else None
         idle = not (self._threads or self._left or len(self._latency))
         return idle and (own is None or own.full)
@@ -219,15 +219,15 @@ class Hedge(Policy):
         if delay is None or self._attempts == 1:
             return await self._unhedged(proceed, call)
         race = await call.runtime.race(call)
-        heat = Heat(call, proceed, self._judge, race)
+        hedge_race = HedgeRace(call, proceed, self._judge, race)
         try:
-            await self._race(heat, delay)
-            if heat.entrants:
-                return self._decide(heat)
+            await self._race(hedge_race, delay)
+            if hedge_race.attempts:
+                return self._decide(hedge_race)
             # There was no thread for it.
             return await self._unhedged(proceed, call)
         finally:
-            heat.forget()
+            hedge_race.forget()
 
     async def _unhedged(self, proceed: Proceed, call: Call) -> Outcome:
         began = clock.now()
@@ -238,25 +238,25 @@ class Hedge(Policy):
             self._learn(clock.now() - began, call)
         return outcome
 
-    async def _race(self, heat: Heat, delay: float) -> None:
+    async def _race(self, hedge_race: HedgeRace, delay: float) -> None:
         """Have an answer, and nothing else under way that can be stopped."""
-        race = heat.race
+        race = hedge_race.race
         try:
             try:
-                if self._start(heat):
-                    await self._run(heat, delay)
+                if self._start(hedge_race):
+                    await self._run(hedge_race, delay)
             except GeneratorExit:
                 # The call is closed, which leaves no room to wait.
-                heat.close()
+                hedge_race.close()
                 race.abandon()
                 raise
             except BaseException:
-                heat.close()
+                hedge_race.close()
                 # NB: the one policy that waits while it unwinds: what it began
                 # must not go on where nobody sees it.
                 await race.leave(self.grace, unwinding=True)
                 raise
-            unwound = heat.close()
+            unwound = hedge_race.close()
             try:
                 await race.leave(self.grace, unwinding=unwound is not None)
                 if unwound is not None:
@@ -266,97 +266,97 @@ class Hedge(Policy):
         except GeneratorExit:
             raise
         except BaseException:
-            await heat.drop()
+            await hedge_race.drop()
             raise
 
-    async def _run(self, heat: Heat, delay: float) -> None:
+    async def _run(self, hedge_race: HedgeRace, delay: float) -> None:
         """Start hedges until there is a winner, or nobody is left."""
-        due: float | None = heat.entrants[0].began + delay
+        due: float | None = hedge_race.attempts[0].began + delay
         while True:
             # NB: first. An attempt in a thread may settle at any moment, and
             # the last one that fails must not be taken for the end of all.
-            running = heat.running
-            if heat.decided():
+            running = hedge_race.running
+            if hedge_race.decided():
                 return
-            failed = heat.made_good()
+            failed = hedge_race.take_failure()
             if failed or (due is not None and clock.now() >= due):
                 reason = "failure" if failed else "delay"
                 # One that may not start now is not tried again, unless another
                 # attempt fails.
-                more = self._hedges(heat, reason) and self._has_more(heat)
+                more = self._hedges(hedge_race, reason) and self._has_more(hedge_race)
                 due = clock.now() + delay if more else None
             elif running:
-                await heat.race.wait(due)
+                await hedge_race.race.wait(due)
             else:
                 return
 
-    def _hedges(self, heat: Heat, reason: str) -> bool:
+    def _hedges(self, hedge_race: HedgeRace, reason: str) -> bool:
         """Start a hedge; False: none may start now."""
-        call, now = heat.call, clock.now()
+        call, now = hedge_race.call, clock.now()
         if (
-            not self._has_more(heat)
-            or heat.later
-            or heat.strained
-            or heat.unrepeatable is not None
+            not self._has_more(hedge_race)
+            or hedge_race.backed_off
+            or hedge_race.hedging_discouraged
+            or hedge_race.unrepeatable is not None
             or (call.deadline is not None and now >= call.deadline)
             or not self._has_room(call)
             or (
                 self._budget is not None
                 and not self._budget.withdraw(priority=call.priority)
             )
-            or not self._start(heat)
+            or not self._start(hedge_race)
         ):
             return False
         if self._listeners:
-            elapsed = now - heat.entrants[0].began
-            number = heat.entrants[-1].call.hedge
+            elapsed = now - hedge_race.attempts[0].began
+            number = hedge_race.attempts[-1].call.hedge
             event = HedgeLaunched(self.label, call.name, number, reason, elapsed)
-            self.tell(event, call)
+            self.emit(event, call)
         return True
 
-    def _has_more(self, heat: Heat) -> bool:
-        return len(heat.entrants) < self._attempts
+    def _has_more(self, hedge_race: HedgeRace) -> bool:
+        return len(hedge_race.attempts) < self._attempts
 
     def _has_room(self, call: Call) -> bool:
         """Whether there is a thread for an attempt, if it needs one."""
         limit = self.max_threads or _THREADS
         return call.runtime.name != "sync" or len(self._threads) < limit
 
-    def _start(self, heat: Heat) -> bool:
-        entrant = Entrant(heat, len(heat.entrants), self._forget)
+    def _start(self, hedge_race: HedgeRace) -> bool:
+        attempt = HedgedAttempt(hedge_race, len(hedge_race.attempts), self._forget)
         with self._lock:
-            if not self._has_room(heat.call):
+            if not self._has_room(hedge_race.call):
                 return False
-            if heat.call.runtime.name == "sync":
-                self._threads.add(entrant)
+            if hedge_race.call.runtime.name == "sync":
+                self._threads.add(attempt)
         try:
-            started = heat.start(entrant)
+            started = hedge_race.start(attempt)
         except BaseException:
-            self._forget(entrant)
+            self._forget(attempt)
             raise
         if not started:
-            self._forget(entrant)
+            self._forget(attempt)
         return started
 
-    def _forget(self, entrant: Entrant) -> None:
-        self._threads.discard(entrant)
-        self._left.discard(entrant)
+    def _forget(self, attempt: HedgedAttempt) -> None:
+        self._threads.discard(attempt)
+        self._left.discard(attempt)
 
-    def _decide(self, heat: Heat) -> Outcome:
+    def _decide(self, hedge_race: HedgeRace) -> Outcome:
         """Learn from a heat that is over; return what the call comes to."""
-        call, winner = heat.call, heat.winner
-        left = [one for one in heat.entrants if one.outlives(self._left.add)]
-        outcome = heat.outcome(left)
+        call, winner = hedge_race.call, hedge_race.winner
+        left = [one for one in hedge_race.attempts if one.leave_behind(self._left.add)]
+        outcome = hedge_race.outcome(left)
         if winner is not None and outcome.error is None and winner.verdict is SUCCESS:
-            self._learn(heat.latency(), call)
+            self._learn(hedge_race.latency(), call)
         if self._listeners:
             if winner is not None and winner.call.hedge:
-                elapsed = winner.settled_at - heat.entrants[0].began
+                elapsed = winner.settled_at - hedge_race.attempts[0].began
                 event = HedgeWon(self.label, call.name, winner.call.hedge, elapsed)
-                self.tell(event, call)
+                self.emit(event, call)
             if any(not one.settled for one in left):
                 abandoned = CallAbandoned(self.label, call.name, self.abandoned)
-                self.tell(abandoned, call)
+                self.emit(abandoned, call)
         return outcome
 
     def _learn(self, latency: float, call: Call) -> None:
@@ -366,4 +366,4 @@ class Hedge(Policy):
                 self._latency.add(latency)
         if self._budget is not None:
             self._budget.deposit()
-            call.paid_into = self._budget
+            call.budget_paid = self._budget

@@ -12,19 +12,19 @@ from contextvars import Context
 from typing import Any
 
 from resilient._calls.call import Call, current
-from resilient._calls.outcome import Held, Outcome
+from resilient._calls.outcome import OngoingWork, Outcome
 from resilient._edges.driver import close_unbegun
-from resilient._errors.chains import family, first_of
+from resilient._errors.chains import error_chain, raise_first
 from resilient._events.listeners import log_once
-from resilient._runtimes.runtime import Mark
+from resilient._runtimes.runtime import Sentinel
 
-_MISSING: Any = Mark("<missing>")
+_MISSING: Any = Sentinel("<missing>")
 _MESSAGE = "the other attempts of the hedge failed as well"
 # NB: past `__setattr__`, which a frozen dataclass refuses.
 _CONTEXT: Any = vars(BaseException)["__context__"]
 
 
-async def dispose(outcome: Outcome, call: Call) -> None:
+async def close_result(outcome: Outcome, call: Call) -> None:
     """Close a result that nobody wants, if it can be closed."""
     value = outcome.value
     outcome.discard()
@@ -44,7 +44,7 @@ async def dispose(outcome: Outcome, call: Call) -> None:
         log_once("the result of a hedge's loser could not be closed")
 
 
-def adopt(context: Context) -> None:
+def copy_context_from(context: Context) -> None:
     """Set the context variables here as an attempt has left them."""
     for variable, value in context.items():
         # NB: its own call has ended, and stays its own.
@@ -52,10 +52,12 @@ def adopt(context: Context) -> None:
             variable.set(value)
 
 
-def attach(error: Exception, others: Sequence[Exception]) -> None:
+def chain_errors(error: Exception, others: Sequence[Exception]) -> None:
     """Hang the errors of the other attempts on the end of an error's chain."""
-    own = {id(one) for one in family(error)}
-    others = [one for one in others if not any(id(each) in own for each in family(one))]
+    own = {id(one) for one in error_chain(error)}
+    others = [
+        one for one in others if not any(id(each) in own for each in error_chain(one))
+    ]
     if not others:
         return
     last: BaseException = error
@@ -73,39 +75,39 @@ def _is_ours(error: BaseException) -> bool:
     return isinstance(error, BaseExceptionGroup) and error.message == _MESSAGE
 
 
-def joined(helds: Sequence[Held]) -> Held:
+def merge_work(works: Sequence[OngoingWork]) -> OngoingWork:
     """Return what ends when all of these have ended, and ends them early."""
-    return helds[0] if len(helds) == 1 else _Joined(helds)
+    return works[0] if len(works) == 1 else _MergedWork(works)
 
 
-class _Joined(Held):
-    __slots__ = ("_helds", "_pending")
+class _MergedWork(OngoingWork):
+    __slots__ = ("_pending", "_works")
 
-    def __init__(self, helds: Sequence[Held]) -> None:
+    def __init__(self, works: Sequence[OngoingWork]) -> None:
         super().__init__()
         # NB: a cycle, which is cut where each of them ends.
-        self._helds = helds
-        self._pending = len(helds)
-        for held in helds:
-            held.append(self._one_ended)
+        self._works = works
+        self._pending = len(works)
+        for work in works:
+            work.add_release(self._one_ended)
 
     def _one_ended(self, last: Outcome | None) -> None:
         with self._lock:
             self._pending -= 1
             if self._pending:
                 return
-        self.end(None)
+        self.finish(None)
 
-    async def discard(self) -> None:
+    async def close(self) -> None:
         # NB: not by a `close` of its own: what nobody can end goes on, and
         # permits last until it has ended, too.
         errors: list[BaseException] = []
-        for held in self._helds:
+        for work in self._works:
             try:
-                await held.discard()
+                await work.close()
             except GeneratorExit:
                 raise
             except BaseException as error:
                 errors.append(error)
         if errors:
-            raise first_of(errors)
+            raise raise_first(errors)

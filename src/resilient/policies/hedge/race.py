@@ -2,7 +2,7 @@
 
 Ground rules:
 
-* A `Heat` belongs to one call. Its attempts run in tasks or threads of their
+* A `HedgeRace` belongs to one call. Its attempts run in tasks or threads of their
   own and report to it; the call's own task or thread decides who starts, and
   leaves with what came first. `lock` is for those threads.
 * An attempt that reports is *settled*: from then on nobody interrupts it. It
@@ -10,7 +10,7 @@ Ground rules:
   ends. So a result is closed exactly once, and never the one that is returned.
 * Once the heat is *over*, whatever else comes is unwanted.
 * An attempt that is still under way when the call returns keeps its permits,
-  and those of the policies outside (`Outcome.held`), until it has ended.
+  and those of the policies outside (`Outcome.ongoing`), until it has ended.
 """
 
 from __future__ import annotations
@@ -20,23 +20,28 @@ from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from resilient._calls.call import Call, Fork
+from resilient._calls.call import Call, HedgeCall
 from resilient._calls.judging import Judge
-from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Held, Outcome
-from resilient._edges.branches import Alone
+from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, OngoingWork, Outcome
+from resilient._edges.branches import Branch
 from resilient._edges.driver import Proceed
 from resilient._errors.errors import RejectedError
 from resilient._runtimes import clock
-from resilient._runtimes.runtime import Mark
-from resilient.policies.hedge.losers import adopt, attach, dispose, joined
+from resilient._runtimes.runtime import Sentinel
+from resilient.policies.hedge.losers import (
+    chain_errors,
+    close_result,
+    copy_context_from,
+    merge_work,
+)
 
 if TYPE_CHECKING:
     from resilient._runtimes.runtime import Race
 
-_NONE_YET: Any = Mark("<none yet>")
+_NONE_YET: Any = Sentinel("<none yet>")
 
 
-class Entrant:
+class HedgedAttempt:
     """One attempt, in a task or thread of its own; a `Racer`.
 
     Attributes:
@@ -47,7 +52,7 @@ class Entrant:
         outcome: What came of it, if it is still wanted.
         verdict: What is thought of that.
         context: The context variables as it left them.
-        held: What lasts until it has ended, where nobody waits for that.
+        ongoing: What lasts until it has ended, where nobody waits for that.
     """
 
     __slots__ = (
@@ -59,8 +64,8 @@ class Entrant:
         "call",
         "context",
         "failed",
-        "held",
         "name",
+        "ongoing",
         "outcome",
         "settled",
         "settled_at",
@@ -68,36 +73,38 @@ class Entrant:
     )
 
     def __init__(
-        self, heat: Heat, hedge: int, forget: Callable[[Entrant], None]
+        self, hedge_race: HedgeRace, hedge: int, forget: Callable[[HedgedAttempt], None]
     ) -> None:
-        self.call = Fork(heat.call, hedge)
-        self.name: str = f"{heat.call.name} hedge {hedge}" if hedge else heat.call.name
+        self.call = HedgeCall(hedge_race.call, hedge)
+        self.name: str = (
+            f"{hedge_race.call.name} hedge {hedge}" if hedge else hedge_race.call.name
+        )
         self.began = self.settled_at = clock.now()
         self.settled = self.failed = self._ended = False
         self.outcome: Outcome | None = None
         self.verdict = IGNORED
         self.context: Context | None = None
-        self.held: Held | None = None
+        self.ongoing: OngoingWork | None = None
         # What of its own work outlives it.
-        self._stays: Held | None = None
-        self._heat = heat
+        self._stays: OngoingWork | None = None
+        self._heat = hedge_race
         self._forget = forget
 
     async def run(self) -> None:
-        heat = self._heat
+        hedge_race = self._heat
         try:
             # NB: a thread may come to its first step after all is over.
-            if not heat.over:
-                alone = Alone(heat.proceed, self.call)
+            if not hedge_race.is_decided:
+                alone = Branch(hedge_race.proceed, self.call)
                 await alone.run()
                 self.call.end()
-                unwanted = heat.settle(self, alone)
+                unwanted = hedge_race.settle(self, alone)
                 if unwanted:
-                    with heat.race.cleanup(self):
+                    with hedge_race.race.cleanup(self):
                         while unwanted:
-                            await dispose(unwanted.pop(), self.call)
+                            await close_result(unwanted.pop(), self.call)
         except BaseException as error:
-            heat.unwind(self, error)
+            hedge_race.unwind(self, error)
         finally:
             if not self._ended:
                 self.ended()
@@ -107,24 +114,24 @@ class Entrant:
             self._heat.unwind(self, error)
         self.call.end()
         self._ended = True
-        # NB: after the flag; `outlives` looks at it last.
+        # NB: after the flag; `leave_behind` looks at it last.
         self._forget(self)
-        if self.held is None:
+        if self.ongoing is None:
             return
         if self._stays is None:
-            self.held.end(None)
+            self.ongoing.finish(None)
         else:
-            self._stays.append(self.held.end)
+            self._stays.add_release(self.ongoing.finish)
 
-    def stays(self, held: Held | None) -> None:
+    def stays(self, work: OngoingWork | None) -> None:
         """Have work that it left behind counted as part of it."""
-        self._stays = held
+        self._stays = work
 
-    def outlives(self, remember: Callable[[Entrant], None]) -> bool:
-        """Whether it is still under way; if so it holds what stays held."""
+    def leave_behind(self, remember: Callable[[HedgedAttempt], None]) -> bool:
+        """Return whether it still runs; if so its permits are kept until it ends."""
         if self._ended:
             return False
-        self.held = Held()
+        self.ongoing = OngoingWork()
         remember(self)
         # NB: it may have ended since, and found nothing to give back.
         if self._ended:
@@ -133,7 +140,7 @@ class Entrant:
         return True
 
 
-class Heat:
+class HedgeRace:
     """See the module.
 
     Attributes:
@@ -147,16 +154,16 @@ class Heat:
 
     __slots__ = (
         "_errors",
-        "_helds",
         "_judge",
         "_kept",
         "_lock",
         "_unwound",
+        "_works",
+        "attempts",
+        "backed_off",
         "call",
-        "entrants",
         "failures",
-        "later",
-        "over",
+        "is_decided",
         "proceed",
         "race",
         "running",
@@ -173,10 +180,10 @@ class Heat:
         self.call = call
         self.proceed = proceed
         self.race = race
-        self.entrants: list[Entrant] = []
+        self.attempts: list[HedgedAttempt] = []
         self.running = self.failures = 0
-        self.later = self.over = False
-        self.winner: Entrant | None = None
+        self.backed_off = self.is_decided = False
+        self.winner: HedgedAttempt | None = None
         self._judge = judge
         self._lock = threading.Lock()
         # What ended an attempt and was no outcome: it is raised for all.
@@ -186,34 +193,34 @@ class Heat:
         # The value that won.
         self._kept: Any = _NONE_YET
         # Of work that outlives the attempt that began it.
-        self._helds: list[Held] = []
+        self._works: list[OngoingWork] = []
 
     @property
-    def strained(self) -> bool:
+    def hedging_discouraged(self) -> bool:
         """Whether a policy further in wants no more attempts."""
-        return any(entrant.call.strained for entrant in self.entrants)
+        return any(attempt.call.hedging_discouraged for attempt in self.attempts)
 
     @property
     def unrepeatable(self) -> str | None:
         """Why there must not be another attempt, if an attempt says so."""
-        calls = [self.call, *(entrant.call for entrant in self.entrants)]
+        calls = [self.call, *(attempt.call for attempt in self.attempts)]
         return next((one.unrepeatable for one in calls if one.unrepeatable), None)
 
-    def start(self, entrant: Entrant) -> bool:
+    def start(self, attempt: HedgedAttempt) -> bool:
         """Let an attempt begin; False: there is no thread for it."""
-        self.entrants.append(entrant)
+        self.attempts.append(attempt)
         with self._lock:
             self.running += 1
-        if self.race.start(entrant):
+        if self.race.start(attempt):
             return True
-        self.entrants.pop()
+        self.attempts.pop()
         with self._lock:
             self.running -= 1
         return False
 
     # -- What attempts report
 
-    def settle(self, entrant: Entrant, alone: Alone) -> list[Outcome]:
+    def settle(self, attempt: HedgedAttempt, alone: Branch) -> list[Outcome]:
         """Take what came of an attempt; return what it is to dispose of."""
         outcome, alone.outcome = alone.outcome, None
         assert outcome is not None
@@ -223,37 +230,37 @@ class Heat:
         answered = not isinstance(outcome.error, RejectedError)
         unwanted: list[Outcome] = []
         with self._lock:
-            entrant.settled, entrant.settled_at = True, clock.now()
-            entrant.verdict = verdict
-            first = self.entrants[0] if self.entrants else entrant
+            attempt.settled, attempt.settled_at = True, clock.now()
+            attempt.verdict = verdict
+            first = self.attempts[0] if self.attempts else attempt
             won = False
-            if self.over:
-                entrant.stays(outcome.held)
+            if self.is_decided:
+                attempt.stays(outcome.ongoing)
                 unwanted.append(outcome)
             elif answered and verdict in (SUCCESS, IGNORED):
-                self.over = won = True
+                self.is_decided = won = True
                 self._kept = outcome.value
                 if first.outcome is not None:
                     unwanted.append(first.outcome)
                     first.outcome = None
             else:
-                entrant.failed = True
+                attempt.failed = True
                 self.failures += 1
                 if verdict is not FAILURE or (outcome.retry_after or 0) > 0:
-                    self.later = True
-                if entrant is not first:
+                    self.backed_off = True
+                if attempt is not first:
                     if outcome.error is not None:
                         self._errors.append(outcome.error)
                     unwanted.append(outcome)
-            if won or not self.over:
-                if outcome.held is not None:
-                    self._helds.append(outcome.held)
-                if won or entrant is first:
-                    entrant.outcome, entrant.context = outcome, copy_context()
+            if won or not self.is_decided:
+                if outcome.ongoing is not None:
+                    self._works.append(outcome.ongoing)
+                if won or attempt is first:
+                    attempt.outcome, attempt.context = outcome, copy_context()
             kept = self._kept
             # NB: these last, for the call looks at them without the lock.
             if won:
-                self.winner = entrant
+                self.winner = attempt
             self.running -= 1
         # NB: attempts may all return one object, which the caller now has.
         unwanted = [
@@ -261,17 +268,17 @@ class Heat:
         ]
         if not unwanted:
             # NB: before the call goes on, which may be its policy's next.
-            entrant.ended()
+            attempt.ended()
         self.race.wake()
         return unwanted
 
-    def unwind(self, entrant: Entrant, error: BaseException) -> None:
+    def unwind(self, attempt: HedgedAttempt, error: BaseException) -> None:
         """Take what ended an attempt and was no outcome."""
         with self._lock:
-            if entrant.settled:
+            if attempt.settled:
                 return
-            entrant.settled = entrant.failed = True
-            if not self.over and self._unwound is None:
+            attempt.settled = attempt.failed = True
+            if not self.is_decided and self._unwound is None:
                 self._unwound = error
             self.running -= 1
         self.race.wake()
@@ -282,7 +289,7 @@ class Heat:
         """Whether there is a winner, or something that unwinds the call."""
         return self.winner is not None or self._unwound is not None
 
-    def made_good(self) -> bool:
+    def take_failure(self) -> bool:
         """Whether an attempt failed for which a hedge may start at once."""
         if not self.failures:
             return False
@@ -296,21 +303,21 @@ class Heat:
         Threads, which nothing else can stop, are told by their deadline.
         """
         with self._lock:
-            self.over = True
+            self.is_decided = True
             unwound, self._unwound = self._unwound, None
         if self.call.runtime.name == "sync":
-            for entrant in self.entrants:
-                if not entrant.settled:
-                    entrant.call.deadline = entrant.began
+            for attempt in self.attempts:
+                if not attempt.settled:
+                    attempt.call.deadline = attempt.began
         return unwound
 
     async def drop(self) -> None:
         """Close what was wanted until now."""
-        for entrant in self.entrants:
-            if entrant.outcome is not None:
-                outcome, entrant.outcome = entrant.outcome, None
-                with self.race.cleanup(entrant):
-                    await dispose(outcome, entrant.call)
+        for attempt in self.attempts:
+            if attempt.outcome is not None:
+                outcome, attempt.outcome = attempt.outcome, None
+                with self.race.cleanup(attempt):
+                    await close_result(outcome, attempt.call)
 
     def latency(self) -> float:
         """Return how long the call waited for its answer.
@@ -322,25 +329,25 @@ class Heat:
         that is known of it, and all that a percentile needs.
         """
         assert self.winner is not None
-        began = min(one.began for one in self.entrants if not one.failed)
+        began = min(one.began for one in self.attempts if not one.failed)
         return self.winner.settled_at - began
 
-    def outcome(self, left: Sequence[Entrant]) -> Outcome:
+    def outcome(self, left: Sequence[HedgedAttempt]) -> Outcome:
         """Return what the call comes to; what is `left` may hold permits."""
-        chosen = self.winner or self.entrants[0]
+        chosen = self.winner or self.attempts[0]
         outcome, chosen.outcome = chosen.outcome, None
         assert outcome is not None
         if self.winner is None and outcome.error is not None:
-            attach(outcome.error, self._errors)
+            chain_errors(outcome.error, self._errors)
         call = self.call
         call.classified = call.classified or chosen.call.classified
-        call.paid_into = chosen.call.paid_into or call.paid_into
+        call.budget_paid = chosen.call.budget_paid or call.budget_paid
         call.unrepeatable = self.unrepeatable
         assert chosen.context is not None
-        adopt(chosen.context)
-        self._helds += [one.held for one in left if one.held is not None]
-        if self._helds:
-            outcome.held = joined(self._helds)
+        copy_context_from(chosen.context)
+        self._works += [one.ongoing for one in left if one.ongoing is not None]
+        if self._works:
+            outcome.ongoing = merge_work(self._works)
         return outcome
 
     def forget(self) -> None:
@@ -348,6 +355,6 @@ class Heat:
 
         NB: they would be cycles: an error keeps the frames it came through.
         """
-        self.entrants = []
+        self.attempts = []
         self.winner = None
         self._errors = []

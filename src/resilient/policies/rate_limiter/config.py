@@ -2,7 +2,7 @@
 
 Ground rules:
 
-* `Terms` never change. Limiters made alike share one object, for a `PerKey`
+* `LimiterConfig` never change. Limiters made alike share one object, for a `PerKey`
   may hold ten thousand of them, which then differ in what was taken alone.
 * A cost is translated here, once for a fixed one, into an amount for each
   limit; one that could never be taken at once is an error, not a wait.
@@ -34,7 +34,7 @@ __all__ = [
     "Algorithm",
     "Cost",
     "Limit",
-    "Terms",
+    "LimiterConfig",
     "checked_limits",
     "copied_cost",
     "terms",
@@ -89,7 +89,7 @@ class Limit(Record):
         return text + (")" if self.burst is None else f", burst={self.burst!r})")
 
 
-class Terms:
+class LimiterConfig:
     """What a limiter was made with; limiters made alike share one.
 
     Attributes:
@@ -107,8 +107,8 @@ class Terms:
         "__weakref__",
         "algorithm",
         "amounts",
-        "corrigible",
         "cost",
+        "cost_may_change",
         "each",
         "limits",
         "max_wait",
@@ -138,7 +138,7 @@ class Terms:
         self.each = limits or (() if single is None else (single,))
         self.units = frozenset([limit.unit for limit in self.each])
         self.rules = tuple([self._rule_for(limit) for limit in self.each])
-        self.corrigible = limits is not None or cost != 1
+        self.cost_may_change = limits is not None or cost != 1
         self.amounts = None if callable(cost) else self.amounts_of(cost)
 
     def _rule_for(self, limit: Limit) -> RateLimit:
@@ -158,7 +158,7 @@ class Terms:
             return copy(self.rules[0]), ()
         return None, tuple([copy(rule) for rule in self.rules])
 
-    def with_limit(self, place: int, limit: Limit) -> Terms:
+    def with_limit(self, place: int, limit: Limit) -> LimiterConfig:
         if self.limits is None:
             return terms(limit, None, self.max_wait, self.cost, self.algorithm)
         limits = (*self.limits[:place], limit, *self.limits[place + 1 :])
@@ -228,7 +228,7 @@ def _refuse_unseen(cost: object) -> None:
         raise TypeError(f"`cost` must be a number, got an object of {type(cost)}")
 
 
-_shared: WeakValueDictionary[tuple[object, ...], Terms] = WeakValueDictionary()
+_shared: WeakValueDictionary[tuple[object, ...], LimiterConfig] = WeakValueDictionary()
 
 
 def terms(
@@ -237,7 +237,7 @@ def terms(
     max_wait: float | None,
     cost: Cost,
     algorithm: Algorithm,
-) -> Terms:
+) -> LimiterConfig:
     """Return the terms of these arguments: the same object for equal ones."""
     # NB: with the type, or a cost of True would pass for a 1 seen before.
     key = (single, limits, max_wait, cost, type(cost), algorithm)
@@ -245,9 +245,9 @@ def terms(
         known = _shared.get(key)
     except TypeError:
         # A dict has no hash.
-        return Terms(single, limits, max_wait, cost, algorithm)
+        return LimiterConfig(single, limits, max_wait, cost, algorithm)
     if known is None:
-        known = _shared[key] = Terms(single, limits, max_wait, cost, algorithm)
+        known = _shared[key] = LimiterConfig(single, limits, max_wait, cost, algorithm)
     return known
 
 

@@ -31,17 +31,17 @@ class Ticket(Wait):
         missing: Seconds it would have had to wait, once it is rejected.
     """
 
-    __slots__ = ("amounts", "latest", "missing", "patience")
+    __slots__ = ("amounts", "give_up_at", "latest", "missing")
 
     def __init__(
         self,
         waiter: Waiter,
         amounts: tuple[float, ...],
         latest: float,
-        patience: float,
+        give_up_at: float,
     ) -> None:
         super().__init__(waiter, None)
-        self.patience: float = patience
+        self.give_up_at: float = give_up_at
         self.amounts: tuple[float, ...] = amounts
         self.latest: float = latest
         self.missing: float = 0.0
@@ -81,12 +81,12 @@ class Queue:
         return list(map(math.fsum, zip(*[one.amounts for one in until], strict=True)))
 
 
-def latest_start(call: Call, patience: float) -> float:
+def latest_start(call: Call, give_up_at: float) -> float:
     """Return when a wait of `call` has to be over, at the latest."""
-    if call.deadline is not None and call.deadline <= patience:
+    if call.deadline is not None and call.deadline <= give_up_at:
         # An attempt starts while any time is left.
         return math.nextafter(call.deadline, -math.inf)
-    return patience
+    return give_up_at
 
 
 def sums(these: Iterable[float], those: Iterable[float]) -> list[float]:
@@ -112,7 +112,7 @@ class BookedCost:
         self._at = at
         self._settled: frozenset[str] = frozenset()
 
-    def settle(self, costs: Mapping[str, float]) -> frozenset[str]:
+    def correct(self, costs: Mapping[str, float]) -> frozenset[str]:
         for unit, cost in costs.items():
             number(unit, cost, minimum=0)
         due = {unit: costs[unit] for unit in costs.keys() - self._settled}

@@ -16,7 +16,12 @@ from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
 from resilient._errors.errors import RateLimitedError, RejectedError
 from resilient._machines.rate_limits import RateLimit
-from resilient._policy.admission import Admission, AdmissionPolicy, Returnable, Wait
+from resilient._policy.admission import (
+    Admission,
+    AdmissionPolicy,
+    DeferredRelease,
+    Wait,
+)
 from resilient._runtimes import clock
 from resilient._values.checks import number, plain
 from resilient._values.checks import seconds as seconds_argument
@@ -51,7 +56,7 @@ _SEVERAL: Final = object()
 _NO_TICKETS: Final[list[Ticket]] = []
 
 
-class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
+class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     """Let calls pass at a limited rate; let few or none wait for it.
 
     A wait is computed first: one that cannot fit `max_wait` or the deadline is
@@ -71,7 +76,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             until its deadline.
         cost: What a call takes: a number, a dict by unit, or a function of
             the `Call` that returns either. Where the true cost is known only
-            afterwards, ``current_call().settle(tokens=812)`` books the
+            afterwards, ``current_call().set_cost(tokens=812)`` books the
             difference (for a cost other than 1, or `limits`: a limiter that
             only counts calls has nothing to correct).
         algorithm: "token_bucket" (even, with bursts), "sliding_window" (never
@@ -89,12 +94,12 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
     Source: see `resilient._machines.rate_limits`.
     """
 
-    __slots__ = ("_line", "_lock", "_origin", "_returned", "_rule", "_rules", "_terms")
+    __slots__ = ("_config", "_deferred", "_line", "_lock", "_origin", "_rule", "_rules")
 
     # What was taken is taken, whenever the stream ends.
     holds_streams = False
 
-    counters: tuple[tuple[str, ...], ...] = (
+    metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "RateLimitedError", "enforced"),
         ("resilient.permit.waits",),
     )
@@ -114,7 +119,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         super().__init__(name)
         if (rate is None) == (limits is None):
             raise TypeError("RateLimiter takes exactly one of `rate` and `limits`")
-        self._terms = terms(
+        self._config = terms(
             None if rate is None else Limit(rate, per=per, burst=burst),
             None if limits is None else checked_limits(limits, per, burst),
             None if max_wait is None else seconds_argument("max_wait", max_wait),
@@ -122,52 +127,52 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             algorithm,
         )
         self._lock = threading.Lock()
-        self._returned: list[Ticket] = _NO_TICKETS
+        self._deferred: list[Ticket] = _NO_TICKETS
         self._line: Queue | None = None
         # The origin of the HTTP requests that pass; `_SEVERAL` once there are.
         self._origin: object = None
         # Nearly always there is one, of which a tuple would take 48 bytes.
-        self._rule, self._rules = self._terms.new_rules()
+        self._rule, self._rules = self._config.new_rules()
 
     @property
     def rate(self) -> float | None:
         """Units per `per` seconds; None where there are `limits`."""
-        return None if self._terms.single is None else self._terms.single.rate
+        return None if self._config.single is None else self._config.single.rate
 
     @property
     def per(self) -> float:
         """Seconds; 1.0 where there are `limits`."""
-        return 1.0 if self._terms.single is None else self._terms.single.per
+        return 1.0 if self._config.single is None else self._config.single.per
 
     @property
     def burst(self) -> float | None:
         """What may be taken at once; None: the default, or see `limits`."""
-        return None if self._terms.single is None else self._terms.single.burst
+        return None if self._config.single is None else self._config.single.burst
 
     @property
     def max_wait(self) -> float | None:
         """Seconds that a call may wait; None: until its deadline."""
-        return self._terms.max_wait
+        return self._config.max_wait
 
     @property
     def cost(self) -> Cost:
         """What a call takes."""
-        return self._terms.cost
+        return self._config.cost
 
     @property
     def algorithm(self) -> Algorithm:
         """How it counts."""
-        return self._terms.algorithm
+        return self._config.algorithm
 
     @property
     def units(self) -> frozenset[str]:
         """What it counts: "requests", unless `limits` say otherwise."""
-        return self._terms.units
+        return self._config.units
 
     @property
     def limits(self) -> tuple[Limit, ...] | None:
         """The limits, where there are several."""
-        return self._terms.limits
+        return self._config.limits
 
     # -- Calls
 
@@ -179,7 +184,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         # line in a frame that can take it out again.
         if not self._keeps_rules:
             return super().around(proceed, call)
-        amounts = self._terms.amounts
+        amounts = self._config.amounts
         if amounts is None:
             amounts = self._computed(call)
         now = clock.now()
@@ -193,11 +198,11 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
                 wait = rule.try_take(now, amounts[0])
         finally:
             lock.release()
-            if self._returned:
-                self._drain()
+            if self._deferred:
+                self._release_deferred()
         if wait != 0.0:
             return self._around_late(proceed, call, amounts, wait)
-        if self._terms.corrigible or call.limiters is not None:
+        if self._config.cost_may_change or call.limiters is not None:
             self._note(call, amounts, now)
         return proceed(call)
 
@@ -212,7 +217,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         return await proceed(call)
 
     def admit(self, call: Call) -> Admission:
-        amounts = self._terms.amounts or self._computed(call)
+        amounts = self._config.amounts or self._computed(call)
         now = clock.now()
         with self._locked():
             wait = self._try_take_locked(now, amounts)
@@ -223,7 +228,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
 
     def _computed(self, call: Call) -> tuple[float, ...]:
         """Return what the cost function says that a call takes."""
-        terms = self._terms
+        terms = self._config
         assert callable(terms.cost)
         return terms.amounts_of(terms.cost(call), computed=True)
 
@@ -238,10 +243,10 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             if wait == 0.0:
                 self._note(call, amounts, now)
                 return _PERMIT
-        patience = self._patience(now)
-        latest = latest_start(call, patience)
+        give_up_at = self._give_up_at(now)
+        latest = latest_start(call, give_up_at)
         if now + wait <= latest:
-            ticket = Ticket(call.runtime.waiter(call), amounts, latest, patience)
+            ticket = Ticket(call.runtime.waiter(call), amounts, latest, give_up_at)
             with self._locked():
                 # NB: others may have come or gone meanwhile.
                 wait = self._try_take_locked(now, amounts)
@@ -251,7 +256,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             if wait == 0.0:
                 self._note(call, amounts, now)
                 return _PERMIT
-        return self._rejection(call, wait, fits=now + wait <= patience)
+        return self._rejection(call, wait, fits=now + wait <= give_up_at)
 
     def readmit(self, wait: Ticket, call: Call) -> Admission:
         now = clock.now()
@@ -260,17 +265,17 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             line = self._line
             if line is None or wait not in line.tickets:
                 # A change of the rate put it out of the line.
-                fits = now + wait.missing <= wait.patience
+                fits = now + wait.missing <= wait.give_up_at
                 return self._rejection(call, wait.missing, fits=fits)
             if line.first is wait:
-                wait.missing = self._alone_locked(now, wait.amounts)
+                wait.missing = self._wait_of_head_locked(now, wait.amounts)
                 if wait.missing > 0.0 and now + wait.missing <= wait.latest:
                     wait.until, wait.sleeps = now + wait.missing, True
                     return wait
             elif now < wait.latest:
                 return wait
             else:
-                wait.missing = self._together_locked(now, line.total_until(wait))
+                wait.missing = self._wait_of_queue_locked(now, line.total_until(wait))
             granted = wait.missing == 0.0 and not overdue
             if granted:
                 self._take_locked(now, wait.amounts)
@@ -278,11 +283,11 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         if granted:
             self._note(call, wait.amounts, now)
             return _PERMIT
-        fits = now + wait.missing <= wait.patience
+        fits = now + wait.missing <= wait.give_up_at
         return self._rejection(call, wait.missing, fits=fits)
 
     def withdraw(self, wait: Ticket) -> None:
-        self._give_back(wait)
+        self._release(wait)
 
     def settle(self, permit: object, outcome: Outcome | None) -> None:
         # What was taken is taken, however the call went.
@@ -290,11 +295,11 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
 
     def _note(self, call: Call, amounts: tuple[float, ...], now: float) -> None:
         """Tell the call what was taken for it, if somebody may want to know."""
-        if self._terms.corrigible:
+        if self._config.cost_may_change:
             if call.bookings is None:
                 call.bookings = {}
             call.bookings[self] = BookedCost(
-                self._correct, self._terms.units, amounts, now
+                self._correct, self._config.units, amounts, now
             )
         if call.limiters is not None:
             self._see(call.key)
@@ -325,15 +330,15 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         """Book the difference to the `amounts` that were taken at `at`."""
         now = clock.now()
         with self._locked() as woken:
-            limits = self._terms.each
+            limits = self._config.each
             for limit, rule, amount in zip(limits, self._each(), amounts, strict=True):
                 if limit.unit in costs:
                     rule.book(now, costs[limit.unit] - amount, since=at)
             woken += [] if self._line is None else [self._line.first]
 
-    def _patience(self, now: float) -> float:
+    def _give_up_at(self, now: float) -> float:
         """Return when a wait that begins now has been as long as it may be."""
-        max_wait = self._terms.max_wait
+        max_wait = self._config.max_wait
         # NB: endless waits are fine, waits for what never comes are not.
         return LAST_MOMENT if max_wait is None else now + max_wait
 
@@ -346,9 +351,9 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             fits: Whether `max_wait` is long enough: it is the deadline then.
         """
         error = RateLimitedError(
-            self.name_in(call),
+            self.error_name(call),
             wait if wait < math.inf else None,
-            self._terms.max_wait or 0.0,
+            self._config.max_wait or 0.0,
         )
         error.by_deadline = fits
         return error
@@ -361,20 +366,20 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
     def _try_take_locked(self, now: float, amounts: tuple[float, ...]) -> float:
         """Take what can be taken now; return the wait, 0.0 if it was taken."""
         if self._line is None:
-            wait = self._alone_locked(now, amounts)
+            wait = self._wait_of_head_locked(now, amounts)
             if wait == 0.0:
                 self._take_locked(now, amounts)
             return wait
         if not any(amounts):
             # A free call waits for nobody.
             return 0.0
-        wait = self._together_locked(now, sums(self._line.total, amounts))
+        wait = self._wait_of_queue_locked(now, sums(self._line.total, amounts))
         if wait == 0.0:
             # Those in line are due too, and only not awake yet.
             self._take_locked(now, amounts)
         return wait
 
-    def _alone_locked(self, now: float, amounts: tuple[float, ...]) -> float:
+    def _wait_of_head_locked(self, now: float, amounts: tuple[float, ...]) -> float:
         """Return the wait of the first in line; infinite if it never fits."""
         wait = 0.0
         for rule, amount in zip(self._each(), amounts, strict=True):
@@ -383,7 +388,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             wait = max(wait, rule.wait(now, amount))
         return wait
 
-    def _together_locked(self, now: float, amounts: Iterable[float]) -> float:
+    def _wait_of_queue_locked(self, now: float, amounts: Iterable[float]) -> float:
         """Return the wait until a line that wants so much will have had it."""
         rules = zip(self._each(), amounts, strict=True)
         return max([rule.wait(now, amount) for rule, amount in rules])
@@ -395,10 +400,10 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
     def _join_locked(self, ticket: Ticket, until: float) -> None:
         """Put a ticket at the end of the line."""
         if self._line is None:
-            self._line = Queue(len(self._terms.each))
-            if self._returned is _NO_TICKETS:
+            self._line = Queue(len(self._config.each))
+            if self._deferred is _NO_TICKETS:
                 # NB: under the lock, and before anybody may return anything.
-                self._returned = []
+                self._deferred = []
             ticket.until, ticket.sleeps = until, True
         else:
             ticket.until = None if ticket.latest == LAST_MOMENT else ticket.latest
@@ -416,16 +421,16 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             return []
         return [line.first] if was_first else []
 
-    def _judge_anew_locked(self, now: float) -> list[Ticket]:
+    def _recheck_waiters_locked(self, now: float) -> list[Ticket]:
         """Put out of line who no longer fits; return whom to wake."""
         woken: list[Ticket] = []
         if self._line is not None:
-            ahead = Queue(len(self._terms.each))
+            ahead = Queue(len(self._config.each))
             for ticket in self._line.tickets:
                 ahead.join(ticket)
                 ticket.missing = max(
-                    self._alone_locked(now, ticket.amounts),
-                    self._together_locked(now, ahead.total),
+                    self._wait_of_head_locked(now, ticket.amounts),
+                    self._wait_of_queue_locked(now, ahead.total),
                 )
                 if now + ticket.missing > ticket.latest:
                     ahead.leave(ticket)
@@ -434,15 +439,15 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             woken += [ahead.first] if ahead.tickets else []
         return woken
 
-    def _take_back_locked(self, item: Ticket) -> list[Ticket]:
+    def _release_locked(self, item: Ticket) -> list[Ticket]:
         return self._leave_locked(item)
 
-    def _follow_up(self, effects: list[Ticket]) -> None:
+    def _after_unlock(self, effects: list[Ticket]) -> None:
         """Wake those who have to look anew."""
         for ticket in effects:
             if not ticket.waiter.wake():
                 # Its event loop is gone: the next one is first.
-                self._returned.append(ticket)
+                self._deferred.append(ticket)
 
     # -- Live changes
 
@@ -474,19 +479,19 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         """
         now = clock.now()
         with self._locked() as woken:
-            place = self._terms.place_of(unit)
-            old = self._terms.each[place]
+            place = self._config.place_of(unit)
+            old = self._config.each[place]
             limit = Limit(
                 rate,
                 per=old.per if per is None else per,
                 unit=old.unit,
                 burst=old.burst if burst is None else burst,
             )
-            self._terms = self._terms.with_limit(place, limit)
+            self._config = self._config.with_limit(place, limit)
             self._each()[place].change(now, limit.rate, limit.per, limit.burst)
-            woken += self._judge_anew_locked(now)
+            woken += self._recheck_waiters_locked(now)
 
-    def update(
+    def learn(
         self,
         remaining: float,
         reset: float | timedelta,
@@ -514,7 +519,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         Raises:
             TypeError, ValueError: No such limit, or not numbers.
         """
-        place = self._terms.place_of(unit)
+        place = self._config.place_of(unit)
         number("remaining", remaining, minimum=0)
         reset = seconds_argument("reset", reset)
         most = (
@@ -527,11 +532,11 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
             if origin is not None and self._origin is _SEVERAL:
                 return
             self._each()[place].learn(now, remaining, reset, most)
-            woken += self._judge_anew_locked(now)
+            woken += self._recheck_waiters_locked(now)
 
     def available(self, unit: str | None = None) -> float:
         """Return the units that could be taken now; below 0 in debt."""
-        place = self._terms.place_of(unit)
+        place = self._config.place_of(unit)
         with self._locked():
             return self._each()[place].level(clock.now())
 
@@ -545,7 +550,7 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
         now = clock.now()
         levels: dict[str, float] = {}
         with self._locked():
-            for limit, rule in zip(self._terms.each, self._each(), strict=True):
+            for limit, rule in zip(self._config.each, self._each(), strict=True):
                 level = rule.level(now)
                 levels[limit.unit] = min(level, levels.get(limit.unit, level))
         return {"limiter.tokens": levels, "limiter.queued": self.queued}
@@ -553,10 +558,10 @@ class RateLimiter(AdmissionPolicy, Returnable, short_way=True):
     def reset(self) -> None:
         """Forget what was taken, not the rate. Who waits goes on at once."""
         with self._locked() as woken:
-            self._rule, self._rules = self._terms.new_rules()
+            self._rule, self._rules = self._config.new_rules()
             woken += [] if self._line is None else [self._line.first]
 
-    def fresh(self) -> bool:
+    def is_pristine(self) -> bool:
         now = clock.now()
         with self._locked():
             return self._line is None and all(
