@@ -105,6 +105,14 @@ def test_few_snippets_are_skipped() -> None:
     assert SKIPPED_AT_MOST >= len(skipped), skipped
 
 
+@pytest.mark.parametrize("page", PAGES, ids=path_in_project)
+def test_every_snippet_stands_at_the_margin(page: Path) -> None:
+    """One that is indented, as in a list, would not be run."""
+    text = page.read_text("utf-8")
+
+    assert [] == re.findall(r"^[ >]+```python.*$", text, re.M)
+
+
 def test_every_example_is_shown_verbatim() -> None:
     """The documentation includes each example, whole and only once."""
     shown = [
