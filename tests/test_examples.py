@@ -26,6 +26,7 @@ SHOWN = {
     "12_share_identical_calls": "100 errors, rendered 1 time: ConnectionError",
     "13_answer_from_stale_cache": "ConnectionError, 1800 s old:\nclosed, after half",
     "14_ramp_traffic_back": "(ramp_over)\n  1279 of 4000 answered; it broke down 0",
+    "15_write_a_policy": "  token 1\nsugar, ordered with token 1\n",
 }
 
 
