@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import rules
 
 project = "resilient"
 author = "resilient contributors"
@@ -26,3 +32,17 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 myst_heading_anchors = 3
+
+
+def _with_lines(app: Any, docname: str, source: list[str]) -> None:
+    """Write the lines into the index of rules, where they are right."""
+    if (
+        docname
+        == rules.PAGE.relative_to(rules.PAGE.parents[1]).with_suffix("").as_posix()
+    ):
+        source[0] = rules.with_lines(source[0])
+
+
+def setup(app: Any) -> None:
+    """Have Sphinx ask for it."""
+    app.connect("source-read", _with_lines)
