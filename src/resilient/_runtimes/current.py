@@ -49,22 +49,31 @@ def current_runtime(call: Caller) -> Runtime:
 
 def _load_asyncio() -> tuple[Callable[[], Any], Runtime] | None:
     global _asyncio
-    asyncio = sys.modules.get("asyncio")
-    # NB: another thread may be in the middle of importing it.
-    if asyncio is None or not hasattr(asyncio, "current_task"):
+    current_task = loaded("asyncio", "current_task")
+    if current_task is None:
         return None
     from resilient._runtimes.asyncio import ASYNCIO
 
-    _asyncio = asyncio.current_task, ASYNCIO
+    _asyncio = current_task, ASYNCIO
     return _asyncio
 
 
 def _load_trio() -> tuple[Callable[[], bool], Runtime] | None:
     global _trio
-    trio = sys.modules.get("trio")
-    if trio is None or not hasattr(trio, "lowlevel"):
+    in_trio_task = loaded("trio.lowlevel", "in_trio_task")
+    if in_trio_task is None:
         return None
     from resilient._runtimes.trio import TRIO
 
-    _trio = trio.lowlevel.in_trio_task, TRIO
+    _trio = in_trio_task, TRIO
     return _trio
+
+
+def loaded(module: str, name: str) -> Any:
+    """Return what a module calls `name`, if the process has loaded it.
+
+    Returns:
+        None too while another thread is in the middle of importing the module:
+        nothing of it runs on this thread yet.
+    """
+    return getattr(sys.modules.get(module), name, None)

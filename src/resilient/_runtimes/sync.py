@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resilient._errors.warnings import warn
 from resilient._runtimes import clock
+from resilient._runtimes.current import loaded
 from resilient._runtimes.runtime import IN_TIME, End, ForkAware
 
 if TYPE_CHECKING:
@@ -145,11 +145,11 @@ class UnenforceableLimit:
 
 def loop_runs_here() -> bool:
     """Whether this thread runs an event loop."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
+    running_loop = loaded("asyncio", "_get_running_loop")
+    if running_loop is not None and running_loop() is not None:
         return True
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())
+    in_trio_run = loaded("trio.lowlevel", "in_trio_run")
+    return in_trio_run is not None and bool(in_trio_run())
 
 
 _warned = False

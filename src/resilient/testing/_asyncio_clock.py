@@ -12,13 +12,13 @@ import asyncio
 import concurrent.futures
 import math
 import selectors
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
+from resilient._runtimes.current import loaded
 from resilient.testing import _stacks
 from resilient.testing._virtual_clock import (
     PATIENCE,
@@ -220,8 +220,7 @@ class _Job:
 
 def _anyio_threads_at_work(loop: asyncio.AbstractEventLoop) -> list[int | None]:
     """Return the busy ones of anyio's own worker threads for this loop."""
-    backend = sys.modules.get("anyio._backends._asyncio")
-    kind: Any = getattr(backend, "WorkerThread", ())
+    kind: Any = loaded("anyio._backends._asyncio", "WorkerThread") or ()
     threads: list[Any] = [
         thread for thread in threading.enumerate() if isinstance(thread, kind)
     ]

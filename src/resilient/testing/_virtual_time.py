@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
 
+from resilient._runtimes.sync import loop_runs_here
 from resilient.testing._virtual_clock import (
     VirtualClock,
     VirtualTimeError,
@@ -177,11 +177,7 @@ def check_backend(name: str) -> None:
 
 def refuse_inside_loop(what: str) -> None:
     """Refuse to make time virtual under an event loop that runs in real time."""
-    asyncio = sys.modules.get("asyncio")
-    trio = sys.modules.get("trio")
-    if (asyncio is not None and asyncio._get_running_loop() is not None) or (
-        trio is not None and trio.lowlevel.in_trio_run()
-    ):
+    if loop_runs_here():
         raise VirtualTimeError(
             f"{what} cannot work on a thread that runs an event loop: run the loop"
             " itself in virtual time, with virtual_time.run(), .loop_factory or"
