@@ -8,7 +8,9 @@ time runs and puts them back afterwards. A module attribute that is the C
 function itself costs the hot path nothing, where a clock object would cost a
 Python frame a reading.
 
-Only monotonic time is read: a wall clock that jumps changes nothing.
+Only monotonic time is read: a wall clock that jumps changes nothing. Neither
+do tools that freeze time, such as freezegun and time-machine: a policy that
+read the frozen clock once would wait for decades when it thaws.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from importlib.util import module_from_spec
+from typing import Any, Final
 
 # NB: the C base class of `random.Random`; importing `random` itself would cost
 # milliseconds (hashlib, bisect, statistics tables) for one uniform number.
@@ -39,11 +43,47 @@ def _start_daemon(target: Callable[[], None], name: str) -> threading.Thread:
     return thread
 
 
-now: Callable[[], float] = time.monotonic
+def _second_time() -> Any:
+    """Return a second instance of the module `time`.
+
+    NB: freezegun puts its functions in the place of those of `time` in every
+    module that has them, and finds them by identity. Those of a second
+    instance are others.
+    """
+    spec = time.__spec__
+    assert spec is not None
+    assert spec.loader is not None
+    second = module_from_spec(spec)
+    spec.loader.exec_module(second)
+    return second
+
+
+def _monotonic(module: Any) -> Callable[[], float]:
+    """Return the function that reads monotonic time.
+
+    NB: time-machine up to 2.19 changed `time.monotonic` itself, in all its
+    instances, and never `time.perf_counter`, which reads the same clock on
+    POSIX, and on Windows from Python 3.13 on.
+    """
+    clocks = [time.get_clock_info(name) for name in ("monotonic", "perf_counter")]
+    same = clocks[0].implementation == clocks[1].implementation
+    chosen: Callable[[], float] = module.perf_counter if same else module.monotonic
+    return chosen
+
+
+real_now: Final[Callable[[], float]] = _monotonic(_second_time())
+"""`now`, whatever is virtual: how long something really takes."""
+
+now: Callable[[], float] = real_now
 """Monotonic time in seconds; its zero means nothing."""
 
 sleep: Callable[[float], None] = time.sleep
-"""Block the calling thread for so many seconds. Sync runtime only."""
+"""Block the calling thread for so many seconds, at most `LONGEST_WAIT`. Sync
+runtime only."""
+
+LONGEST_WAIT: Final = 1e9
+"""Seconds, 31 years. `time.sleep` and sockets raise OverflowError above 292 years,
+and above 68 where the C library's time has 32 bits."""
 
 wait: Callable[[threading.Lock, float | None], bool] = _acquire
 """``wait(lock, timeout)`` blocks the calling thread until somebody releases

@@ -13,11 +13,11 @@ import concurrent.futures
 import math
 import selectors
 import threading
-import time
 from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
+from resilient._runtimes.clock import real_now
 from resilient._runtimes.current import loaded
 from resilient.testing import _stacks
 from resilient.testing._virtual_clock import (
@@ -149,7 +149,7 @@ class _VirtualSelector(selectors.BaseSelector):
         # NB: what was written to a socket can take the kernel a moment to be
         # readable on its other end.
         pause = SLICE if has_files else 0
-        give_up_at = time.monotonic() + PATIENCE
+        give_up_at = real_now() + PATIENCE
         while True:
             held = loop.clock.is_held(loop.threads_at_work())
             if events := self._real.select(pause):
@@ -160,8 +160,8 @@ class _VirtualSelector(selectors.BaseSelector):
             if jump is Jump.MOVED:
                 return []
             if jump is Jump.BUSY:
-                give_up_at = time.monotonic() + PATIENCE
-            elif not has_files or time.monotonic() >= give_up_at:
+                give_up_at = real_now() + PATIENCE
+            elif not has_files or real_now() >= give_up_at:
                 raise loop.stuck()
             pause = SLICE
 

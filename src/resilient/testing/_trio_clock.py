@@ -16,7 +16,6 @@ of trio's runs.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
@@ -26,6 +25,7 @@ import trio
 import trio.testing
 from trio._core import _run
 
+from resilient._runtimes.clock import real_now
 from resilient.testing import _stacks
 from resilient.testing._virtual_clock import (
     PATIENCE,
@@ -65,7 +65,7 @@ class TrioClock(trio.abc.Clock, trio.abc.Instrument):
         context: Any = _run.GLOBAL_RUN_CONTEXT
         self._runner: _run.Runner = context.runner
         self._stepped = self._held = True
-        self._quiet_since = time.monotonic()
+        self._quiet_since = real_now()
         self._order = _run._r.getstate()
         self._switch = getattr(_run, _SWITCH)
         # NB: with this, tasks are shuffled by `_r` alone, independent of what
@@ -102,7 +102,7 @@ class TrioClock(trio.abc.Clock, trio.abc.Instrument):
         held, self._held = self._held, self._clock.is_held(pool)
         if self._stepped:
             self._stepped = False
-            self._quiet_since = time.monotonic()
+            self._quiet_since = real_now()
             # NB: what was written to a socket can take the kernel a moment to
             # be readable on its other end.
             return SLICE if has_files else 0
@@ -112,9 +112,9 @@ class TrioClock(trio.abc.Clock, trio.abc.Instrument):
         if jump is Jump.MOVED:
             return 0
         if jump is Jump.BUSY:
-            self._quiet_since = time.monotonic()
+            self._quiet_since = real_now()
             return SLICE
-        if has_files and time.monotonic() - self._quiet_since < PATIENCE:
+        if has_files and real_now() - self._quiet_since < PATIENCE:
             return SLICE
         self._give_up()
         return 0

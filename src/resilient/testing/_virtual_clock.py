@@ -32,12 +32,12 @@ from __future__ import annotations
 import enum
 import math
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable
 
 import attrs
 
 from resilient._runtimes import clock
+from resilient._runtimes.clock import real_now
 from resilient._values.checks import seconds as check_seconds
 from resilient.testing import _stacks
 
@@ -117,7 +117,7 @@ class VirtualClock:
         self._guests: set[threading.Thread] = set()
         self._given_up: set[threading.Thread] = set()
         self._pool: set[int] = set()
-        self._quiet_since = time.monotonic()
+        self._quiet_since = real_now()
 
     def __repr__(self) -> str:
         return f"<VirtualClock at {self._now} s>"
@@ -321,7 +321,7 @@ class VirtualClock:
         owner_is_away = not self._looped and self._owner not in waiting
         strangers = self._strangers_locked() - waiting - self._given_up
         if owner_is_away or strangers:
-            if time.monotonic() - self._quiet_since < GRACE:
+            if real_now() - self._quiet_since < GRACE:
                 return True
             self._given_up |= strangers
         return False
@@ -338,14 +338,14 @@ class VirtualClock:
     def _may_be_rescued_locked(self) -> bool:
         """Whether a thread that does not wait here may still open a gate."""
         waiting = {waiter.thread for waiter in self._waiters}
-        patient = time.monotonic() - self._quiet_since < PATIENCE
+        patient = real_now() - self._quiet_since < PATIENCE
         return patient and bool(self._strangers_locked() - waiting)
 
     def _is_known(self, thread: threading.Thread) -> bool:
         return thread is self._owner or thread in self._workers
 
     def _touch_locked(self) -> None:
-        self._quiet_since = time.monotonic()
+        self._quiet_since = real_now()
         self._changed.notify_all()
 
     def _forget(self, worker: threading.Thread) -> None:
