@@ -67,6 +67,8 @@ def _aframeless(
 def _is_here(call: Call, place: object) -> bool:
     try:
         return call.runtime.task_or_thread() == place
+    except RecursionError:
+        raise
     except RuntimeError:
         # No task at all.
         return False

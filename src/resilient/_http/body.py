@@ -46,7 +46,7 @@ class Left(float):
             raise late("the time for the request is up")
         if self._own is not None and self._own <= left:
             return self._own
-        return None if left == math.inf else left
+        return None if left > clock.LONGEST_WAIT else left
 
 
 class Timeouts(dict[str, "float | None"]):
@@ -69,7 +69,7 @@ class Timeouts(dict[str, "float | None"]):
     def get(self, key: str, default: Any = None) -> Any:
         own: float | None = super().get(key, default)
         left = max(_AT_ONCE, self.deadline - clock.now())
-        if own is None and left == math.inf:
+        if own is None and left > clock.LONGEST_WAIT:
             return None
         return Left(left if own is None or left < own else own, own, self)
 

@@ -273,7 +273,7 @@ class Exchange(Drive):
         extensions["timeout"] = self._timeouts = timeouts
         if self._rules.deadline_header is not None:
             name, unit = self._rules.deadline_header
-            left = max(0.0, deadline - clock.now())
+            left = min(max(0.0, deadline - clock.now()), clock.LONGEST_WAIT)
             request.headers[name] = (
                 f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
             )

@@ -131,6 +131,8 @@ class AsyncioWaiter(ForkAware):
             return True
         try:
             self.loop.call_soon_threadsafe(self._wake)
+        except RecursionError:
+            raise
         except RuntimeError:
             # The loop is closed, and with it whoever waited there.
             return False
@@ -165,6 +167,8 @@ class AsyncioErrand:
             return
         try:
             self.loop.call_soon_threadsafe(self.task.cancel)
+        except RecursionError:
+            raise
         except RuntimeError:
             # The loop is closed, and nothing runs there any more.
             pass
@@ -239,6 +243,8 @@ class AsyncioLimits:
                     if deadline > now:
                         return due, deadline
                     due.append(call)
+            except RecursionError:
+                raise
             except RuntimeError:
                 # The collector closed one of them just now, and so it left.
                 continue
@@ -375,6 +381,8 @@ class AsyncioRace:
             if settled or not self._tasks[task].settled:
                 try:
                     task.cancel()
+                except RecursionError:
+                    raise
                 except RuntimeError:
                     # Closed by the collector, after its loop.
                     pass

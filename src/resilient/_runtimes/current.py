@@ -32,6 +32,8 @@ def current_runtime(call: Caller) -> Runtime:
         current_task, runtime = found
         try:
             task = current_task()
+        except RecursionError:
+            raise
         except RuntimeError:
             task = None
         if task is not None:

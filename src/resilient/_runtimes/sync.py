@@ -30,7 +30,7 @@ class SyncRuntime:
         elif seconds > 0:
             if loop_runs_here():
                 _warn_once()
-            clock.sleep(seconds)
+            clock.sleep(min(seconds, clock.LONGEST_WAIT))
 
     def waiter(self, call: Caller) -> SyncWaiter:
         """Make a waiter for this thread.
@@ -88,6 +88,8 @@ class SyncWaiter(ForkAware):
             return False
         try:
             self.gate.release()
+        except RecursionError:
+            raise
         except RuntimeError:
             # It is open already: two wakes before one wait are one.
             pass
@@ -106,6 +108,8 @@ class SyncRace:
         context = copy_context()
         try:
             clock.start_thread(lambda: _run(context, racer), f"resilient {racer.name}")
+        except RecursionError:
+            raise
         except RuntimeError:
             # The system has no thread left to give.
             return False

@@ -183,6 +183,8 @@ class TrioLimit:
             if isinstance(rest, Exception):
                 return CUT
             raise
+        except RecursionError:
+            raise
         except RuntimeError:
             # Closed in another task, whose stack of scopes is not ours.
             if isinstance(error, GeneratorExit):
