@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilient._values.callables import name_of
 from resilient._values.checks import plain
@@ -20,6 +20,15 @@ from resilient._values.checks import plain
 if TYPE_CHECKING:
     from resilient._calls.call import Call
     from resilient._policy.policy import Policy
+
+LambdaKey: TypeAlias = (
+    Callable[[Any], Hashable]
+    | Callable[[Any, Any], Hashable]
+    | Callable[[Any, Any, Any], Hashable]
+    | Callable[[Any, Any, Any, Any], Hashable]
+)
+"""A `key` of up to four arguments. NB: pyright infers nothing for the parameters of
+a lambda where ``Callable[..., Hashable]`` is expected, and strict mode refuses it."""
 
 
 def key_argument(key: Callable[..., Hashable] | None) -> Callable[..., Hashable] | None:

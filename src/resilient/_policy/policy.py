@@ -55,6 +55,7 @@ from resilient._values.spelling import (
 )
 
 if TYPE_CHECKING:
+    from types import CoroutineType
     from typing import Never, ParamSpec, Self
 
     from typing_extensions import TypeVar
@@ -382,6 +383,10 @@ class Policy(Generic[F]):
             self._accepted = (*self._accepted, usage)
             self.start_counting()
 
+    @overload
+    def __call__(
+        self, fn: Callable[P, CoroutineType[Any, Any, T]], /
+    ) -> Callable[P, CoroutineType[Any, Any, T | F]]: ...
     @overload
     def __call__(
         self, fn: Callable[P, Coroutine[Any, Any, T]], /

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Never, cast
+from typing import TYPE_CHECKING, Any, Final, Never, cast, overload
 
 from resilient._calls.call import BranchCall, Call, overdue
 from resilient._calls.outcome import Outcome
@@ -17,7 +17,13 @@ from resilient._errors.tracebacks import strip
 from resilient._events.events import CallCoalesced
 from resilient._machines.single_flight import Execution, Executions, WaitingCall
 from resilient._policy.admission import DeferredRelease
-from resilient._policy.keys import key_argument, key_of, refuse_method, refuse_object
+from resilient._policy.keys import (
+    LambdaKey,
+    key_argument,
+    key_of,
+    refuse_method,
+    refuse_object,
+)
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
@@ -143,6 +149,20 @@ class Coalesce(Policy, DeferredRelease):
     shares = True
     metrics: tuple[tuple[str, ...], ...] = (("resilient.coalesce.joins",),)
 
+    @overload
+    def __init__(
+        self,
+        *_misplaced: Never,
+        key: LambdaKey | None = None,
+        name: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(  # type: ignore[overload-cannot-match]  # more than lambdas can be
+        self,
+        *_misplaced: Never,
+        key: Callable[..., Hashable],
+        name: str | None = None,
+    ) -> None: ...
     def __init__(
         self,
         *_misplaced: Never,

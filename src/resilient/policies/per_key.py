@@ -6,13 +6,14 @@ import inspect
 import threading
 from collections.abc import Callable, Hashable
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
 from resilient._events.events import KeyEvicted
 from resilient._events.listeners import Listener, broadcast, send
+from resilient._policy.keys import LambdaKey
 from resilient._policy.policy import F, Policy, Usage
 from resilient._values.checks import count, plain
 from resilient._values.spelling import format_value
@@ -61,6 +62,24 @@ class PerKey(Policy[F]):
 
     metrics: tuple[tuple[str, ...], ...] = (("resilient.per_key.evictions",),)
 
+    @overload
+    def __init__(
+        self,
+        factory: Callable[[Any], Policy[F]],
+        *,
+        key: LambdaKey | None = None,
+        max_keys: int = 10_000,
+        name: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(  # type: ignore[overload-cannot-match]  # more than lambdas can be
+        self,
+        factory: Callable[[Any], Policy[F]],
+        *,
+        key: Callable[..., Hashable],
+        max_keys: int = 10_000,
+        name: str | None = None,
+    ) -> None: ...
     def __init__(
         self,
         factory: Callable[[Any], Policy[F]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, overload
 
 from resilient._calls.call import Call
 from resilient._calls.judging import Condition, Judge, fallback_judge, judge_by
@@ -16,7 +16,13 @@ from resilient._errors.errors import RejectedError
 from resilient._events.events import StaleServed, error_name
 from resilient._events.listeners import log_once
 from resilient._machines.freshness import Entries, Freshness, freshness
-from resilient._policy.keys import key_argument, key_of, refuse_method, refuse_object
+from resilient._policy.keys import (
+    LambdaKey,
+    key_argument,
+    key_of,
+    refuse_method,
+    refuse_object,
+)
 from resilient._policy.policy import Policy, Usage
 from resilient._runtimes import clock
 from resilient._values.checks import count, plain
@@ -177,6 +183,34 @@ class StaleCache(Policy):
         ("resilient.fallbacks",),
     )
 
+    @overload
+    def __init__(
+        self,
+        ttl: float | timedelta,
+        stale_if_error: float | timedelta,
+        *,
+        key: LambdaKey | None = None,
+        max_entries: int = 1000,
+        negative_ttl: float | timedelta | None = None,
+        copy: Callable[[Any], Any] | None = None,
+        on: Condition | None = None,
+        store: CacheStore | AsyncCacheStore | None = None,
+        name: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(  # type: ignore[overload-cannot-match]  # more than lambdas can be
+        self,
+        ttl: float | timedelta,
+        stale_if_error: float | timedelta,
+        *,
+        key: Callable[..., Hashable],
+        max_entries: int = 1000,
+        negative_ttl: float | timedelta | None = None,
+        copy: Callable[[Any], Any] | None = None,
+        on: Condition | None = None,
+        store: CacheStore | AsyncCacheStore | None = None,
+        name: str | None = None,
+    ) -> None: ...
     def __init__(
         self,
         ttl: float | timedelta,
