@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.test_cut_calls import cancelled_by_the_caller
 
 from resilient import (
     AIMD,
@@ -259,11 +260,7 @@ async def test_a_cancelled_call_says_nothing(w: World) -> None:
     told = Told()
     policy = AdaptiveConcurrency(told)
 
-    async def hang() -> None:
-        await w.sleep(60)
-
-    with pytest.raises(TimeoutExceededError):
-        await w.call(Pipeline(Timeout(2), policy), hang)
+    await cancelled_by_the_caller(w, policy, lambda: w.sleep(60))
     assert 0 == policy.in_flight
     assert [] == told.samples
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import gc
 import inspect
 import sys
@@ -44,7 +45,7 @@ class Stream:
 
     def __init__(self, w: World, policy: Policy[Any], fn: GenFunction) -> None:
         self.w = w
-        self._made = policy(_plain(fn) if w.is_sync else fn)()
+        self._made = policy(plain_generator(fn) if w.is_sync else fn)()
 
     def __aiter__(self) -> Stream:
         return self
@@ -74,11 +75,12 @@ class Stream:
             await self._made.aclose()
 
 
-def _plain(fn: GenFunction) -> Callable[[], Iterator[Any]]:
+def plain_generator(fn: GenFunction) -> Callable[..., Iterator[Any]]:
     """Turn an async generator that never suspends into a plain one."""
 
-    def plain() -> Any:
-        source: Any = fn()
+    @functools.wraps(fn)
+    def plain(*args: Any) -> Any:
+        source: Any = fn(*args)
         step = source.__anext__()
         while True:
             try:
@@ -101,6 +103,7 @@ def _plain(fn: GenFunction) -> Callable[[], Iterator[Any]]:
             else:
                 step = source.asend(value)
 
+    del plain.__wrapped__  # type: ignore[attr-defined]  # `wraps` sets it
     return plain
 
 
@@ -575,7 +578,7 @@ async def test_the_call_is_open_inside_a_step_only(w: World) -> None:
     async for _ in Stream(w, Bulkhead(1, name="slots"), looks):
         with pytest.raises(LookupError):
             current_call()
-    expected = "plain" if w.is_sync else "looks"
+    expected = "looks"
     assert 2 == len(names)
     assert {expected} == {name.rpartition(".")[2] for name in names}
 
@@ -658,9 +661,9 @@ async def test_a_switched_off_stream_goes_straight_through(w: World) -> None:
     bulkhead = Bulkhead(1)
 
     async def echoes() -> AsyncIterator[object]:
-        has_listeners: object = "first"
+        heard: object = "first"
         while True:
-            has_listeners = yield has_listeners
+            heard = yield heard
 
     with off(), deadline_after(0):
         stream = Stream(w, Pipeline(Timeout(1), bulkhead), echoes)

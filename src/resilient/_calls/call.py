@@ -27,8 +27,12 @@ from typing import (
     overload,
 )
 
-from resilient._calls.outcome import SUCCESS, Outcome, outcome_label
-from resilient._errors.errors import DeadlineExceededError, RejectedError
+from resilient._calls.outcome import SUCCESS, Outcome, UnaskedOutcome, outcome_label
+from resilient._errors.errors import (
+    DeadlineExceededError,
+    RejectedError,
+    TimeoutExceededError,
+)
 from resilient._runtimes import clock
 from resilient._runtimes.current import current_runtime
 from resilient._values.checks import number
@@ -180,6 +184,8 @@ class Call:
         deadline: When the time for the whole call is up, on the clock of
             `time.monotonic`; None = never. Narrowed by each `Timeout` for
             what is inside it.
+        allowed: Seconds that the limit allows which set `deadline`; None: no
+            limit.
         key: What `PerKey` tells calls apart by, unless it has its own.
         hedge: Number of the hedge that this is, from 1; 0: none.
         function: What is called; None for a block.
@@ -195,6 +201,7 @@ class Call:
 
     __slots__ = (
         "_runtime",
+        "allowed",
         "args",
         "attempt",
         "budget_paid",
@@ -228,6 +235,8 @@ class Call:
     bookings: _Seldom[dict[Any, Booking] | None] = _Seldom(None)
     # The `Timeout` that bounds a stream after its first item.
     stream_limit: _Seldom[Any] = _Seldom(None)
+    # Whether a limit cut all the calls that wait for this one.
+    cut: _Seldom[bool] = _Seldom(False)
     observation: _Seldom[Observation | None] = _Seldom(None)
 
     # Of a `HedgeCall` alone.
@@ -265,6 +274,7 @@ class Call:
         self.thread_runner: Callable[..., Outcome] | None = None
         self.ended: bool = False
         self.deadline: float | None = None
+        self.allowed: float | None = None
         self.enclosing: Call | None = None
         # What `priority` said of the task; None: nothing yet.
         self.standing: TaskPriority | None = None
@@ -289,9 +299,10 @@ class Call:
         # NB: a task or thread may still carry the call that it was started
         # from; once that has ended it has nothing to say.
         if enclosing is None or enclosing.ended:
-            self.enclosing = self.deadline = None
+            self.enclosing = self.deadline = self.allowed = None
         else:
-            self.enclosing, self.deadline = enclosing, enclosing.deadline
+            self.enclosing = enclosing
+            self.deadline, self.allowed = enclosing.deadline, enclosing.allowed
         # NB: also of one that has ended: background work stays what it was
         # started as. A generator keeps what it began with.
         if enclosing is not None and self.standing is None:
@@ -375,6 +386,63 @@ class Call:
                 f" {', '.join(sorted(known))}"
             )
 
+    # -- Limits further out
+
+    def is_cut(self, unwinding: BaseException) -> bool:
+        """Whether a limit of ours further out interrupts it, and nobody else."""
+        if self.cut:
+            return self.runtime.is_cancellation(unwinding)
+        around: list[Call] = []
+        call: Call | None = self
+        while call is not None:
+            around.append(call)
+            call = call.enclosing
+        return self.runtime.is_cut(around, unwinding)
+
+    def cut_outcome(
+        self, unwinding: BaseException, began: float | None
+    ) -> Outcome | None:
+        """Return what those count who learn from a call that unwinds.
+
+        What a limit of ours further out cuts is no caller's cancellation. It
+        is a failure if it had had at least half of that limit; if not, the
+        time had gone elsewhere.
+
+        Args:
+            unwinding: What unwinds.
+            began: When the call came to the policy that asks, on the clock of
+                `time.monotonic`; None: there was no limit then.
+
+        Returns:
+            An outcome about which no predicate is asked, or None: it says
+            nothing.
+        """
+        if began is None or self.allowed is None or not self.is_cut(unwinding):
+            return None
+        elapsed = clock.now() - began
+        if elapsed < self.allowed / 2:
+            return None
+        return UnaskedOutcome(
+            error=TimeoutExceededError(self.name, self.allowed, elapsed)
+        )
+
+    def late_outcome(self, outcome: Outcome, began: float | None) -> Outcome | None:
+        """Return what those count who learn from an error, if it is one.
+
+        An error that comes when time is up is what becomes of a limit where it
+        is obeyed and not enforced; see `cut_outcome`.
+        """
+        error = outcome.error
+        if began is None or error is None or self.deadline is None:
+            return outcome
+        now = clock.now()
+        if now < self.deadline or now - began >= (self.allowed or 0.0) / 2:
+            return outcome
+        if isinstance(error, TimeoutExceededError) and not error.by_deadline:
+            # It had all that a limit further in allows.
+            return outcome
+        return None
+
     def give_up(self, error: Exception) -> None:
         """Tell this call and all around it that a Retry gave up on `error`."""
         call: Call | None = self
@@ -411,7 +479,7 @@ class Call:
         self.ended = True
         self.function = None
         self.args, self.kwargs = (), None
-        self.enclosing = self.deadline = self.task = None
+        self.enclosing = self.deadline = self.allowed = self.task = None
         if self.seldom is not None:
             for name in _ENDING:
                 self.seldom.pop(name, None)
@@ -489,7 +557,7 @@ class HedgeCall(BranchCall):
 
     def __init__(self, call: Call, hedge: int) -> None:
         super().__init__(call, call.runtime)
-        self.deadline = call.deadline
+        self.deadline, self.allowed = call.deadline, call.allowed
         self.thread_runner = call.thread_runner
         self.hedge: int = hedge
         if hedge:

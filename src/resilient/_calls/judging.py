@@ -6,7 +6,14 @@ import inspect
 from collections.abc import Callable
 from typing import TypeAlias, cast
 
-from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Outcome, Verdict
+from resilient._calls.outcome import (
+    FAILURE,
+    IGNORED,
+    SUCCESS,
+    Outcome,
+    UnaskedOutcome,
+    Verdict,
+)
 from resilient._errors.errors import RejectedError, TimeoutExceededError
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.spelling import format_value
@@ -129,6 +136,8 @@ def _by_function(
     by_types = _by_types(types)
 
     def judge(outcome: Outcome) -> Verdict:
+        if isinstance(outcome, UnaskedOutcome):
+            return outcome.verdict
         if types and isinstance(outcome.error, types) and by_types(outcome) is FAILURE:
             return FAILURE
         return verdict_of(parameter, function(outcome), outcome)

@@ -88,6 +88,16 @@ class Outcome:
         self.error = self.value = None
 
 
+class UnaskedOutcome(Outcome):
+    """An outcome that no predicate is asked about: its verdict stands.
+
+    There is nothing to ask about: a block that went well and set no
+    ``call.result``, a stream without an item, a call that a limit cut.
+    """
+
+    __slots__ = ()
+
+
 class OngoingWork:
     """Permits that last until the work of a call has ended, wherever it runs.
 

@@ -72,7 +72,9 @@ class deadline_after(_Scope):  # noqa: N801 - a context manager named as a funct
     def _tell(self, call: Call) -> None:
         deadline = clock.now() + self._seconds
         if call.deadline is None or deadline < call.deadline:
-            call.deadline = None if deadline == math.inf else deadline
+            endless = deadline == math.inf
+            call.deadline = None if endless else deadline
+            call.allowed = None if endless else self._seconds
 
 
 class priority(_Scope):  # noqa: N801 - a context manager named as a function

@@ -17,13 +17,20 @@ The two wrappers are one text in two colours, as generators have to be.
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+)
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient._calls.call import AnyPolicy, Call, enter_call, leave_call, overdue
-from resilient._calls.outcome import OngoingWork, Outcome
+from resilient._calls.outcome import OngoingWork, Outcome, UnaskedOutcome
 from resilient._edges import driver
 from resilient._edges.driver import RUN, Drive, failed
 from resilient._errors.tracebacks import raised_by
@@ -40,6 +47,7 @@ class StreamLimit(Protocol):
     """A total timeout, for as long as its stream lasts."""
 
     deadline: float
+    seconds: float
 
     def exceeded(self, now: float) -> Exception: ...
 
@@ -70,7 +78,7 @@ class Stream:
     As a context manager it is the stretch from one item to the next.
     """
 
-    __slots__ = ("_inside", "_limit", "call", "last", "limit", "ongoing")
+    __slots__ = ("_inside", "_limit", "call", "last", "limit", "ongoing", "thrown")
 
     def __init__(self, call: Call) -> None:
         self.call: Call = call
@@ -80,6 +88,8 @@ class Stream:
         # The total limit, known with the first item.
         self.limit: StreamLimit | None = None
         self._limit: TimeLimit | None = None
+        # Whether the consumer threw an error into it.
+        self.thrown: bool = False
 
     def begin(self, close: Callable[[], Awaitable[None]]) -> None:
         """Take up a generator, which ``close`` ends if it is not wanted."""
@@ -104,7 +114,7 @@ class Stream:
                 if now >= limit.deadline:
                     raise limit.exceeded(now)
                 if call.deadline is None or limit.deadline < call.deadline:
-                    call.deadline = limit.deadline
+                    call.deadline, call.allowed = limit.deadline, limit.seconds
             late = overdue(call, now)
             if late is not None and late.error is not None:
                 raise late.error
@@ -138,6 +148,11 @@ class Stream:
         self.call.end(last)
 
 
+def _empty(value: Any = None) -> Outcome:
+    """Return the outcome of a generator that ended before its first item."""
+    return UnaskedOutcome() if value is None else Outcome(value)
+
+
 def _begun(drive: Drive) -> tuple[Outcome, Exception | None]:
     """Take the outcome of the first item, and its error apart."""
     outcome, drive.outcome = drive.outcome, None
@@ -151,15 +166,25 @@ async def _close(items: Generator[Any, Any, Any]) -> None:
 
 
 def generator_edge(
-    policy: AnyPolicy, fn: Callable[..., Generator[Any, Any, Any]]
+    policy: AnyPolicy,
+    fn: Callable[..., Iterator[Any]],
+    name: str | None = None,
+    kind: type[Stream] = Stream,
 ) -> Callable[..., Any]:
-    """Return `fn` as the policy protects it, for a generator function."""
-    name = name_of(fn)
+    """Return `fn` as the policy protects it, for a generator function.
+
+    Args:
+        policy: What protects it.
+        fn: A generator function.
+        name: Name of the calls; None: that of the function.
+        kind: What a call is from its first item to its end.
+    """
+    name = name or name_of(fn)
 
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         __tracebackhide__ = True
         call = Call(name, args, kwargs, SYNC, policy=policy)
-        stream = Stream(call)
+        stream = kind(call)
         items: Any = None
         value: Any = None
         error: BaseException | None = None
@@ -175,7 +200,7 @@ def generator_edge(
                     try:
                         value = stream.first(next(items))
                     except StopIteration as stop:
-                        value = Outcome(stop.value)
+                        value = _empty(stop.value)
                     except Exception as raised:
                         value = failed(raised)
                     except BaseException as unwinding:
@@ -196,6 +221,7 @@ def generator_edge(
                     raise
                 except BaseException as thrown:
                     advance, value = items.throw, thrown
+                    stream.thrown = True
                 else:
                     advance = items.send
                 with stream:
@@ -218,15 +244,21 @@ def generator_edge(
 
 
 def async_generator_edge(
-    policy: AnyPolicy, fn: Callable[..., AsyncGenerator[Any, Any]]
+    policy: AnyPolicy,
+    fn: Callable[..., AsyncIterator[Any]],
+    name: str | None = None,
+    kind: type[Stream] = Stream,
 ) -> Callable[..., Any]:
-    """Return `fn` as the policy protects it, for an async generator function."""
-    name = name_of(fn)
+    """Return `fn` as the policy protects it, for an async generator function.
+
+    See `generator_edge`.
+    """
+    name = name or name_of(fn)
 
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         __tracebackhide__ = True
         call = Call(name, args, kwargs, policy=policy)
-        stream = Stream(call)
+        stream = kind(call)
         items: Any = None
         value: Any = None
         error: BaseException | None = None
@@ -242,7 +274,7 @@ def async_generator_edge(
                     try:
                         value = stream.first(await items.__anext__())
                     except StopAsyncIteration:
-                        value = Outcome()
+                        value = _empty()
                     except Exception as raised:
                         value = failed(raised)
                     except BaseException as unwinding:
@@ -263,6 +295,7 @@ def async_generator_edge(
                     raise
                 except BaseException as thrown:
                     advance, value = items.athrow, thrown
+                    stream.thrown = True
                 else:
                     advance = items.asend
                 with stream:

@@ -15,6 +15,15 @@ def raise_first(errors: list[BaseException]) -> BaseException:
     return first
 
 
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors in a group and in the groups in it; else the error."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # any
+            yield from leaves(one)  # pyright: ignore[reportUnknownArgumentType]
+    else:
+        yield error
+
+
 def error_chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an error, its causes, contexts and members, each once."""
     seen: set[int] = set()

@@ -296,7 +296,11 @@ class TimeoutExceededError(ResilientError, TimeoutError):
         seconds: What it allows.
         elapsed: Seconds that the call took until it gave way; more than
             `seconds` by what the function needed to clean up.
+        by_deadline: Whether it was a limit further out that came to its end,
+            before this one.
     """
+
+    by_deadline: bool = False
 
     def __init__(self, policy: str, seconds: float, elapsed: float) -> None:
         ResilientError.__init__(self, policy)

@@ -145,6 +145,9 @@ class AdmissionPolicy(Policy):
     """Whether the permit of a generator lasts until its end; False: until its
     first item."""
 
+    learns: ClassVar[bool] = True
+    """Whether it asks how calls went; False: it is spared the finding out."""
+
     # Whose `around` takes a short way past its own rules; and whether those are
     # this class's too, for if not, that way is none.
     _shortened: ClassVar[type[AdmissionPolicy] | None] = None
@@ -172,8 +175,10 @@ class AdmissionPolicy(Policy):
 
         Args:
             permit: What `admit` or `readmit` returned.
-            outcome: What came of the call; None if it was cancelled or its
-                result is nobody's business: decide nothing then.
+            outcome: What came of the call; None: cancelled, or it says
+                nothing; do not count it. A call that a limit further out cut
+                is a failure, with a `TimeoutExceededError`, if it had had at
+                least half of that limit.
         """
         raise NotImplementedError
 
@@ -206,15 +211,18 @@ class AdmissionPolicy(Policy):
                 permit = await self._await_permit(permit, call)
             if isinstance(permit, RejectedError):
                 return self.reject(permit, call)
+        began = clock.now() if self.learns and call.allowed is not None else None
         try:
             outcome = await proceed(call)
-        except BaseException:
-            self.settle(permit, None)
+        except BaseException as unwinding:
+            self.settle(permit, call.cut_outcome(unwinding, began))
             raise
         if outcome.ongoing is not None and self.holds_streams:
             self.defer_settle(permit, outcome, outcome.ongoing)
-        else:
+        elif began is None or outcome.error is None:
             self.settle(permit, outcome)
+        else:
+            self.settle(permit, call.late_outcome(outcome, began))
         return outcome
 
     async def _await_permit(self, wait: Wait, call: Call) -> Admission:

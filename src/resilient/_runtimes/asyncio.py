@@ -16,12 +16,20 @@ Source: hashed timing wheels without the wheel; Varghese and Lauck, 1987.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient._runtimes import clock
-from resilient._runtimes.runtime import BOTH, CUT, IN_TIME, End, ForkAware, pause
+from resilient._runtimes.runtime import (
+    BOTH,
+    CUT,
+    IN_TIME,
+    End,
+    ForkAware,
+    all_are,
+    pause,
+)
 
 if TYPE_CHECKING:
     from resilient._runtimes.runtime import Caller, Racer
@@ -87,6 +95,22 @@ class AsyncioRuntime:
         if limits.timer is None:
             limits.arm(deadline)
         return limits
+
+    def is_cancellation(self, error: BaseException) -> bool:
+        return all_are(asyncio.CancelledError, error)
+
+    def is_cut(self, calls: Sequence[Caller], error: BaseException) -> bool:
+        if not self.is_cancellation(error):
+            return False
+        ours: dict[asyncio.Task[Any], tuple[int, int]] = {}
+        for call in calls:
+            for late in _interrupting.get(call, ()):
+                before, times = ours.get(late.task, (late.cancelling, 0))
+                ours[late.task] = min(before, late.cancelling), times + 1
+        return bool(ours) and all(
+            task.cancelling() <= before + times
+            for task, (before, times) in ours.items()
+        )
 
     async def race(self, call: Caller) -> AsyncioRace:
         return AsyncioRace(asyncio.get_running_loop())
@@ -228,7 +252,7 @@ class AsyncioLimits:
                 continue
             # NB: in this order, for at any moment the collector may close the
             # call, which then has to find itself in one of the two.
-            late = self.late[call] = _Late(*entry[1:])
+            late = self.late[call] = _Late(call, *entry[1:])
             if self.entries.pop(call, None) is None:
                 del self.late[call]
             else:
@@ -265,9 +289,10 @@ class _LoneLimits(AsyncioLimits):
 class _Late:
     """A call whose time is up, and whose task is about to learn it."""
 
-    __slots__ = ("cancelling", "delivered", "over", "task")
+    __slots__ = ("call", "cancelling", "delivered", "over", "task")
 
-    def __init__(self, task: asyncio.Task[Any], cancelling: int) -> None:
+    def __init__(self, call: Caller, task: asyncio.Task[Any], cancelling: int) -> None:
+        self.call = call
         self.task = task
         # NB: on 3.11 and 3.12 the count can stay at 1 after a failed TaskGroup,
         # so what matters is how it differs at the end.
@@ -277,12 +302,17 @@ class _Late:
     def deliver(self) -> None:
         if not self.over:
             self.delivered = True
+            _interrupting.setdefault(self.call, []).append(self)
             self.task.cancel()
 
     def leave(self, error: BaseException | None) -> End:
         self.over = True
         if not self.delivered:
             return BOTH
+        interrupting = _interrupting[self.call]
+        interrupting.remove(self)
+        if not interrupting:
+            del _interrupting[self.call]
         if self.task.uncancel() > self.cancelling:
             # Somebody else asked for a cancellation as well, and comes first.
             return BOTH
@@ -290,6 +320,10 @@ class _Late:
             return CUT
         # NB: KeyboardInterrupt and its like are nobody's cancellation.
         return BOTH
+
+
+_interrupting: dict[Caller, list[_Late]] = {}
+"""The limits that have cancelled their task and were not left yet, by call."""
 
 
 def _add_limits(

@@ -9,6 +9,7 @@ sleep          let time pass
 waiter         make something that another task or thread can wake
 park           wait until it is woken, or until a moment
 limit          interrupt what runs in this task after so many seconds
+is_cut         tell such an interruption from anybody else's cancellation
 race           run several pieces of work at once, each in a task or thread
 task_or_thread tell which task or thread this is
 owner          tell which event loop, or process, this is
@@ -25,10 +26,12 @@ from __future__ import annotations
 
 import os
 import types
-from collections.abc import Callable, Coroutine, Generator, Hashable
+from collections.abc import Callable, Coroutine, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Any, Protocol
+
+from resilient._errors.chains import leaves
 
 
 class Sentinel:
@@ -94,7 +97,7 @@ class End(Enum):
 
     ======= ==============================================================
     IN_TIME its time was not up, or nothing could look at the clock
-    TIED    its time was up, and noticed, but it was not, or not only, this
+    BOTH    its time was up, and noticed, but it was not, or not only, this
             that ended it: what it has to say had arrived in that moment,
             or somebody else interrupted it as well
     CUT     this limit interrupted it, and nobody else did
@@ -123,6 +126,11 @@ class TimeLimit(Protocol):
             How it ended. CUT: `error` has been dealt with; else let it go on.
         """
         ...
+
+
+def all_are(kind: type[BaseException], error: BaseException) -> bool:
+    """Whether an error, or each in a group, is of a kind."""
+    return all(isinstance(one, kind) for one in leaves(error))
 
 
 class Racer(Protocol):
@@ -227,6 +235,19 @@ class Runtime(Protocol):
                 a limit that shares nothing.
             seconds: The same number for one `limits_by_loop`, always.
             deadline: When that will be, on the clock of `time.monotonic`.
+        """
+        ...
+
+    def is_cancellation(self, error: BaseException) -> bool:
+        """Whether it is what a cancellation of a task is, alone or in a group."""
+        ...
+
+    def is_cut(self, calls: Sequence[Caller], error: BaseException) -> bool:
+        """Whether limits of calls interrupt this task, and nobody else does.
+
+        Args:
+            calls: A call that unwinds, and those around it, innermost first.
+            error: What unwinds.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,6 +59,12 @@ class SyncRuntime:
         deadline: float,
     ) -> UnenforceableLimit:
         return UNENFORCEABLE
+
+    def is_cancellation(self, error: BaseException) -> bool:
+        return False
+
+    def is_cut(self, calls: Sequence[Caller], error: BaseException) -> bool:
+        return False
 
     async def race(self, call: Caller) -> SyncRace:
         if loop_runs_here():

@@ -10,7 +10,7 @@ later.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,15 @@ import trio
 
 from resilient._errors.chains import error_chain
 from resilient._runtimes import clock
-from resilient._runtimes.runtime import BOTH, CUT, IN_TIME, End, ForkAware, pause
+from resilient._runtimes.runtime import (
+    BOTH,
+    CUT,
+    IN_TIME,
+    End,
+    ForkAware,
+    all_are,
+    pause,
+)
 
 if TYPE_CHECKING:
     from resilient._runtimes.runtime import Caller, Racer
@@ -61,7 +69,22 @@ class TrioRuntime:
         seconds: float,
         deadline: float,
     ) -> TrioLimit:
-        return TrioLimit(seconds)
+        return TrioLimit(call, seconds)
+
+    def is_cancellation(self, error: BaseException) -> bool:
+        return all_are(trio.Cancelled, error)
+
+    def is_cut(self, calls: Sequence[Caller], error: BaseException) -> bool:
+        if not self.is_cancellation(error):
+            return False
+        outermost: TrioLimit | None = None
+        for call in calls:
+            limit: TrioLimit | None = call.task
+            while limit is not None:
+                if limit.struck():
+                    outermost = limit
+                limit = limit.outer
+        return outermost is not None and not outermost.is_cancelled_around()
 
     async def race(self, call: Caller) -> TrioRace:
         manager = trio.open_nursery()
@@ -152,16 +175,35 @@ class TrioErrand:
 
 
 class TrioLimit:
-    """A cancel scope that is entered and left by hand."""
+    """A cancel scope that is entered and left by hand.
 
-    __slots__ = ("deadline", "scope")
+    A call's limits in force are found from its ``task``, innermost first.
+    """
 
-    def __init__(self, seconds: float) -> None:
+    __slots__ = ("deadline", "outer", "scope")
+
+    def __init__(self, call: Caller, seconds: float) -> None:
+        self.outer: TrioLimit | None = call.task
+        call.task = self
         self.deadline = trio.current_time() + seconds
         self.scope = trio.CancelScope(deadline=self.deadline)
         self.scope.__enter__()
 
+    def struck(self) -> bool:
+        """Whether the scheduler has cancelled it, as opposed to the clock."""
+        scope, self.scope.deadline = self.scope, math.inf
+        try:
+            return scope.cancel_called
+        finally:
+            scope.deadline = self.deadline
+
+    def is_cancelled_around(self) -> bool:
+        """Whether somebody further out has cancelled as well."""
+        status = self.scope._cancel_status  # pyright: ignore[reportPrivateUsage]  # nothing public tells
+        return status is not None and status.parent_cancellation_is_visible_to_us
+
     def leave(self, call: Caller, error: BaseException | None) -> End:
+        call.task = self.outer
         if isinstance(error, GeneratorExit) and not trio.lowlevel.in_trio_task():
             # Closed by the collector, after the run: there is nothing to leave.
             return IN_TIME

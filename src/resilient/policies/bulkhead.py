@@ -178,6 +178,8 @@ class Bulkhead(QueueingPolicy):
             return self._refusal(call, 0.0, by_deadline=True)
         return self._queue(ticket)
 
+    learns = False
+
     def settle(self, permit: Call, outcome: Outcome | None) -> None:
         lock = self._lock
         if not lock.acquire(False):  # NB: by hand, see `_policy.admission`

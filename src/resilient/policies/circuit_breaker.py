@@ -257,12 +257,16 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
             permit = self.admit(call)
             if isinstance(permit, RejectedError):
                 return self.reject(permit, call)
+        began = None if call.allowed is None else clock.now()
         try:
             outcome = await proceed(call)
-        except BaseException:
-            self.settle(permit, None)
+        except BaseException as unwinding:
+            self.settle(permit, call.cut_outcome(unwinding, began))
             raise
-        self.settle(permit, outcome)
+        if began is None or outcome.error is None:
+            self.settle(permit, outcome)
+        else:
+            self.settle(permit, call.late_outcome(outcome, began))
         return outcome
 
     def admit(self, call: Call) -> Admission:

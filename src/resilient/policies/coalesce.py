@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Hashable
 from types import TracebackType
@@ -48,6 +49,8 @@ class _Execution(BranchCall):
     def __init__(self, call: Call) -> None:
         super().__init__(call)
         self.deadline = None
+        # Not known before its last caller leaves.
+        self.allowed = math.inf
 
 
 class _WaitingCall(WaitingCall):
@@ -325,19 +328,23 @@ class Coalesce(Policy, DeferredRelease):
             while not waiting.delivered:
                 woken = await call.runtime.park(waiting.waiter, until)
                 if not woken and until is not None and clock.now() >= until:
-                    await self._leave(waiting)
+                    await self._leave(waiting, cut=True)
                     if not waiting.delivered:
                         return overdue(call, clock.now())
         except GeneratorExit:
             # NB: perhaps in a collection: nobody can wait for anything here.
             self._release(waiting)
             raise
-        except BaseException:
-            await self._leave(waiting)
+        except BaseException as unwinding:
+            await self._leave(waiting, cut=call.is_cut(unwinding))
             raise
         return self._delivered(waiting)
 
-    async def _leave(self, waiting: _WaitingCall) -> None:
+    async def _leave(self, waiting: _WaitingCall, *, cut: bool) -> None:
+        if waiting.execution.background is not None:
+            # NB: the last to leave is the one for whom the execution ends.
+            own = waiting.execution.call
+            own.cut, own.allowed = cut, waiting.call.allowed
         self._release(waiting)
         with self._locked():
             # Whoever held the lock has left the rest to us, by now.

@@ -133,20 +133,21 @@ class Timeout(Policy):
         outer = call.deadline
         if outer is not None and outer <= deadline:
             return overdue(call, deadline)  # type: ignore[return-value]  # it is
+        allowed = call.allowed
         deadline += self.seconds
         if outer is None or deadline < outer:
-            call.deadline = deadline
+            call.deadline, call.allowed = deadline, self.seconds
         if self.abandon:
-            return await self._around_thread(proceed, call, deadline, outer)
+            return await self._around_thread(proceed, call, deadline, outer, allowed)
         limit = call.runtime.limit(call, self._shelf, self.seconds, deadline)
         try:
             outcome = await proceed(call)
         except BaseException as error:
-            call.deadline = outer
+            call.deadline, call.allowed = outer, allowed
             if limit.leave(call, error) is not CUT:
                 raise
             return self._exceeded(call, deadline, error)
-        call.deadline = outer
+        call.deadline, call.allowed = outer, allowed
         end = limit.leave(call, outcome.error)
         if end is CUT:
             return await self._replaced(outcome, call, deadline)
@@ -177,7 +178,12 @@ class Timeout(Policy):
         return self.seconds + (clock.now() - deadline)
 
     async def _around_thread(
-        self, proceed: Proceed, call: Call, deadline: float, outer: float | None
+        self,
+        proceed: Proceed,
+        call: Call,
+        deadline: float,
+        outer: float | None,
+        outer_allowed: float | None,
     ) -> Outcome:
         crew = self._crew()
 
@@ -198,6 +204,7 @@ class Timeout(Policy):
             error = TimeoutExceededError(
                 self.error_name(call), allowed, self._elapsed(deadline)
             )
+            error.by_deadline = until < deadline
             outcome = Outcome(None, error)
             outcome.ongoing = stint.ongoing
             if self._listeners:
@@ -209,7 +216,8 @@ class Timeout(Policy):
         try:
             outcome = await proceed(call)
         finally:
-            call.thread_runner, call.deadline = runner, outer
+            call.thread_runner = runner
+            call.deadline, call.allowed = outer, outer_allowed
         if outcome.ongoing is not None:
             return self._left_behind(outcome, call, deadline)
         if self._listeners and clock.now() > deadline:
