@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeAlias
 
 from resilient._calls.call import FIRST, PLAIN, AnyPolicy, Call, overdue
-from resilient._calls.outcome import Outcome
+from resilient._calls.outcome import Outcome, UnaskedOutcome
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import PAUSE, Sentinel
 
@@ -170,7 +170,8 @@ class Drive:
     def ended(self, error: BaseException | None, value: object = None) -> object:
         """Resume with what came of the function or block."""
         if error is None:
-            return self.send(Outcome(value))
+            # NB: None is what `Call.result` is where nobody set it.
+            return self.send(UnaskedOutcome() if value is None else Outcome(value))
         if isinstance(error, Exception):
             return self.send(Outcome(None, error))
         return self.throw(error)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from resilient._calls.call import Call
 from resilient._calls.judging import Answer, Condition, Judge, judge_by, verdict_of
-from resilient._calls.outcome import SUCCESS, Outcome, Verdict
+from resilient._calls.outcome import SUCCESS, Outcome, UnaskedOutcome, Verdict
 from resilient._edges.driver import Proceed
 from resilient._errors.chains import error_chain
 from resilient._errors.errors import RejectedError, format_seconds
@@ -175,6 +175,12 @@ class Retry(Policy):
 
     def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
         super().check_usage(usage, classified=classified)
+        if usage == "attempts" and self.on_result is not None:
+            raise TypeError(
+                "`on_result` judges what a function returns, and a block returns"
+                " nothing: use a function, or raise in the block what is to be"
+                " retried"
+            )
         if not classified:
             self.refuse_unconditional()
 
@@ -268,6 +274,8 @@ class Retry(Policy):
             last = error = None
 
     def _judged(self, outcome: Outcome, call: Call) -> Verdict:
+        if isinstance(outcome, UnaskedOutcome):
+            return outcome.verdict
         if self.on_result is not None and outcome.error is None:
             return verdict_of("on_result", self.on_result(outcome.value), outcome)
         if self._judge is not None:
