@@ -6,6 +6,7 @@ infers nothing, and an ignored error that is none is an error itself.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -203,6 +204,8 @@ def narrowed() -> int:
 
 async def spellings_async() -> None:
     assert_type(await pipeline.acall(coroutine_function, 1, text="a"), str)
+    assert_type(await pipeline.acall(lambda: coroutine_function(1)), str)
+    assert_type(await pipeline.acall(asyncio.ensure_future, coroutine_function(1)), str)
 
     async for attempt in pipeline.attempts():
         async with attempt as call:

@@ -17,8 +17,8 @@ from resilient._edges.driver import (
     Drive,
     Proceed,
     failed,
-    refuse_awaitable,
 )
+from resilient._edges.lazy import awaited, is_lazy, refuse_lazy
 from resilient._runtimes.sync import SYNC
 
 
@@ -52,6 +52,7 @@ class Branch(Drive):
         in_sync = call.runtime is SYNC
         enter_call(call)
         value: Any = None
+        refusal: TypeError | None = None
         try:
             standstill = self.begin()
             while True:
@@ -63,7 +64,7 @@ class Branch(Drive):
                     break
                 try:
                     if not in_sync:
-                        value = Outcome(await fn(*args, **kwargs))
+                        value = Outcome(await awaited(fn(*args, **kwargs)))
                     elif call.thread_runner is None:
                         value = Outcome(fn(*args, **kwargs))
                     else:
@@ -73,11 +74,13 @@ class Branch(Drive):
                 except BaseException as unwinding:
                     standstill = self.throw(unwinding)
                 else:
-                    returned: object = value.value
-                    if in_sync and hasattr(type(returned), "__await__"):
-                        standstill = self.throw(refuse_awaitable(call.name, returned))
+                    if is_lazy(value.value, was_awaited=not in_sync):
+                        refusal = refuse_lazy(
+                            call.name, value.value, was_awaited=not in_sync
+                        )
+                        standstill = self.throw(refusal)
                     else:
                         standstill = self.send(value)
         finally:
             # NB: the error's traceback holds this frame.
-            value = returned = None
+            value = refusal = None

@@ -81,21 +81,6 @@ def failed(error: Exception) -> Outcome:
     return Outcome(None, error)
 
 
-def close_unbegun(awaitable: object) -> None:
-    """Tell the interpreter that a coroutine is not awaited on purpose."""
-    if isinstance(awaitable, Coroutine):
-        awaitable.close()
-
-
-def refuse_awaitable(name: str, value: object) -> TypeError:
-    """Return the error for a plain function that returned an awaitable."""
-    close_unbegun(value)
-    return TypeError(
-        f"{name!r} is a plain function that returned an awaitable, which a"
-        " policy around the function cannot protect: make it `async def`"
-    )
-
-
 def misused(request: object) -> RuntimeError:
     """Return the error for a policy that awaits where nothing can."""
     return RuntimeError(

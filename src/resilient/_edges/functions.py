@@ -32,10 +32,10 @@ from resilient._edges.driver import (
     failed,
     leaf,
     misused,
-    refuse_awaitable,
     suspend,
 )
-from resilient._errors.tracebacks import raised_by
+from resilient._edges.lazy import MADE, awaited, is_lazy, refuse_lazy
+from resilient._errors.tracebacks import forget_frame, raised_by
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import PAUSE
 from resilient._runtimes.sync import SYNC
@@ -92,9 +92,11 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                     else:
                         resume = send
                         # NB: the type: the value may be a proxy that answers.
-                        returned: object = value.value
-                        if hasattr(type(returned), "__await__"):
-                            value, trace = refuse_awaitable(name, value.value), None
+                        if type(value.value) not in MADE and is_lazy(
+                            value.value, was_awaited=False
+                        ):
+                            value = refuse_lazy(name, value.value, was_awaited=False)
+                            trace = None
                             resume = coroutine.throw
             assert outcome is not None
             if outcome.error is None:
@@ -109,19 +111,41 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                 coroutine.close()
             # NB: the error's traceback holds this frame; the frame must not
             # hold the error.
-            outcome = value = returned = trace = None
+            outcome = value = trace = None
 
     return wrapper
 
 
-def async_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `fn` as the policy protects it, for a coroutine function."""
+def _awaiting(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `fn`, whose results can all be awaited, were it only to refuse them."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return awaited(fn(*args, **kwargs))
+        except BaseException as error:
+            forget_frame(error)
+            raise
+
+    return run
+
+
+def async_edge(
+    policy: AnyPolicy, fn: Callable[..., Any], *, plain: bool = False
+) -> Callable[..., Any]:
+    """Return `fn` as the policy protects it, for a coroutine function.
+
+    Args:
+        policy: What protects it.
+        fn: The function.
+        plain: Whether it is a plain one that returns what is awaited.
+    """
     chain, name = cast("Chain", policy.bind(leaf)), name_of(fn)
+    run = _awaiting(fn) if plain else fn
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         if not driver.enabled:
-            return await fn(*args, **kwargs)
+            return await run(*args, **kwargs)
         call = Call(name, args, kwargs, None, None, policy, fn)
         token = enter_call(call)
         value: Any = None
@@ -147,7 +171,7 @@ def async_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                     # StopIteration is none of ours.
                     try:
                         if request is RUN:
-                            value = Outcome(await fn(*args, **kwargs))
+                            value = Outcome(await run(*args, **kwargs))
                         elif request is PAUSE:
                             value = None
                         else:
@@ -169,6 +193,14 @@ def async_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                         resume = coroutine.throw
                     else:
                         resume = send
+                        if (
+                            request is RUN
+                            and type(value.value) not in MADE
+                            and is_lazy(value.value, was_awaited=True)
+                        ):
+                            value = refuse_lazy(name, value.value, was_awaited=True)
+                            trace = None
+                            resume = coroutine.throw
             assert outcome is not None
             if outcome.error is None:
                 return outcome.value

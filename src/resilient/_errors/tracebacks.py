@@ -19,6 +19,17 @@ def strip(error: BaseException) -> None:
     BaseException.with_traceback(error, trace)
 
 
+def forget_frame(error: BaseException) -> None:
+    """Take the frame that is catching `error` off its traceback.
+
+    NB: a bare ``raise`` afterwards does not put it back, so that a frame of
+    ours between two others is not shown.
+    """
+    trace = error.__traceback__
+    if trace is not None:  # pragma: no branch - it was raised
+        BaseException.with_traceback(error, trace.tb_next)
+
+
 def raised_by(policy: object, error: Exception) -> Exception:
     """Prepare an error that a policy's edge is about to raise.
 

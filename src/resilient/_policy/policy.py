@@ -41,7 +41,9 @@ from resilient._edges.blocks import Attempts, Guard, unrepeatable
 from resilient._edges.driver import Proceed
 from resilient._edges.functions import async_edge, sync_edge
 from resilient._edges.generators import async_generator_edge, generator_edge
+from resilient._edges.managers import async_manager_edge, manager_edge
 from resilient._errors.errors import RejectedError
+from resilient._errors.tracebacks import forget_frame
 from resilient._events import listeners
 from resilient._events.counters import UNCOUNTED, Counters, counters_of
 from resilient._events.events import CallRejected, Event, located
@@ -70,7 +72,15 @@ else:
 
 
 Usage: TypeAlias = Literal[
-    "sync", "async", "generator", "async generator", "guard", "attempts", "requests"
+    "sync",
+    "async",
+    "generator",
+    "async generator",
+    "context manager",
+    "async context manager",
+    "guard",
+    "attempts",
+    "requests",
 ]
 
 _EDGES: dict[str, Callable[[Policy[Any], Callable[..., Any]], Callable[..., Any]]] = {
@@ -78,6 +88,8 @@ _EDGES: dict[str, Callable[[Policy[Any], Callable[..., Any]], Callable[..., Any]
     "async": async_edge,
     "generator": generator_edge,
     "async generator": async_generator_edge,
+    "context manager": manager_edge,
+    "async context manager": async_manager_edge,
 }
 
 
@@ -359,7 +371,7 @@ class Policy(Generic[F]):
         """
         if usage == "guard" and (self.reruns or self.replaces):
             raise unrepeatable(self, "guard")
-        if usage in ("attempts", "generator", "async generator") and self.replaces:
+        if usage in _WHAT and self.replaces:
             raise TypeError(
                 f"{self!r} may answer in the place of its function, which has"
                 f" no meaning for {_WHAT[usage]}"
@@ -398,7 +410,9 @@ class Policy(Generic[F]):
 
         Args:
             fn: A plain function, coroutine function, generator, async
-                generator, method, `functools.partial` or callable object.
+                generator, method, `functools.partial` or callable object, or
+                what `contextlib.contextmanager` or `asynccontextmanager` made:
+                then entering is the attempt, and permits last until the exit.
 
         Returns:
             A function of the same signature.
@@ -437,34 +451,43 @@ class Policy(Generic[F]):
         """
         __tracebackhide__ = True
         if colour_of(fn) != "sync":
-            raise _miscalled(fn, "`call` takes plain functions", "acall")
+            raise _miscalled(fn, "`call` takes plain functions")
         self._check_usage_once("sync")
         try:
             return sync_edge(self, fn)(*args, **kwargs)  # type: ignore[no-any-return]
         except BaseException as error:
-            _forget_frame(error)
+            forget_frame(error)
             raise
 
     async def acall(
         self,
-        fn: Callable[P, Coroutine[Any, Any, T]],
+        fn: Callable[P, Awaitable[T]],
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T | F:
-        """Call a coroutine function under this policy.
+        """Call a function under this policy, and await what it returns.
+
+        Args:
+            fn: A coroutine function, or anything else that returns an
+                awaitable: a lambda, a client's method, a partial.
+            *args: Its arguments.
+            **kwargs: Its arguments.
 
         Raises:
-            TypeError: `fn` is a plain function or a generator.
+            TypeError: `fn` is a generator, or what it returned cannot be
+                awaited.
         """
         __tracebackhide__ = True
-        if colour_of(fn) != "async":
-            raise _miscalled(fn, "`acall` takes coroutine functions", "call")
+        colour = colour_of(fn)
+        if colour not in ("sync", "async"):
+            raise _miscalled(fn, "`acall` awaits what a function returns")
         self._check_usage_once("async")
         try:
-            return await async_edge(self, fn)(*args, **kwargs)  # type: ignore[no-any-return]
+            edge = async_edge(self, fn, plain=colour == "sync")
+            return await edge(*args, **kwargs)  # type: ignore[no-any-return]
         except BaseException as error:
-            _forget_frame(error)
+            forget_frame(error)
             raise
 
     def guard(self, *, key: Any = None) -> Guard:
@@ -534,31 +557,23 @@ living: WeakValueDictionary[int, Policy[Any]] = WeakValueDictionary()
 
 
 _A: dict[str, str] = {
-    "sync": "a plain function",
     "async": "a coroutine function",
     "generator": "a generator",
     "async generator": "an async generator",
+    "context manager": "a context manager",
+    "async context manager": "a context manager",
 }
 _WHAT: dict[str, str] = {
     "attempts": "a block: use a function",
     "generator": "a generator, whose items the consumer has seen",
     "async generator": "a generator, whose items the consumer has seen",
+    "context manager": "a context manager: use a function",
+    "async context manager": "a context manager: use a function",
 }
 
 
-def _miscalled(fn: Callable[..., Any], rule: str, twin: str) -> TypeError:
-    """Return the error for a function that needs the `twin`, or the decorator."""
+def _miscalled(fn: Callable[..., Any], rule: str) -> TypeError:
+    """Return the error for a function that needs another usage."""
     colour = colour_of(fn)
-    hint = twin if colour in ("sync", "async") else "the decorator"
+    hint = "acall" if colour == "async" else "the decorator"
     return TypeError(f"{rule}, {format_value(fn)} is {_A[colour]}: use {hint}")
-
-
-def _forget_frame(error: BaseException) -> None:
-    """Take the frame that is catching `error` off its traceback.
-
-    NB: a bare ``raise`` afterwards does not put it back, so that `call` and
-    `acall` show as many frames as a decorated function does: one.
-    """
-    trace = error.__traceback__
-    if trace is not None:  # pragma: no branch - it was raised
-        BaseException.with_traceback(error, trace.tb_next)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
-if TYPE_CHECKING:
-    pass
-
-
-Colour: TypeAlias = Literal["sync", "async", "generator", "async generator"]
+Colour: TypeAlias = Literal[
+    "sync",
+    "async",
+    "generator",
+    "async generator",
+    "context manager",
+    "async context manager",
+]
 
 
 _COLOURS: dict[int, Colour] = {
@@ -24,6 +28,18 @@ _COLOURS: dict[int, Colour] = {
 
 
 _SUSPENDS = sum(_COLOURS)
+
+
+def _code_of(decorate: Any) -> object:
+    """Return the code that a decorator of `contextlib` gives every function."""
+    return cast("types.FunctionType", decorate(lambda: None)).__code__
+
+
+_MANAGERS: tuple[tuple[object, Colour], ...] = (
+    (_code_of(contextlib.contextmanager), "context manager"),
+    (_code_of(contextlib.asynccontextmanager), "async context manager"),
+)
+"""NB: compared by identity; a test's `AsyncMock` has code that is a mock."""
 
 
 def colour_of(function: Callable[..., Any]) -> Colour:
@@ -45,6 +61,11 @@ def colour_of(function: Callable[..., Any]) -> Colour:
             return "async generator"
         if inspect.isgeneratorfunction(candidate):
             return "generator"
+        # NB: a bound method hands on what its function has.
+        code = getattr(candidate, "__code__", None)
+        for manages, colour in _MANAGERS:
+            if code is manages:
+                return colour
     return "sync"
 
 

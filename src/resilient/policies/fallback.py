@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar, cast, overload
 from resilient._calls.call import Call
 from resilient._calls.judging import Condition, Judge, fallback_judge, judge_by
 from resilient._calls.outcome import SUCCESS, Outcome, Verdict
-from resilient._edges.driver import Proceed, close_unbegun, failed
+from resilient._edges.driver import Proceed, failed
+from resilient._edges.lazy import close_unbegun
 from resilient._events.events import FallbackUsed, error_name
 from resilient._policy.policy import Policy, Usage
 from resilient._runtimes.runtime import Sentinel

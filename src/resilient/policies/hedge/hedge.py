@@ -29,6 +29,8 @@ _ONCE: Final = {
     "attempts": "block",
     "generator": "generator",
     "async generator": "generator",
+    "context manager": "context manager",
+    "async context manager": "context manager",
     "requests": "transport",
 }
 """What runs once at a time, by spelling."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from resilient._calls.call import Call, current
 from resilient._calls.outcome import OngoingWork, Outcome
-from resilient._edges.driver import close_unbegun
+from resilient._edges.lazy import close_unbegun
 from resilient._errors.chains import error_chain, raise_first
 from resilient._events.listeners import log_once
 from resilient._runtimes.runtime import Sentinel
