@@ -128,7 +128,7 @@ def simulations(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def bench(session: nox.Session) -> None:
-    """Runs the benchmarks; writes docs/reference/cost.md from all that were run.
+    """Runs the benchmarks; writes docs/reference/cost.md from benchmarks/results.
 
     What does not install on one Python is missing there, by name. Arguments
     after `--` go to benchmarks/cost.py, as in `nox -s bench-3.13 -- --rounds 9`.
@@ -136,11 +136,9 @@ def bench(session: nox.Session) -> None:
     session.install(".[test]")
     for contender in group("bench"):
         session.install(contender, success_codes=[0, 1])
-    results = Path("build")
-    results.mkdir(exist_ok=True)
-    ours = str(results / f"cost-{session.python}.json")
-    session.run("python", "benchmarks/cost.py", "--json", ours, *session.posargs)
-    every = sorted(map(str, results.glob("cost-*.json")))
-    session.run("python", "benchmarks/cost.py", "--page", *every)
+    figures = f"benchmarks/results/cost-{session.python}.json"
+    measure = ["benchmarks/cost.py", "--all", "--json", figures]
+    session.run("python", *measure, *session.posargs)
+    session.run("python", "benchmarks/cost.py", "--page")
     session.run("python", "benchmarks/telemetry.py")
     session.run("python", "benchmarks/transport.py")

@@ -1,16 +1,18 @@
-"""What a protected call costs, as ratios measured in one process.
+"""What a protected call costs, measured in one process.
 
-    python benchmarks/cost.py [--rounds N] [--json [FILE]]
-    python benchmarks/cost.py --page FILE...
+    python benchmarks/cost.py [--all] [--rounds N] [--json FILE]
+    python benchmarks/cost.py --page
 
-The second writes docs/reference/cost.md from what the first left in files,
-one for each Python. See `_cost` for who is compared, and `_cost.rounds` for how.
+The first measures what a user asks first, seven rows in half a minute; with `--all`
+every policy at every case in every world, footprints, and whether what is aimed at
+is reached, in some five minutes. The second writes docs/reference/cost.md from
+what the first left in benchmarks/results, a file for each Python, and measures
+nothing. See `_cost` for who is compared, and `_cost.rounds` for how.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import platform
@@ -21,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from _cost import page
-from _cost.rounds import Times, measure
-from _cost.scenes import BARE, OURS, Scene, build, scenes
+from _cost.rounds import Ratio, Times, measure
+from _cost.scenes import BARE, OURS, Scene, build, first, scenes
 from _cost.targets import Scenes, judge
 from _cost.workloads import World
 
@@ -40,6 +42,7 @@ DISTRIBUTIONS = (
     "hyx",
     "interlock-cb",
     "limits",
+    "nopanic",
     "purgatory",
     "pybreaker",
     "pyrate-limiter",
@@ -78,23 +81,27 @@ def _table(scene: Scene, times: Times) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for one in scene.contenders:
         if one.name != BARE:
-            ratio = times.ratio(one.name, OURS)
-            whole = times.whole(one.name, OURS)
-            rows.append(
-                {
-                    "name": one.name,
-                    "ratio": [ratio.median, ratio.low, ratio.high],
-                    "whole": [whole.median, whole.low, whole.high],
-                    "lacks": one.lacks,
-                }
-            )
+            row: dict[str, Any] = {"name": one.name}
+            row["microseconds"] = _rounded(times.microseconds(one.name))
+            row["ratio"] = _numbers(times.ratio(one.name, OURS))
+            rows.append(row | {"lacks": one.lacks})
     return {
         "group": scene.group,
         "case": scene.case,
         "world": scene.world.name,
+        "bare": _rounded(times.microseconds(BARE)),
         "rows": rows,
         "missing": scene.missing,
     }
+
+
+def _numbers(ratio: Ratio) -> list[float]:
+    return [_rounded(one) for one in (ratio.median, ratio.low, ratio.high)]
+
+
+def _rounded(number: float) -> float:
+    """Four digits: the noise is in the third."""
+    return float(f"{number:.4g}")
 
 
 async def _measure(
@@ -104,11 +111,11 @@ async def _measure(
     return scene, await measure(scene, rounds)
 
 
-def run(rounds: int) -> dict[str, Any]:
-    """Measure everything, and judge it."""
+def run(rounds: int, *, every: bool) -> dict[str, Any]:
+    """Measure the first rows, or every one and judge them."""
     measured: Scenes = {}
     tables: list[dict[str, Any]] = []
-    for name, case, world in scenes():
+    for name, case, world in scenes() if every else first():
         try:
             scene, times = world.run(_measure(name, case, world, rounds))
         except ImportError as error:
@@ -122,13 +129,13 @@ def run(rounds: int) -> dict[str, Any]:
         {
             "topic": one.topic,
             "what": one.what,
-            "reached": [one.reached.median, one.reached.low, one.reached.high],
+            "reached": _numbers(one.reached),
             "aim": one.aim,
             "unit": one.unit,
             "met": one.met,
             "note": one.note,
         }
-        for one in judge(measured, rounds)
+        for one in (judge(measured, rounds) if every else ())
     ]
     return {
         "python": platform.python_version(),
@@ -142,7 +149,7 @@ def run(rounds: int) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Print what was measured for who reads it here."""
-    print(f"Python {result['python']}, ratios of costs over the bare call\n")
+    print(f"Python {result['python']}: microseconds a call, ratios over the bare call")
     for target in result["targets"]:
         mark = {True: "met", False: "not met", None: ""}[target["met"]]
         reached = page.format_value(target["reached"], target["unit"])
@@ -152,29 +159,28 @@ def show(result: dict[str, Any]) -> None:
     for table in result["tables"]:
         print(f"\n{table['group']}, {table['case']}, {table['world']}")
         for row in table["rows"]:
-            ratio = page.format_value(row["ratio"])
-            print(f"  {row['name']:24} {ratio:>22}  {row['lacks']}")
+            took, ratio = row["microseconds"], page.format_value(row["ratio"])
+            line = f"  {row['name']:24} {took:8.2f} µs {ratio:>22}  {row['lacks']}"
+            print(line.rstrip())
 
 
 def main() -> None:
     """Measure and print, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", dest="every")
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE")
-    parser.add_argument("--page", nargs="+", metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--page", action="store_true")
     options = parser.parse_args()
     if options.page:
-        page.write([json.loads(Path(one).read_text("utf-8")) for one in options.page])
+        page.write()
         return
     # What others say and warn of is not what is measured.
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    result = run(options.rounds)
-    if options.json == "-":
-        print(json.dumps(result, indent=1))
-        return
+    result = run(options.rounds, every=options.every)
     if options.json:
-        Path(options.json).write_text(json.dumps(result, indent=1), "utf-8")
+        options.json.write_text(page.as_json(result), "utf-8")
     show(result)
 
 

@@ -65,8 +65,31 @@ def test_a_target_is_met_by_the_median(
     assert met is target.met
 
 
-def test_the_page_is_written_from_results_alone(tmp_path: Path) -> None:
-    """The oldest Python comes first, whatever the order of the files."""
+def test_the_first_rows_stand_beside_others() -> None:
+    """A row that was not measured, or a library that was not there, is a dash."""
+    rows = [
+        {"name": OURS, "microseconds": 4.56, "ratio": [1, 1, 1], "lacks": ""},
+        {"name": "nopanic", "microseconds": 1.84, "ratio": [0.4, 0, 1], "lacks": ""},
+    ]
+    table = {"group": "Retry", "case": "at once", "world": "asyncio", "rows": rows}
+    result = {
+        "machine": "an abacus",
+        "rounds": 3,
+        "versions": {},
+        "targets": [],
+        "tables": [table | {"missing": {}}],
+    }
+    text = page.render([{**result, "python": one} for one in ("3.9.1", "3.13.0")])
+
+    rivals = "by hand | nopanic | pyresilience | interlock-cb | hyx"
+    assert f"| | resilient, 3.9.1 | resilient, 3.13.0 | {rivals} |" in text
+    assert "| one policy, `Retry` | 4.6 | 4.6 | – | 1.8 | – | – | – |" in text
+    assert "| seven policies | – | – | – | – | – | – | – |" in text
+    assert page.AIMS not in text
+
+
+def test_what_is_aimed_at_stands_by_python() -> None:
+    """What was reached stands beside it, with a mark."""
     target = {
         "topic": "Retry",
         "what": "whole",
@@ -84,13 +107,27 @@ def test_the_page_is_written_from_results_alone(tmp_path: Path) -> None:
         "targets": [target, missed],
         "tables": [],
     }
-    results = [{**result, "python": "3.13.0"}, {**result, "python": "3.9.1"}]
+    text = page.render([{**result, "python": one} for one in ("3.9.1", "3.13.0")])
 
-    page.write(results, tmp_path / "cost.md")
-
-    text = (tmp_path / "cost.md").read_text("utf-8")
     assert "| | | aim | 3.9.1 | 3.13.0 |" in text
     cell = "2.00 (1.50–2.50) ✓ hyx"
     assert f"| Retry | whole | ≤ 5 × | {cell} | {cell} |" in text
     cell = "12.0 (11.0–13.0) ✗ hyx"
     assert f"| Retry | net | ≤ 5 × | {cell} | {cell} |" in text
+
+
+def test_results_come_by_age_of_the_python(tmp_path: Path) -> None:
+    """The oldest Python comes first, whatever the order of the files."""
+    for python in ("3.13.0", "3.9.1"):
+        result = {"python": python, "tables": [{"group": "Retry"}, {"group": "HTTP"}]}
+        (tmp_path / f"cost-{python}.json").write_text(page.as_json(result), "utf-8")
+
+    read = page.results(tmp_path)
+
+    assert ["3.9.1", "3.13.0"] == [one["python"] for one in read]
+    assert [{"group": "Retry"}, {"group": "HTTP"}] == read[0]["tables"]
+
+
+def test_the_page_says_what_was_measured() -> None:
+    """No figure of the page is typed: `cost.py --page` writes it from the results."""
+    assert page.render(page.results()) == page.PAGE.read_text("utf-8")

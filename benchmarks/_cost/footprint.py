@@ -14,7 +14,7 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from resilient import CircuitBreaker, PerKey, Pipeline, RateLimiter, calls
+from resilient import CircuitBreaker, PerKey, Pipeline, Policy, RateLimiter, calls
 
 from . import ours
 from .by_hand import breaker as breaker_by_hand
@@ -98,13 +98,12 @@ def _bare(fn: Function) -> Function:
     return fn
 
 
-def bytes_in_flight() -> float:
-    """Bytes that a call in flight takes under seven policies, over a bare one."""
-    seven = ours.pipeline(room=2 * CROWD)
+def bytes_in_flight(policy: Policy[Any]) -> float:
+    """Bytes that a call in flight takes under a policy, over a bare one."""
 
     async def both() -> float:
         bare = await _crowd(_bare, weigh=True)
-        return (await _crowd(seven, weigh=True) - bare) / CROWD
+        return (await _crowd(policy, weigh=True) - bare) / CROWD
 
     return asyncio.run(both())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from resilient import (
@@ -94,6 +95,31 @@ def timeout(fn: Function, world: World, tight: bool) -> Function:
 def fallback(fn: Function, world: World, tight: bool) -> Function:
     """None instead."""
     return Fallback(None)(fn)
+
+
+def per_key(fn: Function, world: World, tight: bool) -> Function:
+    """A limiter for each key."""
+    return alone("PerKey of RateLimiter", fn, world, tight)
+
+
+def cache(fn: Function, world: World, tight: bool) -> Function:
+    """An answer for an hour, so that all calls but the first are hits."""
+    return alone("StaleCache, a hit", fn, world, tight)
+
+
+def called(fn: Function, world: World, tight: bool) -> Function:
+    """A retry whose `call` or `acall` is used instead of a decorated function."""
+    policy = Retry(OSError, backoff=AT_ONCE, budget=ample())
+    return partial(policy.call if world.sync else policy.acall, fn)
+
+
+def three(fn: Function, world: World, tight: bool) -> Function:
+    """A timeout around a retry around a breaker."""
+    return Pipeline(
+        Timeout(3),
+        Retry(OSError, backoff=AT_ONCE, budget=ample()),
+        CircuitBreaker(failure_rate=0.9, open_for=HOUR),
+    )(fn)
 
 
 def pipeline(*, sync: bool = False, room: int = 10) -> Pipeline[None]:

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .scenes import OURS
+from .scenes import FIRST, HAND, OURS
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cost.md"
+RESULTS = Path(__file__).parents[1] / "results"
+RIVALS = (HAND, "nopanic", "pyresilience", "interlock-cb", "hyx")
+"""Who stands beside the first rows."""
 
 HEAD = """\
 # What it costs
 
-*Written by `nox -s bench`; what it says otherwise is in `benchmarks/_cost/page.py`.*
-Every figure is a ratio of two costs that were measured in one process, in turns, in
-many short rounds: the median over the rounds, with the quartiles in brackets. The cost
-of the bare call is taken from both, unless it says otherwise; the clock is the
-processor's. A ratio depends on the Python, which is named, and less on the machine:
-{machine}, {rounds} rounds.
+*Written by `nox -s bench`; the text is in `benchmarks/_cost/page.py`, the figures are
+in `benchmarks/results`.*
+
+One call on asyncio of a function that returns at once, in microseconds, the function
+included: for this library on each Python, for others and for code by hand on Python
+{python}. "By hand" is the least that a good engineer would write in place: for one
+event loop, without locks, events, texts or deadlines. A dash: it has no such thing.
+What each library lacks stands [below](#next-to-others).
+"""
+
+HOW = """
+## How it is measured
+
+All of a table take turns in one process, in {rounds} short rounds. The clock is the
+processor's, the machine has
+{machine}.
+Microseconds are those of the fastest round, which was disturbed least. They depend on
+the machine, so everything below is a ratio within a round: the median over the rounds,
+with the quartiles in brackets where there are any. It depends on the Python, which is
+named, and less on the machine. The cost of the bare call is taken from both sides of a
+ratio, unless it says otherwise.
 """
 
 AIMS = """
 ## What is aimed at
 
 The success path on asyncio, a function that returns at once, unless it says otherwise.
-✓: the median reaches what is aimed at; ✗: it does not, or not yet. "By hand" is the
-least that a good engineer would write in place: for one event loop, without events,
-texts or deadlines; with locks where it is synchronous. "With a lock" it serves threads
-and several event loops, as ours does. Who promises the same lacks
-nothing in the tables below; where no such row is, nobody does. An empty pipeline has no
-step of its own: what is net of it has the whole of a policy's, its coroutine too.
+✓: the median reaches what is aimed at; ✗: it does not, or not yet. What is by hand has
+locks where it is synchronous; "with a lock" it serves threads and several event loops,
+as ours does. A peer that promises the same lacks nothing in the tables above; where
+no such row is, no peer does. An empty pipeline has no step of its own: what is net of
+it has the whole of a policy's, its coroutine too.
 """
 
 PEERS = """
@@ -64,15 +82,38 @@ NOTES = {
 }
 
 
-def write(results: list[dict[str, Any]], path: Path = PAGE) -> None:
-    """Write the page anew.
+def results(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """What `cost.py --json` left in a folder, the oldest Python first."""
+    files = folder.glob("cost-*.json")
+    every = [json.loads(one.read_text("utf-8")) for one in files]
+    return sorted(every, key=lambda one: _version(one["python"]))
+
+
+def as_json(result: dict[str, Any]) -> str:
+    """A result as JSON with a line for each table, so that changes can be read."""
+    lines: list[str] = []
+    for key, value in result.items():
+        whole = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list):
+            parts = [json.dumps(one, ensure_ascii=False) for one in value]
+            whole = "[\n" + ",\n".join(parts) + "\n]"
+        lines.append(f"{json.dumps(key)}: {whole}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def write(path: Path = PAGE) -> None:
+    """Write the page anew."""
+    path.write_text(render(results()), "utf-8")
+
+
+def render(results: list[dict[str, Any]]) -> str:
+    """The page.
 
     Args:
-        results: What `cost.py --json` printed, for each Python.
-        path: Where to.
+        results: What was measured on each Python, the oldest first. What it
+            takes `--all` to measure has its sections if it was measured.
     """
-    results = sorted(results, key=lambda one: _version(one["python"]))
-    path.write_text("\n".join(_lines(results)) + "\n", "utf-8")
+    return "\n".join(_lines(results)) + "\n"
 
 
 def _version(python: str) -> tuple[int, ...]:
@@ -81,22 +122,44 @@ def _version(python: str) -> tuple[int, ...]:
 
 def _lines(results: list[dict[str, Any]]) -> Iterator[str]:
     newest = results[-1]
-    yield HEAD.format(**newest).rstrip()
-    yield AIMS.rstrip()
-    yield ""
-    yield from _targets(results)
+    yield HEAD.format(**newest)
+    yield from _first(results)
+    yield HOW.format(**newest).rstrip()
     yield PEERS.format(**newest).rstrip()
     for group in dict.fromkeys(table["group"] for table in newest["tables"]):
         yield f"\n### {group}\n"
         if group in NOTES:
             yield NOTES[group]
         yield from _group([one for one in newest["tables"] if one["group"] == group])
+    if newest["targets"]:
+        yield AIMS
+        yield from _targets(results)
     yield "\n## Who took part\n"
     yield "| | " + " | ".join(f"Python {one['python']}" for one in results) + " |"
     yield "|---|" + "---|" * len(results)
     for name in newest["versions"]:
         versions = [one["versions"].get(name) or "not there" for one in results]
         yield f"| {name} | " + " | ".join(versions) + " |"
+
+
+def _first(results: list[dict[str, Any]]) -> Iterator[str]:
+    """The rows that a user asks for first."""
+    pythons = [f"{OURS}, {one['python']}" for one in results]
+    yield f"| | {' | '.join([*pythons, *RIVALS])} |"
+    yield "|---|" + "---:|" * (len(pythons) + len(RIVALS))
+    for what, (group, case) in FIRST.items():
+        took = [_microseconds(one, group, case) for one in results]
+        figures = [one.get(OURS) for one in took]
+        figures += [took[-1].get(rival) for rival in RIVALS]
+        cells = ("–" if one is None else f"{one:.1f}" for one in figures)
+        yield f"| {what} | {' | '.join(cells)} |"
+
+
+def _microseconds(result: dict[str, Any], group: str, case: str) -> dict[str, float]:
+    for table in result["tables"]:
+        if (table["group"], table["case"], table["world"]) == (group, case, "asyncio"):
+            return {row["name"]: row["microseconds"] for row in table["rows"]}
+    return {}
 
 
 def _targets(results: list[dict[str, Any]]) -> Iterator[str]:

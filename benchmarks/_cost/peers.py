@@ -119,6 +119,14 @@ def aioresilience_retry(fn: Function, world: World, tight: bool) -> Function:
     return library.with_retry(library.RetryPolicy(config))(fn)
 
 
+def nopanic_retry(fn: Function, world: World, tight: bool) -> Function:
+    """The decorator, on a budget that lasts."""
+    import nopanic
+
+    budget = nopanic.RetryBudget(1.0, min_retries_per_sec=1e6)
+    return nopanic.retry(3, OSError, nopanic.backoff.fixed(0), budget=budget)(fn)
+
+
 # Circuit breakers
 
 
@@ -203,6 +211,15 @@ def interlock_breaker_by_count(fn: Function, world: World, tight: bool) -> Funct
         wait_duration_in_open=HOUR,
     )
     return interlock.CircuitBreaker(name="bench", config=config)(fn)
+
+
+def nopanic_breaker(fn: Function, world: World, tight: bool) -> Function:
+    """The decorator, with a window in time."""
+    import nopanic
+
+    return nopanic.circuit_breaker(
+        failure_threshold=0.9, min_calls=20, window=10, reset_timeout=HOUR
+    )(fn)
 
 
 # Rate limiters
@@ -334,6 +351,27 @@ def aioresilience_limiter(fn: Function, world: World, tight: bool) -> Function:
     return call
 
 
+def nopanic_limiter(fn: Function, world: World, tight: bool) -> Function:
+    """A token bucket that refuses, by the decorator."""
+    import nopanic
+
+    return nopanic.rate_limit(*((1, HOUR) if tight else (RATE, 1)), max_wait=0)(fn)
+
+
+def nopanic_keyed_limiter(fn: Function, world: World, tight: bool) -> Function:
+    """The same, one for each key."""
+    import nopanic
+
+    return nopanic.keyed(
+        lambda _: nopanic.rate_limit(RATE, 1, max_wait=0), key=same_key
+    )(fn)
+
+
+def same_key(x: int) -> int:
+    """The key of every call."""
+    return 1
+
+
 # Bulkheads
 
 
@@ -401,6 +439,13 @@ def interlock_bulkhead(fn: Function, world: World, tight: bool) -> Function:
     return interlock.Pipeline(interlock.BulkheadStrategy(1 if tight else 10))(fn)
 
 
+def nopanic_bulkhead(fn: Function, world: World, tight: bool) -> Function:
+    """The decorator; its slots are counted for each event loop."""
+    import nopanic
+
+    return nopanic.bulkhead(1 if tight else 10, max_wait=0)(fn)
+
+
 # Timeouts
 
 
@@ -463,6 +508,13 @@ def interlock_timeout(fn: Function, world: World, tight: bool) -> Function:
     return call
 
 
+def nopanic_timeout(fn: Function, world: World, tight: bool) -> Function:
+    """The decorator; a thread, where the function is synchronous."""
+    import nopanic
+
+    return nopanic.timeout(3)(fn)
+
+
 # Fallbacks
 
 
@@ -497,6 +549,63 @@ def interlock_fallback(fn: Function, world: World, tight: bool) -> Function:
 
     strategy = interlock.FallbackStrategy(lambda error: None, on=(OSError,))
     return interlock.Pipeline(strategy)(fn)
+
+
+def nopanic_fallback(fn: Function, world: World, tight: bool) -> Function:
+    """The decorator."""
+    import nopanic
+
+    return nopanic.fallback(None, on=OSError)(fn)
+
+
+# Caches
+
+
+def nopanic_cache(fn: Function, world: World, tight: bool) -> Function:
+    """The decorator, with the key of ours."""
+    import nopanic
+
+    return nopanic.cache(HOUR, stale_ttl=HOUR, key=same_key)(fn)
+
+
+# Three at once: a timeout around a retry around a breaker
+
+
+def _three(fn: Function, world: World, *wraps: Any) -> Function:
+    for wrap in wraps:
+        fn = wrap(fn, world, False)
+    return fn
+
+
+def hyx_three(fn: Function, world: World, tight: bool) -> Function:
+    """Its decorators."""
+    return _three(fn, world, hyx_breaker, hyx_retry, hyx_timeout)
+
+
+def pyresilience_three(fn: Function, world: World, tight: bool) -> Function:
+    """Its parts, and once more around them for the timeout."""
+    parts = ("retry", "circuit_breaker")
+    inner = pyresilience_of(fn, **{part: pyresilience_config(part) for part in parts})
+    return inner if world.sync else pyresilience_timeout(inner, world, False)
+
+
+def aioresilience_three(fn: Function, world: World, tight: bool) -> Function:
+    """Its decorators."""
+    return _three(
+        fn, world, aioresilience_breaker, aioresilience_retry, aioresilience_timeout
+    )
+
+
+def nopanic_three(fn: Function, world: World, tight: bool) -> Function:
+    """Its decorators; a deadline, where the function is synchronous."""
+    outer = _nopanic_deadline if world.sync else nopanic_timeout
+    return _three(fn, world, nopanic_breaker, nopanic_retry, outer)
+
+
+def _nopanic_deadline(fn: Function, world: World, tight: bool) -> Function:
+    import nopanic
+
+    return nopanic.deadline(3)(fn)
 
 
 # Everything at once
@@ -608,6 +717,23 @@ def interlock_stack(fn: Function, world: World, tight: bool) -> Function:
     if not world.sync:
         builder = builder.timeout(1)
     return builder.build()(fn)
+
+
+def nopanic_stack(fn: Function, world: World, tight: bool) -> Function:
+    """All seven of its decorators; a deadline instead of timeouts in sync."""
+    import nopanic
+
+    if not world.sync:
+        fn = nopanic_timeout(fn, world, False)
+    for wrap in (
+        nopanic_bulkhead,
+        nopanic_limiter,
+        nopanic_breaker,
+        nopanic_retry,
+        _nopanic_deadline if world.sync else nopanic_timeout,
+    ):
+        fn = wrap(fn, world, False)
+    return nopanic.fallback(None)(fn)
 
 
 # HTTP clients: the function is a transport that answers from memory

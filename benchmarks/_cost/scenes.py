@@ -27,8 +27,19 @@ BARE, EMPTY, OURS, HAND = "bare call", "empty pipeline", "resilient", "by hand"
 RAISE = "raise by hand"
 FOR_THREADS = "by hand, a lock"
 
-SUSPENDS = "suspends once"
-SUCCESS = ("at once", SUSPENDS)
+AT_ONCE, SUSPENDS = "at once", "suspends once"
+SUCCESS = (AT_ONCE, SUSPENDS)
+
+FIRST = {
+    "one policy, `Retry`": ("Retry", AT_ONCE),
+    "one policy, `CircuitBreaker`": ("CircuitBreaker", AT_ONCE),
+    "one policy, `RateLimiter`": ("RateLimiter", AT_ONCE),
+    "one policy, `Timeout`": ("Timeout", AT_ONCE),
+    "three policies": ("Three policies", AT_ONCE),
+    "seven policies": ("Pipeline", AT_ONCE),
+    "rejected by an open circuit": ("CircuitBreaker", "rejected"),
+}
+"""What a user asks first, and where it is measured: on asyncio."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,7 @@ GROUPS: dict[str, Group] = {
             "hyx": Peer(peers.hyx_retry, "budget, error"),
             "pyresilience": Peer(peers.pyresilience_retry),
             "aioresilience": Peer(peers.aioresilience_retry, "budget"),
+            "nopanic": Peer(peers.nopanic_retry, trio=True),
         },
         (*SUCCESS, "two failures"),
     ),
@@ -95,6 +107,7 @@ GROUPS: dict[str, Group] = {
             "aioresilience": Peer(peers.aioresilience_breaker, "threads, window"),
             "interlock-cb": Peer(peers.interlock_breaker),
             "interlock-cb, by count": Peer(peers.interlock_breaker_by_count),
+            "nopanic": Peer(peers.nopanic_breaker, trio=True),
         },
         (*SUCCESS, "rejected"),
     ),
@@ -111,6 +124,7 @@ GROUPS: dict[str, Group] = {
             "hyx": Peer(peers.hyx_limiter, "threads"),
             "pyresilience": Peer(peers.pyresilience_limiter, "threads"),
             "aioresilience": Peer(peers.aioresilience_limiter, "threads"),
+            "nopanic": Peer(peers.nopanic_limiter, trio=True),
         },
         (*SUCCESS, "rejected"),
     ),
@@ -125,6 +139,7 @@ GROUPS: dict[str, Group] = {
             "pyresilience": Peer(peers.pyresilience_bulkhead, "threads"),
             "aioresilience": Peer(peers.aioresilience_bulkhead, "threads"),
             "interlock-cb": Peer(peers.interlock_bulkhead, "threads"),
+            "nopanic": Peer(peers.nopanic_bulkhead, "threads", trio=True),
         },
         (*SUCCESS, "rejected"),
     ),
@@ -138,6 +153,7 @@ GROUPS: dict[str, Group] = {
             "pyresilience": Peer(peers.pyresilience_timeout, "deadline"),
             "aioresilience": Peer(peers.aioresilience_timeout, "deadline"),
             "interlock-cb": Peer(peers.interlock_timeout, "deadline"),
+            "nopanic": Peer(peers.nopanic_timeout, "deadline", trio=True),
         },
         worlds=(ASYNCIO, UVLOOP, TRIO),
     ),
@@ -149,8 +165,33 @@ GROUPS: dict[str, Group] = {
             "pyresilience": Peer(peers.pyresilience_fallback),
             "aioresilience": Peer(peers.aioresilience_fallback),
             "interlock-cb": Peer(peers.interlock_fallback),
+            "nopanic": Peer(peers.nopanic_fallback, trio=True),
         },
         (*SUCCESS, "replaced"),
+    ),
+    "PerKey": Group(
+        ours.per_key,
+        None,
+        {"nopanic": Peer(peers.nopanic_keyed_limiter, trio=True)},
+    ),
+    "StaleCache": Group(
+        ours.cache,
+        None,
+        {"nopanic": Peer(peers.nopanic_cache, trio=True)},
+        (AT_ONCE,),
+    ),
+    "Three policies": Group(
+        ours.three,
+        None,
+        {
+            "hyx": Peer(peers.hyx_three, "threads, window, budget, error, deadline"),
+            "pyresilience": Peer(peers.pyresilience_three, "budget, deadline"),
+            "aioresilience": Peer(
+                peers.aioresilience_three, "threads, window, budget, deadline"
+            ),
+            "nopanic": Peer(peers.nopanic_three, "deadline", trio=True),
+        },
+        (*SUCCESS, "two failures"),
     ),
     "Pipeline": Group(
         ours.stack,
@@ -165,15 +206,21 @@ GROUPS: dict[str, Group] = {
             "pyresilience": Peer(peers.pyresilience_stack, "threads"),
             "aioresilience": Peer(peers.aioresilience_stack, "threads, window"),
             "interlock-cb": Peer(peers.interlock_stack, "threads, a rate limit"),
+            "nopanic": Peer(peers.nopanic_stack, "threads, deadline", trio=True),
         },
         (*SUCCESS, "two failures", "rejected"),
+    ),
+    "Not decorated": Group(
+        ours.retry,
+        None,
+        {"call or acall": Peer(ours.called, trio=True)},
     ),
     "Every policy": Group(
         ours.empty,
         None,
         {"asyncio.timeout": Peer(peers.asyncio_timeout)}
         | {name: Peer(partial(ours.alone, name)) for name in ours.POLICIES},
-        ("at once",),
+        (AT_ONCE,),
         (ASYNCIO, SYNC),
     ),
     "HTTP": Group(
@@ -184,7 +231,7 @@ GROUPS: dict[str, Group] = {
             "httpx-retries": Peer(peers.httpx_retries, "all but retries"),
             "clientwright": Peer(peers.clientwright_client),
         },
-        ("at once",),
+        (AT_ONCE,),
         (ASYNCIO,),
     ),
 }
@@ -215,6 +262,12 @@ class Scene:
     def guarded(self) -> bool:
         """Whether calls raise."""
         return self.case == "rejected"
+
+
+def first() -> Iterator[tuple[str, str, World]]:
+    """The scenes of what a user asks first."""
+    for name, case in FIRST.values():
+        yield name, case, ASYNCIO
 
 
 def scenes() -> Iterator[tuple[str, str, World]]:
@@ -267,7 +320,7 @@ def _contender(name: str, peer: Peer, case: str, world: World) -> Contender:
         call = peer.wrap(dependency.function, world, True)
         return Contender(name, call, dependency, peer.lacks)
     failures = 2 if case == "two failures" else 0
-    workload = Workload(world, suspends=case != "at once", failures=failures)
+    workload = Workload(world, suspends=case != AT_ONCE, failures=failures)
     if name == BARE and failures:
         # What is measured is what the failures cost as well.
         workload = Workload(world)

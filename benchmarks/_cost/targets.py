@@ -7,18 +7,26 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from resilient import CircuitBreaker, RateLimiter
+from resilient import CircuitBreaker, RateLimiter, Retry
 
-from . import footprint
+from . import footprint, ours
 from .rounds import Ratio, Times
-from .scenes import EMPTY, FOR_THREADS, GROUPS, HAND, OURS, RAISE
+from .scenes import AT_ONCE, EMPTY, FOR_THREADS, GROUPS, HAND, OURS, RAISE
 
 Scenes = dict[tuple[str, str, str], Times]
 """What was measured, by group, case and world."""
 
-AT_ONCE = "at once"
 TIMEOUT = "asyncio.timeout"
-LONE = ("Retry", "CircuitBreaker", "RateLimiter", "Bulkhead", "Timeout", "Fallback")
+LONE = (
+    "Retry",
+    "CircuitBreaker",
+    "RateLimiter",
+    "Bulkhead",
+    "Timeout",
+    "Fallback",
+    "PerKey",
+    "StaleCache",
+)
 """The groups that are one policy."""
 
 
@@ -164,8 +172,12 @@ def _footprints(rounds: int) -> Iterator[Target]:
         weight = _exactly(footprint.bytes_a_key(factory))
         yield Target("PerKey", f"each of 100 000 keys, {what}", weight, limit, unit="B")
     topic = "10 000 calls in flight"
-    weight = _exactly(footprint.bytes_in_flight())
-    yield Target(topic, "memory over a bare call", weight, 3200.0, unit="B")
+    for what, policy, limit in (
+        ("memory over a bare call", ours.pipeline(room=2 * footprint.CROWD), 3200.0),
+        ("the same, `Retry` alone", Retry(OSError), None),
+    ):
+        weight = _exactly(footprint.bytes_in_flight(policy))
+        yield Target(topic, what, weight, limit, unit="B")
     for what, collecting, limit in (
         ("of the bare calls' time", True, 2.0),
         ("the same, without garbage collection", False, None),
