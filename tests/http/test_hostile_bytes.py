@@ -23,7 +23,7 @@ from tests.http.wire import Connection, Script, Wire
 
 from resilient import Bulkhead, Pipeline, TimeoutExceededError
 from resilient._http.body import Left, Timeouts
-from resilient._http.network import keep_deadlines
+from resilient._http.network import watch
 from resilient._runtimes import clock
 from resilient.testing import virtual_time
 
@@ -196,9 +196,9 @@ async def test_a_transport_is_wrapped_once_and_a_bare_client_does_not_notice(
         lambda _: iter([HEAD + b"Content-Length: 2\r\n\r\n", b"ok"] * 3),
     )
     for _ in range(2):
-        keep_deadlines(wire.transport)
+        watch(wire.transport)
         backend = wire.transport._pool._network_backend
-        keep_deadlines(wire.transport)
+        watch(wire.transport)
         assert backend is wire.transport._pool._network_backend
     ours = h.transport(wire.transport)
     async with h.bare(wire.transport, timeout=3) as bare, h.bare(ours) as client:
@@ -211,7 +211,7 @@ async def test_a_transport_is_wrapped_once_and_a_bare_client_does_not_notice(
     assert 1 == len(wire.connections)
 
 
-@in_sync_clients
+@in_every_client
 async def test_a_wrapped_network_speaks_tls_and_retries_connecting(h: Http) -> None:
     """All that a backend can do goes through."""
     script = lambda _: iter([HEAD + b"Content-Length: 0\r\n\r\n"])  # noqa: E731
@@ -239,6 +239,8 @@ def test_a_timeout_is_measured_each_time_it_is_used() -> None:
             read.now(KeyError)
         timeouts.deadline = math.inf
         assert (5.0, None) == (read.now(KeyError), write.now(KeyError))
+        assert None is timeouts["write"]
+        assert 5.0 == timeouts["read"]
 
 
 @pytest.mark.real

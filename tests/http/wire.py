@@ -14,13 +14,20 @@ Afterwards the peer has closed. ``connection.take()`` is what the client wrote.
 from __future__ import annotations
 
 import importlib
+import ssl
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 from tests.colours import _finish
 from tests.http.families import Http
 
 Script = Callable[[Any], Iterator[Any]]
+
+
+@cache
+def _context() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 class Connection:
@@ -94,6 +101,8 @@ class Wire:
         self.connections: list[Connection] = []
         self.connects: list[Any] = []
         kind = "HTTPTransport" if h.is_sync else "AsyncHTTPTransport"
+        # NB: a context takes as long to make as all the rest of a test.
+        options.setdefault("verify", _context())
         self.transport: Any = getattr(h.library, kind)(**options)
         self.transport._pool._network_backend = self._backend()
 

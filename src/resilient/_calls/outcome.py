@@ -53,17 +53,21 @@ class Outcome:
             every exception is a FAILURE, a rejection is IGNORED.
         retry_after: Seconds after which to try again, where the error, the
             server or a predicate said so.
+        health: What it says of the dependency's health, where that is not the
+            verdict: SUCCESS where it refuses though it works (429), IGNORED
+            where the fault is on our side (a full connection pool).
         ongoing: Of a call whose work outlives its answer (a generator, a response
             body, an abandoned thread): the permits to give back when that has
             ended. None for every other call.
     """
 
-    __slots__ = ("error", "ongoing", "retry_after", "value", "verdict")
+    __slots__ = ("error", "health", "ongoing", "retry_after", "value", "verdict")
 
     def __init__(self, value: Any = None, error: Exception | None = None) -> None:
         self.value: Any = value
         self.error = error
         self.retry_after: float | None = None
+        self.health: Verdict | None = None
         self.ongoing: OngoingWork | None = None
         self.verdict: Verdict
         if error is None:

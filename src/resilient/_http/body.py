@@ -22,17 +22,21 @@ _AT_ONCE = 0.001
 
 
 class Left(float):
-    """A timeout that knows the deadline which may have shortened it."""
+    """A timeout that knows the deadline which may have shortened it.
 
-    __slots__ = ("_own", "_timeouts")
+    Attributes:
+        timeouts: Where it comes from.
+    """
+
+    __slots__ = ("_own", "timeouts")
 
     _own: float | None
-    _timeouts: Timeouts
+    timeouts: Timeouts
 
     def __new__(cls, seconds: float, own: float | None, timeouts: Timeouts) -> Self:
         left = super().__new__(cls, seconds)
         left._own = own
-        left._timeouts = timeouts
+        left.timeouts = timeouts
         return left
 
     def now(self, late: type[Exception]) -> float | None:
@@ -41,7 +45,7 @@ class Left(float):
         Args:
             late: Raised once no time is left.
         """
-        left = self._timeouts.deadline - clock.now()
+        left = self.timeouts.deadline - clock.now()
         if left <= 0.0:
             raise late("the time for the request is up")
         if self._own is not None and self._own <= left:
@@ -59,12 +63,15 @@ class Timeouts(dict[str, "float | None"]):
 
     Attributes:
         deadline: On the clock of `time.monotonic`.
+        head: Whether the head of the request, of HTTP/1.1, was written in
+            full; None: nobody has tried, or it is not known.
     """
 
     # NB: no `__init__`: the one of `dict` is made for each attempt.
-    __slots__ = ("deadline",)
+    __slots__ = ("deadline", "head")
 
     deadline: float
+    head: bool | None
 
     def get(self, key: str, default: Any = None) -> Any:
         own: float | None = super().get(key, default)
@@ -91,7 +98,7 @@ class Body:
     Args:
         body: The body as the inner transport returned it.
         stream: What is held until its end, and within what limit.
-        timeouts: Those of the last attempt, where they had a deadline.
+        timeouts: Those of the last attempt.
         timeout_exception: The client's errors of what took too long.
         read_timeout: Makes the one of a read.
     """
@@ -100,7 +107,7 @@ class Body:
         self,
         body: Any,
         stream: Stream,
-        timeouts: Timeouts | None,
+        timeouts: Timeouts,
         timeout_exception: type[Exception],
         read_timeout: Callable[[str], Exception],
     ) -> None:
@@ -157,9 +164,8 @@ class Body:
 
     def _shorten(self) -> None:
         """Let the client wait for a chunk no longer than there is time."""
-        if self._timeouts is not None:
-            deadline = self._stream.call.deadline
-            self._timeouts.deadline = math.inf if deadline is None else deadline
+        deadline = self._stream.call.deadline
+        self._timeouts.deadline = math.inf if deadline is None else deadline
 
     def _obeyed(self, error: Exception) -> None:
         """Answer for a timeout of the client's that our limit shortened."""
@@ -254,21 +260,32 @@ class Rest:
 class Upload:
     """A request's body of which nobody knows whether it can be read twice.
 
-    Attributes:
+    Args:
         body: The body.
+        consumed: Raised where it is read a second time.
+
+    Attributes:
         begun: Whether any of it was read.
     """
 
-    def __init__(self, body: Any) -> None:
+    def __init__(self, body: Any, consumed: type[Exception]) -> None:
         self.body: Any = body
         self.begun: bool = False
+        self._consumed = consumed
+
+    def _begin(self) -> None:
+        if self.begun:
+            # NB: clients send a request again themselves that a GOAWAY of
+            # HTTP/2 disowns. Of a file they would send what is left.
+            raise self._consumed()
+        self.begun = True
 
     def __iter__(self) -> Iterator[bytes]:
-        self.begun = True
+        self._begin()
         yield from self.body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        self.begun = True
+        self._begin()
         chunks = aiter(self.body)
         try:
             async for chunk in chunks:

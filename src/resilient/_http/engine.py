@@ -28,7 +28,7 @@ from resilient._errors.errors import format_seconds
 from resilient._errors.warnings import warn
 from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange, Family, Rules
-from resilient._http.network import keep_deadlines
+from resilient._http.network import watch
 from resilient._http.standard import standard_pipeline
 from resilient._policy.policy import Policy
 from resilient._runtimes.sync import SYNC
@@ -232,10 +232,9 @@ class Transport(Generic[Request, Response]):
         self._pipeline.start_counting()
         with self._lock:
             inner = self._inners.get(colour) or self._inner(colour)
-            if colour == "sync" and isinstance(
-                inner, self.family.library.HTTPTransport
-            ):
-                keep_deadlines(inner)
+            library = self.family.library
+            if isinstance(inner, (library.HTTPTransport, library.AsyncHTTPTransport)):
+                watch(inner)
             self._inners[colour] = inner
         return inner
 

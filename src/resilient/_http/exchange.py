@@ -30,7 +30,7 @@ from resilient._edges.driver import Drive
 from resilient._edges.generators import Stream
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import strip
-from resilient._http import response_headers
+from resilient._http import faults, response_headers
 from resilient._http.body import (
     UNLIMITED,
     Body,
@@ -41,6 +41,7 @@ from resilient._http.body import (
     is_rewindable,
     leave,
 )
+from resilient._http.faults import Fault
 from resilient._http.response_headers import Allowance
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
@@ -52,9 +53,6 @@ FAILED: Final = frozenset({408, 429, 500, 502, 503, 504})
 RESEND_COUNT: Final = "http.request.resend_count"
 
 _SWITCHING: Final = 101
-
-_REFUSED_STREAM: Final = 7
-"""Of HTTP/2: nothing was processed, RFC 9113, 8.7."""
 
 _DRAINED: Final = 65_536
 _DRAIN_SECONDS: Final = 1.0
@@ -195,6 +193,7 @@ class Exchange(Drive):
 
     # NB: not written before there is something to write.
     _header: str | None
+    _timeouts: Timeouts
 
     def __init__(
         self,
@@ -218,12 +217,12 @@ class Exchange(Drive):
         self._request = request
         self._own: dict[str, Any] = request.extensions
         self._stream: Stream | None = None
-        self._timeouts: Timeouts | None = None
         self._safe = method in IDEMPOTENT or self._is_allowed()
         self._upload: Upload | None = None
         body = request.stream
         if not isinstance(body, family.in_memory) and not is_rewindable(body):
-            self._upload = request.stream = family.upload(body)
+            consumed = family.library.StreamConsumed
+            self._upload = request.stream = family.upload(body, consumed)
         if rules.deadline_header is not None:
             # What a header of ours stands in for.
             self._header = request.headers.get(rules.deadline_header[0])
@@ -260,17 +259,16 @@ class Exchange(Drive):
             # NB: until its outcome is known: a timeout may cut it short.
             self.call.unrepeatable = self._why_not(over=False)
         deadline = self.call.deadline
-        if deadline is None and sent == 1:
-            return request
         request.extensions = extensions = self._own.copy()
         if sent > 1:
             extensions[RESEND_COUNT] = sent - 1
-        if deadline is None:
-            self._timeouts = None
-            return request
         timeouts = Timeouts(extensions.get("timeout") or UNLIMITED)
-        timeouts.deadline = deadline
+        timeouts.head = None
         extensions["timeout"] = self._timeouts = timeouts
+        if deadline is None:
+            timeouts.deadline = math.inf
+            return request
+        timeouts.deadline = deadline
         if self._rules.deadline_header is not None:
             name, unit = self._rules.deadline_header
             left = min(max(0.0, deadline - clock.now()), clock.LONGEST_WAIT)
@@ -405,20 +403,18 @@ class Exchange(Drive):
 
     def failed(self, error: Exception) -> Outcome:
         """Make an outcome of an error, and judge it."""
-        library, call = self._family.library, self.call
+        call, library = self.call, self._family.library
+        fault, sent = faults.facts(error, library, self._timeouts.head)
         strip(error)
         outcome = Outcome(None, error)
         if isinstance(error, ResilientError):
             # Of a transport or policy further in: judged as such.
             pass
-        elif not _blames_server(error) and (
-            not isinstance(error, library.TransportError)
-            or isinstance(
-                error, (library.LocalProtocolError, library.UnsupportedProtocol)
-            )
-        ):
+        elif fault is Fault.LASTING:
             outcome.verdict = Verdict.IGNORED
-        call.unrepeatable = self._why_not(arrived=not self._never_left(error))
+        elif fault is Fault.OURS:
+            outcome.health = Verdict.IGNORED
+        call.unrepeatable = self._why_not(arrived=sent)
         if (
             call.deadline is not None
             and isinstance(error, library.TimeoutException)
@@ -427,26 +423,6 @@ class Exchange(Drive):
             # It obeyed the deadline: whichever Timeout set it answers for it.
             outcome.ongoing = OngoingWork(_over)
         return outcome
-
-    def _never_left(self, error: Exception) -> bool:
-        """Tell whether a request certainly did not reach its server."""
-        library = self._family.library
-        if isinstance(
-            error,
-            (
-                library.ConnectError,
-                library.ConnectTimeout,
-                library.PoolTimeout,
-                library.ProxyError,
-            ),
-        ):
-            return True
-        origin = _origin(error)
-        last: int | None = getattr(origin, "last_stream_id", None)
-        if last is not None:
-            # A server that goes away says which request was the last to arrive.
-            return last == 0
-        return getattr(origin, "error_code", None) == _REFUSED_STREAM
 
     def _update_limiters(self, allowances: tuple[Allowance, ...]) -> None:
         """Tell the limiters that let it pass what the server still grants."""
@@ -497,8 +473,7 @@ class Exchange(Drive):
         length = _length(_fields(response))
         if length is None or length > _DRAINED:
             return False
-        if self._timeouts is not None:
-            self._timeouts.deadline = clock.now() + _DRAIN_SECONDS
+        self._timeouts.deadline = clock.now() + _DRAIN_SECONDS
         return True
 
     def drop(self) -> None:
@@ -584,9 +559,8 @@ class Exchange(Drive):
     def _streamed(self, body: Any, stream: Stream) -> Body:
         """Return a body whose end is the call's."""
         stream.limit = limit = self.call.stream_limit
-        if self._timeouts is not None:
-            # The attempt is over; what is left is the whole call's.
-            self._timeouts.deadline = math.inf if limit is None else limit.deadline
+        # The attempt is over; what is left is the whole call's.
+        self._timeouts.deadline = math.inf if limit is None else limit.deadline
         timed_out = self._family.library.TimeoutException
         return self._family.body(
             body, stream, self._timeouts, timed_out, self._read_timeout
@@ -614,22 +588,6 @@ def _reduce_plain(error: Exception) -> tuple[Any, ...]:
     """Pickle an error as what its author wrote: its twin has no address."""
     kind: Any = type(error).__mro__[1]
     return (kind, *kind.__reduce__(error)[1:])
-
-
-def _origin(error: BaseException) -> object:
-    """Return what the HTTP library of a client says of an error, or None."""
-    cause = error.__cause__
-    return cause.args[0] if cause is not None and cause.args else None
-
-
-def _blames_server(error: BaseException) -> bool:
-    """Tell whether an error is the server's, whatever its type says.
-
-    NB: of an HTTP/2 body that is cut short, clients raise an error of h2's as
-    it is, or call it one of their own protocol.
-    """
-    names = [type(one).__name__ for one in (error, _origin(error))]
-    return "InvalidBodyLengthError" in names
 
 
 _ABSURD: Final = 19

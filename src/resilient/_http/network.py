@@ -1,15 +1,18 @@
-"""Deadlines where the bytes go by, for the sync transports of both families.
+"""What the bytes of a request show, in both families' own transports.
 
-A client asks once for a timeout and then waits so long for each single read.
-A head that drips, endless 103 answers, a chunk size sent digit by digit and
-HTTP/2 frames that carry no answer each give it something to read, again and
-again, so that no read ever times out. Async code is cancelled; sync code has
-to look at the clock at every read and write.
+**Deadlines.** A client asks once for a timeout and then waits so long for each
+single read. A head that drips, endless 103 answers, a chunk size sent digit by
+digit and HTTP/2 frames that carry no answer each give it something to read,
+again and again, so that no read ever times out. Async code is cancelled; sync
+code has to look at the clock at every read and write.
+
+**Whether a request left.** A client of HTTP/1.1 hides that the head of a
+request could not be written, for an answer may be there all the same.
 
 So the network backend of a client's own transport is wrapped. A timeout that
-is a `Left` knows its deadline, and is measured anew each time it is used; any
-other is passed on as it is, so that sharing the transport with a bare client
-changes nothing there.
+is a `Left` knows its deadline, and is measured anew each time it is used; it
+also knows where to note that a head was written. Any other is passed on as it
+is, so that sharing the transport with a bare client changes nothing there.
 
 Not covered: resolving a name, and each further address of a host, in which no
 byte arrives; a transport that is not the client's own.
@@ -21,28 +24,54 @@ import functools
 import importlib
 from typing import Any, Final
 
-from resilient._http.body import Left
+from resilient._http.body import Left, Timeouts
 
 _PIECE: Final = 16_384
 """Bytes that are written at once, one TLS record: the socket's timeout is for
 each part that the kernel takes."""
 
 
-def keep_deadlines(transport: Any) -> None:
-    """Have a client's own sync transport obey the deadlines of its requests."""
+_HTTP2: Final = b"PRI * HTTP/2.0"
+_TUNNEL: Final = b"CONNECT "
+"""What is written before the head of a request."""
+
+
+def watch(transport: Any) -> None:
+    """Have a client's own transport show what it reads and writes."""
     pool = transport._pool
     backend = pool._network_backend
-    backend_class, _ = _classes(type(pool).__module__)
-    if not isinstance(backend, backend_class):
-        pool._network_backend = backend_class(backend)
+    backends = _backends(type(pool).__module__)
+    if not isinstance(backend, backends):
+        own = backends["Async" in type(pool).__name__]
+        pool._network_backend = own(backend)
+
+
+class _Heads:
+    """Notes whether the heads of requests are written."""
+
+    _shared = False
+
+    def about_to_write(self, buffer: bytes, timeout: float | None) -> Timeouts | None:
+        """Return where to note that this was written, if it is a head."""
+        if self._shared or not isinstance(timeout, Left):
+            return None
+        if buffer.startswith((_HTTP2, _TUNNEL)):
+            # NB: a stream's headers may be written by any other's turn.
+            self._shared = buffer.startswith(_HTTP2)
+            return None
+        timeouts = timeout.timeouts
+        if timeouts.head:
+            return None
+        timeouts.head = False
+        return timeouts
 
 
 @functools.cache
-def _classes(core: str) -> tuple[Any, Any]:
-    """Return a backend and a stream for httpcore or httpcore2."""
+def _backends(core: str) -> tuple[Any, Any]:
+    """Return the backends for httpcore or httpcore2, sync and async."""
     library: Any = importlib.import_module(core)
 
-    class Stream(library.NetworkStream):  # type: ignore[misc]  # known at run time
+    class Stream(library.NetworkStream, _Heads):  # type: ignore[misc]  # known at run time
         def __init__(self, inner: Any) -> None:
             self._inner = inner
 
@@ -53,12 +82,15 @@ def _classes(core: str) -> tuple[Any, Any]:
             return data
 
         def write(self, buffer: bytes, timeout: float | None = None) -> None:
-            if not isinstance(timeout, Left):
+            noted = self.about_to_write(buffer, timeout)
+            if isinstance(timeout, Left):
+                for start in range(0, len(buffer), _PIECE):
+                    left = timeout.now(library.WriteTimeout)
+                    self._inner.write(buffer[start : start + _PIECE], left)
+            else:
                 self._inner.write(buffer, timeout)
-                return
-            for start in range(0, len(buffer), _PIECE):
-                left = timeout.now(library.WriteTimeout)
-                self._inner.write(buffer[start : start + _PIECE], left)
+            if noted is not None:
+                noted.head = True
 
         def close(self) -> None:
             self._inner.close()
@@ -82,4 +114,40 @@ def _classes(core: str) -> tuple[Any, Any]:
         def sleep(self, seconds: float) -> None:
             self._inner.sleep(seconds)
 
-    return Backend, Stream
+    class AsyncStream(library.AsyncNetworkStream, _Heads):  # type: ignore[misc]  # known at run time
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            data: bytes = await self._inner.read(max_bytes, timeout)
+            return data
+
+        async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            noted = self.about_to_write(buffer, timeout)
+            await self._inner.write(buffer, timeout)
+            if noted is not None:
+                noted.head = True
+
+        async def aclose(self) -> None:
+            await self._inner.aclose()
+
+        async def start_tls(self, *args: Any, **kw: Any) -> Any:
+            return AsyncStream(await self._inner.start_tls(*args, **kw))
+
+        def get_extra_info(self, info: str) -> Any:
+            return self._inner.get_extra_info(info)
+
+    class AsyncBackend(library.AsyncNetworkBackend):  # type: ignore[misc]  # known at run time
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        async def connect_tcp(self, *args: Any, **kw: Any) -> Any:
+            return AsyncStream(await self._inner.connect_tcp(*args, **kw))
+
+        async def connect_unix_socket(self, *args: Any, **kw: Any) -> Any:
+            return AsyncStream(await self._inner.connect_unix_socket(*args, **kw))
+
+        async def sleep(self, seconds: float) -> None:
+            await self._inner.sleep(seconds)
+
+    return Backend, AsyncBackend

@@ -34,8 +34,12 @@ def http_verdict(outcome: Outcome) -> Verdict:
     any other response                            SUCCESS
     connecting, writing or reading failed         FAILURE
     a timeout, the client's or a policy's         FAILURE
-    our rejections; errors that do not come from  IGNORED
-    the network, as of an invalid URL
+    no place in the pool, no file descriptor      FAILURE, which says nothing
+                                                  of the server
+    what time will not mend: a certificate, a     IGNORED
+    TLS alert, a scheme, a header of ours, a
+    proxy that refuses (403, 407)
+    our rejections; what is not of the network    IGNORED
     ============================================= =========================
 
     The outcome's `retry_after` is what the server asked for.

@@ -339,7 +339,9 @@ class AdaptiveConcurrency(QueueingPolicy):
         """Whether a call met congestion; None: it says nothing."""
         judge = self._judge
         verdict = outcome.verdict if judge is None else judge(outcome)
-        return None if verdict is _IGNORED else verdict is not _SUCCESS
+        if verdict is _IGNORED or outcome.health is _IGNORED:
+            return None
+        return verdict is not _SUCCESS
 
     def _learn_locked(
         self, now: float, latency: float, congested: bool

@@ -153,7 +153,7 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
             return
         judge = self._judge
         verdict = outcome.verdict if judge is None else judge(outcome)
-        if verdict is IGNORED:
+        if verdict is IGNORED or outcome.health is IGNORED:
             return
         now, lock = clock.now(), self._lock
         if not lock.acquire(False):  # NB: by hand, see `_policy.admission`

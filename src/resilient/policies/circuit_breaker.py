@@ -317,7 +317,11 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         try:
             if outcome is not None:
                 judge = self._judge
-                verdict = outcome.verdict if judge is None else judge(outcome)
+                verdict = (
+                    (outcome.health or outcome.verdict)
+                    if judge is None
+                    else judge(outcome)
+                )
                 if verdict is SUCCESS:
                     failed = False
                 elif verdict is not IGNORED:

@@ -215,7 +215,9 @@ def _kept(proceed: Proceed, call: Call) -> Awaitable[Outcome]:
 async def _judged(proceed: Proceed, judge: Judge, call: Call) -> Outcome:
     """Proceed, and judge what came of it by the pipeline's ``classify``."""
     outcome = await proceed(call)
-    outcome.verdict = judge(outcome)
+    verdict = judge(outcome)
+    if verdict is not outcome.verdict:
+        outcome.verdict, outcome.health = verdict, None
     call.classified = True
     return outcome
 
