@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from resilient import Call, Outcome, Pipeline, Policy, Retry
+from resilient import Call, Outcome, Pipeline, Policy, Retry, Trait
 
 Proceed = Callable[[Call], Awaitable[Outcome]]
 
@@ -17,7 +17,7 @@ Proceed = Callable[[Call], Awaitable[Outcome]]
 class Reauthenticate(Policy):
     """Refresh the token when a call is not permitted, and call once more."""
 
-    reruns = True
+    traits = Trait.RERUNS
 
     def __init__(self, refresh: Callable[[], object], *, name: str | None = None):
         super().__init__(name)

@@ -1294,11 +1294,12 @@ def test_a_plain_function_may_not_return_an_awaitable() -> None:
 
 def test_threads_are_said_aloud() -> None:
     """Unless somebody said that they know."""
-    with pytest.warns(ResilientWarning) as caught:
 
-        @Hedge(1)
-        def function() -> None:
-            """Return nothing."""
+    def function() -> None:
+        """Return nothing."""
+
+    with pytest.warns(ResilientWarning) as caught:
+        Hedge(1)(function)
 
     assert (
         "Hedge(1.0) runs a synchronous function in threads, where a loser cannot"
@@ -1429,7 +1430,7 @@ def test_its_repr_and_copies() -> None:
         (
             (hedge(1), Fallback("x")),
             "Fallback('x') stands inside Hedge(1.0, budget=None, max_threads=9), which"
-            " will never see a failure; list it before the Hedge",
+            " will not see the failures it answers for; list it before the Hedge",
         ),
         (
             (Timeout(1), hedge(1)),

@@ -31,6 +31,7 @@ from resilient import (
     ResilientWarning,
     Retry,
     Timeout,
+    Trait,
     constant,
 )
 from resilient._calls.outcome import OngoingWork
@@ -362,12 +363,11 @@ def test_a_reset_is_one_of_every_key() -> None:
     assert 1 == len(hosts)
 
 
-def test_it_contains_what_its_keys_have() -> None:
-    """Itself too."""
+def test_the_policies_of_its_keys_are_its_children() -> None:
+    """Once there are any."""
     hosts = PerKey(limiter)
-    assert hosts.contains(hosts)
-    assert hosts.contains(hosts["a"])
-    assert not hosts.contains(limiter("a"))
+    assert [] == hosts.children()
+    assert [hosts["a"]] == hosts.children()
 
 
 def test_a_spelling_is_refused_for_every_key() -> None:
@@ -671,10 +671,10 @@ def test_async_functions_are_refused() -> None:
 def test_it_interrupts_where_its_policies_do(factory: Any, warns: bool) -> None:
     """Known with the first of them: a synchronous block on a loop is deaf to it."""
     per_key = PerKey(lambda key: factory(1))
-    assert not per_key.interrupts
+    assert Trait.INTERRUPTS not in per_key.traits
     with per_key.guard(key="a"):
         pass
-    assert warns == per_key.interrupts
+    assert warns == (Trait.INTERRUPTS in per_key.traits)
 
     async def main() -> None:
         told = pytest.warns(ResilientWarning, match="cannot interrupt")

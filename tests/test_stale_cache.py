@@ -197,15 +197,15 @@ async def test_reset_forgets_everything(w: World) -> None:
     source = Source()
     cache = StaleCache(10, 10, negative_ttl=5)
     get = w.decorate(cache, source.function)
-    assert cache.fresh()
+    assert cache.is_pristine()
     assert 1 == await get()
-    assert not cache.fresh()
+    assert not cache.is_pristine()
     cache.reset()
-    assert cache.fresh()
+    assert cache.is_pristine()
     source.error = OSError()
     with pytest.raises(OSError):
         await get()
-    assert not cache.fresh()
+    assert not cache.is_pristine()
     cache.reset()
     source.error = None
     assert 3 == await get()
@@ -581,7 +581,7 @@ async def check_store(w: World, store: Any) -> None:
     with pytest.raises(KeyError):
         await get(1)
     assert {} == store.kept
-    assert cache.fresh()
+    assert cache.is_pristine()
 
 
 @in_every_colour
@@ -655,7 +655,7 @@ class Noticing:
         self.cache = cache
 
     def __del__(self) -> None:
-        self.cache.fresh()
+        self.cache.is_pristine()
         self.cache.call(abs, 5)
 
 

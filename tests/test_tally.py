@@ -379,14 +379,14 @@ def test_what_stands_inside_goes_by_the_outermost_pipeline() -> None:
     inner = Pipeline(breaker, name="inner")
     outer = Pipeline(inner, name="outer")
     other = Pipeline(breaker, name="other")
-    assert ("outer", "circuit") == breaker.place()
-    assert ("outer", "outer") == outer.place()
-    assert ("other", "other") == other.place()
+    assert ("outer", "circuit") == breaker.placement[1:]
+    assert ("outer", "outer") == outer.placement[1:]
+    assert ("other", "other") == other.placement[1:]
     del inner, outer
     gc.collect()
-    assert ("circuit", "circuit") == breaker.place()
+    assert ("circuit", "circuit") == breaker.placement[1:]
     last = Pipeline(breaker, name="last")
-    assert ("last", "circuit") == breaker.place()
+    assert ("last", "circuit") == breaker.placement[1:]
     assert last.children() == (breaker,)
 
 
@@ -397,10 +397,10 @@ def test_what_stands_inside_a_per_key_goes_by_its_name() -> None:
     )
     outer = Pipeline(hosts, name="outer")
     [breaker] = hosts["example.org"].children()
-    assert ("outer", "hosts") == breaker.place()
+    assert ("outer", "hosts") == breaker.placement[1:]
     hosts["example.org"].call(int)
     assert counters_of("hosts") is hosts["example.org"].counters
-    assert ("outer", "hosts") == hosts.place()
+    assert ("outer", "hosts") == hosts.placement[1:]
     assert outer.children() == (hosts,)
 
 

@@ -65,6 +65,7 @@ from resilient._policy.admission import AdmissionPolicy, Wait
 from resilient._policy.policy import Policy
 from resilient._policy.retry_budget import RetryBudget
 from resilient._values.priority import Priority
+from resilient._values.traits import Trait
 from resilient.policies.adaptive_concurrency import AdaptiveConcurrency
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
 from resilient.policies.bulkhead import Bulkhead
@@ -141,6 +142,7 @@ __all__ = [
     "TimedOut",
     "Timeout",
     "TimeoutExceededError",
+    "Trait",
     "Vegas",
     "Verdict",
     "Wait",

@@ -287,7 +287,7 @@ async def test_a_retry_says_how_long_a_header_may_hold(h: Http) -> None:
     for inside in (True, False):
         limiter = RateLimiter(100)
         retry = h.retry(*[limiter] * inside, max_retry_after=5)
-        pipeline = retry if inside else Pipeline(limiter, retry)
+        pipeline = retry if inside else Pipeline(limiter, retry, intended=True)
         script = h.script(h.answer(200, RateLimit='"a";r=0;t=86400'), 200)
         async with h.client(script, pipeline) as client:
             await h.get(client)

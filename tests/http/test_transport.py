@@ -1196,7 +1196,8 @@ async def test_every_answer_teaches_a_limiter_that_stands_around(h: Http) -> Non
                 super().learn(remaining, *args, **kw)
 
         limiter = Learns(100, per=60)
-        pipeline = h.retry(limiter) if inside else Pipeline(limiter, h.retry())
+        outside = Pipeline(limiter, h.retry(), intended=True)
+        pipeline = h.retry(limiter) if inside else outside
         script = h.script(
             h.answer(503, RateLimit='"a";r=9;t=60'),
             h.library.ReadError("down"),

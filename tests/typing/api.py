@@ -71,6 +71,7 @@ from resilient import (
     TimedOut,
     Timeout,
     TimeoutExceededError,
+    Trait,
     Vegas,
     Verdict,
     Wait,
@@ -445,7 +446,7 @@ def errors() -> None:
 
 
 class Twice(Policy):
-    reruns = True
+    traits = Trait.RERUNS
 
     async def around(
         self, proceed: Callable[[Call], Awaitable[Outcome]], call: Call

@@ -12,7 +12,7 @@ Ground rules:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from enum import Enum
 from typing import (
@@ -21,11 +21,13 @@ from typing import (
     ClassVar,
     Final,
     Generic,
+    NamedTuple,
     Protocol,
     TypeVar,
     cast,
     overload,
 )
+from weakref import ReferenceType
 
 from resilient._calls.outcome import SUCCESS, Outcome, UnaskedOutcome, outcome_label
 from resilient._errors.errors import (
@@ -37,6 +39,7 @@ from resilient._runtimes import clock
 from resilient._runtimes.current import current_runtime
 from resilient._values.checks import number
 from resilient._values.priority import Priority, TaskPriority
+from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
     from typing import Self
@@ -69,6 +72,22 @@ CONCLUDED: Final = object()
 ORIGINAL, RETRY = Run.ORIGINAL, Run.RETRY
 
 
+class Placement(NamedTuple):
+    """What telemetry calls a policy: found once, kept until a name changes.
+
+    Attributes:
+        root: The outermost of the pipelines that it was put into first.
+        pipeline: Name of that pipeline.
+        policy: Name of the policy in it. What stands inside a `PerKey` goes by
+            the name of that, for keys are many.
+    """
+
+    # NB: weak: a pipeline that is gone names nothing.
+    root: ReferenceType[AnyPolicy]
+    pipeline: str
+    policy: str
+
+
 class AnyPolicy(Protocol):
     """What calls and edges need of a `Policy`, whose layer is above theirs."""
 
@@ -76,16 +95,18 @@ class AnyPolicy(Protocol):
     _name: str | None
 
     @property
-    def interrupts(self) -> bool: ...
+    def traits(self) -> Trait: ...
 
     @property
-    def reruns(self) -> bool: ...
+    def name(self) -> str | None: ...
 
     @property
     def label(self) -> str: ...
 
     @property
-    def metric_name(self) -> str: ...
+    def placement(self) -> Placement: ...
+
+    def children(self) -> Sequence[AnyPolicy]: ...
 
     def bind(self, proceed: Callable[[Call], Awaitable[Outcome]]) -> Any: ...
 

@@ -27,6 +27,7 @@ from resilient._errors.tracebacks import strip
 from resilient._errors.warnings import warn
 from resilient._runtimes.runtime import Sentinel
 from resilient._runtimes.sync import SYNC, loop_runs_here
+from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
     from resilient._runtimes.runtime import Runtime
@@ -105,7 +106,7 @@ class _Stay:
 
 def _warn_if_deaf(policy: AnyPolicy) -> None:
     """Warn of a synchronous block that only an async one could cut short."""
-    if loop_runs_here() and policy.interrupts:
+    if loop_runs_here() and Trait.INTERRUPTS in policy.traits:
         warn(
             f"{policy.label!r} cannot interrupt a synchronous block: use"
             " `async with` (`async for`) on a thread that runs an event loop"
@@ -238,7 +239,8 @@ class Guard:
 
 def unrepeatable(policy: AnyPolicy, usage: str) -> TypeError:
     """Return the error for a block that a policy would repeat or replace."""
-    hint = "attempts()" if policy.reruns and usage == "guard" else "a function"
+    reruns = policy.traits & (Trait.RERUNS | Trait.RACES)
+    hint = "attempts()" if reruns and usage == "guard" else "a function"
     return TypeError(
         f"{policy!r} may run its function again or answer in its place, which"
         f" {usage}() cannot do with a block: use {hint}"

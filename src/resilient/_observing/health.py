@@ -9,6 +9,7 @@ from resilient._events.counters import all_counters
 from resilient._events.listeners import log_once
 from resilient._policy.policy import Policy
 from resilient._policy.registry import policies
+from resilient._values.traits import Trait
 
 CALLS: Final = "resilient.calls"
 
@@ -31,9 +32,10 @@ class Reading(NamedTuple):
     """What was seen of one policy.
 
     Attributes:
-        pipeline, policy: What telemetry calls the two: see `Policy.place`.
+        pipeline, policy: What telemetry calls the two: see `Policy.placement`.
         named: Whether the pipeline has a name of its own.
         kind: The type of the policy.
+        traits: What it may do.
         many: Whether it stands inside a `PerKey`.
         status: What it said.
     """
@@ -42,6 +44,7 @@ class Reading(NamedTuple):
     policy: str
     named: bool
     kind: type[Policy[Any]]
+    traits: Trait
     many: bool
     status: dict[str, Any]
 
@@ -50,16 +53,19 @@ def readings() -> Iterator[Reading]:
     """Look at every policy, and at those inside each `PerKey`."""
     for policy in policies():
         yield from _read(policy, many=False)
-        if policy.multiplies:
+        if Trait.KEYED in policy.traits:
             for one in _inside(policy, set()):
                 yield from _read(one, many=True)
 
 
 def _read(policy: Policy[Any], *, many: bool) -> Iterator[Reading]:
     try:
-        pipeline, name = policy.place()
-        named = policy.root.name is not None
-        reading = Reading(pipeline, name, named, type(policy), many, policy.status())
+        root, pipeline, name = policy.placement
+        whole = root()
+        named = whole is not None and whole.name is not None
+        reading = Reading(
+            pipeline, name, named, type(policy), policy.traits, many, policy.status()
+        )
     except AttributeError:
         # Another thread is making it.
         return
@@ -119,7 +125,7 @@ def health() -> dict[str, Any]:
         if not reading.named:
             continue
         pipeline = found.setdefault(reading.pipeline, {"calls": {}, "policies": []})
-        if reading.kind.composes:
+        if Trait.COMPOSES in reading.traits:
             continue
         kind = reading.kind.__name__
         if reading.many:

@@ -240,7 +240,7 @@ class AdmissionPolicy(Policy):
                 raise
             permit = self.readmit(permit, call)
         if not isinstance(permit, RejectedError):
-            call.count("resilient.permit.waits", self.metric_name)
+            call.count("resilient.permit.waits", self.placement.policy)
         if self._listeners and not isinstance(permit, RejectedError):
             waited = clock.now() - began
             try:

@@ -35,7 +35,7 @@ from typing import (
 )
 from weakref import ReferenceType, WeakValueDictionary, ref
 
-from resilient._calls.call import Call
+from resilient._calls.call import Call, Placement
 from resilient._calls.outcome import Outcome
 from resilient._edges.blocks import Attempts, Guard, unrepeatable
 from resilient._edges.driver import Proceed
@@ -44,10 +44,12 @@ from resilient._edges.generators import async_generator_edge, generator_edge
 from resilient._edges.managers import async_manager_edge, manager_edge
 from resilient._errors.errors import RejectedError
 from resilient._errors.tracebacks import forget_frame
+from resilient._errors.warnings import warn
 from resilient._events import listeners
 from resilient._events.counters import UNCOUNTED, Counters, counters_of
 from resilient._events.events import CallRejected, Event, located
 from resilient._events.listeners import Listener, broadcast, send
+from resilient._policy.order import defeats
 from resilient._values.callables import colour_of, name_of
 from resilient._values.spelling import (
     arguments_of,
@@ -55,6 +57,7 @@ from resilient._values.spelling import (
     format_value,
     parameters_of,
 )
+from resilient._values.traits import NONE, Trait
 
 if TYPE_CHECKING:
     from types import CoroutineType
@@ -93,6 +96,21 @@ _EDGES: dict[str, Callable[[Policy[Any], Callable[..., Any]], Callable[..., Any]
 }
 
 
+class _DirectUse:
+    """What a policy keeps that is used itself, and not only inside another.
+
+    Attributes:
+        alias: What it is called after where it was given no name.
+        checked: Usages that were found to have a meaning.
+    """
+
+    __slots__ = ("alias", "checked")
+
+    def __init__(self) -> None:
+        self.alias: str | None = None
+        self.checked: tuple[Usage, ...] = ()
+
+
 class Policy(Generic[F]):
     """Something that stands around calls and makes them resilient.
 
@@ -110,34 +128,16 @@ class Policy(Generic[F]):
 
     __slots__ = (
         "__weakref__",
-        "_accepted",
-        "_alias",
+        "_direct_use",
         "_listeners",
         "_name",
         "_parent",
+        "_placement",
         "counters",
     )
 
-    reruns: bool = False
-    """Whether it may call `proceed` more than once."""
-
-    replaces: bool = False
-    """Whether it may answer in the function's place."""
-
-    shares: bool = False
-    """Whether it may give one answer to several calls."""
-
-    judges: bool = False
-    """Whether it says for those around it what a failure is."""
-
-    interrupts: bool = False
-    """Whether it cuts short what takes too long, where that is possible."""
-
-    multiplies: bool = False
-    """Whether it has a policy inside for each of many keys."""
-
-    composes: bool = False
-    """Whether it does nothing but compose the policies inside."""
+    traits: Trait = NONE
+    """What it may do: see `Trait`. A property where it depends on arguments."""
 
     metrics: tuple[tuple[str, ...], ...] = ()
     """What it counts, so that it can be seen to be 0: each a metric, and the
@@ -147,11 +147,10 @@ class Policy(Generic[F]):
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a string, got {name!r}")
         self._name = name
-        # What it is called after where it was given no name.
-        self._alias: str | None = None
-        self._accepted: tuple[Usage, ...] = ()
+        self._direct_use: _DirectUse | None = None
         # The first policy that it was put into.
         self._parent: ReferenceType[Policy[Any]] | None = None
+        self._placement: Placement | None = None
         self.counters: Counters = UNCOUNTED
         self._listeners: tuple[Listener, ...] = ()
         living[id(self)] = self
@@ -184,10 +183,6 @@ class Policy(Generic[F]):
         """Whether it is as good as new: `PerKey` drops such policies first."""
         return True
 
-    def contains(self, other: Policy[Any]) -> bool:
-        """Whether `other` is this policy, or one inside it."""
-        return other is self
-
     # -- Names and copies
 
     @property
@@ -200,11 +195,21 @@ class Policy(Generic[F]):
         """The name where there is one, else the kind of policy."""
         return self._name or self._alias or type(self).__name__
 
+    @property
+    def _alias(self) -> str | None:
+        return None if self._direct_use is None else self._direct_use.alias
+
+    def _used_directly(self) -> _DirectUse:
+        if self._direct_use is None:
+            self._direct_use = _DirectUse()
+        return self._direct_use
+
     def name_after(self, protected: str) -> None:
         """Take a name from the first thing that it protects."""
         if self._alias is None:
-            self._alias = protected
-            self.counters = counters_of(self.metric_name)
+            self._used_directly().alias = protected
+            self._forget_placement()
+            self.counters = counters_of(self.placement.policy)
 
     def error_name(self, call: Call) -> str:
         """Return what to call this policy in an error of `call`.
@@ -215,11 +220,12 @@ class Policy(Generic[F]):
         whole = None if call.policy is None else call.policy._name
         return self._name or whole or self._alias or call.name
 
-    def attach_to(self, home: Policy[Any]) -> None:
+    def _attach_to(self, parent: Policy[Any]) -> None:
         """Take note of the policy that this one was put into, the first time."""
         if self._parent is None or self._parent() is None:
-            self._parent = ref(home)
-        if home.multiplies:
+            self._parent = ref(parent)
+            self._forget_placement()
+        if Trait.KEYED in parent.traits:
             self._unregister()
 
     def _unregister(self) -> None:
@@ -229,42 +235,38 @@ class Policy(Generic[F]):
         for policy in self.children():
             policy._unregister()
 
-    def place(self) -> tuple[str, str]:
-        """Return what telemetry calls the pipeline it is in, and itself there.
-
-        The outermost of the pipelines that it was put into first. Keys are
-        many: all that stands inside a `PerKey` goes by the name of that.
-        """
-        policy, name = self._find_root()
-        return policy.label, name
-
     @property
-    def root(self) -> Policy[Any]:
-        """The outermost of the pipelines that it was put into first."""
-        return self._find_root()[0]
+    def placement(self) -> Placement:
+        """What telemetry calls the pipeline that it is in, and itself there."""
+        placement = self._placement
+        if placement is None or placement.root() is None:
+            placement = self._placement = self._place()
+        return placement
 
-    def _find_root(self) -> tuple[Policy[Any], str]:
-        policy: Policy[Any] = self
-        name = self._name or self._alias or type(self).__name__
-        while policy._parent is not None and (home := policy._parent()) is not None:
-            policy = home
-            if policy.multiplies:
-                name = policy.label
-        return policy, name
+    def _place(self) -> Placement:
+        root: Policy[Any] = self
+        keyed: Policy[Any] | None = None
+        while root._parent is not None and (parent := root._parent()) is not None:
+            root = parent
+            if Trait.KEYED in root.traits:
+                keyed = root
+        if keyed is not None:
+            return keyed.placement
+        return Placement(ref(root), root.label, self.label)
 
-    @property
-    def metric_name(self) -> str:
-        """What telemetry calls it: see `place`."""
-        return self._find_root()[1]
+    def _forget_placement(self) -> None:
+        self._placement = None
+        for policy in self.children():
+            policy._forget_placement()
 
     def children(self) -> Sequence[Policy[Any]]:
         """Return the policies that stand in this one."""
         return ()
 
     def start_counting(self) -> None:
-        """Have its calls counted, under the name that it has now."""
+        """Count its calls, under the name that it has now."""
         if self.counters is UNCOUNTED:
-            self.counters = counters_of(self.metric_name)
+            self.counters = counters_of(self.placement.policy)
 
     def status(self) -> dict[str, Any]:
         """Return what can be seen of it now, as JSON has it.
@@ -342,15 +344,15 @@ class Policy(Generic[F]):
             event: What happened.
             call: The call that it happened to; it says which pipeline.
         """
-        pipeline, series = self.place()
+        _, pipeline, policy = self.placement
         if call is not None and call.policy is not None:
-            pipeline = call.policy.metric_name
-        send(self._listeners, located(event, pipeline, series))
+            pipeline = call.policy.placement.policy
+        send(self._listeners, located(event, pipeline, policy))
 
     def reject(self, error: RejectedError, call: Call) -> Outcome:
         """Refuse a call: count it, tell the listeners, and return the outcome."""
         kind = type(error).__name__
-        call.count("resilient.rejections", self.metric_name, kind, "enforced")
+        call.count("resilient.rejections", self.placement.policy, kind, "enforced")
         if self._listeners:
             reason = getattr(error, "reason", None)
             event = CallRejected(self.label, call.name, kind, reason, error.retry_after)
@@ -369,18 +371,31 @@ class Policy(Generic[F]):
         Raises:
             TypeError: It has none; the text says which to use.
         """
-        if usage == "guard" and (self.reruns or self.replaces):
+        repeats = Trait.RERUNS | Trait.RACES | Trait.ANSWERS
+        if usage == "guard" and self.traits & repeats:
             raise unrepeatable(self, "guard")
-        if usage in _WHAT and self.replaces:
+        if usage in _WHAT and Trait.ANSWERS in self.traits:
             raise TypeError(
                 f"{self!r} may answer in the place of its function, which has"
                 f" no meaning for {_WHAT[usage]}"
             )
-        if usage == "requests" and self.shares:
+        if usage == "requests" and self.traits & (Trait.SHARES | Trait.REMEMBERS):
             raise TypeError(
                 f"{self!r} may give one answer to several calls, which a response"
                 " that can be read once cannot be: put it around a function"
             )
+
+    def _check_composed(self, *, classified: bool) -> None:
+        """Refuse a pipeline in which this policy has no meaning.
+
+        Args:
+            classified: Whether the pipeline says what a failure is.
+        """
+
+    def _warn_of_order(self, inside: Sequence[Policy[Any]]) -> None:
+        """Warn of what defeats itself where this stands outside others."""
+        for text in defeats(self, inside):
+            warn(text)
 
     def check_function(self, fn: Callable[..., Any]) -> None:
         """Refuse a function that this policy cannot protect as written.
@@ -390,9 +405,10 @@ class Policy(Generic[F]):
         """
 
     def _check_usage_once(self, usage: Usage) -> None:
-        if usage not in self._accepted:
+        use = self._used_directly()
+        if usage not in use.checked:
             self.check_usage(usage)
-            self._accepted = (*self._accepted, usage)
+            use.checked = (*use.checked, usage)
             self.start_counting()
 
     @overload
@@ -435,13 +451,18 @@ class Policy(Generic[F]):
         self._check_usage_once(colour)
         self.check_function(fn)
         self.name_after(name_of(fn))
+        inside = decorators_of(fn)
+        self._warn_of_order(inside)
         wrapper = _EDGES[colour](self, fn)
         # NB: a callable object with `__get__` is a routine to `inspect`, and so is
         # a partial since 3.14. Without a name, neither is like a function.
         if inspect.isroutine(fn) and hasattr(fn, "__name__"):
-            return functools.update_wrapper(wrapper, fn)
-        wrapper.__name__ = wrapper.__qualname__ = name_of(fn)
-        return functools.update_wrapper(wrapper, fn, ("__module__", "__doc__"), ())
+            functools.update_wrapper(wrapper, fn)
+        else:
+            wrapper.__name__ = wrapper.__qualname__ = name_of(fn)
+            functools.update_wrapper(wrapper, fn, ("__module__", "__doc__"), ())
+        wrapper.__dict__[_DECORATORS] = (self, *inside)
+        return wrapper
 
     def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | F:
         """Call a plain function under this policy.
@@ -536,6 +557,18 @@ class Policy(Generic[F]):
 
     async def __aexit__(self, *exc: object) -> NoReturn:
         raise NotImplementedError  # pragma: no cover - __aenter__ refused
+
+
+_DECORATORS = "_resilient_decorators"
+
+
+def decorators_of(fn: Callable[..., Any]) -> tuple[Policy[Any], ...]:
+    """Return the policies that decorate a function already, outermost first."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    # NB: no `getattr`, which a mock answers whatever it is asked.
+    attributes: dict[str, Any] = getattr(fn, "__dict__", {})
+    return cast("tuple[Policy[Any], ...]", attributes.get(_DECORATORS, ()))
 
 
 def check_listener(listener: object) -> None:

@@ -20,6 +20,7 @@ from resilient._policy.queueing import QueueingPolicy, Ticket
 from resilient._runtimes import clock
 from resilient._values.checks import count, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -127,6 +128,8 @@ class AdaptiveConcurrency(QueueingPolicy):
     )
 
     _slots: SharedSlots[_Ticket]
+
+    traits = Trait.HOLDS | Trait.LEARNS
 
     metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "ConcurrencyLimitedError", "enforced"),

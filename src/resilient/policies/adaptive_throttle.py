@@ -15,6 +15,7 @@ from resilient._runtimes import clock
 from resilient._values.checks import count, flag, number
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.priority import Priority
+from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -82,6 +83,8 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
 
     # NB: that it began to deliver says that it was accepted.
     holds_streams = False
+
+    traits = Trait.LEARNS
 
     metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "ThrottledError", "enforced"),

@@ -15,6 +15,7 @@ from resilient._policy.queueing import QueueingPolicy, Ticket
 from resilient._runtimes import clock
 from resilient._values.checks import count, number
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -62,6 +63,8 @@ class Bulkhead(QueueingPolicy):
         "max_wait",
         "order",
     )
+
+    traits = Trait.HOLDS
 
     metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "BulkheadFullError", "enforced"),

@@ -30,6 +30,7 @@ from resilient._runtimes import clock
 from resilient._values.checks import count, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.records import Record
+from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -132,6 +133,8 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
     # NB: a stream may last for hours; a probe that is one would lose its
     # lease while it delivers.
     holds_streams = False
+
+    traits = Trait.LEARNS
 
     metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "CircuitOpenError", "enforced"),
@@ -309,7 +312,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
             call.set_run(Run.PROBE)
         elif circuit.would_open:
             kind = CircuitOpenError.__name__
-            call.count("resilient.rejections", self.metric_name, kind, "observing")
+            call.count("resilient.rejections", self.placement.policy, kind, "observing")
         return (permit, now) if timed else permit
 
     def settle(self, permit: Any, outcome: Outcome | None) -> None:
@@ -458,14 +461,16 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
             log_once("the open_for of a circuit breaker failed; it stays open for 5 s")
             if self._listeners and self._outbox is not None:
                 noted = CircuitNoted(self.label, None, "open_for_failed")
-                self._outbox.put(located(noted, *self.place()))
+                self._outbox.put(located(noted, *self.placement[1:]))
             return
         with self._locked():
             self._circuit.set_open_time(change.era, seconds)
 
     def _event(self, change: Change | Note) -> Event:
         if isinstance(change, Note):
-            return located(CircuitNoted(self.label, None, change.what), *self.place())
+            return located(
+                CircuitNoted(self.label, None, change.what), *self.placement[1:]
+            )
         trip = change.trip
         counts = (
             (0, 0, 0)
@@ -474,7 +479,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         )
         old, new = change.old.value, change.new.value
         event = CircuitChanged(self.label, None, old, new, change.reason, *counts)
-        return located(event, *self.place())
+        return located(event, *self.placement[1:])
 
 
 def _checked_ramp(ramp: object) -> tuple[float, ...] | None:

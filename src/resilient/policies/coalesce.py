@@ -28,6 +28,7 @@ from resilient._policy.keys import (
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
+from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
     from resilient._runtimes.runtime import AsyncRuntime, BackgroundTask, Waiter
@@ -148,8 +149,7 @@ class Coalesce(Policy, DeferredRelease):
 
     __slots__ = ("_deferred", "_executing", "_executions", "_lock", "key")
 
-    replaces = True
-    shares = True
+    traits = Trait.ANSWERS | Trait.SHARES
     metrics: tuple[tuple[str, ...], ...] = (("resilient.coalesce.joins",),)
 
     @overload
@@ -322,7 +322,7 @@ class Coalesce(Policy, DeferredRelease):
             until += _GRACE
         try:
             if callers > 1:
-                call.count("resilient.coalesce.joins", self.metric_name)
+                call.count("resilient.coalesce.joins", self.placement.policy)
                 if self._listeners:
                     self.emit(CallCoalesced(self.label, call.name, callers), call)
             while not waiting.delivered:

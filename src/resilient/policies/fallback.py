@@ -16,6 +16,7 @@ from resilient._events.events import FallbackUsed, error_name
 from resilient._policy.policy import Policy, Usage
 from resilient._runtimes.runtime import Sentinel
 from resilient._values.callables import colour_of
+from resilient._values.traits import Trait
 
 V = TypeVar("V", covariant=True)
 _NOTHING: Any = Sentinel("<nothing>")
@@ -48,7 +49,9 @@ class Fallback(Policy[V], Generic[V]):
 
     __slots__ = ("_judge", "_takes_call", "function", "on", "value")
 
-    replaces = True
+    @property
+    def traits(self) -> Trait:  # type: ignore[override]  # it depends on `on`
+        return Trait.ANSWERS | Trait.ABSORBS if self.on is None else Trait.ANSWERS
 
     metrics: tuple[tuple[str, ...], ...] = (("resilient.fallbacks",),)
 
@@ -117,7 +120,7 @@ class Fallback(Policy[V], Generic[V]):
         return await self._answered(outcome, call)
 
     async def _answered(self, outcome: Outcome, call: Call) -> Outcome:
-        call.count("resilient.fallbacks", self.metric_name)
+        call.count("resilient.fallbacks", self.placement.policy)
         if self._listeners:
             name = error_name(outcome.error)
             self.emit(FallbackUsed(self.label, call.name, name), call)

@@ -17,6 +17,7 @@ from resilient._policy.keys import LambdaKey
 from resilient._policy.policy import F, Policy, Usage
 from resilient._values.checks import count, plain
 from resilient._values.spelling import format_value
+from resilient._values.traits import Trait
 
 _LOOKED_AT: Final = 32
 """How many of the least recently used are asked whether they are as good as
@@ -53,12 +54,11 @@ class PerKey(Policy[F]):
         "_policies",
         "_spellings",
         "_told",
+        "_traits",
         "factory",
         "key",
         "max_keys",
     )
-
-    multiplies = True
 
     metrics: tuple[tuple[str, ...], ...] = (("resilient.per_key.evictions",),)
 
@@ -103,6 +103,7 @@ class PerKey(Policy[F]):
             None if key is None else plain("key", key)
         )
         self.max_keys: int = count("max_keys", max_keys, minimum=1)
+        self._traits: Trait = Trait.KEYED
         self._lock = threading.Lock()
         # Least recently used first. NB: a plain dict takes half the memory of
         # an OrderedDict, and there may be ten thousand idle keys: what only
@@ -209,7 +210,8 @@ class PerKey(Policy[F]):
         policy = self.factory(key)
         if not isinstance(policy, Policy):
             raise TypeError(f"`factory` must make a policy, got {policy!r}")
-        policy.attach_to(self)
+        policy._attach_to(self)
+        self._traits = Trait.KEYED | (policy.traits & Trait.INTERRUPTS)
         for usage, classified in self._spellings:
             policy.check_usage(usage, classified=classified)
         return policy
@@ -230,7 +232,7 @@ class PerKey(Policy[F]):
                     del self._policies[key]
                     self._told.discard(key)
             if gone and call is not None:
-                call.count("resilient.per_key.evictions", self.metric_name)
+                call.count("resilient.per_key.evictions", self.placement.policy)
             if gone and self._listeners:
                 name = None if call is None else call.name
                 self.emit(KeyEvicted(self.label, name, fresh is not None), call)
@@ -295,16 +297,9 @@ class PerKey(Policy[F]):
         return all(policy.is_pristine() for _, policy in self._snapshot())
 
     @property
-    def interrupts(self) -> bool:  # type: ignore[override]  # its factory's policies do
+    def traits(self) -> Trait:  # type: ignore[override]  # its factory's policies'
         # NB: those of one factory are alike; none is made for asking.
-        with self._lock:
-            latest = next(reversed(self._policies.values()), None)
-        return latest is not None and latest.interrupts
-
-    def contains(self, other: Policy[Any]) -> bool:
-        return other is self or any(
-            policy.contains(other) for _, policy in self._snapshot()
-        )
+        return self._traits
 
     def _snapshot(self) -> list[tuple[Hashable, Policy[F]]]:
         with self._lock:

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient._calls.call import Call
 from resilient._calls.judging import Condition, Judge, as_judged, judge_by
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed, leaf
-from resilient._errors.warnings import warn
 from resilient._events.listeners import Listener
 from resilient._policy.policy import F, Policy, Usage
-from resilient.policies.adaptive_concurrency import AdaptiveConcurrency
-from resilient.policies.adaptive_throttle import AdaptiveThrottle
-from resilient.policies.bulkhead import Bulkhead
-from resilient.policies.circuit_breaker import CircuitBreaker
-from resilient.policies.coalesce import Coalesce
-from resilient.policies.fallback import Fallback
-from resilient.policies.hedge.hedge import Hedge
-from resilient.policies.retry import Retry
-from resilient.policies.stale_cache import StaleCache
-from resilient.policies.timeout import Timeout
+from resilient._values.checks import flag
+from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Sequence
     from typing import Self
+
+
+_COMPOSES_AND_JUDGES: Final = Trait.COMPOSES | Trait.JUDGES
 
 
 class Pipeline(Policy[F]):
@@ -51,6 +43,8 @@ class Pipeline(Policy[F]):
             exception types, or a function of the `Outcome` that returns a
             `Verdict`, a bool (True: failure), or the seconds after which to
             try again.
+        intended: Whether the order is meant as it is: nothing is then said of
+            one that defeats itself.
         name: Name in errors of those of its policies that have none of their
             own; default: that of the function it first decorates.
 
@@ -60,15 +54,17 @@ class Pipeline(Policy[F]):
         ValueError: A policy is listed twice.
     """
 
-    __slots__ = ("_around_leaf", "_judge", "classify", "policies")
+    __slots__ = ("_around_leaf", "_judge", "classify", "intended", "policies")
 
     def __init__(
         self,
         *policies: Policy[F],
         classify: Condition | None = None,
+        intended: bool = False,
         name: str | None = None,
     ) -> None:
         super().__init__(name)
+        self.intended: bool = flag("intended", intended)
         for policy in policies:
             if not isinstance(policy, Policy):
                 raise TypeError(
@@ -86,31 +82,21 @@ class Pipeline(Policy[F]):
                     " twice: it would take two permits for one call"
                 )
         for policy, classified in self._classified(outside=False):
-            if isinstance(policy, Retry) and not classified:
-                policy.refuse_unconditional()
+            policy._check_composed(classified=classified)
         for policy in policies:
-            policy.attach_to(self)
+            policy._attach_to(self)
         self._around_leaf: Proceed | None = None
-        for text in _defeats(policies):
-            warn(text)
-
-    composes = True
-
-    @property
-    def reruns(self) -> bool:  # type: ignore[override]  # it is that of its policies
-        return any(policy.reruns for policy in self.policies)
+        if not intended:
+            for place, policy in enumerate(policies, start=1):
+                policy._warn_of_order(policies[place:])
 
     @property
-    def replaces(self) -> bool:  # type: ignore[override]  # it is that of its policies
-        return any(policy.replaces for policy in self.policies)
-
-    @property
-    def judges(self) -> bool:  # type: ignore[override]  # it depends on `classify`
-        return self._judge is not None or any(one.judges for one in self.policies)
-
-    @property
-    def interrupts(self) -> bool:  # type: ignore[override]  # it is that of its policies
-        return any(policy.interrupts for policy in self.policies)
+    def traits(self) -> Trait:  # type: ignore[override]  # those of its policies
+        traits = Trait.COMPOSES if self._judge is None else _COMPOSES_AND_JUDGES
+        for policy in self.policies:
+            traits |= policy.traits
+        # NB: what is beside a `PerKey` in here has no policy for each key.
+        return traits & ~Trait.KEYED
 
     def with_(self, **changes: Any) -> Self:
         if "policies" not in changes:
@@ -143,7 +129,7 @@ class Pipeline(Policy[F]):
             proceed = _judging(proceed, self._judge)
         for policy in reversed(self.policies):
             proceed = policy.bind(proceed)
-            if policy.judges and self._judge is not None:
+            if self._judge is not None and Trait.JUDGES in policy.traits:
                 proceed = _judging(proceed, self._judge)
         return proceed
 
@@ -158,11 +144,15 @@ class Pipeline(Policy[F]):
         classified = outside or self._judge is not None
         for policy in reversed(self.policies):
             yield policy, classified
-            classified = classified or policy.judges
+            classified = classified or Trait.JUDGES in policy.traits
 
     def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
         for policy, told in self._classified(outside=classified):
             policy.check_usage(usage, classified=told)
+
+    def _warn_of_order(self, inside: Sequence[Policy[Any]]) -> None:
+        if not self.intended:
+            super()._warn_of_order(inside)
 
     def check_function(self, fn: Callable[..., Any]) -> None:
         for policy in self.policies:
@@ -195,9 +185,6 @@ class Pipeline(Policy[F]):
     def is_pristine(self) -> bool:
         return all(policy.is_pristine() for policy in self.policies)
 
-    def contains(self, other: Policy[Any]) -> bool:
-        return other is self or any(one.contains(other) for one in self.policies)
-
 
 def _judging(proceed: Proceed, judge: Judge) -> Proceed:
     """Return what proceeds, and judges what came of it if nobody has."""
@@ -220,101 +207,3 @@ async def _judged(proceed: Proceed, judge: Judge, call: Call) -> Outcome:
         outcome.verdict, outcome.health = verdict, None
     call.classified = True
     return outcome
-
-
-def _defeats(policies: Sequence[Policy[Any]]) -> Iterator[str]:
-    """Yield what is self-defeating in an order, outermost first.
-
-    What a pipeline further in has within itself was said where it was built.
-    """
-    members = [list(_members(policy)) for policy in policies]
-    for place, outers in enumerate(members):
-        for inners in members[place + 1 :]:
-            for outer, inner in itertools.product(outers, inners):
-                yield from _defeat(outer, inner)
-
-
-def _members(policy: Policy[Any]) -> Iterator[Policy[Any]]:
-    if isinstance(policy, Pipeline):
-        for one in policy.policies:
-            yield from _members(one)
-    else:
-        yield policy
-
-
-def _defeat(outer: Policy[Any], inner: Policy[Any]) -> Iterator[str]:
-    if isinstance(outer, (AdaptiveConcurrency, Bulkhead)) and isinstance(inner, Retry):
-        yield (
-            f"{outer!r} stands outside {inner!r}: its slot is held while the"
-            " retry waits; list it after the Retry"
-        )
-    if isinstance(outer, Retry) and isinstance(inner, Retry) and not outer.nested:
-        yield (
-            f"{inner!r} stands inside {outer!r}, and what it gives up on is not"
-            " retried again; keep one of them"
-        )
-    if isinstance(outer, Retry) and isinstance(inner, Fallback) and inner.on is None:
-        yield (
-            f"{inner!r} stands inside {outer!r}, which will never see a failure;"
-            " list it before the Retry"
-        )
-    if isinstance(outer, Hedge) and isinstance(inner, (Hedge, Retry)):
-        retries = isinstance(inner, Retry)
-        cure = "list the Retry first" if retries else "keep one of them"
-        yield (
-            f"{inner!r} stands inside {outer!r}, and each of its attempts would"
-            f" do what it does anew; {cure}"
-        )
-    if isinstance(outer, (AdaptiveConcurrency, Bulkhead)) and isinstance(inner, Hedge):
-        yield (
-            f"{outer!r} stands outside {inner!r}: it counts one call where"
-            " several attempts run; list it after the Hedge"
-        )
-    if isinstance(outer, Hedge) and isinstance(inner, Fallback) and inner.on is None:
-        yield (
-            f"{inner!r} stands inside {outer!r}, which will never see a failure;"
-            " list it before the Hedge"
-        )
-    if isinstance(outer, Hedge) and isinstance(inner, Coalesce):
-        yield (
-            f"{inner!r} stands inside {outer!r}, whose attempts would all share one"
-            " execution; list it before the Hedge"
-        )
-    if (
-        isinstance(outer, Timeout)
-        and isinstance(inner, Hedge)
-        and (outer.seconds or math.inf) <= (inner.delay or 0.0)
-    ):
-        yield f"{outer!r} ends every call before {inner!r} would start a hedge"
-    if isinstance(outer, StaleCache) and isinstance(inner, Fallback):
-        yield (
-            f"{inner!r} stands inside {outer!r}, which will keep its answers as the"
-            " function's own; list it before the StaleCache"
-        )
-    if isinstance(outer, Coalesce) and isinstance(inner, StaleCache):
-        yield (
-            f"{inner!r} stands inside {outer!r}: what it knows would wait in line"
-            " with what it has to ask for; list it before the Coalesce"
-        )
-    if isinstance(inner, StaleCache) and inner.stale_if_error and inner.on is None:
-        kind = type(outer).__name__
-        if isinstance(outer, (Hedge, Retry)):
-            yield (
-                f"{inner!r} stands inside {outer!r}, which will not see the"
-                f" failures it answers for; list it before the {kind}"
-            )
-        if isinstance(outer, (AdaptiveThrottle, CircuitBreaker)):
-            yield (
-                f"{inner!r} stands inside {outer!r}, which takes its answers for"
-                " those of the function, and refuses them while it rejects calls;"
-                f" list it before the {kind}"
-            )
-    if (
-        isinstance(outer, Timeout)
-        and isinstance(inner, Timeout)
-        and (outer.seconds or math.inf) <= (inner.seconds or 0.0)
-    ):
-        yield (
-            f"{inner!r} stands inside {outer!r} and can never be reached; the"
-            " outer one has to be the longer"
-        )

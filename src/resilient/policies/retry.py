@@ -25,6 +25,7 @@ from resilient._policy.retry_budget import RetryBudget, budget_argument
 from resilient._runtimes import clock
 from resilient._values.checks import count
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -104,7 +105,7 @@ class Retry(Policy):
         "within",
     )
 
-    reruns = True
+    traits = Trait.RERUNS
 
     metrics: tuple[tuple[str, ...], ...] = tuple(
         ("resilient.retry.exhausted", reason)
@@ -181,16 +182,10 @@ class Retry(Policy):
                 " nothing: use a function, or raise in the block what is to be"
                 " retried"
             )
-        if not classified:
-            self.refuse_unconditional()
+        self._check_composed(classified=classified)
 
-    def refuse_unconditional(self) -> None:
-        """Refuse to retry everything.
-
-        Raises:
-            TypeError: Nothing says what to retry.
-        """
-        if self._judge is None and self.on_result is None:
+    def _check_composed(self, *, classified: bool) -> None:
+        if not classified and self._judge is None and self.on_result is None:
             raise TypeError(
                 "a Retry needs exception types, on=… or on_result=…, or a"
                 " pipeline with classify=…: there is no retrying everything"
@@ -372,7 +367,7 @@ class Retry(Policy):
             if reason != "not retryable":
                 call.give_up(error)
         word = reason.replace(" ", "_")
-        call.count("resilient.retry.exhausted", self.metric_name, word)
+        call.count("resilient.retry.exhausted", self.placement.policy, word)
         if self._listeners:
             event = RetriesExhausted(
                 self.label, call.name, attempt, elapsed, reason, error_name(error)

@@ -27,6 +27,7 @@ from resilient._policy.policy import Policy, Usage
 from resilient._runtimes import clock
 from resilient._values.checks import count, plain
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -175,8 +176,12 @@ class StaleCache(Policy):
         "ttl",
     )
 
-    replaces = True
-    shares = True
+    @property
+    def traits(self) -> Trait:  # type: ignore[override]  # it depends on arguments
+        traits = Trait.ANSWERS | Trait.REMEMBERS
+        absorbs = self.stale_if_error and self.on is None
+        return traits | Trait.ABSORBS if absorbs else traits
+
     metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.cache.answers", "fresh"),
         ("resilient.cache.answers", "stale"),
@@ -282,7 +287,7 @@ class StaleCache(Policy):
         key = key_of(self, self.key, call)
         kept = await self._look(key)
         if kept is not None and self._freshness(kept[1]) is Freshness.FRESH:
-            call.count("resilient.cache.answers", self.metric_name, "fresh")
+            call.count("resilient.cache.answers", self.placement.policy, "fresh")
             return self._answer(kept[0])
         # NB: not held meanwhile: it may be large, and is looked up again.
         del kept
@@ -339,7 +344,7 @@ class StaleCache(Policy):
         if kept is None or self._freshness(kept[1]) is Freshness.EXPIRED:
             return failure
         value, age = kept
-        series = self.metric_name
+        series = self.placement.policy
         call.count("resilient.cache.answers", series, "stale")
         # NB: as a `Fallback` counts, for whoever watches: the caller sees no error.
         call.count("resilient.fallbacks", series)

@@ -18,6 +18,7 @@ from resilient._runtimes import clock
 from resilient._runtimes.runtime import CUT, IN_TIME
 from resilient._values.checks import count
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.traits import NONE, Trait
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -94,8 +95,8 @@ class Timeout(Policy):
             raise ValueError("`abandon` must have `seconds` to abandon after")
 
     @property
-    def interrupts(self) -> bool:  # type: ignore[override]  # None limits nothing
-        return self.seconds is not None
+    def traits(self) -> Trait:  # type: ignore[override]  # None limits nothing
+        return NONE if self.seconds is None else Trait.INTERRUPTS
 
     def is_pristine(self) -> bool:
         return self._crew().running == 0
@@ -256,7 +257,7 @@ class Timeout(Policy):
     def _tell(self, call: Call, elapsed: float, *, delivered: bool) -> None:
         assert self.seconds is not None
         told = "true" if delivered else "false"
-        call.count("resilient.timeouts", self.metric_name, told)
+        call.count("resilient.timeouts", self.placement.policy, told)
         if self._listeners:
             overrun = max(0.0, elapsed - self.seconds)
             event = TimedOut(self.label, call.name, self.seconds, overrun, delivered)

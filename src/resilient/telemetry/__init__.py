@@ -103,7 +103,7 @@ class _Instrumentation:
         self._instruments.woken = self._watch
         self._instruments.active = True
         self._watch()
-        self._unsubscribe: Callable[[], None] = subscribe(self._set_global)
+        self._unsubscribe: Callable[[], None] = subscribe(self._hear)
 
     def stop(self) -> None:
         """Turn it off again."""
@@ -129,7 +129,7 @@ class _Instrumentation:
         wanted = self._instruments.real and name in self.settings.histograms
         return self._instruments.histogram(name) if wanted else None
 
-    def _set_global(self, event: Event) -> None:
+    def _hear(self, event: Event) -> None:
         span = trace.get_current_span()
         if span.is_recording():
             span.add_event(name_of(event), attributes_of(event))

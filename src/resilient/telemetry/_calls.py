@@ -88,7 +88,7 @@ class CallObservation:
 
     def began(self, call: Call, run: Run) -> Callable[[Outcome | None], None]:
         assert call.policy is not None
-        labels = {"pipeline": call.policy.metric_name, "kind": run.value}
+        labels = {"pipeline": call.policy.placement.policy, "kind": run.value}
         began = clock.now()
         attempts = self._watch.attempts
         span = self._begin_span(call, labels)
@@ -108,7 +108,10 @@ class CallObservation:
         calls = self._watch.calls
         if calls is not None:
             with _harmless("a duration could not be recorded"):
-                told = {"pipeline": call.policy.metric_name, "outcome": outcome_label}
+                told = {
+                    "pipeline": call.policy.placement.policy,
+                    "outcome": outcome_label,
+                }
                 calls.record(clock.now() - self._began, told)
 
     def _begin_span(self, call: Call, labels: dict[str, str]) -> _OpenSpan | None:

@@ -24,7 +24,7 @@ def snapshot() -> dict[str, list[Point]]:
     """Read everything once; return the points of every metric that has any."""
     counts: dict[tuple[str, ...], int] = defaultdict(int)
     statuses: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
-    for pipeline, policy, _, kind, _, status in readings():
+    for pipeline, policy, _, kind, _, _, status in readings():
         for outcome in OUTCOMES:
             counts[CALLS, pipeline, outcome] += 0
         for run in KINDS:

@@ -17,6 +17,7 @@ from resilient._policy.retry_budget import RetryBudget, budget_argument
 from resilient._runtimes import clock
 from resilient._values.checks import count, number
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.traits import Trait
 from resilient.policies.hedge.race import HedgedAttempt, HedgeRace
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Hedge(Policy):
         "percentile",
     )
 
-    reruns = True
+    traits = Trait.RACES
 
     def __init__(
         self,

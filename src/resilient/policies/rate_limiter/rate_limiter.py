@@ -25,6 +25,7 @@ from resilient._policy.admission import (
 from resilient._runtimes import clock
 from resilient._values.checks import number, plain
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.traits import Trait
 from resilient.policies.rate_limiter.config import (
     Algorithm,
     Cost,
@@ -98,6 +99,8 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
 
     # What was taken is taken, whenever the stream ends.
     holds_streams = False
+
+    traits = Trait.PACES
 
     metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "RateLimitedError", "enforced"),

@@ -1,0 +1,212 @@
+"""Orders that defeat themselves: a table over traits, and who is in it.
+
+A rule is about two policies, one somewhere outside the other in the same
+pipeline, in nested ones, or as two decorators of one function. It may excuse
+the pair by their numbers, or by what stands further in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from resilient._calls.call import AnyPolicy
+from resilient._values.traits import Trait
+
+Excuse: TypeAlias = Callable[[AnyPolicy, AnyPolicy, Sequence[AnyPolicy]], bool]
+
+
+class Order(NamedTuple):
+    """All of `outer` around all of `inner` defeats itself.
+
+    Attributes:
+        outer, inner: Traits of the two policies.
+        text: The warning; ``{outer}`` and ``{inner}`` are their reprs,
+            ``{Outer}`` and ``{Inner}`` their kinds.
+        unless: Asked about the two, and the policies inside the inner one.
+    """
+
+    outer: Trait
+    inner: Trait
+    text: str
+    unless: Excuse = lambda outer, inner, further_in: False
+
+
+def _nested(outer: AnyPolicy, inner: AnyPolicy, further_in: object) -> bool:
+    """Whether the outer one retries what the inner one has given up on.
+
+    A policy without ``nested`` tells the calls around it of no giving up.
+    """
+    return getattr(inner, "nested", None) is None or getattr(outer, "nested", True)
+
+
+def _longer(outer: AnyPolicy, inner: AnyPolicy, further_in: object) -> bool:
+    """Whether the outer limit is the longer; policies without a number are."""
+    outer_seconds: float = getattr(outer, "seconds", None) or math.inf
+    inner_seconds: float = getattr(inner, "seconds", None) or 0.0
+    return outer_seconds > inner_seconds
+
+
+def _hedges_in_time(outer: AnyPolicy, inner: AnyPolicy, further_in: object) -> bool:
+    outer_seconds: float = getattr(outer, "seconds", None) or math.inf
+    delay: float = getattr(inner, "delay", None) or 0.0
+    return outer_seconds > delay
+
+
+def _passes_on(outer: object, inner: AnyPolicy, further_in: object) -> bool:
+    """Whether what the inner one answers is the function's, or was."""
+    return bool(inner.traits & (Trait.SHARES | Trait.REMEMBERS))
+
+
+def _again_inside(trait: Trait) -> Excuse:
+    """Excuse an outer policy where one of its kind sees each attempt."""
+
+    def unless(outer: object, inner: object, further_in: Sequence[AnyPolicy]) -> bool:
+        return any(trait in policy.traits for policy in further_in)
+
+    return unless
+
+
+_OUT: Final = "{outer} stands outside {inner}"
+_IN: Final = "{inner} stands inside {outer}"
+_T = Trait
+
+ORDERS: Final = (
+    Order(
+        _T.HOLDS,
+        _T.RERUNS,
+        _OUT + ": its slot is held while the retry waits; list it after the {Inner}",
+    ),
+    Order(
+        _T.HOLDS,
+        _T.RACES,
+        _OUT + ": it counts one call where several attempts run; list it after the"
+        " {Inner}",
+    ),
+    Order(
+        _T.LEARNS,
+        _T.RERUNS,
+        _OUT + ": it sees one call where several attempts were made; list it after"
+        " the {Inner}",
+        _again_inside(_T.LEARNS),
+    ),
+    Order(
+        _T.LEARNS,
+        _T.RACES,
+        _OUT + ": it sees one call where several attempts run; list it after the"
+        " {Inner}",
+        _again_inside(_T.LEARNS),
+    ),
+    Order(
+        _T.PACES,
+        _T.RERUNS | _T.RACES,
+        _OUT + ": its further attempts take nothing from the limit; list it after"
+        " the {Inner}",
+        _again_inside(_T.PACES),
+    ),
+    Order(
+        _T.RERUNS,
+        _T.RERUNS,
+        _IN + ", and what it gives up on is not retried again; keep one of them",
+        _nested,
+    ),
+    Order(
+        _T.RACES,
+        _T.RERUNS,
+        _IN + ", and each of its attempts would do what it does anew; list the"
+        " {Inner} first",
+    ),
+    Order(
+        _T.RACES,
+        _T.RACES,
+        _IN + ", and each of its attempts would do what it does anew; keep one of them",
+    ),
+    Order(
+        _T.RERUNS | _T.RACES,
+        _T.ABSORBS,
+        _IN + ", which will not see the failures it answers for; list it before the"
+        " {Outer}",
+    ),
+    Order(
+        _T.RACES,
+        _T.SHARES,
+        _IN + ", whose attempts would all share one execution; list it before the"
+        " {Outer}",
+    ),
+    Order(
+        _T.REMEMBERS,
+        _T.ANSWERS,
+        _IN + ", which will keep its answers as the function's own; list it before"
+        " the {Outer}",
+        _passes_on,
+    ),
+    Order(
+        _T.SHARES,
+        _T.REMEMBERS,
+        _IN + ": what it knows would wait in line with what it has to ask for; list"
+        " it before the {Outer}",
+    ),
+    Order(
+        _T.LEARNS,
+        _T.ABSORBS,
+        _IN + ", which takes its answers for those of the function, and refuses them"
+        " while it rejects calls; list it before the {Outer}",
+    ),
+    Order(
+        _T.INTERRUPTS,
+        _T.RACES,
+        "{outer} ends every call before {inner} would start a hedge",
+        _hedges_in_time,
+    ),
+    Order(
+        _T.INTERRUPTS,
+        _T.INTERRUPTS,
+        _IN + " and can never be reached; the outer one has to be the longer",
+        _longer,
+    ),
+)
+
+
+def defeats(policy: AnyPolicy, inside: Sequence[AnyPolicy]) -> Iterator[str]:
+    """Yield what defeats itself where a policy stands outside others.
+
+    Args:
+        policy: The policy. Of a pipeline each member counts; what defeats
+            itself among these was told where the pipeline was built.
+        inside: What it stands outside of, outermost first.
+    """
+    inners = [member for one in inside for member in _members(one)]
+    for outer in _members(policy):
+        for depth, inner in enumerate(inners, start=1):
+            order = _broken(outer, inner, inners[depth:])
+            if order is not None:
+                yield order.text.format(
+                    outer=repr(outer),
+                    inner=repr(inner),
+                    Outer=type(outer).__name__,
+                    Inner=type(inner).__name__,
+                )
+
+
+def _broken(
+    outer: AnyPolicy, inner: AnyPolicy, further_in: Sequence[AnyPolicy]
+) -> Order | None:
+    """Return the first rule that two policies break."""
+    for order in ORDERS:
+        if (
+            outer.traits & order.outer
+            and inner.traits & order.inner
+            and not order.unless(outer, inner, further_in)
+        ):
+            return order
+    return None
+
+
+def _members(policy: AnyPolicy) -> Iterator[AnyPolicy]:
+    """Yield the policies that do something, of a pipeline those inside."""
+    if Trait.COMPOSES in policy.traits:
+        for child in policy.children():
+            yield from _members(child)
+    else:
+        yield policy
