@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -12,16 +16,26 @@ from tests.test_generators import plain_generator
 from resilient import (
     AdaptiveConcurrency,
     AdaptiveThrottle,
+    BulkheadFullError,
     CircuitBreaker,
+    CircuitOpenError,
     CircuitState,
+    Fallback,
+    Hedge,
     Outcome,
     PerKey,
     Pipeline,
     Policy,
     Retry,
+    StaleCache,
     Timeout,
+    TimeoutExceededError,
+    Verdict,
     constant,
 )
+from resilient._calls.outcome import outcome_label
+from resilient._runtimes import clock
+from resilient.testing import virtual_time
 
 Judge = Callable[[Outcome], bool]
 
@@ -203,3 +217,310 @@ def test_a_guard_that_went_well_opens_no_circuit() -> None:
     assert CircuitState.CLOSED is breaker.state
     breaker.call(lambda: None)
     assert CircuitState.OPEN is breaker.state
+
+
+# -- Groups
+
+
+def group(*errors: Exception) -> ExceptionGroup[Exception]:
+    """Return a group, as a task group raises it."""
+    return ExceptionGroup("unhandled errors in a TaskGroup", errors)
+
+
+OPEN, FULL = CircuitOpenError("c", 3.0), BulkheadFullError("b")
+LISTED = ConnectionResetError()
+FOREIGN = ValueError()
+TIMED_OUT = TimeoutExceededError("t", 1.0, 1.0)
+
+GROUPS: dict[str, tuple[ExceptionGroup[Exception], Verdict, Verdict]] = {
+    # A group; what it is to who learns; what it is to who repeats or answers.
+    "one": (group(LISTED), Verdict.FAILURE, Verdict.FAILURE),
+    "nested": (group(group(group(LISTED))), Verdict.FAILURE, Verdict.FAILURE),
+    "timeouts": (group(LISTED, TIMED_OUT), Verdict.FAILURE, Verdict.FAILURE),
+    "mixed": (group(LISTED, group(FOREIGN)), Verdict.FAILURE, Verdict.SUCCESS),
+    "and a rejection": (group(LISTED, OPEN), Verdict.FAILURE, Verdict.SUCCESS),
+    "none": (group(FOREIGN), Verdict.SUCCESS, Verdict.SUCCESS),
+    "none, one rejected": (group(FOREIGN, OPEN), Verdict.SUCCESS, Verdict.SUCCESS),
+    "rejections": (group(OPEN, group(FULL)), Verdict.IGNORED, Verdict.IGNORED),
+}
+
+every_group = pytest.mark.parametrize(
+    ("error", "any_of", "each_of"), GROUPS.values(), ids=GROUPS.keys()
+)
+
+
+def raising(error: Exception) -> Callable[[], Any]:
+    """Return a function that raises an error, and counts how often."""
+    tries: list[int] = []
+
+    def fail() -> Any:
+        tries.append(1)
+        raise error
+
+    fail.tries = tries  # type: ignore[attr-defined]  # a function has what it is given
+    return fail
+
+
+def failures(policy: Policy[Any]) -> int:
+    """Return how many failures a policy has learnt of."""
+    if isinstance(policy, CircuitBreaker):
+        return policy.statistics().failures
+    if isinstance(policy, AdaptiveThrottle):
+        return 1 if policy.rejecting else 0
+    assert isinstance(policy, AdaptiveConcurrency)
+    return 1 if policy.limit < 20 else 0
+
+
+LEARNING: dict[str, Callable[[Any], Policy[Any]]] = {
+    "AdaptiveConcurrency": lambda on: AdaptiveConcurrency(on=on),
+    "AdaptiveThrottle": lambda on: AdaptiveThrottle(on=on, minimum_calls=1),
+    "CircuitBreaker": lambda on: CircuitBreaker(on=on),
+}
+
+
+@every_group
+@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("how", ["on", "on, and a function", "classify"])
+def test_a_group_is_a_failure_to_who_learns_if_any_in_it_is(
+    how: str,
+    name: str,
+    error: ExceptionGroup[Exception],
+    any_of: Verdict,
+    each_of: Verdict,
+) -> None:
+    """By `on=` or the pipeline's word; nothing but rejections says nothing."""
+    listed: Any = ConnectionError
+    if "function" in how:
+        # NB: the function's word is final, also about rejections.
+        listed = (ConnectionError, lambda outcome: outcome.verdict is Verdict.PUSHBACK)
+    learner = LEARNING[name](None if how == "classify" else listed)
+    policy = Pipeline(learner, classify=listed) if how == "classify" else learner
+    with pytest.raises(ExceptionGroup):
+        policy.call(raising(error))
+    assert (1 if any_of is Verdict.FAILURE else 0) == failures(learner)
+    if "function" not in how and isinstance(learner, CircuitBreaker):
+        assert (0 if any_of is Verdict.IGNORED else 1) == learner.statistics().calls
+
+
+REPEATING: dict[str, Callable[[Any], Policy[Any]]] = {
+    "Retry": lambda on: Retry(on=on, backoff=constant(0)),
+    "Hedge": lambda on: Hedge(60, on=on, max_threads=2, budget=None),
+    "Fallback": lambda on: Fallback("instead", on=on),
+    "StaleCache": lambda on: StaleCache(0, 60, on=on),
+}
+
+
+def answers(policy: Policy[Any], error: Exception) -> bool:
+    """Whether a policy repeats or answers what raises an error."""
+    fail: Any = raising(error)
+    state = {"error": None}
+
+    def call() -> Any:
+        return "kept" if state["error"] is None else fail()
+
+    policy.call(call)
+    state["error"] = True  # type: ignore[assignment]
+    try:
+        return policy.call(call) is not None
+    except ExceptionGroup:
+        return len(fail.tries) > 1
+
+
+@every_group
+@pytest.mark.parametrize("name", REPEATING)
+@pytest.mark.parametrize("how", ["on", "on, and a function", "classify", "nested"])
+def test_a_group_is_a_failure_to_who_repeats_if_each_in_it_is(
+    how: str,
+    name: str,
+    error: ExceptionGroup[Exception],
+    any_of: Verdict,
+    each_of: Verdict,
+) -> None:
+    """What cannot be mended is in it as well: another try would be for nothing."""
+    listed: Any = ConnectionError
+    if "function" in how:
+        listed = (ConnectionError, lambda outcome: False)
+    if how == "classify":
+        policy: Policy[Any] = Pipeline(REPEATING[name](None), classify=listed)
+    elif how == "nested":
+        inner = Pipeline(CircuitBreaker(), classify=(listed, lambda outcome: False))
+        policy = Pipeline(REPEATING[name](None), inner)
+    else:
+        policy = REPEATING[name](listed)
+    expected = each_of is Verdict.FAILURE
+    if how == "classify" and name in ("Fallback", "StaleCache"):
+        # Our own rejections are answered for.
+        expected = expected or each_of is Verdict.IGNORED
+    assert expected is answers(policy, error)
+
+
+def test_a_predicate_s_word_about_a_group_is_final_and_asked_for_once() -> None:
+    """For who learns and for who repeats."""
+    seen: list[Exception | None] = []
+
+    def judge(outcome: Outcome) -> bool:
+        seen.append(outcome.error)
+        return True
+
+    error = group(FOREIGN, FULL)
+    for classify in (judge, (KeyError, judge)):
+        seen.clear()
+        breaker = CircuitBreaker()
+        retry = Retry(attempts=2, backoff=constant(0))
+        fail: Any = raising(error)
+        with pytest.raises(ExceptionGroup):
+            Pipeline(retry, breaker, classify=classify).call(fail)
+        assert 2 == len(fail.tries) == breaker.statistics().failures
+    assert [error] * 2 == seen
+
+
+def test_a_group_that_is_listed_itself_is_a_failure() -> None:
+    """Whatever is in it."""
+    fail: Any = raising(group(FOREIGN, FULL))
+    with pytest.raises(ExceptionGroup):
+        Retry(ExceptionGroup, backoff=constant(0)).call(fail)
+    assert 3 == len(fail.tries)
+
+
+def test_without_a_word_a_group_is_a_failure_unless_all_were_rejected() -> None:
+    """As every exception is, and no rejection."""
+    for error, failed in ((group(FOREIGN, OPEN), 1), (group(OPEN, FULL), 0)):
+        breaker = CircuitBreaker()
+        with pytest.raises(ExceptionGroup):
+            breaker.call(raising(error))
+        assert failed == breaker.statistics().failures == breaker.statistics().calls
+    assert "instead" == Fallback("instead").call(raising(group(OPEN, FULL)))
+    assert "rejected" == outcome_label(Outcome(error=group(OPEN, group(FULL))))
+
+
+def test_rejections_alone_are_remembered_by_no_cache_and_win_no_race() -> None:
+    """Nobody was asked."""
+    cache = StaleCache(1, 1, negative_ttl=60)
+    fail: Any = raising(group(OPEN, FULL))
+    for _ in range(2):
+        with pytest.raises(ExceptionGroup):
+            cache.call(fail)
+    assert 2 == len(fail.tries)
+    hedge = Hedge(0.001, max_threads=2, budget=None)
+    with pytest.raises(ExceptionGroup):
+        hedge.call(raising(group(OPEN, FULL)))
+    assert 0 == hedge.abandoned
+
+
+# -- What an error asks for
+
+
+class Busy(Exception):
+    """An error that says when to come back."""
+
+    def __init__(self, retry_after: object) -> None:
+        super().__init__("busy")
+        self.retry_after = retry_after
+
+
+class Broken(Exception):
+    """One whose answer raises."""
+
+    @property
+    def retry_after(self) -> float:
+        raise RuntimeError("no connection")
+
+
+class Frozen(Exception):
+    """One whose number cannot be read."""
+
+    class Number:
+        """A number that is none."""
+
+        def __float__(self) -> float:
+            raise ArithmeticError
+
+    retry_after = Number()
+
+
+HINTS: dict[str, tuple[Exception, float | None]] = {
+    "int": (Busy(3), 3.0),
+    "float": (Busy(2.5), 2.5),
+    "zero": (Busy(0), 0.0),
+    "timedelta": (Busy(timedelta(minutes=0.5)), 30.0),
+    "decimal": (Busy(Decimal("1.5")), 1.5),
+    "fraction": (Busy(Fraction(1, 2)), 0.5),
+    "group": (group(Busy(1), group(Busy(4), OPEN), FOREIGN), 4.0),
+    "group of rejections": (group(OPEN, FULL), 3.0),
+    "negative": (Busy(-1), None),
+    "negative timedelta": (Busy(timedelta(-1)), None),
+    "nan": (Busy(math.nan), None),
+    "signalling nan": (Busy(Decimal("sNaN")), None),
+    "infinite": (Busy(math.inf), None),
+    "too large": (Busy(10**400), None),
+    "text": (Busy("3"), None),
+    "bool": (Busy(True), None),
+    "none": (Busy(None), None),
+    "complex": (Busy(1j), None),
+    "raises": (Broken(), None),
+    "no number": (Frozen(), None),
+    "absent": (KeyError(), None),
+}
+
+
+@pytest.mark.parametrize(("error", "hint"), HINTS.values(), ids=HINTS.keys())
+def test_an_error_says_when_to_come_back(error: Exception, hint: float | None) -> None:
+    """By an attribute; what is no time is ignored."""
+    assert hint == Outcome(error=error).retry_after
+
+
+@pytest.mark.parametrize(("error", "hint"), HINTS.values(), ids=HINTS.keys())
+@pytest.mark.parametrize("how", ["types", "on", "classify", "nested"])
+def test_a_retry_obeys_what_the_error_says(
+    how: str, error: Exception, hint: float | None
+) -> None:
+    """Whatever made it repeat the call; without a word the backoff says when."""
+    listed = (Busy, Broken, Frozen, KeyError, ExceptionGroup)
+
+    @in_every_colour
+    async def scenario(w: World) -> None:
+        backoff = constant(1)
+        if how == "types":
+            policy: Policy[Any] = Retry(*listed, attempts=2, backoff=backoff)
+        elif how == "on":
+            policy = Retry(on=lambda outcome: True, attempts=2, backoff=backoff)
+        else:
+            policy = Pipeline(Retry(attempts=2, backoff=backoff), classify=listed)
+            if how == "nested":
+                policy = Pipeline(
+                    Retry(attempts=2, backoff=backoff),
+                    Pipeline(Timeout(9), classify=listed),
+                )
+
+        async def fail() -> None:
+            raise error
+
+        with pytest.raises(type(error)):
+            await w.call(policy, fail)
+        assert (1.0 if hint is None else hint) == w.now()
+
+    for colour in ("sync", "asyncio", "trio"):
+        scenario(colour)
+
+
+def test_a_predicate_s_seconds_and_a_wait_too_long_stay_what_they_are() -> None:
+    """The predicate's number is the last word; beyond `max_retry_after` it ends."""
+    with virtual_time(seed=1):
+        retry = Retry(on=lambda outcome: 7, attempts=2, backoff=constant(0))
+        with pytest.raises(Busy):
+            retry.call(raising(Busy(3)))
+        assert 7.0 == clock.now()
+        fail: Any = raising(Busy(61))
+        with pytest.raises(Busy) as caught:
+            Retry(Busy, backoff=constant(0)).call(fail)
+    assert [1] == fail.tries
+    assert "retry in 61 s" in caught.value.__notes__[0]
+
+
+def test_a_hedge_adds_nothing_to_what_asks_to_be_left_alone() -> None:
+    """As after a server's own word."""
+    hedge = Hedge(60, max_threads=2, budget=None)
+    fail: Any = raising(Busy(3))
+    with pytest.raises(Busy):
+        hedge.call(fail)
+    assert [1] == fail.tries

@@ -29,7 +29,13 @@ from typing import (
 )
 from weakref import ReferenceType
 
-from resilient._calls.outcome import SUCCESS, Outcome, UnaskedOutcome, outcome_label
+from resilient._calls.outcome import (
+    SUCCESS,
+    Outcome,
+    UnaskedOutcome,
+    Verdict,
+    outcome_label,
+)
 from resilient._errors.errors import (
     DeadlineExceededError,
     RejectedError,
@@ -226,11 +232,11 @@ class Call:
         "args",
         "attempt",
         "budget_paid",
-        "classified",
         "deadline",
         "enclosing",
         "ended",
         "function",
+        "judged_by",
         "kwargs",
         "name",
         "policy",
@@ -286,8 +292,8 @@ class Call:
         self.attempt: int = 1
         # Whether a Retry is around: what is inside it happens once an attempt.
         self.retried: bool = False
-        # Whether a pipeline's `classify` has judged what came of it.
-        self.classified: bool = False
+        # What judged it last: a pipeline's `classify`.
+        self.judged_by: Callable[[Outcome], Verdict] | None = None
         self.task: Any = None
         # The budget that this call's success has paid into already.
         self.budget_paid: object = None
@@ -328,6 +334,11 @@ class Call:
         # started as. A generator keeps what it began with.
         if enclosing is not None and self.standing is None:
             self.standing = enclosing.standing
+
+    @property
+    def classified(self) -> bool:
+        """Whether a pipeline's `classify` has judged what came of it."""
+        return self.judged_by is not None
 
     @property
     def priority(self) -> Priority:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import TypeAlias, cast
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from resilient._calls.outcome import (
     FAILURE,
@@ -14,9 +14,17 @@ from resilient._calls.outcome import (
     UnaskedOutcome,
     Verdict,
 )
-from resilient._errors.errors import RejectedError, TimeoutExceededError
+from resilient._errors.chains import leaves
+from resilient._errors.errors import (
+    RejectedError,
+    TimeoutExceededError,
+    is_rejection,
+)
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.spelling import format_value
+
+if TYPE_CHECKING:
+    from resilient._calls.call import Call
 
 Judge: TypeAlias = Callable[[Outcome], Verdict]
 
@@ -31,7 +39,9 @@ Condition: TypeAlias = "Criterion | tuple[Criterion, ...]"
 """What `classify` and `on` take: types, a function of the outcome, or both."""
 
 
-def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
+def judge_by(
+    parameter: str, *conditions: Condition | None, each: bool = False
+) -> Judge | None:
     """Compile what a user says of outcomes into one function.
 
     Types that are listed are FAILURE, and so is a timeout further in; a
@@ -39,10 +49,15 @@ def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
     error is a SUCCESS of the dependency: it answered. A function is asked
     about what the types leave open, and its word is final.
 
+    A group that is not listed itself is a FAILURE by those in it: by any for
+    who learns from it, by each for who repeats the call or answers in its
+    place. With nothing but rejections inside it is one.
+
     Args:
         parameter: What to call the conditions in an error.
         *conditions: Exception types, tuples of them, functions; None is
             nothing said.
+        each: Whether every error in a group has to be a failure.
 
     Returns:
         The judge, or None when nothing was said.
@@ -81,8 +96,8 @@ def judge_by(parameter: str, *conditions: Condition | None) -> Judge | None:
     if functions:
         if not types and _marks_judged(functions[0]):
             return as_judged
-        return _by_function(parameter, tuple(types), functions[0])
-    return _by_types(tuple(types)) if types else None
+        return _by_function(parameter, tuple(types), functions[0], each=each)
+    return _by_types(tuple(types), each=each) if types else None
 
 
 def as_judged(outcome: Outcome) -> Verdict:
@@ -113,36 +128,81 @@ def _is_coroutine_function(function: Callable[..., object]) -> bool:
     )
 
 
-def _by_types(types: tuple[type[Exception], ...]) -> Judge:
+def _by_types(types: tuple[type[Exception], ...], *, each: bool) -> Judge:
     rejections = tuple(one for one in types if issubclass(one, RejectedError))
     failures = (*types, TimeoutExceededError)
+
+    def verdict(error: BaseException) -> Verdict:
+        if isinstance(error, RejectedError):
+            return FAILURE if isinstance(error, rejections) else IGNORED
+        return FAILURE if isinstance(error, failures) else SUCCESS
 
     def judge(outcome: Outcome) -> Verdict:
         error = outcome.error
         if error is None:
             return SUCCESS
-        if isinstance(error, RejectedError):
-            return FAILURE if isinstance(error, rejections) else IGNORED
-        return FAILURE if isinstance(error, failures) else SUCCESS
+        if isinstance(error, BaseExceptionGroup) and not isinstance(error, types):
+            return _verdict_of_group(map(verdict, leaves(error)), each=each)
+        return verdict(error)
 
+    if not each:
+        judge.__dict__[_EACH] = _by_types(types, each=True)
     return judge
+
+
+def _verdict_of_group(verdicts: Iterable[Verdict], *, each: bool) -> Verdict:
+    found = set(verdicts)
+    if FAILURE in found and (not each or len(found) == 1):
+        return FAILURE
+    return IGNORED if found == {IGNORED} else SUCCESS
 
 
 def _by_function(
     parameter: str,
     types: tuple[type[Exception], ...],
     function: Callable[[Outcome], Answer],
+    *,
+    each: bool,
 ) -> Judge:
-    by_types = _by_types(types)
+    by_types = _by_types(types, each=each)
 
     def judge(outcome: Outcome) -> Verdict:
         if isinstance(outcome, UnaskedOutcome):
             return outcome.verdict
-        if types and isinstance(outcome.error, types) and by_types(outcome) is FAILURE:
+        # NB: of a timeout that is not listed the function decides.
+        error = outcome.error
+        if (
+            types
+            and isinstance(error, (*types, BaseExceptionGroup))
+            and by_types(outcome) is FAILURE
+        ):
             return FAILURE
         return verdict_of(parameter, function(outcome), outcome)
 
+    if types and not each:
+        strict = _by_function(parameter, types, function, each=True)
+
+        def judge_each(outcome: Outcome) -> Verdict:
+            # NB: what the types left open was asked about before.
+            return strict(outcome) if by_types(outcome) is FAILURE else outcome.verdict
+
+        judge.__dict__[_EACH] = judge_each
     return judge
+
+
+_EACH: Final = "_resilient_each"
+"""Where a judge has the one that asks for each error in a group."""
+
+
+def verdict_for_all(outcome: Outcome, call: Call) -> Verdict:
+    """Return the pipeline's verdict for who repeats a call or answers for it.
+
+    It is the outcome's, but that of a group each error has to be a failure.
+    """
+    if outcome.error is None or not isinstance(outcome.error, BaseExceptionGroup):
+        return outcome.verdict
+    judge = getattr(call.judged_by, _EACH, None)
+    return outcome.verdict if judge is None else cast("Judge", judge)(outcome)
 
 
 def verdict_of(parameter: str, answer: object, outcome: Outcome) -> Verdict:
@@ -170,12 +230,12 @@ def verdict_of(parameter: str, answer: object, outcome: Outcome) -> Verdict:
     )
 
 
-def fallback_judge(outcome: Outcome) -> Verdict:
+def fallback_verdict(outcome: Outcome, call: Call) -> Verdict:
     """Judge for who answers in a function's place and has no ``on``.
 
     That is the pipeline's verdict, but that our own rejections are failures:
     whoever is inside was not asked, and the caller has nothing.
     """
-    if outcome.verdict is IGNORED and isinstance(outcome.error, RejectedError):
+    if outcome.verdict is IGNORED and is_rejection(outcome.error):
         return FAILURE
-    return outcome.verdict
+    return verdict_for_all(outcome, call)

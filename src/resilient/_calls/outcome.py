@@ -9,13 +9,15 @@ Ground rules:
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from resilient._errors.chains import raise_first
-from resilient._errors.errors import RejectedError, TimeoutExceededError
+from resilient._errors.chains import leaves, raise_first
+from resilient._errors.errors import RejectedError, TimeoutExceededError, is_rejection
 
 
 class Verdict(Enum):
@@ -50,9 +52,11 @@ class Outcome:
         error: The `Exception` it raised, or None. Never a cancellation, a
             KeyboardInterrupt or any other BaseException: those unwind.
         verdict: What the pipeline's ``classify`` makes of it; without one
-            every exception is a FAILURE, a rejection is IGNORED.
-        retry_after: Seconds after which to try again, where the error, the
-            server or a predicate said so.
+            every exception is a FAILURE, a rejection and a group of nothing
+            but rejections is IGNORED.
+        retry_after: Seconds after which to try again, where the server or a
+            predicate said so, or the error has a number (>= 0, finite) or a
+            timedelta in an attribute of that name; of a group the longest.
         health: What it says of the dependency's health, where that is not the
             verdict: SUCCESS where it refuses though it works (429), IGNORED
             where the fault is on our side (a full connection pool).
@@ -76,7 +80,8 @@ class Outcome:
             self.verdict = IGNORED
             self.retry_after = error.retry_after
         else:
-            self.verdict = FAILURE
+            self.verdict = IGNORED if is_rejection(error) else FAILURE
+            self.retry_after = _hint_of(error)
 
     def __repr__(self) -> str:
         # NB: values and texts of errors may be secret; types are not.
@@ -90,6 +95,28 @@ class Outcome:
         the frames of that, alive.
         """
         self.error = self.value = None
+
+
+def _hint_of(error: BaseException) -> float | None:
+    """Return the seconds that an error itself asks to be left alone for."""
+    if isinstance(error, BaseExceptionGroup):
+        hints = [_hint_of(one) for one in leaves(error)]
+        return max((hint for hint in hints if hint is not None), default=None)
+    try:
+        hint: Any = getattr(error, "retry_after", None)
+        if hint is None or isinstance(hint, bool):
+            return None
+        if isinstance(hint, timedelta):
+            hint = hint.total_seconds()
+        elif not hasattr(type(hint), "__float__"):
+            # NB: not a text, though `float` reads numbers in some.
+            return None
+        seconds = float(hint)
+    except Exception:
+        # NB: a property that raises, a number that is none: it is the user's
+        # error and no argument of ours, so nobody is told.
+        return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 class UnaskedOutcome(Outcome):
@@ -182,7 +209,7 @@ def outcome_label(outcome: Outcome | None) -> str:
     """
     if outcome is None:
         return "cancelled"
-    if isinstance(outcome.error, RejectedError):
+    if is_rejection(outcome.error):
         return "rejected"
     if isinstance(outcome.error, TimeoutExceededError):
         return "timeout"

@@ -26,6 +26,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from resilient._errors.chains import leaves
+
 
 class ResilientError(Exception):
     """Base of every error that the library raises on its own account."""
@@ -68,6 +70,13 @@ _HOLDING_BACK: dict[str, str] = {
     "ramping": "is closing by steps and holds the call back",
     "throttling": "is near its trip point and holds the call back",
 }
+
+
+def is_rejection(error: BaseException | None) -> bool:
+    """Whether the function was not called: a rejection, or a group of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(isinstance(one, RejectedError) for one in leaves(error))
+    return isinstance(error, RejectedError)
 
 
 class CircuitOpenError(RejectedError):

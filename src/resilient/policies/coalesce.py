@@ -359,7 +359,7 @@ class Coalesce(Policy, DeferredRelease):
         unwinding, waiting.unwinding = waiting.unwinding, None
         trace, waiting.trace = waiting.trace, None
         call = waiting.call
-        call.classified = call.classified or waiting.execution.call.classified
+        call.judged_by = waiting.execution.call.judged_by or call.judged_by
         for error in waiting.given_up:
             if not any(error is one for one in call.given_up):
                 call.give_up(error)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast, overload
 
 from resilient._calls.call import Call
-from resilient._calls.judging import Condition, Judge, fallback_judge, judge_by
+from resilient._calls.judging import Condition, Judge, fallback_verdict, judge_by
 from resilient._calls.outcome import SUCCESS, Outcome, Verdict
 from resilient._edges.driver import Proceed, failed
 from resilient._edges.lazy import close_unbegun
@@ -100,7 +100,7 @@ class Fallback(Policy[V], Generic[V]):
         self.function: Callable[..., Any] | None = function
         self._takes_call = function is not None and _takes_call(function)
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", on)
+        self._judge: Judge | None = judge_by("on", on, each=True)
 
     def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
         super().check_usage(usage, classified=classified)
@@ -115,7 +115,9 @@ class Fallback(Policy[V], Generic[V]):
         outcome = await proceed(call)
         if outcome.verdict is SUCCESS and self._judge is None:
             return outcome
-        if (self._judge or fallback_judge)(outcome) in _PASSES:
+        judge = self._judge
+        verdict = fallback_verdict(outcome, call) if judge is None else judge(outcome)
+        if verdict in _PASSES:
             return outcome
         return await self._answered(outcome, call)
 

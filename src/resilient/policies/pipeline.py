@@ -195,7 +195,7 @@ def _judging(proceed: Proceed, judge: Judge) -> Proceed:
 
 def _kept(proceed: Proceed, call: Call) -> Awaitable[Outcome]:
     """Proceed, for what comes of it is judged already."""
-    call.classified = True
+    call.judged_by = as_judged
     return proceed(call)
 
 
@@ -205,5 +205,5 @@ async def _judged(proceed: Proceed, judge: Judge, call: Call) -> Outcome:
     verdict = judge(outcome)
     if verdict is not outcome.verdict:
         outcome.verdict, outcome.health = verdict, None
-    call.classified = True
+    call.judged_by = judge
     return outcome

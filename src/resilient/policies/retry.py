@@ -6,7 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from resilient._calls.call import Call
-from resilient._calls.judging import Answer, Condition, Judge, judge_by, verdict_of
+from resilient._calls.judging import (
+    Answer,
+    Condition,
+    Judge,
+    judge_by,
+    verdict_for_all,
+    verdict_of,
+)
 from resilient._calls.outcome import SUCCESS, Outcome, UnaskedOutcome, Verdict
 from resilient._edges.driver import Proceed
 from resilient._errors.chains import error_chain
@@ -54,6 +61,9 @@ class Retry(Policy):
     After the last attempt the last error is raised as it was, with one note
     that says what was done. Nothing is retried by default: list the types, or
     give `on`, or put the Retry into a `Pipeline` with ``classify``.
+
+    A group of errors is retried if each in it is listed. An error with an
+    attribute `retry_after`, seconds or a timedelta, is obeyed: see `Outcome`.
 
     Retries do not multiply: an error that another Retry further in, at any
     depth, has given up on is final here. Rejections by policies further in
@@ -143,7 +153,7 @@ class Retry(Policy):
                 )
         self.types: tuple[type[Exception], ...] = types
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", types, on)
+        self._judge: Judge | None = judge_by("on", types, on, each=True)
         # Whether types alone are judged, so that every value is a success.
         self._trusts_values = bool(types) and on is on_result is None
         self._attempts = (
@@ -278,7 +288,7 @@ class Retry(Policy):
         if self.on_result is not None and not call.classified:
             # Nobody named an error to retry on.
             return SUCCESS
-        return outcome.verdict
+        return verdict_for_all(outcome, call)
 
     def _next_delay(
         self,

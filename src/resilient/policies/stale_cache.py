@@ -8,11 +8,11 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, overload
 
 from resilient._calls.call import Call
-from resilient._calls.judging import Condition, Judge, fallback_judge, judge_by
+from resilient._calls.judging import Condition, Judge, fallback_verdict, judge_by
 from resilient._calls.outcome import Outcome, Verdict
 from resilient._edges.driver import Proceed
 from resilient._errors.copies import copy_error, forget_origin
-from resilient._errors.errors import RejectedError
+from resilient._errors.errors import is_rejection
 from resilient._events.events import StaleServed, error_name
 from resilient._events.listeners import log_once
 from resilient._machines.freshness import Entries, Freshness, freshness
@@ -250,7 +250,7 @@ class StaleCache(Policy):
             None if copy is None else plain("copy", copy)
         )
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", on)
+        self._judge: Judge | None = judge_by("on", on, each=True)
         self.store: CacheStore | AsyncCacheStore | None = store
         for verb in ("get", "set", "delete"):
             if store is not None and not callable(getattr(store, verb, None)):
@@ -298,7 +298,8 @@ class StaleCache(Policy):
                 refuse_object(self, call)
             outcome = await proceed(call)
             self._remember(key, outcome)
-        verdict = (self._judge or fallback_judge)(outcome)
+        judge = self._judge
+        verdict = fallback_verdict(outcome, call) if judge is None else judge(outcome)
         if verdict is Verdict.FAILURE or verdict is Verdict.PUSHBACK:
             return await self._answer_for(outcome, key, call)
         if asks and verdict is Verdict.SUCCESS:
@@ -358,7 +359,7 @@ class StaleCache(Policy):
 
     def _remember(self, key: CacheKey, outcome: Outcome) -> None:
         error = outcome.error
-        if self._errors is None or error is None or isinstance(error, RejectedError):
+        if self._errors is None or error is None or is_rejection(error):
             return
         twin = copy_error(error)
         if twin is not None:

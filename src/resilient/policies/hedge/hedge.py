@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from resilient._calls.call import Call
-from resilient._calls.judging import Condition, Judge, judge_by
+from resilient._calls.judging import Condition, Judge, judge_by, verdict_for_all
 from resilient._calls.outcome import SUCCESS, Outcome
 from resilient._edges.driver import Proceed
 from resilient._errors.warnings import warn
@@ -153,7 +153,7 @@ class Hedge(Policy):
         self.floor: float = seconds_argument("floor", floor)
         self.grace: float = seconds_argument("grace", grace)
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", on)
+        self._judge: Judge | None = judge_by("on", on, each=True)
         self.max_threads: int | None = (
             None
             if max_threads is None
@@ -236,7 +236,7 @@ class Hedge(Policy):
         began = clock.now()
         outcome = await proceed(call)
         judge = self._judge
-        verdict = outcome.verdict if judge is None else judge(outcome)
+        verdict = verdict_for_all(outcome, call) if judge is None else judge(outcome)
         if outcome.error is None and verdict is SUCCESS:
             self._learn(clock.now() - began, call)
         return outcome

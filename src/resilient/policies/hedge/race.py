@@ -21,11 +21,11 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from resilient._calls.call import Call, HedgeCall
-from resilient._calls.judging import Judge
+from resilient._calls.judging import Judge, verdict_for_all
 from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, OngoingWork, Outcome
 from resilient._edges.branches import Branch
 from resilient._edges.driver import Proceed
-from resilient._errors.errors import RejectedError
+from resilient._errors.errors import is_rejection
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import Sentinel
 from resilient.policies.hedge.losers import (
@@ -225,9 +225,11 @@ class HedgeRace:
         outcome, alone.outcome = alone.outcome, None
         assert outcome is not None
         judge = self._judge
-        verdict = outcome.verdict if judge is None else judge(outcome)
+        verdict = (
+            verdict_for_all(outcome, attempt.call) if judge is None else judge(outcome)
+        )
         # NB: whatever is thought of a rejection, nobody was asked.
-        answered = not isinstance(outcome.error, RejectedError)
+        answered = not is_rejection(outcome.error)
         unwanted: list[Outcome] = []
         with self._lock:
             attempt.settled, attempt.settled_at = True, clock.now()
@@ -340,7 +342,7 @@ class HedgeRace:
         if self.winner is None and outcome.error is not None:
             chain_errors(outcome.error, self._errors)
         call = self.call
-        call.classified = call.classified or chosen.call.classified
+        call.judged_by = chosen.call.judged_by or call.judged_by
         call.budget_paid = chosen.call.budget_paid or call.budget_paid
         call.unrepeatable = self.unrepeatable
         assert chosen.context is not None
