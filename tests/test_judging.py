@@ -410,7 +410,7 @@ def test_rejections_alone_are_remembered_by_no_cache_and_win_no_race() -> None:
 # -- What an error asks for
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """An error that says when to come back."""
 
     def __init__(self, retry_after: object) -> None:
@@ -418,7 +418,7 @@ class Busy(Exception):
         self.retry_after = retry_after
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """One whose answer raises."""
 
     @property
@@ -426,7 +426,7 @@ class Broken(Exception):
         raise RuntimeError("no connection")
 
 
-class Frozen(Exception):
+class FrozenError(Exception):
     """One whose number cannot be read."""
 
     class Number:
@@ -439,26 +439,26 @@ class Frozen(Exception):
 
 
 HINTS: dict[str, tuple[Exception, float | None]] = {
-    "int": (Busy(3), 3.0),
-    "float": (Busy(2.5), 2.5),
-    "zero": (Busy(0), 0.0),
-    "timedelta": (Busy(timedelta(minutes=0.5)), 30.0),
-    "decimal": (Busy(Decimal("1.5")), 1.5),
-    "fraction": (Busy(Fraction(1, 2)), 0.5),
-    "group": (group(Busy(1), group(Busy(4), OPEN), FOREIGN), 4.0),
+    "int": (BusyError(3), 3.0),
+    "float": (BusyError(2.5), 2.5),
+    "zero": (BusyError(0), 0.0),
+    "timedelta": (BusyError(timedelta(minutes=0.5)), 30.0),
+    "decimal": (BusyError(Decimal("1.5")), 1.5),
+    "fraction": (BusyError(Fraction(1, 2)), 0.5),
+    "group": (group(BusyError(1), group(BusyError(4), OPEN), FOREIGN), 4.0),
     "group of rejections": (group(OPEN, FULL), 3.0),
-    "negative": (Busy(-1), None),
-    "negative timedelta": (Busy(timedelta(-1)), None),
-    "nan": (Busy(math.nan), None),
-    "signalling nan": (Busy(Decimal("sNaN")), None),
-    "infinite": (Busy(math.inf), None),
-    "too large": (Busy(10**400), None),
-    "text": (Busy("3"), None),
-    "bool": (Busy(True), None),
-    "none": (Busy(None), None),
-    "complex": (Busy(1j), None),
-    "raises": (Broken(), None),
-    "no number": (Frozen(), None),
+    "negative": (BusyError(-1), None),
+    "negative timedelta": (BusyError(timedelta(-1)), None),
+    "nan": (BusyError(math.nan), None),
+    "signalling nan": (BusyError(Decimal("sNaN")), None),
+    "infinite": (BusyError(math.inf), None),
+    "too large": (BusyError(10**400), None),
+    "text": (BusyError("3"), None),
+    "bool": (BusyError(True), None),
+    "none": (BusyError(None), None),
+    "complex": (BusyError(1j), None),
+    "raises": (BrokenError(), None),
+    "no number": (FrozenError(), None),
     "absent": (KeyError(), None),
 }
 
@@ -475,7 +475,7 @@ def test_a_retry_obeys_what_the_error_says(
     how: str, error: Exception, hint: float | None
 ) -> None:
     """Whatever made it repeat the call; without a word the backoff says when."""
-    listed = (Busy, Broken, Frozen, KeyError, ExceptionGroup)
+    listed = (BusyError, BrokenError, FrozenError, KeyError, ExceptionGroup)
 
     @in_every_colour
     async def scenario(w: World) -> None:
@@ -507,12 +507,12 @@ def test_a_predicate_s_seconds_and_a_wait_too_long_stay_what_they_are() -> None:
     """The predicate's number is the last word; beyond `max_retry_after` it ends."""
     with virtual_time(seed=1):
         retry = Retry(on=lambda outcome: 7, attempts=2, backoff=constant(0))
-        with pytest.raises(Busy):
-            retry.call(raising(Busy(3)))
+        with pytest.raises(BusyError):
+            retry.call(raising(BusyError(3)))
         assert 7.0 == clock.now()
-        fail: Any = raising(Busy(61))
-        with pytest.raises(Busy) as caught:
-            Retry(Busy, backoff=constant(0)).call(fail)
+        fail: Any = raising(BusyError(61))
+        with pytest.raises(BusyError) as caught:
+            Retry(BusyError, backoff=constant(0)).call(fail)
     assert [1] == fail.tries
     assert "retry in 61 s" in caught.value.__notes__[0]
 
@@ -520,7 +520,7 @@ def test_a_predicate_s_seconds_and_a_wait_too_long_stay_what_they_are() -> None:
 def test_a_hedge_adds_nothing_to_what_asks_to_be_left_alone() -> None:
     """As after a server's own word."""
     hedge = Hedge(60, max_threads=2, budget=None)
-    fail: Any = raising(Busy(3))
-    with pytest.raises(Busy):
+    fail: Any = raising(BusyError(3))
+    with pytest.raises(BusyError):
         hedge.call(fail)
     assert [1] == fail.tries
