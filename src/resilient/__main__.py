@@ -1,4 +1,4 @@
-"""The command line: ``python -m resilient``."""
+"""The command line: ``resilient``, or ``python -m resilient``."""
 
 from __future__ import annotations
 
@@ -54,6 +54,13 @@ def dashboards(arguments: argparse.Namespace) -> None:
         )
 
 
+def lint(arguments: argparse.Namespace) -> int:
+    """Show pipelines, and what defeats itself in them."""
+    from resilient._commands.lint import lint
+
+    return lint(arguments.targets)
+
+
 def whole_seconds(text: str) -> int:
     """Read the length of a day."""
     seconds = int(text)
@@ -68,7 +75,7 @@ def whole_seconds(text: str) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Describe the commands. Each names the function that runs it."""
     parser = argparse.ArgumentParser(
-        prog="python -m resilient",
+        prog="resilient",
         description="Resilience policies that compose: see them at work.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -120,6 +127,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="replace what is there by those names"
     )
     command.set_defaults(command=dashboards)
+
+    command = commands.add_parser(
+        "lint",
+        help="show a pipeline as a tree, and what defeats itself in it",
+        description=(
+            "Import policies, print what stands inside what, and every order or"
+            " number that defeats itself. Exit code 1: there is one; 2: there is"
+            " no such policy."
+        ),
+    )
+    command.add_argument(
+        "targets",
+        nargs="+",
+        metavar="MODULE[:NAME]",
+        help="a policy or a decorated function; without a name, all at the top"
+        " of the module",
+    )
+    command.set_defaults(command=lint)
     return parser
 
 
@@ -139,11 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        parsed.command(parsed)
+        code: int | None = parsed.command(parsed)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return INTERRUPTED
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":
