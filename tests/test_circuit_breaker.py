@@ -662,7 +662,7 @@ def test_an_open_time_that_raises_is_logged(
             assert 5.0 == breaker.statistics().retry_after
     [record] = caplog.records
     assert (
-        "the open_for of a circuit breaker failed; it stays open for 5 s (said once)"
+        "the open_for of a circuit breaker failed; it stays open for 5 s (logged once)"
     ) == record.getMessage()
 
 

@@ -76,8 +76,8 @@ def test_a_listener_that_raises_hurts_nobody(caplog: pytest.LogCaptureFixture) -
         send((broken, told.append), event)
     assert [waited, waited, evicted] == told
     assert [
-        "a listener failed on PermitWaited (said once)",
-        "a listener failed on KeyEvicted (said once)",
+        "a listener failed on PermitWaited (logged once)",
+        "a listener failed on KeyEvicted (logged once)",
     ] == [record.getMessage() for record in caplog.records]
     assert all(record.exc_info for record in caplog.records)
     assert {logging.ERROR} == {record.levelno for record in caplog.records}
@@ -90,7 +90,7 @@ def test_what_is_logged_is_logged_once(caplog: pytest.LogCaptureFixture) -> None
             raise ValueError(text)
         except ValueError:
             log_once(text)
-    assert ["one (said once)", "two (said once)"] == caplog.messages
+    assert ["one (logged once)", "two (said once)"] == caplog.messages
 
 
 def test_ctrl_c_in_a_listener_is_not_swallowed() -> None:

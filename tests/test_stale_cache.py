@@ -622,8 +622,8 @@ async def test_a_store_that_fails_is_as_good_as_empty(
         logger.propagate = True
         listeners._logged.clear()
     assert [
-        "the store of 'prices' failed to get (said once)",
-        "the store of 'prices' failed to set (said once)",
+        "the store of 'prices' failed to get (logged once)",
+        "the store of 'prices' failed to set (logged once)",
     ] == records
     store.broken = False
     source.error = None

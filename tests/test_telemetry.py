@@ -633,7 +633,7 @@ def test_a_status_that_fails_hurts_only_itself(
     with sdk.instrumented():
         assert {"resilient.calls", "resilient.attempts"} == set(sdk.points("fine"))
         sdk.metrics()
-    assert ["the status of a Broken failed (said once)"] == caplog.messages
+    assert ["the status of a Broken failed (logged once)"] == caplog.messages
 
 
 def test_a_collection_that_fails_says_nothing(
@@ -648,7 +648,7 @@ def test_a_collection_that_fails_says_nothing(
     monkeypatch.setattr(_metrics, "snapshot", broken)
     with sdk.instrumented():
         assert [] == sdk.metrics()
-    assert ["the metrics could not be read (said once)"] == caplog.messages
+    assert ["the metrics could not be read (logged once)"] == caplog.messages
 
 
 def test_one_collection_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:

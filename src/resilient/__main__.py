@@ -34,7 +34,7 @@ def dashboards(arguments: argparse.Namespace) -> None:
     """Write the dashboard and the alert rules out, or say why not."""
     shipped = resources.files("resilient") / "telemetry" / "dashboards"
     paths = {name: os.path.join(arguments.path, name) for name in DASHBOARDS}
-    # NB: all are looked at before one is written: half a set helps nobody.
+    # NB: all are looked at before one is written: half a set is of no use.
     there = [path for path in paths.values() if os.path.lexists(path)]
     if there and not arguments.force:
         sys.exit(

@@ -4,8 +4,8 @@ Ground rules:
 
 * A `Call` lives from the moment the user calls until that call returns. It
   belongs to one task or thread. When it has ended it has no deadline, no
-  enclosing call and keeps no exception: whoever still sees it through an
-  inherited context sees nothing but how important it was.
+  enclosing call and keeps no exception: seen through an inherited
+  context it says nothing but how important it was.
 * One context variable holds the current call. Only an edge sets it (`_edges`),
   and `scopes`, edges without a function.
 """
@@ -70,7 +70,7 @@ class Run(Enum):
     PROBE = "probe"
 
 
-# What nearly every call has: an original that nobody observes. It is counted
+# What nearly every call has: an original that is not observed. It is counted
 # when the call ends, with that. (And globals: an enum's member costs double.)
 FIRST: Final = object()
 PLAIN: Final = object()
@@ -95,7 +95,7 @@ class Placement(NamedTuple):
 
 
 class AnyPolicy(Protocol):
-    """What calls and edges need of a `Policy`, whose layer is above theirs."""
+    """What calls and edges need of a `Policy`, whose layer is above."""
 
     counters: Counters
     _name: str | None
@@ -137,7 +137,7 @@ class Limiter(Protocol):
 
 
 class Observation(Protocol):
-    """What somebody notes down about one call, while it is under way."""
+    """What an observer notes about one call, while it is under way."""
 
     def began(self, call: Call, run: Run) -> Callable[[Outcome | None], None]:
         """Note that the function is run; return what to tell of its end."""
@@ -306,7 +306,7 @@ class Call:
         # What `priority` said of the task; None: nothing yet.
         self.standing: TaskPriority | None = None
         # What the next run of the function is: a `Run`; `FIRST`: an original
-        # that nobody observes; `PLAIN`: after that, and it is not counted yet;
+        # that is not observed; `PLAIN`: after that, and it is not counted yet;
         # `CONCLUDED`: there will be none.
         self.run: object = FIRST
         self.seldom: dict[str, Any] | None = None
@@ -337,7 +337,7 @@ class Call:
 
     @property
     def classified(self) -> bool:
-        """Whether a pipeline's `classify` has judged what came of it."""
+        """Whether a pipeline's `classify` has judged its outcome."""
         return self.judged_by is not None
 
     @property
@@ -408,7 +408,7 @@ class Call:
         while call is not None and costs:
             bookings = tuple((call.bookings or {}).values())
             counted = {unit for one in bookings for unit in one.correct(costs)}
-            # What nobody here counts may be counted by a call around this one.
+            # What is not counted here may be counted by a call around this one.
             costs = {unit: costs[unit] for unit in costs.keys() - counted}
             known |= counted
             call = call.enclosing
@@ -421,7 +421,7 @@ class Call:
     # -- Limits further out
 
     def is_cut(self, unwinding: BaseException) -> bool:
-        """Whether a limit of ours further out interrupts it, and nobody else."""
+        """Whether a limit of ours further out interrupts it, and nothing else."""
         if self.cut:
             return self.runtime.is_cancellation(unwinding)
         around: list[Call] = []
@@ -493,11 +493,11 @@ class Call:
             self.policy.counters.counts[series] += 1
 
     def end(self, outcome: Outcome | None = None) -> None:
-        """Cut every tie: nobody may learn anything from a call that ended.
+        """Drop references: an ended call must keep nothing alive.
 
         Args:
-            outcome: What came of it; None: something unwound. Only the first
-                word about it counts.
+            outcome: How it ended; None: something unwound. Only the first
+                call of `end` takes effect.
         """
         if (
             self.run is PLAIN
@@ -532,7 +532,7 @@ class Call:
         return run
 
     def count_end(self, outcome: Outcome | None) -> None:
-        """Count how the call ended, once; `end` does, if nobody did before.
+        """Count how the call ended, once; `end` does, if it was not done before.
 
         For a call that goes on after its answer is known, as a body does that
         is still to be read.

@@ -108,7 +108,7 @@ def as_judged(outcome: Outcome) -> Verdict:
 def marks_judged(judge: Judge) -> Judge:
     """Say of a function that it judges an outcome as it is judged already.
 
-    So nobody has to ask it.
+    So it need not be asked.
     """
     judge.__dict__[_MARK] = judge
     return judge
@@ -234,7 +234,7 @@ def fallback_verdict(outcome: Outcome, call: Call) -> Verdict:
     """Judge for who answers in a function's place and has no ``on``.
 
     That is the pipeline's verdict, but that our own rejections are failures:
-    whoever is inside was not asked, and the caller has nothing.
+    what is inside was not asked, and the caller has nothing.
     """
     if outcome.verdict is IGNORED and is_rejection(outcome.error):
         return FAILURE

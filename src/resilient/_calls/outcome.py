@@ -45,7 +45,7 @@ SUCCESS, FAILURE, IGNORED = Verdict.SUCCESS, Verdict.FAILURE, Verdict.IGNORED
 
 
 class Outcome:
-    """What came of an attempt: a value or an error, judged.
+    """The result of an attempt: a value or an error, judged.
 
     Attributes:
         value: What the function returned; None where it raised.
@@ -89,7 +89,7 @@ class Outcome:
         return f"<Outcome {self.verdict.value}: {type(kind).__name__}>"
 
     def discard(self) -> None:
-        """Let go of what it carries: nobody will see it.
+        """Drop what it carries, which will not be seen.
 
         Otherwise some frame would keep its error, and so a traceback and all
         the frames of that, alive.
@@ -114,7 +114,7 @@ def _hint_of(error: BaseException) -> float | None:
         seconds = float(hint)
     except Exception:
         # NB: a property that raises, a number that is none: it is the user's
-        # error and no argument of ours, so nobody is told.
+        # error and no argument of ours, so none is told.
         return None
     return seconds if 0 <= seconds < math.inf else None
 
@@ -132,13 +132,13 @@ class UnaskedOutcome(Outcome):
 class OngoingWork:
     """Permits that last until the work of a call has ended, wherever it runs.
 
-    Whoever does the work ends this. Policies append to it, and discard it
-    before they discard its outcome.
+    The code that does the work finishes this. Policies add releases to it,
+    and close it before they discard its outcome.
 
     Args:
         close: ``await close()`` ends the work early. None: nothing does, and
-            it goes on though nobody wants its answer, as a thread does that
-            was left behind.
+            it goes on though its answer is not wanted, as a thread does
+            that was left behind.
     """
 
     __slots__ = ("_close", "_ended", "_lock", "_releases")
@@ -173,11 +173,11 @@ class OngoingWork:
     def finish(self, outcome: Outcome | None) -> None:
         """Give everything back, once.
 
-        One that fails keeps nobody from having theirs; the first error is
-        raised when all is done.
+        A release that raises does not stop the others; the first error
+        is raised when all are done.
 
         Args:
-            outcome: How the work ended; None: nobody's business.
+            outcome: How the work ended; None: not to be counted.
         """
         with self._lock:
             self._ended = True
@@ -193,8 +193,8 @@ class OngoingWork:
             raise raise_first(errors)
 
     def __del__(self) -> None:
-        # Whoever was to end the work is gone. NB: before 3.13 that is what
-        # becomes of an async generator whose consumer is lost in the middle
+        # The code that was to end the work is gone. NB: before 3.13 that
+        # happens to an async generator whose consumer is lost in the middle
         # of a step: Python calls it "already running" and never closes it.
         if self._releases:
             self.finish(None)
@@ -204,7 +204,7 @@ def outcome_label(outcome: Outcome | None) -> str:
     """Return the word for how a call or an attempt ended.
 
     Returns:
-        "success", "failure", "error" (raised, and nobody's failure),
+        "success", "failure", "error" (raised, and no failure),
         "rejected", "timeout" or, without an outcome, "cancelled".
     """
     if outcome is None:

@@ -341,7 +341,7 @@ class _Loop:
         self.lost: str | None = None
 
     def ended(self, error: BaseException | None) -> None:
-        """Resume the policies with what came of the block."""
+        """Resume the policies with the result of the block."""
         call = self.drive.call
         result, call.result = call.result, None
         self.standstill = self.drive.ended(error, result)

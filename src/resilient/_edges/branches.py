@@ -1,8 +1,8 @@
 """What is inside a policy, run in a task or thread of its own.
 
-The third edge. The others run the function in the frame of whoever called it;
-this one where a policy says, as often as it says, perhaps at the same time.
-Its policy gives each run a call of its own, which ends when nobody needs it.
+The third edge: it runs the function in a new task or thread, chosen by the
+policy, as often as the policy says, perhaps at the same time. Each run has a
+call of its own, which ends when it is not needed any more.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Branch(Drive):
     async def run(self) -> None:
         """Run to the end; the context variables set on the way stay set.
 
-        NB: what came of it is to be taken from `outcome`. An error keeps the
+        NB: the result is to be taken from `outcome`. An error keeps the
         frames below it alive, this one and its caller's, so that a value
         returned through them would be a cycle.
         """

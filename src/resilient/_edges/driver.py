@@ -48,7 +48,7 @@ def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
 
 
 def _counted_leaf(call: Call) -> Generator[object, Outcome, Outcome]:
-    """Do the same for a run that is no original, or that somebody observes."""
+    """Do the same for a run that is no original, or that is observed."""
     run = call.count_run()
     if call.observation is None:
         return (yield RUN)
@@ -153,9 +153,9 @@ class Drive:
             raise
 
     def ended(self, error: BaseException | None, value: object = None) -> object:
-        """Resume with what came of the function or block."""
+        """Resume with the result of the function or block."""
         if error is None:
-            # NB: None is what `Call.result` is where nobody set it.
+            # NB: None is what `Call.result` is where it was not set.
             return self.send(UnaskedOutcome() if value is None else Outcome(value))
         if isinstance(error, Exception):
             return self.send(Outcome(None, error))
@@ -182,7 +182,7 @@ class Drive:
         return standstill
 
     def close(self) -> None:
-        """Give everything back: nobody will resume."""
+        """Give everything back: this is never resumed."""
         assert self.coroutine is not None
         self.coroutine.close()
         self.call.end()

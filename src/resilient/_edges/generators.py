@@ -83,7 +83,7 @@ class Stream:
     def __init__(self, call: Call) -> None:
         self.call: Call = call
         self.ongoing: OngoingWork = OngoingWork()
-        # How it ended; None where somebody else unwinds through it.
+        # How it ended; None where something else unwinds through it.
         self.last: Outcome | None = None
         # The total limit, known with the first item.
         self.limit: StreamLimit | None = None

@@ -55,7 +55,7 @@ class AbandonableThreads:
 
 
 class ThreadCall:
-    """One function in its thread, and what came of it."""
+    """One function in its thread, and its outcome."""
 
     __slots__ = (
         "_begun",
@@ -131,7 +131,7 @@ class ThreadCall:
             return self._left
 
     def result(self) -> Outcome:
-        """Take what came of it; raise what was no `Exception`."""
+        """Take the outcome; raise what was no `Exception`."""
         outcome, self._outcome = self._outcome, None
         unwinding, self._unwinding = self._unwinding, None
         try:

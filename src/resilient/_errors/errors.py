@@ -140,7 +140,7 @@ class BulkheadFullError(RejectedError):
 
     Attributes:
         policy: Name of the bulkhead.
-        retry_after: Always None: nobody knows when a slot comes free.
+        retry_after: Always None: when a slot comes free is not known.
         max_concurrency: Slots there are.
         queued: Calls that were waiting for one.
         waited: Seconds that this call had waited.
@@ -215,7 +215,7 @@ class ConcurrencyLimitedError(RejectedError):
 
     Attributes:
         policy: Name of the policy.
-        retry_after: Always None: nobody knows when a slot comes free.
+        retry_after: Always None: when a slot comes free is not known.
         limit: The limit at that moment.
         in_flight: Calls that were running. Less than the limit, where what
             was left is kept for a higher class, for another partition, or for

@@ -18,7 +18,7 @@ _PASSED: tuple[str, ...] = (
 
 
 def warn(text: str, past: ModuleType | None = None) -> None:
-    """Warn at the line that called into the library, whoever waits for it.
+    """Warn at the line that called into the library, however deep.
 
     Args:
         text: What to say.

@@ -1,4 +1,4 @@
-"""Counts: plain integers, read when somebody collects them.
+"""Counts: plain integers, read when they are collected.
 
 Ground rules:
 
@@ -6,7 +6,7 @@ Ground rules:
   library: `resilient.telemetry` reads the integers when it is asked.
 * What calls count is kept by name, not by policy: two pipelines of one name,
   or one that was made anew, go on counting where the other is, as a counter
-  has to. A name that nobody has any more is forgotten with its counts.
+  has to. A name that is not in use any more is forgotten with its counts.
 * An addition is one attribute or dictionary item, read, added to and stored
   with no call in between. CPython switches threads, and collects garbage, at
   calls and at the end of loops only, so with a global interpreter lock no
@@ -40,7 +40,7 @@ class Counters:
 
 
 UNCOUNTED: Final = Counters()
-"""The tally of policies that nobody has called: never counted in."""
+"""The counters of policies that were never called: never counted in."""
 
 _all_counters: WeakValueDictionary[str, Counters] = WeakValueDictionary()
 # NB: it may be taken again by a finalizer that runs on the same thread.

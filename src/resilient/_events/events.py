@@ -2,7 +2,7 @@
 
 Ground rules:
 
-* An event is built only when somebody listens (``if self.listeners:``), after
+* An event is built only when there is a listener (``if self.listeners:``), after
   the lock of its policy has been released.
 * It carries names and numbers, never an argument, a result, a URL or the
   object of an error.
@@ -295,7 +295,7 @@ class KeyEvicted(Event):
 
 
 def located(event: Event, pipeline: str, metric_name: str) -> Event:
-    """Complete an event that nobody has seen yet with where it happened."""
+    """Add to an event, before it is delivered, where it happened."""
     _set(event, "pipeline", pipeline)
     _set(event, "metric_name", metric_name)
     return event

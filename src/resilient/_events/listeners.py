@@ -34,8 +34,8 @@ class Outbox:
         self._events.append(event)
 
     def deliver(self, listeners: Callable[[], tuple[Listener, ...]]) -> None:
-        # NB: looked at again after each release: somebody may have put an
-        # event, found the outbox busy and left it to us.
+        # NB: looked at again after each release: another thread may have
+        # put an event, found the outbox busy and left it to this one.
         while self._events and self._busy.acquire(blocking=False):
             try:
                 while self._events:
@@ -71,4 +71,4 @@ def log_once(text: str) -> None:
         _logged.add(text)
         import logging
 
-        logging.getLogger("resilient").exception("%s (said once)", text)
+        logging.getLogger("resilient").exception("%s (logged once)", text)

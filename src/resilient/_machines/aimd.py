@@ -3,7 +3,7 @@
 A limit is told how each call went and says how many may run at once. It is a
 machine: it takes the time as an argument and reads no clock. The policy
 around it holds its lock meanwhile, so a limit of your own must be quick,
-block on nothing and call nobody back.
+block on nothing and call nothing back.
 
 AIMD - additive increase, multiplicative decrease - looks at no latency at
 all: each success adds a little, each sign of congestion takes a share away.

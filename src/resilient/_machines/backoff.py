@@ -70,11 +70,11 @@ _KINDS: tuple[Jitter, ...] = ("full", "equal", "none")
 _Draw: TypeAlias = Callable[[], float]
 
 # Where a backoff that is called as a plain function gets its randomness from.
-# A machine may not import the library's clock, so whoever owns both assigns
+# A machine may not import the library's clock, so the owner of both assigns
 # the library's random source to this name; it is looked up at each call.
 random_source: _Draw = Random().random
 
-# Nobody writes down more delays than this; an endless iterable would hang.
+# More delays than this are not written by hand; an endless iterable would hang.
 _MOST_DELAYS = 1000
 
 # A chain of `decorrelated` draws forgets where it began long before this.

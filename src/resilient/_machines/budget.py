@@ -12,7 +12,7 @@ becomes permanent and does not remove it: an outage of 10 s at 280 requests/s
 on a service that can do 300/s never ends under a request-fed budget of 10 %,
 since retries alone keep it above its limit. Fed by successes, the budget runs
 dry within the first moments of an outage, the storm loses what sustains it,
-and the service recovers as if nobody retried. In the words of the paper on
+and the service recovers as if there were no retries. In the words of the paper on
 metastable failures, the *sustaining effect* is cut, not the trigger.
 
 What the parameters do:
@@ -33,7 +33,7 @@ calls leave the last quarter of the capacity alone, batch calls the last half.
 What a class can spend in the long run is what successes pay in, so one that
 is alone loses a part of its first burst and nothing else. There is an
 exception on purpose: batch calls always leave one whole retry, so that a
-budget of a capacity of 1 never pays for any of theirs.
+budget of a capacity of 1 never pays for any of their retries.
 
 Ground rules:
 

@@ -9,7 +9,7 @@ Ground rules:
 * A call that may pass gets a *permit*, and hands it back to `Circuit.settle`
   exactly once, however it ends. A call that may not gets a `Refusal`, and has
   nothing to hand back: refusals are not outcomes.
-* Whoever holds the lock only learns *that* something happened: changes pile
+* The owner of the lock only learns *that* something happened: changes pile
   up in `Circuit.changes` until the owner takes them, to tell listeners once
   the lock is free, in the order in which they happened.
 
@@ -90,7 +90,7 @@ asked without the lock and its answer comes in by `Circuit.set_open_time`;
 should it never come, the circuit is open all the same.
 
 Deliberately not modelled: a timer (an open circuit whose time is over stays
-OPEN until a call wants to pass: nobody probes for the sake of probing; a ramp
+OPEN until a call wants to pass: there is no probe without a call; a ramp
 that is over stays RAMPING likewise); chance or priority in ramps and throttling
 (an adaptive throttle has both); hysteresis while observing; rows of failures
 among probes (they run at once, and have no order).
@@ -159,7 +159,7 @@ class Circuit:
     seconds, rates in (0, 1].
 
     Args:
-        window: Where outcomes are recorded; an empty one, nobody else's.
+        window: Where outcomes are recorded; an empty one of its own.
         failure_rate: Share of failures that trips; None for no such rule.
         minimum_calls: Calls in the window before a share means anything.
         consecutive_failures: Failures in a row that trip; None for no such
@@ -175,7 +175,7 @@ class Circuit:
         ramp: Shares of the calls that pass after good votes, step by step,
             each below 1; empty: all at once.
         ramp_step: How long each step takes.
-        provisional_open_for: How long it stays open if nobody says otherwise.
+        provisional_open_for: How long it stays open unless another time is given.
 
     Attributes:
         state: Where it stands.
@@ -322,13 +322,13 @@ class Circuit:
     def settle(
         self, permit: int | Probe, now: float, failed: bool | None, slow: bool = False
     ) -> None:
-        """Take a permit back, with what came of the call.
+        """Take a permit back, with the result of the call.
 
         Args:
             permit: What `admit` returned.
             now: When the call ended, in monotonic seconds.
             failed: None where the call was cancelled or its outcome says
-                nothing: nothing is recorded and nobody votes.
+                nothing: nothing is recorded and no vote is cast.
             slow: Whether it exceeded `slow_call_duration`, failed or not.
         """
         window = self._window
@@ -405,7 +405,7 @@ class Circuit:
     def reset(self, now: float) -> None:
         """Close, as good as new; calls under way no longer count.
 
-        The totals stay: whoever collects them relies on it.
+        The totals stay: metrics rely on it.
         """
         self._change(_CLOSED, now, "reset")
 

@@ -133,8 +133,8 @@ class Refusal:
     Attributes:
         reason: "open", "half_open_full", "ramping", "throttling" or
             "forced_open".
-        retry_after: Seconds until a call may probe; None where nobody can
-            know.
+        retry_after: Seconds until a call may probe; None where it
+            cannot be known.
         trip: Why the circuit opened; None where it was forced, or did not.
     """
 

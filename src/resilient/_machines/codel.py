@@ -1,6 +1,6 @@
 """CoDel: how long a call may wait in line, and who goes first.
 
-A line is there for bursts. One that stands is of no use to anybody: each call
+A queue is there for bursts. One that stands is of no use: each call
 waits as long as all others, and comes too late. So two things depend on
 whether the line has been empty lately.
 
@@ -46,7 +46,7 @@ class CoDel:
         self.standing = False
 
     def give_up_at(self, now: float, queued: int) -> float:
-        """Return the seconds that somebody who joins now may wait.
+        """Return the seconds that a call which joins now may wait.
 
         Args:
             now: Monotonic seconds.

@@ -1,6 +1,6 @@
 """Limits that go by latency: sampling windows, a baseline, and probes.
 
-They compare what a call takes now with what it would take if nobody had to
+They compare what a call takes now with what it would take without any
 queue, the *baseline*. Both are measured here; what follows from them is the
 business of `vegas` and `gradient`.
 
@@ -30,9 +30,9 @@ queues because of us::
                                            the baseline
 
 * During a probe a third of what ran before may run, not one call at a time.
-  Where nobody would queue, that is half the traffic or more: the limits let
+  Where no call would queue, that is half the traffic or more: the limits let
   about twice as many run as the dependency can work on.
-* Only calls that began after the drain count: whoever began before has stood
+* Only calls that began after the drain count: one that began before has stood
   in the very queue that is to be measured without. (The limit's epoch.)
 * While the latency is good there is nothing to find out, and so no probe.
 * A probe ends in time even if no call ends: `limit` is asked before a call is
@@ -257,7 +257,7 @@ class LatencyLimit(Settings):
 
     @property
     def baseline(self) -> float | None:
-        """Seconds that a call takes when nobody queues; None: not known yet."""
+        """Seconds that a call takes without a queue; None: not known yet."""
         baseline = self._latency.baseline
         return None if baseline == math.inf else baseline
 

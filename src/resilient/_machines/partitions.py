@@ -12,16 +12,16 @@ Ground rules:
 * A class leaves free what the higher classes of its partition demand beyond
   what they have. A class that is alone has everything.
 * A partition may always have its share, but for what other partitions run in
-  it. Beyond, it leaves free what the others demand of theirs beyond what they
+  it. Beyond, it leaves free what the others demand of their shares beyond what they
   have - and one slot for each that has less than its share, so that the first
-  call after a silence need not wait for somebody to leave.
+  call after a silence need not wait for another to leave.
 * So a share that is not used is lent, and comes back as soon as it is wanted
-  and those who borrowed it are done. Nobody ever runs beyond the limit.
+  and those that borrowed it are done. No call ever runs beyond the limit.
 * Of a class of which a share was refused lately, as large a share is left out
   of the last quarter of the slots: those of the lowest lots. So of a task's
   calls, which have one lot, all are served rather than some of each. The
   highest lot that has lately been there is not left out, however low it is.
-* Where nothing runs, anybody may: nobody else would ever leave.
+* Where nothing runs, any call may: none would ever leave.
 * A slot that comes free goes to the first in line who may have it.
 
 Demand is measured in periods: the peak of this one or the last, whichever is
@@ -49,7 +49,7 @@ _PERIOD = 1.0
 
 _FOR_ALL = 0.75
 """Share of the slots that is for all of a class, whatever their lots. With
-less of it slots would stay free that nobody takes; with more, fewer tasks are
+less of it slots would stay free and unused; with more, fewer tasks are
 served whole. Of tasks of ten calls, two to one too many, that is one in nine,
 and one in fifty without a cut."""
 
@@ -121,7 +121,7 @@ class Group:
     def cuts(self, shed_rank: float) -> bool:
         """Whether a call of this lot is among the first to go.
 
-        Never one of the highest lot there is: nobody would be served instead.
+        Never one of the highest lot there is: no other would be served instead.
         """
         if shed_rank == 1.0 or not self.cut:
             return False
@@ -168,7 +168,7 @@ class Group:
 
 
 class GroupedTicket(Ticket, Protocol):
-    """Somebody in line, and the group that it is of."""
+    """A call in the queue, and the group that it is of."""
 
     @property
     def group(self) -> Group: ...
@@ -206,7 +206,7 @@ class SharedSlots(Slots[T]):
     def take_for(
         self, group: Group, now: float, *, shed_rank: float = 1.0, again: bool = False
     ) -> bool:
-        """Take a slot for a group if it may have one and nobody of it waits.
+        """Take a slot for a group if it may have one and none of it waits.
 
         Args:
             group: The group.

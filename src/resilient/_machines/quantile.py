@@ -9,7 +9,7 @@ Ground rules:
 - The last `SIZE` samples count, alike, and nothing before them.
 - The quantile is exact for those: the smallest sample that at least the given
   share of them does not exceed (nearest rank). There is no bucket whose
-  bounds somebody would have to choose.
+  bounds that the user would have to choose.
 - Until there are `enough` samples there is no answer. Below 1 / (1 - share) of
   them the answer could only be the largest, which one slow call decides.
 - Samples are whatever the caller thinks fit; it holds a lock around `add` and

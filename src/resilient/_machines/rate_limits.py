@@ -16,16 +16,16 @@ Ground rules:
 - Nothing is queued and nothing reserved here. A policy keeps the queue, asks
   `RateLimit.wait` how long everything up to a waiter will take, and takes
   when that waiter's turn has come. A waiter that leaves has nothing to return.
-- **A wait that was answered is enough.** Whoever sleeps exactly w seconds from
-  `now` gets the amount at ``now + w`` if nobody else took or changed anything.
+- **A wait that was answered is enough.** A caller that sleeps w seconds from
+  `now` gets the amount at ``now + w`` if no other took or changed anything.
   That is arithmetic, not tolerance: ``now + w`` rounds, and a limiter that
-  ignores it answers 1e-16 s again and again to somebody who polls for ever.
+  ignores it answers 1e-16 s again and again to a caller that polls for ever.
   Three things see to it: the machine is not touched by a refusal; what is
   available never falls while time passes, rounding included; and an answer is
   raised until ``now + w`` itself satisfies the test that `try_take` makes.
 - Time never runs backwards inside. Threads read the clock before they have the
   lock, so a reading may be older than the one before; it counts as the latter.
-- Whoever takes without asking, or learns the cost afterwards (`take`,
+- A caller that takes without asking, or learns the cost afterwards (`take`,
   `book`), may go into debt; the others wait until it is paid. A window
   forgives what has left it, since it judges only itself.
 - A server knows better (`learn`): it may hold us back, never let us off.
@@ -192,7 +192,7 @@ class RateLimit(abc.ABC):
         the same window the lowest counts, for what remains in a window only
         falls: a higher report is an older answer overtaken by a newer one, or
         it does not know of calls on their way. A report of another window
-        replaces this one, so that nothing said once holds us for ever.
+        replaces this one, so that no single report holds for ever.
 
         A reset that is further away than `max_hold` is probed: after so many
         seconds one call passes, and the others wait as long again for its
@@ -257,7 +257,7 @@ class RateLimit(abc.ABC):
 class TokenBucket(RateLimit):
     """At most `burst` at once, refilled evenly.
 
-    However long nobody takes anything, a suspended process included, no more
+    However long nothing is taken, a suspended process included, no more
     than `burst` is saved up.
 
     Args:

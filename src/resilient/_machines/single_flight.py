@@ -6,8 +6,8 @@ Ground rules:
   asks for a key that has a flight joins it; else a flight begins with them.
 * It is found by its key until it lands or the last passenger has left. From
   then on the key is free, even while what was cancelled still cleans up.
-* Every method that ends a flight says so once: whoever comes second, a
-  landing after a desertion or a leave after the landing, changes nothing.
+* Every method that ends an execution returns so once: the second one, a
+  finish after the last leave or a leave after the finish, changes nothing.
 
 ============ =========================== ==================================
 call         flight is under way         flight has ended
@@ -32,7 +32,7 @@ from typing import Generic, TypeVar
 
 
 class WaitingCall:
-    """Somebody who waits for a flight.
+    """A caller that waits for an execution.
 
     Attributes:
         around: The flights that it is inside of.
@@ -88,7 +88,7 @@ class Executions(Generic[F]):
         execution.waiters[waiting] = None
 
     def leave(self, execution: F, waiting: WaitingCall) -> bool:
-        """Wait no more; return whether nobody does."""
+        """Stop waiting; return whether no caller waits any more."""
         if waiting not in execution.waiters:
             return False
         del execution.waiters[waiting]
@@ -109,7 +109,7 @@ class Executions(Generic[F]):
     def closes_circle(self, execution: F, around: Collection[Execution]) -> bool:
         """Whether a flight waits, itself or through others, for one of `around`.
 
-        Then nobody who is inside of those may join it: none would ever land.
+        Then no caller inside of those may join it: none would ever finish.
         """
         if not around:
             return False

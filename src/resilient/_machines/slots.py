@@ -5,31 +5,31 @@ Ground rules:
 * A ticket waits in line until it is granted a slot, is put out or leaves. Of
   what it is the machine knows its ``priority`` alone.
 * A slot that comes free goes straight to the next in line: `in_use` does not
-  fall in between, so nobody can overtake.
+  fall in between, so no caller can overtake.
 * Next is the highest class, and within a class the oldest ("lifo": the
-  newest). Where the line is full, whoever would be served last of a class
+  newest). Where the queue is full, the one served last of a class
   below the newcomer's is put out for it: as many wait as may, whatever their
   class, and the least important of them go first.
 * Every method that frees slots returns the tickets it granted, in order, for
   the caller to wake once it has left its lock.
-* Whoever leaves the line may have been granted a slot in the same instant:
+* A caller that leaves may have been granted a slot in the same instant:
   `leave` then passes the slot on.
 
 ============ ============================== ================================
-call         in_use < limit, nobody waits   otherwise
+call         in_use < limit, empty queue    otherwise
 ============ ============================== ================================
 take         in_use + 1, True               False
 join         (not called)                   in line, perhaps for another; or
                                             back: line is full
 release      in_use - 1                     slot passes to the next in line
 leave        out of line                    granted: as release
-resize       grants as many as now fit      nobody is interrupted
+resize       grants as many as now fit      no call is interrupted
 ============ ============================== ================================
 
-To take a slot and to release one is so little where nobody waits that an owner
+To take a slot and to release one is so little with no queue that an owner
 in a hurry does it in place: both are the first lines of their methods.
 
-Deliberately not modelled: time. How long somebody waits is the policy's. A
+Deliberately not modelled: time. How long a call waits is the policy's. A
 class that never gets a turn waits until its policy says that it was enough.
 """
 
@@ -42,7 +42,7 @@ from resilient._values.priority import Priority
 
 
 class Ticket(Protocol):
-    """Somebody in line."""
+    """A call in the queue."""
 
     granted: bool
 
@@ -64,8 +64,8 @@ class Slots(Generic[T]):
 
     Attributes:
         in_use: Slots that are taken.
-        lines: Who waits, by class: a line for each class that somebody waits
-            in, and no empty one.
+        lines: The queues by class: one for each class that has a waiting
+            call, and no empty one.
     """
 
     __slots__ = ("in_use", "lifo", "limit", "lines", "max_queue")
@@ -91,7 +91,7 @@ class Slots(Generic[T]):
         ]
 
     def take(self) -> bool:
-        """Take a slot if one is free and nobody waits for it."""
+        """Take a slot if one is free and no call waits for it."""
         if self.in_use < self.limit and not self.lines:
             self.in_use += 1
             return True
@@ -101,8 +101,8 @@ class Slots(Generic[T]):
         """Stand in line.
 
         Returns:
-            Whom there is no place for: nobody, this ticket, or one of a lower
-            class that was put out of line for it.
+            The ticket without a place, if any: this one, or one of a lower
+            class that was put out of the queue for it.
         """
         put_out: T | None = None
         if self.queued >= self.max_queue:

@@ -4,8 +4,8 @@ Ground rules:
 
 * A window counts calls that *ended*, never calls that began.
 * ``calls``, ``failures`` and ``slow`` are running totals, right for the
-  moment of the last `record` or `counts`: whoever has just recorded reads
-  them as they are. A call that was slow and failed counts once in each.
+  moment of the last `record` or `counts`: after a `record` they are read
+  as they are. A call that was slow and failed counts once in each.
 * Nothing here is locked: the owner holds a lock around every method,
   `counts` included, for it lets go of what is too old.
 
@@ -187,7 +187,7 @@ class TimeWindow:
         self.ends = -inf
 
     def _advance(self, now: float) -> None:
-        """Close the open bucket, and those that nobody called in."""
+        """Close the open bucket, and those without a call."""
         late = now - self.ends
         if late < self._width * (self._buckets - 1):
             # NB: counted, not `while now >= self.ends`: that never ends

@@ -33,7 +33,7 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     For policies that exist and for those that will, in every pipeline, thread
     and event loop. It is called in the thread or task of the call, after the
     fact and outside every lock. What it raises is logged, once for each kind
-    of event, and changes nothing. While nobody listens no event is built.
+    of event, and changes nothing. Without a listener no event is built.
 
     Returns:
         A function that ends the subscription; calling it again is fine.
@@ -62,13 +62,13 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     return unsubscribe
 
 
-def _set_global(anybody: bool) -> None:
+def _set_global(active: bool) -> None:
     for policy in policies():
         try:
-            policy.set_global(anybody)
+            policy.set_global(active)
         except AttributeError:
             # It is being made, by another thread: it has nothing inside yet,
-            # and looks whether anybody listens.
+            # and looks whether there are listeners.
             pass
 
 

@@ -7,7 +7,7 @@ call, give the permit back in every way out. That is written here, once.
 What happens in every call that passes takes its lock by ``acquire``, ``try``
 and ``release``: 70 ns, where ``with`` takes 155. Elsewhere ``with`` is right.
 
-Nobody ever waits to give something back. A garbage collection may begin at
+Giving something back never waits. A garbage collection may begin at
 any allocation, so also on a thread that holds a policy's lock; there it may
 close a lost call of the same policy, which would then wait for its own
 thread. See `DeferredRelease`.
@@ -34,7 +34,7 @@ class Wait(NoPermit):
     """What `AdmissionPolicy.admit` answers when there is no permit yet.
 
     Attributes:
-        waiter: Whoever may have a permit to give wakes it.
+        waiter: It is woken when there may be a permit.
         until: When to stop waiting, on the clock of `time.monotonic`; None:
             wait until woken.
         sleeps: Whether time alone will bring the permit, so that tests which
@@ -59,8 +59,8 @@ class DeferredRelease:
     """What a policy needs to take things back at any moment, in any frame.
 
     Who gives something back takes the lock if it is free, and else leaves it
-    in a list: appending to that is atomic. Whoever takes the lock looks there
-    once it has released it, and before it refuses anybody. So what was
+    in a list: appending to that is atomic. The owner of the lock looks there
+    once it has released it, and before it refuses a call. So what was
     returned is never forgotten and never seen too late.
 
     A list, and no slots here: an empty deque takes 700 bytes for each key of
@@ -81,13 +81,13 @@ class DeferredRelease:
         raise NotImplementedError
 
     def _release(self, item: Any) -> None:
-        """Have something taken back, now or by whoever holds the lock."""
+        """Give something back, now or by the present owner of the lock."""
         self._deferred.append(item)
         self._release_deferred()
 
     def _release_deferred(self) -> None:
-        # NB: looked at again after each release: somebody may have left
-        # something, found the lock taken and relied on us.
+        # NB: looked at again after each release: another thread may have
+        # left something, found the lock taken and relied on this one.
         while self._deferred and self._lock.acquire(False):
             try:
                 effects = self._release_deferred_locked()
@@ -175,7 +175,7 @@ class AdmissionPolicy(Policy):
 
         Args:
             permit: What `admit` or `readmit` returned.
-            outcome: What came of the call; None: cancelled, or it says
+            outcome: The result of the call; None: cancelled, or it says
                 nothing; do not count it. A call that a limit further out cut
                 is a failure, with a `TimeoutExceededError`, if it had had at
                 least half of that limit.

@@ -164,7 +164,7 @@ class Policy(Generic[F]):
         Args:
             proceed: What is inside: ``await proceed(call)`` returns an
                 `Outcome` and never raises an `Exception`.
-            call: The call. Whoever narrows its ``deadline`` restores it.
+            call: The call. A policy that narrows its ``deadline`` restores it.
 
         Returns:
             The outcome: the inner one, or one of the policy's own.
@@ -324,17 +324,17 @@ class Policy(Generic[F]):
 
         return unsubscribe
 
-    def set_global(self, anybody: bool) -> None:
+    def set_global(self, active: bool) -> None:
         """Tell, or no longer tell, those who listen to every policy."""
         with _subscribing:
             others = tuple(one for one in self._listeners if one is not broadcast)
-            self._listeners = (*others, broadcast) if anybody else others
+            self._listeners = (*others, broadcast) if active else others
         for policy in self.children():
-            policy.set_global(anybody)
+            policy.set_global(active)
 
     @property
     def has_listeners(self) -> bool:
-        """Whether anybody listens; build no event otherwise."""
+        """Whether there are listeners; build no event otherwise."""
         return bool(self._listeners)
 
     def emit(self, event: Event, call: Call | None = None) -> None:

@@ -1,7 +1,7 @@
 """Admission to slots: policies whose calls may wait in line for one.
 
-How somebody gets in line, is woken, has waited enough, is put out or goes
-away is written here, once. Whose slots they are, and how many, is the policy's.
+How a call joins the queue, is woken, has waited enough, is put out or leaves
+is written here. Whose slots they are, and how many, is up to the policy.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
     _slots: Any
 
     def _take_locked(self, ticket: Any) -> bool:
-        """Take a slot for whoever is about to get in line, if there is one."""
+        """Take a slot for a call that is about to join the queue, if one is free."""
         raise NotImplementedError
 
     def _may_wait_locked(self, ticket: Any) -> bool:
@@ -98,7 +98,7 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
         raise NotImplementedError
 
     def _exit_locked(self, item: Any) -> list[Any]:
-        """Take back what is no ticket; return whom that granted a slot."""
+        """Take back what is no ticket; return the tickets that got a slot."""
         raise NotImplementedError
 
     def _refusal(

@@ -158,7 +158,7 @@ class AsyncioWaiter(ForkAware):
         except RecursionError:
             raise
         except RuntimeError:
-            # The loop is closed, and with it whoever waited there.
+            # The loop is closed, and with it the task that waited there.
             return False
         return True
 
@@ -175,7 +175,7 @@ def _expire(future: asyncio.Future[bool]) -> None:
 
 
 class AsyncioErrand:
-    """A task. Whoever waits for it holds this: the loop alone would not."""
+    """A task. The waiting side holds this: the loop alone would not."""
 
     __slots__ = ("loop", "task")
 
@@ -276,7 +276,7 @@ class AsyncioLimits:
 
 
 class _LoneLimits(AsyncioLimits):
-    """A limit whose duration nobody shares: its timer goes with it."""
+    """A limit whose duration is not shared: its timer goes with it."""
 
     __slots__ = ()
 
@@ -314,11 +314,11 @@ class _Late:
         if not interrupting:
             del _interrupting[self.call]
         if self.task.uncancel() > self.cancelling:
-            # Somebody else asked for a cancellation as well, and comes first.
+            # Another cancellation was requested as well, and comes first.
             return BOTH
         if error is None or isinstance(error, (Exception, asyncio.CancelledError)):
             return CUT
-        # NB: KeyboardInterrupt and its like are nobody's cancellation.
+        # NB: KeyboardInterrupt and its like are no cancellation.
         return BOTH
 
 

@@ -86,7 +86,7 @@ LONGEST_WAIT: Final = 1e9
 and above 68 where the C library's time has 32 bits."""
 
 wait: Callable[[threading.Lock, float | None], bool] = _acquire
-"""``wait(lock, timeout)`` blocks the calling thread until somebody releases
+"""``wait(lock, timeout)`` blocks the calling thread until another releases
 `lock`, a lock used as a one-shot gate, and returns True; or returns False
 after `timeout` seconds (>= 0; None waits for ever)."""
 
@@ -100,7 +100,7 @@ random: Callable[[], float] = _generator.random
 """A uniform random number in [0, 1)."""
 
 skip: Callable[[float], None] | None = None
-"""Set while waits take no time (`resilient.testing.instant`): whoever is about
+"""Set while waits take no time (`resilient.testing.instant`): what is about
 to sleep for s seconds calls ``skip(s)`` instead, which moves `now` forward."""
 
 # NB: without this, every worker that a server forks after the import draws the

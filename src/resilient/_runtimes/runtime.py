@@ -9,14 +9,14 @@ sleep          let time pass
 waiter         make something that another task or thread can wake
 park           wait until it is woken, or until a moment
 limit          interrupt what runs in this task after so many seconds
-is_cut         tell such an interruption from anybody else's cancellation
+is_cut         tell such an interruption from any other cancellation
 race           run several pieces of work at once, each in a task or thread
 task_or_thread tell which task or thread this is
 owner          tell which event loop, or process, this is
 spawn          run something in a task of its own (asyncio and trio)
 ============== ============================================================
 
-`sleep` and `park` of an async runtime begin with a `pause`: whoever drives the
+`sleep` and `park` of an async runtime begin with a `pause`: the driver of the
 policies goes on at once, but need not. The plain ``with`` of an attempt stops
 there, so that no wait, and no scope of one, is open while the caller's own
 code runs on to the next attempt.
@@ -70,7 +70,7 @@ class Waiter(Protocol):
         """Wake it, from any thread; a wake before the wait is not lost.
 
         Returns:
-            False if nobody will ever wait there again: its loop is gone, or
+            False if nothing will ever wait there again: its loop is gone, or
             it was left behind in the process that this one was forked from.
         """
         ...
@@ -99,8 +99,8 @@ class End(Enum):
     IN_TIME its time was not up, or nothing could look at the clock
     BOTH    its time was up, and noticed, but it was not, or not only, this
             that ended it: what it has to say had arrived in that moment,
-            or somebody else interrupted it as well
-    CUT     this limit interrupted it, and nobody else did
+            or something else interrupted it as well
+    CUT     this limit interrupted it, and nothing else did
     ======= ==============================================================
     """
 
@@ -243,7 +243,7 @@ class Runtime(Protocol):
         ...
 
     def is_cut(self, calls: Sequence[Caller], error: BaseException) -> bool:
-        """Whether limits of calls interrupt this task, and nobody else does.
+        """Whether limits of calls interrupt this task, and nothing else does.
 
         Args:
             calls: A call that unwinds, and those around it, innermost first.

@@ -36,7 +36,7 @@ class SyncRuntime:
         """Make a waiter for this thread.
 
         Raises:
-            RuntimeError: The thread runs an event loop: whoever could wake it
+            RuntimeError: The thread runs an event loop: what could wake it
                 may need that very loop, so waiting could never end.
         """
         if loop_runs_here():
@@ -75,12 +75,12 @@ class SyncRuntime:
         return threading.get_ident()
 
     def owner(self) -> int:
-        # NB: in a forked child nobody is left whom one could wait for.
+        # NB: in a forked child no other thread is left to wait for.
         return os.getpid()
 
 
 class SyncWaiter(ForkAware):
-    """A one-shot gate: a lock that is held until somebody wakes the waiter."""
+    """A one-shot gate: a lock that is held until the waiter is woken."""
 
     __slots__ = ("gate",)
 
@@ -172,7 +172,7 @@ def _warn_once() -> None:
     _warned = True
     warn(
         "a synchronous call sleeps on a thread that runs an event loop, and"
-        " stops every task of it; use the async spelling there (said once)"
+        " stops every task of it; use the async spelling there (logged once)"
     )
 
 

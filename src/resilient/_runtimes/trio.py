@@ -104,7 +104,7 @@ class TrioRuntime:
     ) -> TrioErrand:
         background = TrioErrand()
         # NB: a system task, for no nursery here lasts as long as it may have
-        # to; whoever waits for it sees to it that it ends.
+        # to; the one that waits for it sees to it that it ends.
         trio.lowlevel.spawn_system_task(
             background.run, body, last, name=name, context=copy_context()
         )
@@ -198,7 +198,7 @@ class TrioLimit:
             scope.deadline = self.deadline
 
     def is_cancelled_around(self) -> bool:
-        """Whether somebody further out has cancelled as well."""
+        """Whether a scope further out was cancelled as well."""
         status = self.scope._cancel_status  # pyright: ignore[reportPrivateUsage]  # nothing public tells
         return status is not None and status.parent_cancellation_is_visible_to_us
 
@@ -292,7 +292,7 @@ class TrioRace:
         await self._manager.__aexit__(None, None, None)
 
     def abandon(self) -> None:
-        # The nursery stays open: whoever closes a coroutine inside one breaks
+        # The nursery stays open: closing a coroutine inside one breaks
         # trio's rules, or comes after the end of the run.
         self._nursery.cancel_scope.cancel()
 

@@ -7,7 +7,7 @@ Ground rules:
 - A value of the wrong kind is a `TypeError`, a value out of range a
   `ValueError`.
 - A `bool` is never a number. ``Timeout(True)`` would be a timeout of one
-  second, and nobody who wrote that meant it.
+  second, and is never what was meant.
 - NaN is refused everywhere. It compares false with everything, so each
   limit it reaches is silently lifted.
 - What is returned is a plain `float` or `int`: hot paths never meet a
@@ -119,7 +119,7 @@ def flag(name: str, value: object) -> bool:
 
 
 def plain(name: str, value: T) -> T:
-    """Return a function that is called in passing, where nobody can await.
+    """Return a function that is called where nothing can be awaited.
 
     Raises:
         TypeError: The value is not callable, or a coroutine function.

@@ -2,7 +2,7 @@
 
 Ground rules:
 
-* There are four classes, of falling importance. Whoever names none is NORMAL.
+* There are four classes, of falling importance. Work that names none is NORMAL.
 * Under pressure the lowest class goes first. A class that is alone still has
   everything: priority orders, it reserves nothing.
 * Within a class calls are cut by their *lot*, a number in [0, 1) that all

@@ -5,7 +5,7 @@ A record is its fields. Its methods are written here once, for all of them:
 each class, at each import. For the thirty classes of this package that took
 as long as all else in it, and to load `attrs` half as long again. What is paid
 instead is 0.5 µs for each object, and one is only made where something went
-wrong or somebody listens.
+wrong or there is a listener.
 """
 
 from __future__ import annotations

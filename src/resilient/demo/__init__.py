@@ -21,7 +21,7 @@ from resilient.demo.server import Server
 
 
 def run(seconds: int, seed: int, *, as_json: bool) -> None:
-    """Run the demo and print what came of it.
+    """Run the demo and print its results.
 
     Args:
         seconds: How long requests come in; the last answers may take 3 s more.

@@ -4,7 +4,7 @@ Ground rules:
 
 * The day is cut into slots of 1 / `RATE` seconds. One request is due in each,
   at a moment of its own; that is the open-loop load, the same for everybody.
-* A fault belongs to a slot. What is due in it meets that fault, whoever asks;
+* A fault belongs to a slot. What is due in it meets that fault, bare or protected;
   a retry is due when it is sent, and meets the weather of that moment.
 * All is drawn from the seed. Two days of one seed and length are equal.
 
@@ -45,7 +45,7 @@ LULL: Final = 0.7
 """Seconds: an attempt of 0.5 s, its backoff and a second attempt."""
 
 SETTLING: Final = 3.0
-"""Seconds after the outage that are nobody's fair weather."""
+"""Seconds after the outage that are no fair weather."""
 
 
 class Fault(Enum):

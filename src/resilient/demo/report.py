@@ -75,7 +75,7 @@ class Report:
             "",
             *_wrapped(
                 f"On this day (seed {day.seed}) {LOSS:.1%} of the requests meet a"
-                " 503, a reset or a silence, whoever sends them. The server is"
+                " 503, a reset or a silence, bare or protected. The server is"
                 f" out from {day.outage:g} s to {day.recovery:g} s. Calls"
                 " answered, second by second:"
             ),
@@ -96,7 +96,7 @@ class Report:
         )
 
     def table(self, results: Results) -> None:
-        """Say what came of it."""
+        """Show the results."""
         rule = "  " + "─" * (WIDTH - 4)
         self._print("", f"  {'':<38}{'bare':>16}{'protected':>16}", rule)
         for title, cells in _rows(results.bare, results.protected):

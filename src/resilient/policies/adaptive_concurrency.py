@@ -62,7 +62,7 @@ class _Ticket(Ticket):
 class AdaptiveConcurrency(QueueingPolicy):
     """Let as many calls run at once as the dependency shows it can take.
 
-    A bulkhead whose size nobody has to guess: the limit rises while calls
+    A bulkhead whose size need not be guessed: the limit rises while calls
     succeed and falls when they fail, time out, are pushed back or - by choice
     of the algorithm - slow down.
 
@@ -360,7 +360,7 @@ class AdaptiveConcurrency(QueueingPolicy):
                 latency = item.now - item.began
                 granted = self._learn_locked(item.now, latency, item.congested)
         except Exception:
-            # NB: no place to raise or log it: this may be anybody's call, and
+            # NB: no place to raise or log it: this may be any call, and
             # holds the lock. It is raised in calls that find the lock free.
             pass
         if item.leaves:
@@ -369,7 +369,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         return granted
 
     def _adopt_locked(self, limit: int) -> list[_Ticket]:
-        # NB: a limit of 0 would let nobody in from whom to learn.
+        # NB: a limit of 0 would let no call in to learn from.
         return self._slots.resize(max(1, int(limit)))
 
     def _change_locked(self, now: float) -> LimitChanged | None:

@@ -143,7 +143,7 @@ class Bulkhead(QueueingPolicy):
     def resize(self, max_concurrency: int) -> None:
         """Change the number of slots, live.
 
-        Growing wakes waiters at once. Shrinking interrupts nobody: slots are
+        Growing wakes waiters at once. Shrinking interrupts no call: slots are
         not given out again until few enough are in use.
         """
         limit = count("max_concurrency", max_concurrency, minimum=1)

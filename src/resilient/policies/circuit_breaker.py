@@ -252,7 +252,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         # NB: what the base does, but that a closed circuit is not asked and
-        # nobody ever waits: 80 ns of 500.
+        # no call ever waits: 80 ns of 500.
         if not self._keeps_rules:
             return await super().around(proceed, call)
         permit: Any = self._circuit.era  # NB: first, see `admit`

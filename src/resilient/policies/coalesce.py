@@ -216,7 +216,7 @@ class Coalesce(Policy, DeferredRelease):
     def _join(self, key: Hashable, call: Call) -> tuple[_WaitingCall, int]:
         """Join the flight of a key, or begin one; tell how many are on it."""
         alone = call.runtime is SYNC
-        # NB: whoever begins in sync never waits, so may be where none can.
+        # NB: a sync call that begins one never waits, so may be where none can.
         waiter = None if alone else call.runtime.waiter(call)
         while True:
             waiting = _WaitingCall(call, waiter)
@@ -332,7 +332,7 @@ class Coalesce(Policy, DeferredRelease):
                     if not waiting.delivered:
                         return overdue(call, clock.now())
         except GeneratorExit:
-            # NB: perhaps in a collection: nobody can wait for anything here.
+            # NB: perhaps in a collection: waiting is impossible here.
             self._release(waiting)
             raise
         except BaseException as unwinding:
@@ -342,12 +342,12 @@ class Coalesce(Policy, DeferredRelease):
 
     async def _leave(self, waiting: _WaitingCall, *, cut: bool) -> None:
         if waiting.execution.background is not None:
-            # NB: the last to leave is the one for whom the execution ends.
+            # NB: the execution ends with the last to leave.
             own = waiting.execution.call
             own.cut, own.allowed = cut, waiting.call.allowed
         self._release(waiting)
         with self._locked():
-            # Whoever held the lock has left the rest to us, by now.
+            # The owner of the lock has left the rest to this call, by now.
             execution = waiting.execution
         if execution.abandoned:
             # NB: a call leaves no task behind.
@@ -397,7 +397,7 @@ class Coalesce(Policy, DeferredRelease):
 
 
 def _deliver(execution: _SharedExecution, waiters: list[_WaitingCall]) -> None:
-    """Give each passenger what came of a flight, and wake it."""
+    """Give each waiting call the outcome of the execution, and wake it."""
     outcome, execution.outcome = execution.outcome, None
     unwinding, execution.unwinding = execution.unwinding, None
     given_up, execution.given_up = execution.given_up, ()

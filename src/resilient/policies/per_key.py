@@ -111,7 +111,7 @@ class PerKey(Policy[F]):
         self._policies: dict[Hashable, Policy[F]] = {}
         # How many calls are inside, for those in use.
         self._inside: dict[Hashable, int] = {}
-        # The keys of calls that have left, for whoever has the lock next. NB:
+        # The keys of calls that have left, for the next owner of the lock. NB:
         # who leaves takes none, for the collector may close a call on the very
         # thread that has it.
         self._left: list[Hashable] = []
@@ -180,7 +180,7 @@ class PerKey(Policy[F]):
             self._lock.release()
         made = self._made(key)
         with self._lock:
-            # NB: somebody else may have made one meanwhile; the first stays.
+            # NB: another call may have made one meanwhile; the first stays.
             policy = self._policies.setdefault(key, made)
             if call is not None:
                 self._inside[key] = self._inside.get(key, 0) + 1

@@ -118,7 +118,7 @@ class Pipeline(Policy[F]):
         if proceed is not leaf:
             return self._composed(proceed)
         # NB: kept, for blocks, requests and each key of a `PerKey` ask each
-        # time. And no other: what is inside belongs to somebody else, who may
+        # time. And no other: what is inside belongs to another, which may
         # be gone tomorrow.
         if self._around_leaf is None:
             self._around_leaf = self._composed(leaf)
@@ -140,7 +140,7 @@ class Pipeline(Policy[F]):
                 yield from policy._walk()
 
     def _classified(self, *, outside: bool) -> Iterator[tuple[Policy[Any], bool]]:
-        """Yield each policy, and whether somebody says what its failures are."""
+        """Yield each policy, and whether a judge says what its failures are."""
         classified = outside or self._judge is not None
         for policy in reversed(self.policies):
             yield policy, classified
@@ -187,7 +187,7 @@ class Pipeline(Policy[F]):
 
 
 def _judging(proceed: Proceed, judge: Judge) -> Proceed:
-    """Return what proceeds, and judges what came of it if nobody has."""
+    """Return what proceeds, and judges the outcome if it was not judged."""
     if judge is as_judged:
         return functools.partial(_kept, proceed)
     return functools.partial(_judged, proceed, judge)
@@ -200,7 +200,7 @@ def _kept(proceed: Proceed, call: Call) -> Awaitable[Outcome]:
 
 
 async def _judged(proceed: Proceed, judge: Judge, call: Call) -> Outcome:
-    """Proceed, and judge what came of it by the pipeline's ``classify``."""
+    """Proceed, and judge the outcome by the pipeline's ``classify``."""
     outcome = await proceed(call)
     verdict = judge(outcome)
     if verdict is not outcome.verdict:

@@ -85,7 +85,7 @@ class Retry(Policy):
         on_result: A function of a returned value that answers as `on` does:
             True retries. The last value is returned all the same.
         budget: "own" (default) gives this Retry a `RetryBudget` of its own;
-            a budget object is shared by whoever has it; None: no budget.
+            a budget object is shared by all that have it; None: no budget.
         nested: Retry even what a Retry further in has given up on.
         max_retry_after: Seconds; a server that asks for a longer wait ends
             the call, with the wait attached. Default 60.
@@ -224,7 +224,7 @@ class Retry(Policy):
         if call.limiters is not None:
             call.max_retry_after = self.max_retry_after
         if call.seldom is not None:
-            # By whoever made this call before, and makes it again now.
+            # By a policy that made this call before, and makes it again now.
             call.given_up = ()
         previous: float | None = None
         last: Exception | None = None
@@ -286,7 +286,7 @@ class Retry(Policy):
         if self._judge is not None:
             return self._judge(outcome)
         if self.on_result is not None and not call.classified:
-            # Nobody named an error to retry on.
+            # No error to retry on was named.
             return SUCCESS
         return verdict_for_all(outcome, call)
 

@@ -347,7 +347,7 @@ class StaleCache(Policy):
         value, age = kept
         series = self.placement.policy
         call.count("resilient.cache.answers", series, "stale")
-        # NB: as a `Fallback` counts, for whoever watches: the caller sees no error.
+        # NB: as a `Fallback` counts, for metrics: the caller sees no error.
         call.count("resilient.fallbacks", series)
         if self._listeners:
             error = error_name(failure.error)

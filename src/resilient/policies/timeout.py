@@ -37,7 +37,7 @@ class Timeout(Policy):
 
     On asyncio the cancellation is delivered one loop iteration after the
     timer, so that an answer that has already arrived wins. Cancellation of
-    the task by anybody else goes through untouched, and so does a
+    the task by another goes through untouched, and so does a
     `TimeoutError` of the function's own.
 
     A generator's first item counts as the attempt; a total timeout bounds the
@@ -157,7 +157,7 @@ class Timeout(Policy):
                 return self._left_behind(outcome, call, deadline)
             if not call.retried:
                 self._bound_stream(call, deadline)
-        # NB: nobody reads the clock for what nobody would hear.
+        # NB: the clock is not read where there is no listener.
         if self._listeners and end is IN_TIME and clock.now() > deadline:
             self._tell(call, self._elapsed(deadline), delivered=False)
         return outcome

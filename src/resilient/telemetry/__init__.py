@@ -81,7 +81,7 @@ def instrument(
 
 
 def uninstrument() -> None:
-    """Watch no more. What was measured stays with whoever collected it."""
+    """Watch no more. What was measured stays with its collector."""
     global _running
     with _changing:
         if _running is not None:
@@ -96,7 +96,7 @@ class _Instrumentation:
         self.settings = settings
         self._logs = Logs() if settings.logs else None
         self._instruments: Instruments = instruments_of(settings.meter_provider)
-        # NB: before anybody wakes them: an SDK does so holding locks that
+        # NB: before anything wakes them: an SDK does so holding locks that
         # making a histogram takes, too.
         for name in settings.histograms:
             self._instruments.histogram(name)
@@ -113,7 +113,7 @@ class _Instrumentation:
         call_module.observe = None
 
     def _watch(self) -> None:
-        """Have calls noted down, if anybody takes the notes."""
+        """Have calls observed, if an SDK takes the observations."""
         tracer = None
         if self.settings.attempt_spans:
             provider = self.settings.tracer_provider

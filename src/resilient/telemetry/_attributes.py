@@ -20,7 +20,7 @@ def version() -> str | None:
     try:
         return metadata.version("resilient-pipeline")
     except metadata.PackageNotFoundError:
-        # A copy in somebody's tree, or a frozen program.
+        # A vendored copy, or a frozen program.
         return None
 
 

@@ -63,7 +63,7 @@ class CallObserver:
             # A `deadline_after`, which calls nothing.
             return None
         if self.waits and self.calls is None and self.attempts is None:
-            # NB: asked at each call, for nobody tells when an SDK arrives. A span
+            # NB: asked at each call: an SDK may arrive at any time. A span
             # that is none costs ten times as much.
             if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
                 return None

@@ -15,7 +15,7 @@ Histogram: TypeAlias = Literal[
     "resilient.retry.delay",
 ]
 
-# From a fast cache's answer to what nobody waits for any longer; the values in
+# From a fast cache's answer to what is not waited for any longer; the values in
 # between are those that OpenTelemetry advises for HTTP requests.
 _DURATIONS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5),

@@ -39,7 +39,7 @@ LEVELS: Final[dict[type[Event], int]] = dict.fromkeys(
     ),
     logging.WARNING,
 )
-"""Those that somebody may have to know of; the others are INFO."""
+"""Those that an operator may have to know of; the others are INFO."""
 
 
 class _Quota:
@@ -97,7 +97,7 @@ class Logs:
         name = name_of(event)
         words = [f"{key}={_spell(value)}" for key, value in attributes.items()]
         line = " ".join(word.removeprefix("resilient.") for word in (name, *words))
-        # NB: no name of theirs can be one of a `LogRecord`'s: they have dots.
+        # NB: none of these names is one of a `LogRecord`'s: they have dots.
         extra = {"resilient.event": name, **attributes}
         logger.log(level, "%s", line, extra=extra)
 

@@ -2,7 +2,7 @@
 
 The instruments of OpenTelemetry cannot be taken back, so each provider gets
 them once, and `uninstrument` only has them say nothing. Without an SDK the
-instruments are proxies, which nobody asks anything. When an SDK takes one of
+instruments are proxies, which are never asked. When an SDK takes one of
 them, the first callback, a generator, is advanced to its first ``yield``, as
 the API promises: so we know, and calls are timed from then on, not before.
 """
@@ -26,7 +26,7 @@ from resilient.telemetry._snapshot import Point, snapshot
 Observed = Iterable[Observation]
 
 _STALE: Final = 1.0
-"""Seconds after which a snapshot is taken anew, whoever has not asked yet."""
+"""Seconds after which a snapshot is taken anew."""
 
 
 class Instruments:

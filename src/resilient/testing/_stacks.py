@@ -92,5 +92,5 @@ def _is_installed(filename: str) -> bool:
     """Whether a file belongs to this library, Python or an installed package."""
     paths = sysconfig.get_paths()
     installed = (paths["stdlib"], paths["purelib"], paths["platlib"], _PACKAGE)
-    # Generated code ("<string>", "<frozen …>") is nobody's place to look.
+    # Generated code ("<string>", "<frozen …>") is no place to look at.
     return filename.startswith((*installed, "<"))

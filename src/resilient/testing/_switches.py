@@ -35,7 +35,7 @@ def instant() -> Generator[None]:
 
     A wait moves the library's clock forward at once instead, so that all that
     depends on time happens as if it had been waited for. Queues still wait:
-    somebody real holds what they wait for. For the whole process, until the
+    something real holds what they wait for. For the whole process, until the
     block ends; may be nested.
 
     The clock goes back to real time with the end of the block. A policy that

@@ -6,7 +6,7 @@ having run since, it jumps to the deadline.
 
 Ground rules for what is private in trio: the switch that makes its scheduling
 repeatable (`_ALLOW_DETERMINISTIC_SCHEDULING`, made for Hypothesis and
-pytest-trio), whether somebody waits for all tasks to block (as `MockClock`),
+pytest-trio), whether a task waits for all tasks to block (as `MockClock`),
 the delivery of an error to the main task (as for Ctrl-C), and what a thread
 of trio's runs.
 """
@@ -94,7 +94,7 @@ class TrioClock(trio.abc.Clock, trio.abc.Instrument):
         if deadline <= self._clock.now():
             return 0
         if self._runner.waiting_for_idle:
-            # Somebody in `wait_all_tasks_blocked` is runnable once I/O is
+            # A task in `wait_all_tasks_blocked` is runnable once I/O is
             # quiet; trio cuts this short for them.
             return _FOREVER
         has_files = self._has_files()

@@ -2,25 +2,25 @@
 
 Ground rules:
 
-- Time stands still while anybody runs, and jumps to the next scheduled moment
-  when nobody does: to exactly that float, so that ``sleep(0.1)`` from 0.3 ends
+- Time stands still while anything runs, and jumps to the next scheduled moment
+  when nothing does: to exactly that float, so that ``sleep(0.1)`` from 0.3 ends
   at ``0.3 + 0.1``.
 - A thread that sleeps or waits through the library is known: it cannot run
   until time has come or its gate is open.
 - A thread that the library started (`Timeout(abandon=True)`) is known to run
   until it ends. The clock does not jump meanwhile, however long that takes in
   real time.
-- Of any other thread nobody knows whether it will ever come back. It gets
+- Of any other thread it is not known whether it will ever come back. It gets
   `GRACE` of real time after each thing that happens, then the clock jumps.
 - With an event loop (`looped`), the loop alone makes time jump, and it knows
-  its own worker threads. Otherwise whoever waits does.
+  its own worker threads. Otherwise the waiting thread does.
 
 ====================== ======== =============== ==========================
 a thread of            runs     sleeps or waits is elsewhere (join, I/O)
 ====================== ======== =============== ==========================
 the owner of the clock no jump  jump            grace, jump
 the library            no jump  jump            no jump
-anybody else           grace    jump            grace, jump
+any other              grace    jump            grace, jump
 ====================== ======== =============== ==========================
 
 Not modelled: other processes and machines. What they do takes no time at all
@@ -70,13 +70,13 @@ VirtualTimeError.__module__ = "resilient.testing"
 
 
 class Jump(enum.Enum):
-    """What came of an attempt to jump to the next scheduled moment."""
+    """The result of an attempt to jump to the next scheduled moment."""
 
     MOVED = enum.auto()
     BUSY = enum.auto()
-    """Somebody runs, or is about to: try again."""
+    """Something runs, or is about to: try again."""
     STUCK = enum.auto()
-    """Nobody runs and nothing is scheduled."""
+    """Nothing runs and nothing is scheduled."""
 
 
 @attrs.define(eq=False)
@@ -94,7 +94,7 @@ class _Waiter:
 
 
 class VirtualClock:
-    """A clock that starts at 0.0 seconds and moves only when nobody runs.
+    """A clock that starts at 0.0 seconds and moves only when nothing runs.
 
     Made by `virtual_time`. May be used from any thread.
     """
@@ -205,7 +205,7 @@ class VirtualClock:
             self._changed.notify_all()
 
     def is_held(self, pool: Collection[int | None] = ()) -> bool:
-        """Whether somebody runs, or is about to, so that time stands still.
+        """Whether something runs, or is about to, so that time stands still.
 
         NB: an event loop asks this *before* it looks for I/O, and jumps after:
         a thread that ends in between has left its result with the loop, and a

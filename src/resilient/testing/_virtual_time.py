@@ -55,7 +55,7 @@ class VirtualTime:
         Raises:
             VirtualTimeError: Entered inside other virtual time, or on a thread
                 that runs an event loop. Inside the block: the thread waits for
-                something that nobody can bring.
+                something that cannot come.
         """
         return SyncVirtualTime(seed)
 

@@ -64,7 +64,7 @@ class Hedge(Policy):
     * while a circuit breaker further in is not closed, or a throttle rejects;
     * once the call says that it must not be made again (`Call.unrepeatable`).
 
-    When no attempt wins, what came of the first is raised (or returned), and
+    When no attempt wins, the result of the first is raised (or returned), and
     the errors of the others hang on it as an `ExceptionGroup`: as its
     ``__context__``, or at the end of the chain that it has already.
 
@@ -78,7 +78,7 @@ class Hedge(Policy):
         budget: "own" (default) is a ``RetryBudget(0.05, 10)``: at most one
             hedge in twenty calls, bursts of ten, fed by successes, because
             hedging without a budget turns a slow minute into an overload that
-            stays. A budget object is shared by whoever has it, a `Retry` too;
+            stays. A budget object is shared by all that have it, a `Retry` too;
             None: no budget.
         floor: Seconds; a percentile below it counts as this. Default 1 ms:
             where answers are faster, a hedge costs more than it gains.
@@ -256,7 +256,7 @@ class Hedge(Policy):
             except BaseException:
                 hedge_race.close()
                 # NB: the one policy that waits while it unwinds: what it began
-                # must not go on where nobody sees it.
+                # must not go on unseen.
                 await race.leave(self.grace, unwinding=True)
                 raise
             unwound = hedge_race.close()
@@ -273,7 +273,7 @@ class Hedge(Policy):
             raise
 
     async def _run(self, hedge_race: HedgeRace, delay: float) -> None:
-        """Start hedges until there is a winner, or nobody is left."""
+        """Start hedges until there is a winner, or no attempt is left."""
         due: float | None = hedge_race.attempts[0].began + delay
         while True:
             # NB: first. An attempt in a thread may settle at any moment, and

@@ -25,7 +25,7 @@ _CONTEXT: Any = vars(BaseException)["__context__"]
 
 
 async def close_result(outcome: Outcome, call: Call) -> None:
-    """Close a result that nobody wants, if it can be closed."""
+    """Close a result that is not wanted, if it can be closed."""
     value = outcome.value
     outcome.discard()
     try:
@@ -99,7 +99,7 @@ class _MergedWork(OngoingWork):
         self.finish(None)
 
     async def close(self) -> None:
-        # NB: not by a `close` of its own: what nobody can end goes on, and
+        # NB: not by a `close` of its own: what cannot be ended goes on, and
         # permits last until it has ended, too.
         errors: list[BaseException] = []
         for work in self._works:

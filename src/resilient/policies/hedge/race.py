@@ -5,8 +5,8 @@ Ground rules:
 * A `HedgeRace` belongs to one call. Its attempts run in tasks or threads of their
   own and report to it; the call's own task or thread decides who starts, and
   leaves with what came first. `lock` is for those threads.
-* An attempt that reports is *settled*: from then on nobody interrupts it. It
-  closes what it has been told nobody wants, its own result or another's, and
+* An attempt that reports is *settled*: from then on nothing interrupts it. It
+  closes the results that are not wanted, its own or another's, and
   ends. So a result is closed exactly once, and never the one that is returned.
 * Once the heat is *over*, whatever else comes is unwanted.
 * An attempt that is still under way when the call returns keeps its permits,
@@ -46,13 +46,13 @@ class HedgedAttempt:
 
     Attributes:
         began: When it started, on the clock of `time.monotonic`.
-        settled: Whether it has reported what came of it.
+        settled: Whether it has reported its outcome.
         settled_at: When it did.
         failed: Whether that was nothing to win with.
-        outcome: What came of it, if it is still wanted.
+        outcome: Its outcome, if it is still wanted.
         verdict: What is thought of that.
         context: The context variables as it left them.
-        ongoing: What lasts until it has ended, where nobody waits for that.
+        ongoing: What lasts until it has ended, where that is not waited for.
     """
 
     __slots__ = (
@@ -221,14 +221,14 @@ class HedgeRace:
     # -- What attempts report
 
     def settle(self, attempt: HedgedAttempt, alone: Branch) -> list[Outcome]:
-        """Take what came of an attempt; return what it is to dispose of."""
+        """Take the outcome of an attempt; return the results it has to close."""
         outcome, alone.outcome = alone.outcome, None
         assert outcome is not None
         judge = self._judge
         verdict = (
             verdict_for_all(outcome, attempt.call) if judge is None else judge(outcome)
         )
-        # NB: whatever is thought of a rejection, nobody was asked.
+        # NB: however a rejection is judged, the function was not asked.
         answered = not is_rejection(outcome.error)
         unwanted: list[Outcome] = []
         with self._lock:

@@ -53,7 +53,7 @@ _PERMIT: Final = True
 _SEVERAL: Final = object()
 """Origins: what one of them says of its limit is nothing to the others."""
 
-# Shared by all limiters for which nobody has waited yet; never written to.
+# Shared by all limiters without a queue so far; never written to.
 _NO_TICKETS: Final[list[Ticket]] = []
 
 
@@ -297,7 +297,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         pass
 
     def _note(self, call: Call, amounts: tuple[float, ...], now: float) -> None:
-        """Tell the call what was taken for it, if somebody may want to know."""
+        """Tell the call what was taken for it, if that may be corrected."""
         if self._config.cost_may_change:
             if call.bookings is None:
                 call.bookings = {}
@@ -374,7 +374,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
                 self._take_locked(now, amounts)
             return wait
         if not any(amounts):
-            # A free call waits for nobody.
+            # A free call does not wait.
             return 0.0
         wait = self._wait_of_queue_locked(now, sums(self._line.total, amounts))
         if wait == 0.0:
@@ -405,7 +405,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         if self._line is None:
             self._line = Queue(len(self._config.each))
             if self._deferred is _NO_TICKETS:
-                # NB: under the lock, and before anybody may return anything.
+                # NB: under the lock, and before anything may be returned.
                 self._deferred = []
             ticket.until, ticket.sleeps = until, True
         else:
@@ -425,7 +425,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         return [line.first] if was_first else []
 
     def _recheck_waiters_locked(self, now: float) -> list[Ticket]:
-        """Put out of line who no longer fits; return whom to wake."""
+        """Put calls that no longer fit out of the queue; return those to wake."""
         woken: list[Ticket] = []
         if self._line is not None:
             ahead = Queue(len(self._config.each))
@@ -464,8 +464,8 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     ) -> None:
         """Set another rate, live.
 
-        Who waits is judged anew: nobody keeps a wait computed for the old
-        rate, and who no longer fits `max_wait` is rejected now.
+        Calls that wait are checked again: none keeps a wait computed for
+        the old rate, and one that no longer fits `max_wait` is rejected.
 
         Args:
             rate: Units per `per` seconds.
