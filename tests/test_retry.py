@@ -198,7 +198,7 @@ async def test_on_overrides_classify(w: World) -> None:
 
 @in_every_colour
 async def test_on_may_answer_with_verdict_bool_or_seconds(w: World) -> None:
-    """All of them are understood, and seconds are waited as they are."""
+    """All of them are understood, and seconds are waited where they are more."""
     answers: list[Any] = [True, Verdict.FAILURE, 7, 0.0, Verdict.IGNORED]
     seen: list[Outcome] = []
 
@@ -210,7 +210,7 @@ async def test_on_may_answer_with_verdict_bool_or_seconds(w: World) -> None:
     retry = Retry(on=on, attempts=9, backoff=constant(1))
     await failure_of(w, retry, flaky)
     assert 5 == flaky.calls
-    assert 1.0 + 1.0 + 7.0 + 0.0 == w.now()
+    assert 1.0 + 1.0 + 7.0 + 1.0 == w.now()
 
 
 @in_every_colour
@@ -278,11 +278,11 @@ async def test_on_result_leaves_errors_to_classify(w: World) -> None:
 
 @in_every_colour
 async def test_on_result_may_say_how_long(w: World) -> None:
-    """Seconds replace the computed wait; 0.0 is at once, and not False."""
+    """Seconds replace a shorter wait; 0.0 is not False."""
     flaky = Flaky(30, 0.0, "ok")
-    retry = Retry(on_result=lambda v: v if v != "ok" else False)
+    retry = Retry(on_result=lambda v: v if v != "ok" else False, backoff=constant(2))
     assert "ok" == await w.call(retry, flaky.function)
-    assert 30.0 == w.now()
+    assert 32.0 == w.now()
 
 
 # -- The user's exception is what the user catches

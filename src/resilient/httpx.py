@@ -126,10 +126,12 @@ class ResilientTransport(
 
     One object serves a `Client` or an `AsyncClient`. A request is sent again
     only if nothing can come of it twice: its method is idempotent, or it has
-    an ``Idempotency-Key``, or it certainly never left; and if its body can be
-    sent again byte for byte. Else the original error or response comes back,
-    with a note. The last response is returned readable, never turned into an
-    exception; ``response.extensions["resilient"]`` says what was done for it.
+    an ``Idempotency-Key``, or it certainly never left, or the server refused
+    it (421, 425, 429, 529, or ``x-should-retry: true``); and if its body can
+    be sent again byte for byte. Else the original error or response comes
+    back, with a note. The last response is returned readable, never turned
+    into an exception; ``response.extensions["resilient"]`` says what was done
+    for it.
 
     What is left of the deadline cuts the client's own timeouts in each
     attempt. That is how a sync client obeys a `Timeout`. The attempt's limit
@@ -138,7 +140,8 @@ class ResilientTransport(
 
     Request extensions change it for one request: ``"resilient"`` is another
     pipeline, or False for none; ``"resilient.read_body"`` overrides
-    `read_body`.
+    `read_body` and ``"resilient.retry_unsafe"``, True or False,
+    `retry_unsafe`.
 
     Args:
         pipeline: A pipeline, used exactly as built; default
@@ -146,7 +149,12 @@ class ResilientTransport(
         inner: The transport that sends; default the client's own, made when
             it is first used.
         retry_unsafe: Retry any method, whatever may have become of the
-            request before.
+            request before; or a function of the request that says whether
+            to, so that a search by POST is repeated and a payment is not.
+        retry_statuses: Statuses that are failures, in the place of 408, 421,
+            425, 429 and every 5xx but 501, 505, 508, 510 and 511.
+        retry_methods: Methods that may be repeated, in upper case, in the
+            place of those that IANA's registry calls safe or idempotent.
         idempotency_key: Give requests that need one an ``Idempotency-Key``,
             the same for all attempts.
         read_body: Read bodies as part of the attempt, so that one that dies

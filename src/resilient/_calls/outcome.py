@@ -33,6 +33,9 @@ class Verdict(Enum):
     IGNORED   nothing        nothing             final        passes, but for
                                                               our rejections
     ========= ============== =================== ============ ================
+
+    Where an outcome has a `health` of its own the circuit goes by that: a
+    server that answers 429 works.
     """
 
     SUCCESS = "success"

@@ -7,7 +7,7 @@ are: a driver that both share would be a frame more in every traceback.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import (
     Any,
@@ -29,10 +29,11 @@ from resilient._errors.warnings import warn
 from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange, Family, Rules
 from resilient._http.network import watch
+from resilient._http.semantics import checked_methods, checked_statuses
 from resilient._http.standard import standard_pipeline
 from resilient._policy.policy import Policy
 from resilient._runtimes.sync import SYNC
-from resilient._values.checks import count, flag
+from resilient._values.checks import count, flag, plain
 from resilient.policies.per_key import PerKey
 from resilient.policies.pipeline import Pipeline
 from resilient.policies.retry import Retry
@@ -57,7 +58,9 @@ class Transport(Generic[Request, Response]):
         pipeline: Policy[Any] | None = None,
         *,
         inner: Any = None,
-        retry_unsafe: bool = False,
+        retry_unsafe: bool | Callable[[Request], bool] = False,
+        retry_statuses: Collection[int] | None = None,
+        retry_methods: Collection[str] | None = None,
         idempotency_key: bool = False,
         read_body: bool | Literal["auto"] = "auto",
         max_body: int = 1_048_576,
@@ -84,7 +87,13 @@ class Transport(Generic[Request, Response]):
         self.inner: Any = inner
         self._rules = Rules(
             self.family,
-            flag("retry_unsafe", retry_unsafe),
+            (
+                plain("retry_unsafe", retry_unsafe)
+                if callable(retry_unsafe)
+                else flag("retry_unsafe", retry_unsafe)
+            ),
+            checked_statuses(retry_statuses),
+            checked_methods(retry_methods),
             flag("idempotency_key", idempotency_key),
             read_body,
             count("max_body", max_body, minimum=0),

@@ -3,9 +3,9 @@
 Ground rules:
 
 * A request is sent again only if nothing can come of it twice: its method is
-  idempotent (RFC 9110, 9.2.2; QUERY by its own draft), or it carries an
-  ``Idempotency-Key``, or it certainly never left; and its body can be sent
-  again byte for byte. A `Retry` learns that from ``call.unrepeatable``.
+  idempotent (see `semantics`), or it carries an ``Idempotency-Key``, or it
+  certainly never left, or was refused; and its body can be sent again byte for
+  byte. A `Retry` learns that from ``call.unrepeatable``.
 * An outcome is judged here, where request and response are known.
 * The request goes back to the caller as it came, but for its
   ``Idempotency-Key``: a request object is one operation, however often sent.
@@ -25,7 +25,7 @@ import anyio
 import attrs
 
 from resilient._calls.call import Call
-from resilient._calls.outcome import OngoingWork, Outcome, Verdict
+from resilient._calls.outcome import SUCCESS, OngoingWork, Outcome, Verdict
 from resilient._edges.driver import Drive
 from resilient._edges.generators import Stream
 from resilient._errors.errors import ResilientError
@@ -43,16 +43,18 @@ from resilient._http.body import (
 )
 from resilient._http.faults import Fault
 from resilient._http.response_headers import Allowance
+from resilient._http.semantics import HEALTHY, REFUSED, UNAVAILABLE
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 
-IDEMPOTENT: Final = frozenset(
-    {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"}
-)
-FAILED: Final = frozenset({408, 429, 500, 502, 503, 504})
 RESEND_COUNT: Final = "http.request.resend_count"
 
 _SWITCHING: Final = 101
+
+_ERRORS: Final = 400
+"""Statuses from which on what the headers say is read at once."""
+
+_UNREAD: Final = object()
 
 _DRAINED: Final = 65_536
 _DRAIN_SECONDS: Final = 1.0
@@ -111,7 +113,9 @@ class Rules:
     """
 
     family: Family
-    retry_unsafe: bool
+    retry_unsafe: bool | Callable[[Any], bool]
+    statuses: frozenset[int]
+    methods: frozenset[str]
     idempotency_key: bool
     read_body: bool | str
     max_body: int
@@ -135,6 +139,31 @@ class Summary(NamedTuple):
     attempts: int
     stopped: str | None
     retry_after: float | None
+
+
+class _Answer(Outcome):
+    """A response, whose headers are read once it is asked when to come back."""
+
+    __slots__ = ("_wait",)
+
+    _wait: Any
+
+    def __init__(self, response: Any) -> None:
+        super().__init__(response)
+        self._wait = _UNREAD
+
+    @property
+    def retry_after(self) -> float | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Seconds after which the server, or a predicate, wants it tried again."""
+        if self._wait is _UNREAD and self.value is not None:
+            raw = self.value.headers.raw
+            self._wait = response_headers.read(raw, time.time()).retry_after
+        wait: float | None = self._wait
+        return wait
+
+    @retry_after.setter
+    def retry_after(self, seconds: float | None) -> None:
+        self._wait = seconds
 
 
 class _RequestCall(Call):
@@ -217,7 +246,7 @@ class Exchange(Drive):
         self._request = request
         self._own: dict[str, Any] = request.extensions
         self._stream: Stream | None = None
-        self._safe = method in IDEMPOTENT or self._is_allowed()
+        self._safe = method in rules.methods or self._is_allowed()
         self._upload: Upload | None = None
         body = request.stream
         if not isinstance(body, family.in_memory) and not is_rewindable(body):
@@ -234,7 +263,17 @@ class Exchange(Drive):
         if self._rules.idempotency_key:
             headers["Idempotency-Key"] = str(uuid.uuid4())
             return True
-        return self._rules.retry_unsafe
+        allowed: object = self._own.get("resilient.retry_unsafe")
+        if allowed is None:
+            allowed = self._rules.retry_unsafe
+            if not isinstance(allowed, bool):
+                allowed = allowed(self._request)
+        if not isinstance(allowed, bool):
+            raise TypeError(
+                "`retry_unsafe` must be True, False or a function of the request"
+                f" that returns one of them, got {allowed!r}"
+            )
+        return allowed
 
     def _why_not(self, *, arrived: bool = True, over: bool = True) -> str | None:
         """Return why the request must not be sent again, if it must not.
@@ -386,17 +425,32 @@ class Exchange(Drive):
     def answered(self, response: Any) -> Outcome:
         """Make an outcome of a response, and judge it."""
         self.response = response
-        outcome = Outcome(response)
+        call, outcome = self.call, _Answer(response)
         status: int = response.status_code
-        if status in FAILED or self.call.limiters:
+        said = None
+        if status >= _ERRORS or call.limiters:
             said = response_headers.read(response.headers.raw, time.time())
+            outcome.retry_after = said.retry_after
             self._update_limiters(said.allowances)
-            if status in FAILED:
-                outcome.retry_after = wait = said.retry_after
-                asked = status == 429 or (status == 503 and wait is not None)
-                outcome.verdict = Verdict.PUSHBACK if asked else Verdict.FAILURE
-        if self._upload is not None or not self._safe:
-            self.call.unrepeatable = self._why_not()
+        refused = False
+        if status in self._rules.statuses:
+            refused = status in REFUSED
+            pushes = refused or (
+                status == UNAVAILABLE and outcome.retry_after is not None
+            )
+            outcome.verdict = Verdict.PUSHBACK if pushes else Verdict.FAILURE
+            outcome.health = SUCCESS if status in HEALTHY else None
+        wanted = None
+        if status >= _ERRORS and said is not None:
+            wanted = said.should_retry
+            if wanted and outcome.verdict is SUCCESS:
+                outcome.verdict, outcome.health = Verdict.FAILURE, SUCCESS
+        if self._upload is not None or not self._safe or wanted is not None:
+            call.unrepeatable = (
+                "the server says not to send it again"
+                if wanted is False
+                else self._why_not(arrived=not (refused or wanted))
+            )
         if self._stream is not None:
             outcome.ongoing = self._stream.ongoing
         return outcome
@@ -524,9 +578,10 @@ class Exchange(Drive):
         if response is None or response is not self.response:
             return self._replaced(response), None
         self.response = None
-        if self.sent > 1 or response.status_code in FAILED:
+        failed = outcome.verdict is not SUCCESS
+        if failed or self.sent > 1:
             response.extensions["resilient"] = Summary(
-                self.sent, self.call.stopped, outcome.retry_after
+                self.sent, self.call.stopped, outcome.retry_after if failed else None
             )
         if stream is not None:
             self._stream, self._ended, self.outcome = None, True, None

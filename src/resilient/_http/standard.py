@@ -29,9 +29,14 @@ def http_verdict(outcome: Outcome) -> Verdict:
     ============================================= =========================
     outcome                                       verdict
     ============================================= =========================
-    429; 503 with a ``Retry-After``               PUSHBACK
-    408, 500, 502, 503, 504                       FAILURE
+    421, 425, 429: refused by a server that works PUSHBACK, which opens no
+                                                  circuit
+    529; 503 with a ``Retry-After``               PUSHBACK
+    408; any other 5xx but 501, 505, 508, 510     FAILURE
+    and 511
     any other response                            SUCCESS
+    … from 400 on, with ``x-should-retry: true``  FAILURE, which opens no
+                                                  circuit
     connecting, writing or reading failed         FAILURE
     a timeout, the client's or a policy's         FAILURE
     no place in the pool, no file descriptor      FAILURE, which says nothing
@@ -42,7 +47,8 @@ def http_verdict(outcome: Outcome) -> Verdict:
     our rejections; what is not of the network    IGNORED
     ============================================= =========================
 
-    The outcome's `retry_after` is what the server asked for.
+    The outcome's `retry_after` is what the server asked for, whatever the
+    status: a ``classify`` of your own may ask for it.
     """
     return outcome.verdict
 

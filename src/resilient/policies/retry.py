@@ -72,7 +72,8 @@ class Retry(Policy):
     Args:
         *types: Exception types to retry on.
         on: More types, or a function of the `Outcome` that returns a
-            `Verdict`, a bool, or the seconds after which to try again.
+            `Verdict`, a bool, or the seconds after which to try again at
+            the earliest: a longer delay of `backoff` is kept.
         attempts: Attempts in all, the first included. Default 3, where the
             SRE book, AWS and resilience4j stop too. None: no limit, which
             needs `within`.
@@ -311,11 +312,12 @@ class Retry(Policy):
             limit = attempts_limit if limit is None else min(limit, attempts_limit)
         if limit is not None and attempt >= limit:
             return "attempts"
-        delay = outcome.retry_after
-        if delay is None:
-            delay = self._computed(attempt, verdict, previous)
-        elif delay > self.max_retry_after:
+        asked = outcome.retry_after or 0.0
+        if asked > self.max_retry_after:
             return "retry_after too long"
+        # NB: what a server asks for is a minimum: `Retry-After: 0` must not
+        # bring all its clients back at once.
+        delay = max(asked, self._computed(attempt, verdict, previous))
         end = clock.now() + delay
         if call.deadline is not None and end >= call.deadline:
             return "deadline"
