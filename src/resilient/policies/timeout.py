@@ -16,7 +16,7 @@ from resilient._events.events import CallAbandoned, TimedOut
 from resilient._policy.policy import Policy, Usage
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import CUT, IN_TIME
-from resilient._values.checks import count
+from resilient._values.checks import count, flag
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.traits import NONE, Trait
 
@@ -87,7 +87,7 @@ class Timeout(Policy):
             if seconds is None
             else seconds_argument("seconds", seconds, zero=False)
         )
-        self.abandon: bool = abandon
+        self.abandon: bool = flag("abandon", abandon)
         self.max_threads: int = count("max_threads", max_threads, minimum=1)
         self._crews: dict[int, AbandonableThreads] = {}
         self._shelf: dict[Any, Any] = {}
