@@ -34,7 +34,7 @@ class Bank:
 def say_how_old(event: Event) -> None:
     """Say when an old answer was given, and instead of what."""
     if isinstance(event, StaleServed):
-        print(f"  in the place of a {event.error}, {event.age:.0f} s old:")
+        print(f"  in the place of a {event.error_type}, {event.age:.0f} s old:")
 
 
 def live_through(clock: VirtualClock) -> None:

@@ -221,7 +221,7 @@ async def test_a_listener_is_told_until_it_unsubscribes(w: World) -> None:
     assert [1, 1] == [await reject(), await reject()]
     [event] = events
     assert isinstance(event, CallRejected)
-    assert ("api", "RateLimitedError") == (event.policy, event.error)
+    assert ("api", "RateLimitedError") == (event.policy, event.error_type)
     second()
     assert 0 == await reject()
 
