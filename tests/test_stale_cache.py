@@ -18,6 +18,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.colours import World, in_async_colours, in_every_colour
+from tests.errors import SingleError
 
 from resilient import (
     AdaptiveThrottle,
@@ -461,16 +462,6 @@ async def test_an_answer_that_is_an_error_can_be_remembered_too(w: World) -> Non
             await get()
     assert 1 == source.calls
     assert [Verdict.SUCCESS] * 2 == seen
-
-
-class SingleError(Exception):
-    """There is only one: it cannot be copied."""
-
-    one: Any = None
-
-    def __new__(cls, *args: Any) -> Any:
-        cls.one = cls.one or super().__new__(cls)
-        return cls.one
 
 
 @in_every_colour
