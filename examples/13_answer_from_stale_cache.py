@@ -1,7 +1,7 @@
 """Answer from memory, and from old memory where asking fails.
 
 Within `ttl` seconds the function is not asked at all; for `stale_if_error`
-more an old answer is better than an error. Whoever finds it stale asks:
+more an old answer is better than an error. A caller that finds it stale asks:
 nothing happens in the background. The time is virtual.
 """
 
