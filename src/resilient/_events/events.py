@@ -4,10 +4,8 @@ Ground rules:
 
 * An event is built only when there is a listener (``if self.listeners:``), after
   the lock of its policy has been released.
-* What it tells is names and numbers, never an argument, a result or a URL.
-  The error that it is about is there for listeners in this process only: it
-  is no field, and in no repr, log, span, metric or pickle. No event is kept
-  once it is delivered.
+* It carries names and numbers, never an argument, a result, a URL or the
+  object of an error.
 """
 
 from __future__ import annotations
@@ -20,11 +18,10 @@ _set = object.__setattr__
 
 
 class _Origin:
-    """Where it came from: no arguments of an event's, and no part of what it is."""
+    """Where it happened: no arguments of an event's, and no part of what it is."""
 
-    __slots__ = ("error", "metric_name", "pipeline")
+    __slots__ = ("metric_name", "pipeline")
 
-    error: BaseException | None
     pipeline: str | None
     # What metrics call the policy: bounded, where names may be many.
     metric_name: str | None
@@ -38,9 +35,6 @@ class Event(_Origin, Record):
         call: Name of the call, or None where no call caused it.
         pipeline: Name of the outermost pipeline around it; None where that is
             not known.
-        error: The error itself that an event about a failure tells of; None
-            of every other event, and of a failure that was a value. Its text
-            may hold what must not be written down.
     """
 
     __slots__ = ("call", "policy")
@@ -52,16 +46,11 @@ class Event(_Origin, Record):
         super().__init__(*values, **named)
         _set(self, "pipeline", None)
         _set(self, "metric_name", None)
-        _set(self, "error", None)
 
     @classmethod
     def fields(cls) -> tuple[str, ...]:
         arguments = cls.__match_args__
         return (*arguments[:2], "pipeline", *arguments[2:])
-
-    def __getstate__(self) -> tuple[None, dict[str, Any]]:
-        names = (*self.fields(), "metric_name")
-        return None, {"error": None, **{name: getattr(self, name) for name in names}}
 
 
 class RetryScheduled(Event):
@@ -69,14 +58,14 @@ class RetryScheduled(Event):
 
     Attributes:
         attempt: Number of the attempt that failed, from 1.
-        error_type: Name of the type of its error, None for a rejected result.
+        error: Name of the type of its error, None for a rejected result.
         delay: Seconds until the next attempt.
     """
 
-    __slots__ = ("attempt", "delay", "error_type")
+    __slots__ = ("attempt", "delay", "error")
 
     attempt: int
-    error_type: str | None
+    error: str | None
     delay: float
 
 
@@ -89,15 +78,15 @@ class RetriesExhausted(Event):
         reason: "attempts", "deadline", "budget exhausted", "not retryable",
             "not repeatable" (see `Call.unrepeatable`), "retry_after too long"
             or "retried further in".
-        error_type: Name of the type of the last error, None for a result.
+        error: Name of the type of the last error, None for a result.
     """
 
-    __slots__ = ("attempts", "elapsed", "error_type", "reason")
+    __slots__ = ("attempts", "elapsed", "error", "reason")
 
     attempts: int
     elapsed: float
     reason: str
-    error_type: str | None
+    error: str | None
 
 
 class RetryCancelled(Event):
@@ -157,14 +146,14 @@ class CallRejected(Event):
     """A policy refused a call.
 
     Attributes:
-        error_type: Name of the type of the rejection.
+        error: Name of the type of the rejection.
         reason: Its reason where it has one.
         retry_after: Seconds, or None.
     """
 
-    __slots__ = ("error_type", "reason", "retry_after")
+    __slots__ = ("error", "reason", "retry_after")
 
-    error_type: str
+    error: str
     reason: str | None
     retry_after: float | None
 
@@ -258,12 +247,12 @@ class FallbackUsed(Event):
     """A fallback answered.
 
     Attributes:
-        error_type: Name of the type of the error it answers for.
+        error: Name of the type of the error it answers for.
     """
 
-    __slots__ = ("error_type",)
+    __slots__ = ("error",)
 
-    error_type: str | None
+    error: str | None
 
 
 class CallCoalesced(Event):
@@ -283,14 +272,14 @@ class StaleServed(Event):
 
     Attributes:
         age: Seconds since that value was made.
-        error_type: Name of the type of the error it answers for; None for a result
+        error: Name of the type of the error it answers for; None for a result
             that was judged a failure.
     """
 
-    __slots__ = ("age", "error_type")
+    __slots__ = ("age", "error")
 
     age: float
-    error_type: str | None
+    error: str | None
 
 
 class KeyEvicted(Event):
@@ -305,14 +294,8 @@ class KeyEvicted(Event):
     fresh: bool
 
 
-def located(
-    event: Event,
-    pipeline: str,
-    metric_name: str,
-    error: BaseException | None = None,
-) -> Event:
-    """Add to an event, before it is delivered, where it came from."""
-    _set(event, "error", error)
+def located(event: Event, pipeline: str, metric_name: str) -> Event:
+    """Add to an event, before it is delivered, where it happened."""
     _set(event, "pipeline", pipeline)
     _set(event, "metric_name", metric_name)
     return event

@@ -125,10 +125,7 @@ class Fallback(Policy[V], Generic[V]):
         call.count("resilient.fallbacks", self.placement.policy)
         if self._listeners:
             name = error_name(outcome.error)
-            event = FallbackUsed(self.label, call.name, name)
-            self.emit(event, call, outcome.error)
-            # NB: this frame waits for the function, perhaps for long.
-            del event
+            self.emit(FallbackUsed(self.label, call.name, name), call)
         error = outcome.error
         outcome.discard()
         if self.function is None:

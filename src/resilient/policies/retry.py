@@ -327,8 +327,7 @@ class Retry(Policy):
             priority=call.priority
         ):
             if self._listeners:
-                empty = BudgetEmpty(self.label, call.name, attempt)
-                self.emit(empty, call, outcome.error)
+                self.emit(BudgetEmpty(self.label, call.name, attempt), call)
             return "budget exhausted"
         return delay
 
@@ -348,9 +347,7 @@ class Retry(Policy):
         if self._listeners:
             name = error_name(outcome.error)
             event = RetryScheduled(self.label, call.name, call.attempt, name, delay)
-            self.emit(event, call, outcome.error)
-            # NB: this frame waits, and does not keep what was delivered.
-            del event
+            self.emit(event, call)
         try:
             if outcome.ongoing is not None:
                 # A stream whose first item will not do.
@@ -359,10 +356,9 @@ class Retry(Policy):
         except BaseException as unwinding:
             if unwinding.__context__ is None:
                 unwinding.__context__ = outcome.error
-            if self._listeners:
-                cancelled = RetryCancelled(self.label, call.name, call.attempt)
-                self.emit(cancelled, call, outcome.error)
             outcome.discard()
+            if self._listeners:
+                self.emit(RetryCancelled(self.label, call.name, call.attempt), call)
             raise
 
     def _give_up(self, outcome: Outcome, call: Call, reason: str, began: float) -> None:
@@ -388,7 +384,7 @@ class Retry(Policy):
             event = RetriesExhausted(
                 self.label, call.name, attempt, elapsed, reason, error_name(error)
             )
-            self.emit(event, call, error)
+            self.emit(event, call)
 
 
 def _was_given_up(error: Exception | None, call: Call) -> bool:

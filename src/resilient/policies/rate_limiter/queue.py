@@ -29,9 +29,10 @@ class Ticket(Wait):
         latest: When it has waited long enough.
         patience: The same, if it had no deadline.
         missing: Seconds it would have had to wait, once it is rejected.
+        granted: Whether it has been served, and left the line.
     """
 
-    __slots__ = ("amounts", "give_up_at", "latest", "missing")
+    __slots__ = ("amounts", "give_up_at", "granted", "latest", "missing")
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Ticket(Wait):
         self.amounts: tuple[float, ...] = amounts
         self.latest: float = latest
         self.missing: float = 0.0
+        self.granted: bool = False
 
 
 class Queue:

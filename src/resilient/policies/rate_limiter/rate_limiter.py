@@ -42,9 +42,12 @@ from resilient.policies.rate_limiter.queue import (
     latest_start,
     sums,
 )
+from resilient.policies.rate_limiter.shared import SharedLease, SharedLine, can_park
 
 if TYPE_CHECKING:
     from datetime import timedelta
+
+    from resilient._sharing.store import SharedStore
 
 __all__ = ["Limit", "RateLimiter"]
 
@@ -85,7 +88,12 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             servers that count so; lets twice the rate through around a
             boundary).
         limits: Several `Limit` objects instead of `rate`, `per` and `burst`.
-        name: Name in errors and events.
+        shared: A store. All processes that give it a limiter of this `name`
+            keep one limit together: in any t seconds they use at most
+            ``burst + rate * t``. A call waits for the store's answer for the
+            store's `patience` at most, whatever `max_wait` is; without the
+            store each process keeps to its share. Token buckets only.
+        name: Name in errors and events; required with `shared`.
 
     Raises:
         RateLimitedError: No permit in time; `retry_after` says when.
@@ -117,6 +125,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         cost: Cost = 1,
         algorithm: Algorithm = "token_bucket",
         limits: Iterable[Limit] | None = None,
+        shared: SharedStore | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name)
@@ -136,6 +145,15 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         self._origin: object = None
         # Nearly always there is one, of which a tuple would take 48 bytes.
         self._rule, self._rules = self._config.new_rules()
+        if shared is not None:
+            self._rule = SharedLine(
+                shared,
+                name,
+                self._config,
+                self._locked,
+                lambda: self._line,
+                self._serve_locked,
+            ).lease
 
     @property
     def rate(self) -> float | None:
@@ -177,6 +195,25 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         """The limits, where there are several."""
         return self._config.limits
 
+    @property
+    def shared(self) -> SharedStore | None:
+        """The store that the limit is shared through."""
+        return None if self._shared is None else self._shared.store
+
+    @property
+    def _shared(self) -> SharedLine | None:
+        rule = self._rule
+        return rule.line if isinstance(rule, SharedLease) else None
+
+    def _unregister(self) -> None:
+        # A PerKey calls this of all that stands inside it, at whatever depth.
+        if self._shared is not None:
+            raise ValueError(
+                f"{self!r} cannot be shared inside a PerKey: all keys would share"
+                " one limit"
+            )
+        super()._unregister()
+
     # -- Calls
 
     def around(  # type: ignore[override]  # no policy needs more than to await it
@@ -205,6 +242,8 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
                 self._release_deferred()
         if wait != 0.0:
             return self._around_late(proceed, call, amounts, wait)
+        if rule is not None and rule.due:
+            self._follow(now)
         if self._config.cost_may_change or call.limiters is not None:
             self._note(call, amounts, now)
         return proceed(call)
@@ -226,8 +265,13 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             wait = self._try_take_locked(now, amounts)
         if wait != 0.0:
             return self._line_up(call, amounts, wait)
+        self._follow(now)
         self._note(call, amounts, now)
         return _PERMIT
+
+    def _follow(self, now: float) -> bool:
+        """Ask the store what is to be asked; return whether it has answered."""
+        return self._shared is not None and self._shared.follow(now)
 
     def _computed(self, call: Call) -> tuple[float, ...]:
         """Return what the cost function says that a call takes."""
@@ -240,7 +284,11 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     ) -> Admission:
         """Get in line, if a wait of so many seconds is not too long."""
         now = clock.now()
-        if call.limiters is not None and self._see(call.key):
+        lifted = call.limiters is not None and self._see(call.key)
+        if self._shared is not None:
+            self._shared.link.poll(now)
+        # NB: an answer may have come, and the time to wait for one is shorter.
+        if lifted or self._shared is not None:
             with self._locked():
                 wait = self._try_take_locked(now, amounts)
             if wait == 0.0:
@@ -248,39 +296,79 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
                 return _PERMIT
         give_up_at = self._give_up_at(now)
         latest = latest_start(call, give_up_at)
-        if now + wait <= latest:
+        if self._fits(now, wait, latest):
+            if self._shared is not None and not can_park(call):
+                return self._take_aside(call, amounts, wait)
             ticket = Ticket(call.runtime.waiter(call), amounts, latest, give_up_at)
             with self._locked():
                 # NB: others may have come or gone meanwhile.
                 wait = self._try_take_locked(now, amounts)
-                if wait > 0.0 and now + wait <= latest:
+                joins = wait > 0.0 and self._fits(now, wait, latest)
+                if joins:
                     self._join_locked(ticket, now + wait)
-                    return ticket
+            if joins:
+                return ticket if self._shared is None else self.readmit(ticket, call)
             if wait == 0.0:
                 self._note(call, amounts, now)
                 return _PERMIT
+        self._follow(now)
         return self._rejection(call, wait, fits=now + wait <= give_up_at)
 
+    def _fits(self, now: float, wait: float, latest: float) -> bool:
+        """Whether a wait is over in time; one for a store's answer always is."""
+        return now + wait <= latest or (
+            self._rule is not None and wait <= self._rule.grace(now)
+        )
+
+    def _take_aside(
+        self, call: Call, amounts: tuple[float, ...], wait: float
+    ) -> Admission:
+        """Decide about a call that cannot wait for a store's answer."""
+        assert self._shared is not None
+        now = clock.now()
+        with self._locked():
+            taken = self._shared.lease.take_aside(now, amounts[0])
+        self._follow(now)
+        if not taken:
+            return self._rejection(call, wait, fits=False)
+        self._note(call, amounts, now)
+        return _PERMIT
+
     def readmit(self, wait: Ticket, call: Call) -> Admission:
+        permit = self._decide(wait, call)
+        if self._shared is not None and permit is wait:
+            # NB: a store in memory answers while it is asked.
+            if self._follow(clock.now()):
+                permit = self._decide(wait, call)
+            if permit is wait:
+                self._shared.limit_sleep(wait, call)
+        return permit
+
+    def _decide(self, wait: Ticket, call: Call) -> Admission:
         now = clock.now()
         overdue = call.deadline is not None and now >= call.deadline
         with self._locked() as woken:
             line = self._line
-            if line is None or wait not in line.tickets:
+            if wait.granted:
+                # It was served, by an answer of a store.
+                if overdue:
+                    self._each()[0].book(now, -wait.amounts[0], since=now)
+            elif line is None or wait not in line.tickets:
                 # A change of the rate put it out of the line.
                 fits = now + wait.missing <= wait.give_up_at
                 return self._rejection(call, wait.missing, fits=fits)
-            if line.first is wait:
+            elif line.first is wait:
                 wait.missing = self._wait_of_head_locked(now, wait.amounts)
-                if wait.missing > 0.0 and now + wait.missing <= wait.latest:
+                fits = self._fits(now, wait.missing, wait.latest) and not overdue
+                if fits and wait.missing > 0.0:
                     wait.until, wait.sleeps = now + wait.missing, True
                     return wait
-            elif now < wait.latest:
+            elif not overdue and (wait.until is None or now < wait.until):
                 return wait
             else:
                 wait.missing = self._wait_of_queue_locked(now, line.total_until(wait))
             granted = wait.missing == 0.0 and not overdue
-            if granted:
+            if granted and not wait.granted:
                 self._take_locked(now, wait.amounts)
             woken += self._leave_locked(wait)
         if granted:
@@ -410,6 +498,9 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             ticket.until, ticket.sleeps = until, True
         else:
             ticket.until = None if ticket.latest == LAST_MOMENT else ticket.latest
+            if self._shared is not None and ticket.latest <= self._shared.lease.due_by:
+                # The first one in line learns, and wakes the others.
+                ticket.until = None
         self._line.join(ticket)
 
     def _leave_locked(self, ticket: Ticket) -> list[Ticket]:
@@ -435,14 +526,30 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
                     self._wait_of_head_locked(now, ticket.amounts),
                     self._wait_of_queue_locked(now, ahead.total),
                 )
-                if now + ticket.missing > ticket.latest:
+                if not self._fits(now, ticket.missing, ticket.latest):
                     ahead.leave(ticket)
                     woken.append(ticket)
             self._line = ahead if ahead.tickets else None
             woken += [ahead.first] if ahead.tickets else []
         return woken
 
+    def _serve_locked(self, now: float) -> list[Ticket]:
+        """Serve who waits with what an answer has brought; return whom to wake."""
+        woken: list[Ticket] = []
+        while self._line is not None:
+            first = self._line.first
+            if self._wait_of_head_locked(now, first.amounts) > 0.0:
+                break
+            self._take_locked(now, first.amounts)
+            self._leave_locked(first)
+            first.granted, first.missing = True, 0.0
+            woken.append(first)
+        return woken + self._recheck_waiters_locked(now)
+
     def _release_locked(self, item: Ticket) -> list[Ticket]:
+        if item.granted:
+            now = clock.now()
+            self._each()[0].book(now, -item.amounts[0], since=now)
         return self._leave_locked(item)
 
     def _after_unlock(self, effects: list[Ticket]) -> None:
@@ -559,9 +666,15 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         return {"limiter.tokens": levels, "limiter.queued": self.queued}
 
     def reset(self) -> None:
-        """Forget what was taken, not the rate. Who waits goes on at once."""
+        """Forget what was taken, not the rate. Who waits goes on at once.
+
+        Of a shared limit this process forgets what it was told: it asks anew.
+        """
         with self._locked() as woken:
-            self._rule, self._rules = self._config.new_rules()
+            if self._shared is None:
+                self._rule, self._rules = self._config.new_rules()
+            else:
+                self._shared.lease.forget()
             woken += [] if self._line is None else [self._line.first]
 
     def is_pristine(self) -> bool:

@@ -1,0 +1,109 @@
+"""A rate limiter whose limit holds for a fleet: its line waits for a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from resilient._calls.call import Call
+from resilient._machines.lease import Lease
+from resilient._runtimes.sync import loop_runs_here
+from resilient._sharing.member import LeaseMember
+from resilient._sharing.store import SharedStore, shared_name
+from resilient.policies.rate_limiter.config import LimiterConfig
+from resilient.policies.rate_limiter.queue import Queue, Ticket
+
+__all__ = ["SharedLease", "SharedLine", "can_park"]
+
+
+class SharedLease(Lease):
+    """A lease that knows the line it serves, which takes a limiter no room.
+
+    Attributes:
+        line: The line.
+    """
+
+    __slots__ = ("line",)
+
+    line: SharedLine
+
+
+class SharedLine(LeaseMember):
+    """The line of a limiter, as its store's link sees it.
+
+    Args:
+        store: The store.
+        name: The limiter's.
+        config: What the limiter was made with.
+        locked: Enters the limiter's lock.
+        line: Returns who waits for it.
+        serve: Serves them, the lock being held; returns whom to wake.
+
+    Raises:
+        TypeError, ValueError: It is no store, or the limit cannot be shared.
+    """
+
+    __slots__ = ("_line", "_serve", "store")
+
+    def __init__(
+        self,
+        store: SharedStore,
+        name: str | None,
+        config: LimiterConfig,
+        locked: Callable[[], AbstractContextManager[list[Any]]],
+        line: Callable[[], Queue | None],
+        serve: Callable[[float], list[Ticket]],
+    ) -> None:
+        if not isinstance(store, SharedStore):
+            raise TypeError(f"`shared` must be a store, got {store!r}")
+        lease = _lease(config, store)
+        lease.line = self
+        self._line = line
+        self._serve = serve
+        self.store = store
+        super().__init__(store.link, "bucket:" + shared_name(name), lease, locked)
+
+    def waiting_locked(self) -> tuple[float, float]:
+        line = self._line()
+        return (0.0, 0.0) if line is None else (line.total[0], line.first.amounts[0])
+
+    def serve_locked(self, now: float) -> list[Any]:
+        woken: list[Any] = list(self._serve(now))
+        return woken
+
+    def limit_sleep(self, ticket: Ticket, call: Call) -> None:
+        """Have it look again when its deadline comes, or an answer may."""
+        # NB: only the first in line looks, and wakes the others.
+        until = [ticket.until, call.deadline]
+        until += [self.next_delivery] if ticket.sleeps else []
+        ticket.until = min([one for one in until if one is not None], default=None)
+
+
+def can_park(call: Call) -> bool:
+    """Whether a call may wait where it runs: not in the way of an event loop."""
+    return call.runtime.name != "sync" or not loop_runs_here()
+
+
+def _lease(config: LimiterConfig, store: SharedStore) -> SharedLease:
+    """Return a lease on the limit that a limiter was made with."""
+    if config.algorithm != "token_bucket":
+        raise ValueError(
+            '`algorithm` must be "token_bucket" where a limit is shared, got'
+            f" {config.algorithm!r}"
+        )
+    limit = config.single
+    if limit is None:
+        raise ValueError(
+            "`limits` cannot be shared: list a RateLimiter for each of them"
+        )
+    return SharedLease(
+        limit.rate,
+        limit.per,
+        limit.burst,
+        cost=1.0 if config.amounts is None else config.amounts[0] or 1.0,
+        lease=store.lease,
+        patience=store.patience,
+        members=store.members,
+        lost=store.lost,
+    )

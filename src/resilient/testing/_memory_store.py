@@ -1,0 +1,180 @@
+"""A store in memory, for tests: no server, virtual time, faults on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from resilient._machines.lease import Lost
+from resilient._machines.shared_bucket import KEEP, Answer, Ask, Bucket, answer
+from resilient._runtimes import clock
+from resilient._sharing.store import TIMEOUT, Link, Member, SharedStore
+from resilient._values.checks import seconds as seconds_argument
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore(SharedStore):
+    """A store for tests, with the rules of a real one and no server.
+
+    Two policies of one name that are given the same store are two members of
+    a fleet. It answers at once and in virtual time; faults are called up.
+
+    Args:
+        patience: Seconds that a call waits for an answer at most.
+        lease: Seconds that a block is good for; None: what suits each limit.
+        members: Members assumed before the store has been reached.
+        lost: What a policy does without it: "share" the limit among members,
+            "reject" every call, use the whole limit "alone", or let all "pass".
+
+    Raises:
+        TypeError, ValueError: An argument is out of range.
+    """
+
+    __slots__ = ()
+
+    link: MemoryLink
+
+    def __init__(
+        self,
+        *,
+        patience: float | timedelta = 0.05,
+        lease: float | timedelta | None = None,
+        members: int = 16,
+        lost: Lost = "share",
+    ) -> None:
+        super().__init__(
+            MemoryLink(), patience=patience, lease=lease, members=members, lost=lost
+        )
+        self.link.patience = self.patience
+
+    def __repr__(self) -> str:
+        return "MemoryStore()"
+
+    def lose(self) -> None:
+        """Let nothing reach it, until `recover`."""
+        self.link.reachable = False
+
+    def recover(self) -> None:
+        """Let it be reached again, and answer at once."""
+        self.link.reachable = True
+        self.link.delay = 0.0
+
+    def slow(self, seconds: float | timedelta) -> None:
+        """Let each exchange take so long, until `recover`."""
+        self.link.delay = seconds_argument("seconds", seconds)
+
+    def forget(self) -> None:
+        """Lose all data, as an empty restart and FLUSHALL do."""
+        self.link.forget()
+
+    def jump(self, seconds: float) -> None:
+        """Set its clock forward, or back where `seconds` is below 0."""
+        self.link.offset += seconds
+
+
+class MemoryLink(Link):
+    """The way to a `MemoryStore`, which is nowhere else than here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reachable = True
+        self.delay = 0.0
+        self.offset = 0.0
+        self._buckets: dict[str, Bucket] = {}
+        self._seen: dict[str, dict[str, float]] = {}
+        # When it arrives, and what it does then.
+        self._arriving: list[tuple[float, Callable[[float], None]]] = []
+
+    def forget(self) -> None:
+        with self._lock:
+            self._buckets.clear()
+            self._seen.clear()
+
+    def notify(self, member: Member) -> None:
+        now = clock.now()
+        ask = member.collect(now)
+        if ask is not None:
+            self._exchange(member, ask, now)
+
+    @property
+    def next_delivery(self) -> float | None:  # type: ignore[override]  # not set here
+        return min([due for due, _ in self._arriving], default=None)
+
+    def poll(self, now: float) -> bool:
+        arrived = [one for one in self._arriving if one[0] <= now]
+        for one in arrived:
+            self._arriving.remove(one)
+            one[1](now)
+        probes = not self._contact.up and now >= self._contact.probe_at
+        if probes:
+            self._probe(now)
+        return bool(arrived) or probes
+
+    def close(self) -> None:
+        now = clock.now()
+        for member in self.members():
+            ask = member.surrender(now)
+            if ask is not None and self.reachable:
+                self._answer(member.key, now, ask)
+
+    def _exchange(self, member: Member, ask: Ask, now: float) -> None:
+        if not self.reachable:
+            member.fail(now, sent=False)
+            self._failed(now, "unreachable")
+            return
+        delay = self.delay
+        said = self._answer(member.key, now + delay / 2, ask)
+        members = None
+        if self._enlists(member, now):
+            members = self._enlist(member, now)
+
+        def deliver(now: float) -> None:
+            if members is not None:
+                member.see(now, members)
+            if delay > TIMEOUT:
+                member.fail(now, sent=True)
+                self._failed(now, "timeout")
+                return
+            if delay > self.patience:
+                self._failed(now, "slow")
+            member.deliver(said, now, up=self._answered(now))
+
+        if delay == 0.0:
+            deliver(now)
+        else:
+            self._arriving.append((now + min(delay, TIMEOUT), deliver))
+
+    def _probe(self, now: float) -> None:
+        """Try a store that did not answer; book what was used meanwhile."""
+        if not self.reachable or self.delay > self.patience:
+            self._failed(now, "unreachable")
+            return
+        up = self._answered(now)
+        for member in self.members():
+            ask = None if up else member.collect(now)
+            if ask is not None:
+                self._exchange(member, ask, now)
+
+    def _answer(self, key: str, now: float, ask: Ask) -> Answer:
+        """Do what a server's script does."""
+        now += self.offset
+        with self._lock:
+            bucket = self._buckets.get(key)
+            if bucket is not None and now >= bucket.expires:
+                bucket = None
+            self._buckets[key], said = answer(bucket, now, ask)
+        return said
+
+    def _enlist(self, member: Member, now: float) -> int:
+        """Count the members seen in the last minute."""
+        with self._lock:
+            seen = self._seen.setdefault(member.key, {})
+            seen[member.id] = now
+            for id_, at in [*seen.items()]:
+                if now - at > KEEP:
+                    del seen[id_]
+            return len(seen)

@@ -1,0 +1,238 @@
+"""A fleet's bucket: what a store concludes from what an asker remembers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient._machines.rate_limits import TokenBucket
+from resilient._machines.shared_bucket import Answer, Ask, Bucket, Recall, answer
+
+T = 1.7e9
+
+
+def ask(want: float = 0.0, **more: Any) -> Ask:
+    """Ten a second, a hundred at once."""
+    return Ask(10.0, 100.0, want, **more)
+
+
+def recalled(said: Answer, elapsed: float) -> Recall:
+    """What the asker of that remembers after so many seconds."""
+    return Recall(said.level, said.time, elapsed, said.credited)
+
+
+def taken(level: float, at: float = T) -> tuple[Bucket, Answer]:
+    """A bucket with so much left."""
+    return answer(None, at, ask(100.0 - level))
+
+
+def test_a_new_bucket_is_full() -> None:
+    """For an asker that remembers nothing."""
+    bucket, said = answer(None, T, ask(30.0))
+    assert (30.0, 70.0, T, False) == (said.granted, said.level, said.time, said.lost)
+    assert bucket.expires == T + 3.0 + 60.0
+
+
+def test_a_part_of_what_is_wanted_comes_in_whole_pieces() -> None:
+    """Half a call is of no use to anybody."""
+    bucket, _ = taken(5.5)
+    assert 4.0 == answer(bucket, T, ask(8.0, least=2.0))[1].granted
+    assert 0.0 == answer(bucket, T, ask(8.0, least=6.0))[1].granted
+    assert 5.5 == answer(bucket, T, ask(5.5, least=5.5))[1].granted
+
+
+def test_it_refills_up_to_its_capacity() -> None:
+    """Ten a second, and never above a hundred."""
+    bucket, _ = taken(0.0)
+    assert 20.0 == answer(bucket, T + 2.0, ask())[1].level
+    assert 100.0 == answer(bucket, T + 50.0, ask())[1].level
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 60), st.booleans()), max_size=20)
+)
+def test_without_faults_it_is_a_token_bucket(
+    steps: list[tuple[float, float, bool]],
+) -> None:
+    """A memory changes nothing where nothing was lost."""
+    model = TokenBucket(10, burst=100)
+    bucket: Bucket | None = None
+    said: Answer | None = None
+    now = T
+    for pause, amount, remembers in steps:
+        now += pause
+        recall = recalled(said, pause) if said and remembers else None
+        bucket, said = answer(bucket, now, ask(amount, least=amount, recall=recall))
+        assert (model.try_take(now, amount) == 0.0) == (said.granted == amount)
+        assert pytest.approx(model.level(now), abs=1e-6) == said.level
+
+
+def test_a_bucket_that_cannot_have_expired_was_lost() -> None:
+    """It begins empty; the loss is told."""
+    _, said = taken(50.0)
+    bucket, after = answer(None, T + 9.0, ask(1.0, recall=recalled(said, 9.0)))
+    assert (0.0, 0.0, True) == (after.granted, after.level, after.lost)
+    assert T + 9.0 == bucket.born
+
+
+def test_a_lost_debt_is_remembered() -> None:
+    """What the asker saw below zero is not forgiven, but for the time since."""
+    _, said = answer(None, T, ask(spent=150.0))
+    assert -50.0 == said.level
+    _, after = answer(None, T + 2.0, ask(recall=recalled(said, 2.0)))
+    assert -30.0 == after.level
+
+
+def test_a_bucket_that_may_have_expired_is_full() -> None:
+    """After a minute more than it takes to fill."""
+    _, said = taken(50.0)
+    for elapsed, level in [(64.9, 0.0), (65.0, 100.0)]:
+        recall = recalled(said, elapsed)
+        assert level == answer(None, T + elapsed, ask(recall=recall))[1].level
+
+
+@pytest.mark.parametrize(("jump", "level"), [(300.0, 10.0), (-300.0, 0.0)])
+def test_a_clock_that_jumps_refills_nothing(jump: float, level: float) -> None:
+    """One second passed, whatever the store's clock says; or none, to be safe."""
+    bucket, said = taken(0.0)
+    _, after = answer(bucket, T + 1.0 + jump, ask(recall=recalled(said, 1.0)))
+    assert pytest.approx(level) == after.level
+
+
+def test_who_asks_next_is_not_deceived_by_a_jump_either() -> None:
+    """A newcomer was: it has nothing to compare. The next one remembers."""
+    bucket, said = taken(0.0)
+    bucket, newcomer = answer(bucket, T + 300.0, ask(20.0))
+    assert 20.0 == newcomer.granted
+    _, veteran = answer(bucket, T + 300.0, ask(50.0, recall=recalled(said, 0.5)))
+    assert 5.0 == veteran.granted
+
+
+def test_an_old_copy_gives_no_more_than_the_asker_saw() -> None:
+    """Plus what has been refilled since."""
+    old, _ = taken(90.0)
+    _, said = answer(old, T, ask(80.0))
+    assert 10.0 == said.level
+    _, after = answer(old, T + 1.0, ask(recall=recalled(said, 1.0)))
+    assert 20.0 == after.level
+
+
+def test_a_delay_is_no_jump() -> None:
+    """An ask that took 0.2 s is answered as if it had taken none."""
+    bucket, said = taken(0.0)
+    _, after = answer(bucket, T + 1.2, ask(recall=recalled(said, 1.0)))
+    assert pytest.approx(12.0) == after.level
+
+
+def test_what_was_used_without_asking_is_taken_whether_or_not_it_is_there() -> None:
+    """It was used."""
+    bucket, _ = taken(20.0)
+    assert -30.0 == answer(bucket, T, ask(spent=50.0, span=4.0))[1].level
+
+
+def test_what_would_have_run_over_is_forgiven_where_the_bucket_ran_over() -> None:
+    """Two members were cut off for 20 s and used 80 each of the 200 refilled."""
+    bucket, _ = taken(0.0)
+    bucket, said = answer(bucket, T + 20.0, ask(spent=80.0, span=20.0, excess=30.0))
+    assert 50.0 == said.level
+    bucket, said = answer(bucket, T + 20.0, ask(spent=80.0, span=20.0, excess=30.0))
+    assert 0.0 == said.level
+    assert 40.0 == bucket.over
+
+
+def test_where_others_went_on_nothing_is_forgiven() -> None:
+    """The bucket did not run over while the asker was cut off."""
+    bucket, _ = taken(0.0)
+    for second in range(20):
+        bucket, _ = answer(bucket, T + second, ask(10.0))
+    _, said = answer(bucket, T + 20.0, ask(spent=80.0, span=20.0, excess=80.0))
+    assert -70.0 == said.level
+
+
+def test_what_ran_over_earlier_is_of_no_use() -> None:
+    """The asker was not cut off then, but for the last second of it."""
+    bucket, _ = taken(0.0)
+    bucket, _ = answer(bucket, T + 20.0, ask())
+    _, said = answer(bucket, T + 24.0, ask(spent=50.0, span=5.0, excess=50.0))
+    assert 60.0 == said.level
+
+
+def test_what_ran_over_is_forgotten_after_a_minute() -> None:
+    """Or when more did."""
+    bucket, _ = taken(0.0)
+    bucket, _ = answer(bucket, T + 20.0, ask())
+    bucket, _ = answer(bucket, T + 25.0, ask())
+    assert (100.0, T, T + 20.0) == (bucket.over, bucket.over_from, bucket.over_until)
+    bucket, _ = answer(bucket, T + 81.0, ask(100.0))
+    bucket, _ = answer(bucket, T + 142.0, ask())
+    assert (510.0, T + 81.0, T + 142.0) == (
+        bucket.over,
+        bucket.over_from,
+        bucket.over_until,
+    )
+
+
+def test_who_never_reached_a_store_is_in_no_debt_when_it_does() -> None:
+    """Ten minutes of its share: what the bucket does not miss is forgiven."""
+    bucket, said = answer(None, T, ask(spent=600.0, span=600.0, excess=590.0))
+    assert 90.0 == said.level
+    _, said = answer(bucket, T, ask(spent=600.0, span=600.0, excess=590.0))
+    assert 80.0 == said.level
+
+
+def test_what_was_used_before_the_loss_is_not_taken_twice() -> None:
+    """The bucket began empty for that; what was used since is taken."""
+    _, said = taken(50.0)
+    bucket, _ = answer(None, T + 4.0, ask(recall=recalled(said, 4.0)))
+    _, first = answer(bucket, T + 4.0, ask(spent=40.0, span=4.0))
+    assert 0.0 == first.level
+    _, later = answer(bucket, T + 5.0, ask(spent=40.0, span=4.0))
+    assert 0.0 == later.level  # 10 refilled, a quarter of 40 taken
+
+
+def test_a_credit_counts_as_never_taken() -> None:
+    """Others, who remember less, are not bounded by that."""
+    bucket, said = taken(20.0)
+    bucket, _ = answer(bucket, T + 1.0, ask(credit=30.0, issued=T))
+    _, after = answer(bucket, T + 1.0, ask(recall=recalled(said, 1.0)))
+    assert 60.0 == after.level
+
+
+def test_a_credit_is_void_where_the_bucket_was_full_since() -> None:
+    """What then ran over cannot be had twice."""
+    bucket, _ = taken(95.0)
+    bucket, _ = answer(bucket, T + 1.0, ask(100.0))
+    assert 0.0 == answer(bucket, T + 1.0, ask(credit=5.0, issued=T))[1].level
+    assert 5.0 == answer(bucket, T + 1.0, ask(credit=5.0, issued=T + 1.0))[1].level
+
+
+def test_a_deposit_is_paid_in_up_to_the_capacity() -> None:
+    """Whenever it is made."""
+    bucket, _ = taken(95.0)
+    assert 98.0 == answer(bucket, T, ask(deposit=3.0))[1].level
+    assert 100.0 == answer(bucket, T, ask(deposit=30.0))[1].level
+
+
+def test_what_the_server_says_is_a_ceiling() -> None:
+    """Never a floor."""
+    bucket, _ = taken(50.0)
+    assert 7.0 == answer(bucket, T, ask(ceiling=7.0))[1].level
+    assert 50.0 == answer(bucket, T, ask(ceiling=70.0))[1].level
+
+
+def test_the_lower_of_two_limits_holds_for_all() -> None:
+    """Until nobody has asked for it in a minute."""
+    low, high = Ask(5.0, 50.0), Ask(10.0, 100.0)
+    bucket, said = answer(None, T, high)
+    bucket, said = answer(bucket, T, low)
+    assert (5.0, 50.0, 50.0) == (said.rate, said.capacity, said.level)
+    bucket, said = answer(bucket, T + 30.0, high)
+    assert (5.0, 50.0) == (said.rate, said.capacity)
+    bucket, said = answer(bucket, T + 30.0, low)
+    bucket, said = answer(bucket, T + 89.0, high)
+    assert (5.0, 50.0) == (said.rate, said.capacity)
+    bucket, said = answer(bucket, T + 90.0, high)
+    assert (10.0, 100.0) == (said.rate, said.capacity)
