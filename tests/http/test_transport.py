@@ -1278,7 +1278,7 @@ async def test_a_function_may_look_at_its_call_from_the_wire(h: Http) -> None:
 
     async def look(request: Any) -> Any:
         call = current_call()
-        seen.append((call.name, call.attempt, call.args == (request,)))
+        seen.append((call.name, call.attempt, call.args[0].url == request.url))
         return h.answer(503 if call.attempt == 1 else 200)
 
     async with h.client(h.script(look), h.retry()) as client:

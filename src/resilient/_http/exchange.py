@@ -7,8 +7,8 @@ Ground rules:
   certainly never left, or was refused; and its body can be sent again byte for
   byte. A `Retry` learns that from ``call.unrepeatable``.
 * An outcome is judged here, where request and response are known.
-* The request goes back to the caller as it came, but for its
-  ``Idempotency-Key``: a request object is one operation, however often sent.
+* The caller's request stays as it came, but for its ``Idempotency-Key``: a
+  request object is one operation, however often sent, also twice at once.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class _Answer(Outcome):
         return wait
 
     @retry_after.setter
-    def retry_after(self, seconds: float | None) -> None:
+    def retry_after(self, seconds: float | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._wait = seconds
 
 
@@ -208,11 +208,11 @@ class Exchange(Drive):
     __slots__ = (
         "_ended",
         "_family",
-        "_header",
         "_own",
         "_request",
         "_rules",
         "_safe",
+        "_sent",
         "_stream",
         "_timeouts",
         "_upload",
@@ -220,8 +220,7 @@ class Exchange(Drive):
         "sent",
     )
 
-    # NB: not written before there is something to write.
-    _header: str | None
+    # NB: not written before the first attempt.
     _timeouts: Timeouts
 
     def __init__(
@@ -248,13 +247,17 @@ class Exchange(Drive):
         self._stream: Stream | None = None
         self._safe = method in rules.methods or self._is_allowed()
         self._upload: Upload | None = None
+        # NB: a request may be sent twice at once, so the caller's is not
+        # changed and restored: each exchange sends a copy of its own.
+        kind: Any = request.__class__
+        self._sent: Any = object.__new__(kind)
+        self._sent.__dict__.update(request.__dict__)
         body = request.stream
         if not isinstance(body, family.in_memory) and not is_rewindable(body):
             consumed = family.library.StreamConsumed
-            self._upload = request.stream = family.upload(body, consumed)
+            self._upload = self._sent.stream = family.upload(body, consumed)
         if rules.deadline_header is not None:
-            # What a header of ours stands in for.
-            self._header = request.headers.get(rules.deadline_header[0])
+            self._sent.headers = request.headers.copy()
 
     def _is_allowed(self) -> bool:
         headers = self._request.headers
@@ -292,7 +295,7 @@ class Exchange(Drive):
 
     def prepare(self) -> Any:
         """Prepare the request for one attempt, and return it."""
-        request = self._request
+        request = self._sent
         self.sent = sent = self.sent + 1
         if self._upload is not None or not self._safe:
             # NB: until its outcome is known: a timeout may cut it short.
@@ -622,21 +625,20 @@ class Exchange(Drive):
         )
 
     def leave(self) -> None:
-        """End the call, and give the request back as it came."""
+        """End the call."""
         if not self._ended:
             if self.coroutine is not None:
                 self.coroutine.close()
             self.call.end()
-        request = self._request
-        request.extensions = self._own
-        if self._upload is not None and request.stream is self._upload:
-            # NB: not where a transport has read it, and put its bytes there.
-            request.stream = self._upload.body
-        if self._rules.deadline_header is not None:
-            name = self._rules.deadline_header[0]
-            request.headers.pop(name, None)
-            if self._header is not None:
-                request.headers[name] = self._header
+        if self._upload is not None and self._sent.stream is not self._upload:
+            # A transport has read it, and put its bytes there.
+            request, sent = self._request, self._sent
+            request.__dict__.update(sent.__dict__ | _kept_by(request))
+
+
+def _kept_by(request: Any) -> dict[str, Any]:
+    """Return what a request keeps although a copy of it was read."""
+    return {"extensions": request.extensions, "headers": request.headers}
 
 
 def _reduce_plain(error: Exception) -> tuple[Any, ...]:
