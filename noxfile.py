@@ -24,6 +24,7 @@ nox.options.sessions = [
     "docs",
     "examples",
     "simulations",
+    "integration",
     "tests",
     "coverage",
 ]
@@ -73,6 +74,13 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", *session.posargs, env=env)
 
 
+@nox.session(python=sorted(MEASURED))
+def integration(session: nox.Session) -> None:
+    """Runs the tests that need packages of others, or servers."""
+    session.install(".[test]", *group("integration"))
+    session.run("pytest", *(session.posargs or ["tests/integration"]))
+
+
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Joins what the `tests` sessions measured and holds it to the limit."""
@@ -94,7 +102,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Checks the code with two type checkers, and that the API is complete."""
-    session.install(".[test]", *group("typing"))
+    session.install(".[test]", *group("integration"), *group("typing"))
     session.run("mypy")
     session.run("pyright", "--warnings")
     session.run("pyright", "--verifytypes", "resilient", "--ignoreexternal")
@@ -111,7 +119,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Runs every example as a reader would, with warnings as errors."""
-    session.install(".[test]")
+    session.install(".[test]", *group("integration"))
     for example in sorted(Path("examples").glob("[0-9][0-9]_*.py")):
         session.run("python", "-W", "error", str(example))
 
