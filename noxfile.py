@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -24,6 +26,7 @@ nox.options.sessions = [
     "docs",
     "examples",
     "simulations",
+    "oldest",
     "integration",
     "tests",
     "coverage",
@@ -62,6 +65,14 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, name))
 
 
+def lowest() -> list[str]:
+    """The oldest allowed release of everything that pyproject.toml asks for."""
+    project = PROJECT["project"]
+    extras = project["optional-dependencies"].values()
+    asked = [*project["dependencies"], *itertools.chain(*extras)]
+    return [re.sub(r">=(\d)", r"==\1", one, count=1) for one in asked if ">=" in one]
+
+
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Runs the tests against the built wheel, measuring coverage on some Pythons."""
@@ -81,10 +92,17 @@ def integration(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or ["tests/integration"]))
 
 
+@nox.session(python=PYTHONS[0])
+def oldest(session: nox.Session) -> None:
+    """Runs the tests with the oldest dependencies that pyproject.toml allows."""
+    session.install(".[test]", *lowest())
+    session.run("pytest", *session.posargs)
+
+
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Joins what the `tests` sessions measured and holds it to the limit."""
-    session.install("coverage>=7.10")
+    session.install("coverage>=7.10.1")
     measured = sorted(map(str, Path().glob(".coverage.*")))
     session.run("coverage", "combine", "--keep", "--quiet", *measured)
     session.run("coverage", "report")
