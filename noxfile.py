@@ -11,10 +11,7 @@ from pathlib import Path
 
 import nox
 
-PYTHONS = ["3.11", "3.12", "3.13"]
-# Measuring coverage takes as long again as the tests. No line is for a Python in
-# between alone.
-MEASURED = {PYTHONS[0], PYTHONS[-1]}
+PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
 PROJECT = nox.project.load_toml()
 
 nox.needs_version = ">=2025.5"
@@ -58,6 +55,10 @@ def expose_pyenv() -> None:
 
 
 expose_pyenv()
+FOUND = [python for python in PYTHONS if shutil.which(f"python{python}")] or PYTHONS
+# Measuring coverage takes as long again as the tests. No line is for a Python in
+# between alone.
+MEASURED = {FOUND[0], FOUND[-1]}
 
 
 def group(name: str) -> list[str]:
@@ -142,7 +143,7 @@ def examples(session: nox.Session) -> None:
         session.run("python", "-W", "error", str(example))
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=FOUND[-1])
 def simulations(session: nox.Session) -> None:
     """Holds five simulated systems against what was published of them.
 
