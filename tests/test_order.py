@@ -387,7 +387,7 @@ def test_it_warns_wherever_two_policies_meet(row: Row) -> None:
         lambda: Pipeline(retry(), Twice()),
         lambda: Pipeline(Pipeline(Bulkhead(1), retry(), intended=True)),
     ],
-    ids=str,
+    ids=range(8),
 )
 def test_what_is_excused_does_not_warn(build: Callable[[], object]) -> None:
     """By what stands further in, by numbers, or by what the policy says."""
