@@ -18,7 +18,7 @@ def print_retries(event: Event) -> None:
     """Say why and when a call will be tried again."""
     if isinstance(event, RetryScheduled):
         print(
-            f"  attempt {event.attempt} met a {event.error};"
+            f"  attempt {event.attempt} met a {event.error_type};"
             f" the next in {event.delay * 1000:.0f} ms"
         )
 

@@ -54,7 +54,7 @@ def read_from(peer: socket.socket) -> bytes:
 
 @Timeout(0.2, abandon=True)
 def stubborn() -> None:
-    """Obey nobody: its thread is left behind, and the caller goes on."""
+    """Cannot be stopped: its thread is left behind, and the caller goes on."""
     time.sleep(0.4)
 
 

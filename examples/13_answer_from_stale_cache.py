@@ -1,7 +1,7 @@
 """Answer from memory, and from old memory where asking fails.
 
 Within `ttl` seconds the function is not asked at all; for `stale_if_error`
-more an old answer is better than an error. Whoever finds it stale asks:
+more an old answer is better than an error. A caller that finds it stale asks:
 nothing happens in the background. The time is virtual.
 """
 
@@ -34,7 +34,7 @@ class Bank:
 def say_how_old(event: Event) -> None:
     """Say when an old answer was given, and instead of what."""
     if isinstance(event, StaleServed):
-        print(f"  in the place of a {event.error}, {event.age:.0f} s old:")
+        print(f"  in the place of a {event.error_type}, {event.age:.0f} s old:")
 
 
 def live_through(clock: VirtualClock) -> None:

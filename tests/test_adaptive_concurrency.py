@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.slots import staying, texts
 from tests.test_cut_calls import cancelled_by_the_caller
 
 from resilient import (
@@ -72,29 +73,6 @@ class Told:
     def anew(self) -> Told:
         # NB: itself, for the tests to look at.
         return self
-
-
-def staying(
-    w: World, policy: AdaptiveConcurrency, seconds: float, *, after: float = 0.0
-) -> Callable[[], Awaitable[float]]:
-    """Return a call that begins `after` and stays; it returns when it got in."""
-
-    async def stay() -> float:
-        entered = w.now()
-        await w.sleep(seconds)
-        return entered
-
-    async def call() -> float:
-        await w.sleep(after)
-        entered: float = await w.call(policy, stay)
-        return entered
-
-    return call
-
-
-def texts(results: list[Any]) -> list[Any]:
-    """Return results with errors as their texts."""
-    return [str(one) if isinstance(one, Exception) else one for one in results]
 
 
 # -- Slots

@@ -77,7 +77,7 @@ async def test_a_rejection_has_nothing_to_give_back(w: World) -> None:
     assert [] == turnstile.given
     [event] = events
     assert ("RejectedError", None, 2.5) == (
-        event.error,  # type: ignore[attr-defined]  # it is a CallRejected
+        event.error_type,  # type: ignore[attr-defined]  # it is a CallRejected
         event.reason,  # type: ignore[attr-defined]
         event.retry_after,  # type: ignore[attr-defined]
     )

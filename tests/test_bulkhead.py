@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour
+from tests.slots import staying, texts
 
 from resilient import (
     Bulkhead,
@@ -32,30 +33,6 @@ from resilient import (
 from resilient._machines.slots import Slots
 from resilient._runtimes.sync import SYNC, SyncWaiter
 from resilient.testing import virtual_time
-
-
-def staying(
-    w: World, bulkhead: Bulkhead, seconds: float, *, after: float = 0.0
-) -> Callable[[], Awaitable[float]]:
-    """Return a call that begins `after` and stays; it returns when it got in."""
-
-    async def stay() -> float:
-        entered = w.now()
-        await w.sleep(seconds)
-        return entered
-
-    async def call() -> float:
-        await w.sleep(after)
-        entered: float = await w.call(bulkhead, stay)
-        return entered
-
-    return call
-
-
-def texts(results: list[Any]) -> list[Any]:
-    """Return results with errors as their texts."""
-    return [str(one) if isinstance(one, Exception) else one for one in results]
-
 
 # -- Slots
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import attrs
 import httpx
 import pytest
+from tests.errors import FrozenError, SingleError
 
 from resilient import CircuitOpenError, DeadlineExceededError, TimeoutExceededError
 from resilient._errors.copies import copy_error, forget_origin
@@ -30,13 +30,6 @@ class SlottedError(Exception):
         super().__init__(code)
         self.code = code
         self.nothing = None
-
-
-@dataclasses.dataclass(frozen=True)
-class FrozenError(Exception):
-    """It refuses attributes."""
-
-    code: int
 
 
 @attrs.frozen
@@ -68,16 +61,6 @@ class ChangelingError(Exception):
 
     def __new__(cls, *args: Any) -> Any:
         return super().__new__(cls, *args) if args == (1,) else OSError()
-
-
-class SingleError(Exception):
-    """There is only one."""
-
-    one: Any = None
-
-    def __new__(cls, *args: Any) -> Any:
-        cls.one = cls.one or super().__new__(cls, *args)
-        return cls.one
 
 
 def raised(error: BaseException) -> BaseException:

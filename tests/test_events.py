@@ -90,7 +90,7 @@ def test_what_is_logged_is_logged_once(caplog: pytest.LogCaptureFixture) -> None
             raise ValueError(text)
         except ValueError:
             log_once(text)
-    assert ["one (logged once)", "two (said once)"] == caplog.messages
+    assert ["one (logged once)", "two (logged once)"] == caplog.messages
 
 
 def test_ctrl_c_in_a_listener_is_not_swallowed() -> None:
@@ -221,7 +221,7 @@ async def test_a_listener_is_told_until_it_unsubscribes(w: World) -> None:
     assert [1, 1] == [await reject(), await reject()]
     [event] = events
     assert isinstance(event, CallRejected)
-    assert ("api", "RateLimitedError") == (event.policy, event.error)
+    assert ("api", "RateLimitedError") == (event.policy, event.error_type)
     second()
     assert 0 == await reject()
 

@@ -153,7 +153,7 @@ async def test_a_result_that_is_judged_a_failure_is_answered(w: World) -> None:
     fallback.subscribe(events.append)
     assert "spare" == await w.call(pipeline, answers)
     assert [None] == seen
-    assert [None] == [event.error for event in events]  # type: ignore[attr-defined]
+    assert [None] == [event.error_type for event in events]  # type: ignore[attr-defined]
 
 
 @in_every_colour

@@ -30,6 +30,7 @@ LEFT_BEHIND = "gives everything back; raised again unless the collector closed i
 
 REASONS: dict[str, str] = {
     "_calls/outcome.py: OngoingWork.finish": "all run; the first error is raised",
+    "_calls/outcome.py: _hint_of": "an error whose own hint cannot be read: None",
     "_edges/blocks.py: _is_here": "RuntimeError: no task runs here",
     "_edges/blocks.py: Guard.__exit__": AN_OUTCOME,
     "_edges/blocks.py: Guard.__aexit__": AN_OUTCOME,
@@ -212,10 +213,11 @@ def leave_a_scope(patch: pytest.MonkeyPatch) -> None:
     """A limit on trio that is closed from outside."""
 
     async def main() -> None:
-        limit: Any = trio_runtime.TrioLimit(1.0)
+        call: Any = SimpleNamespace(task=None)
+        limit: Any = trio_runtime.TrioLimit(call, 1.0)
         limit.scope.__exit__(None, None, None)
         limit.scope = SimpleNamespace(__exit__=too_deep, cancel_called=True)
-        limit.leave(None, GeneratorExit())
+        limit.leave(call, GeneratorExit())
 
     trio.run(main)
 

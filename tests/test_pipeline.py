@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 import weakref
 from collections.abc import Callable
@@ -560,3 +561,46 @@ def test_a_pipeline_keeps_nothing_of_those_that_it_stands_in() -> None:
     del outer, inner
 
     assert gone() is None
+
+
+# -- What it costs to build one
+
+
+def effort(build: Callable[[], object]) -> int:
+    """Return how many functions are called: the same number each time."""
+    called = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal called
+        called += 1
+
+    sys.setprofile(count)
+    try:
+        build()
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+def nested(depth: int) -> Pipeline:
+    """Pipelines inside each other, each with a policy of its own."""
+    pipeline = Pipeline(Timeout(1))
+    for _ in range(depth):
+        pipeline = Pipeline(pipeline, Bulkhead(1))
+    return pipeline
+
+
+def flat(length: int) -> Pipeline:
+    """As many policies in one pipeline."""
+    return Pipeline(*[Bulkhead(1) for _ in range(length)])
+
+
+@pytest.mark.parametrize("build", [nested, flat])
+def test_building_takes_at_most_the_square_of_its_policies(
+    build: Callable[[int], Pipeline],
+) -> None:
+    """Each is compared with each, once: twice as many take four times as much."""
+    small, large = effort(lambda: build(40)), effort(lambda: build(80))
+    assert large <= 4.5 * small
+    decorated = effort(lambda: build(80)(lambda: None)) - large
+    assert decorated <= large

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.errors import FrozenError
 
 from resilient import (
     Bulkhead,
@@ -336,13 +336,6 @@ async def test_a_function_may_forbid_another_attempt(w: World) -> None:
     assert ["not repeatable"] == [
         event.reason for event in events if isinstance(event, RetriesExhausted)
     ]
-
-
-@dataclasses.dataclass(frozen=True)
-class FrozenError(Exception):
-    """An error that refuses attributes."""
-
-    code: int
 
 
 @in_every_colour

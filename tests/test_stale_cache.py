@@ -18,6 +18,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.colours import World, in_async_colours, in_every_colour
+from tests.errors import SingleError
 
 from resilient import (
     AdaptiveThrottle,
@@ -285,7 +286,7 @@ async def test_a_result_that_is_a_failure_is_answered_and_not_kept(w: World) -> 
     pipeline = Pipeline(cache, Timeout(9), classify=lambda o: o.value != 1)
     get = w.decorate(pipeline, source.function)
     assert [1, 1, 1] == [await get(), await get(), await get()]
-    assert [None, None] == [event.error for event in events]
+    assert [None, None] == [event.error_type for event in events]
 
 
 @in_every_colour
@@ -415,7 +416,7 @@ async def test_a_stale_value_comes_before_a_remembered_error(w: World) -> None:
     await w.sleep(10)
     assert [1, 1] == [await get(), await get()]
     assert 2 == source.calls
-    assert ["OSError", "OSError"] == [event.error for event in events]
+    assert ["OSError", "OSError"] == [event.error_type for event in events]
     await w.sleep(5)
     assert 1 == await get()
     assert 3 == source.calls
@@ -461,16 +462,6 @@ async def test_an_answer_that_is_an_error_can_be_remembered_too(w: World) -> Non
             await get()
     assert 1 == source.calls
     assert [Verdict.SUCCESS] * 2 == seen
-
-
-class SingleError(Exception):
-    """There is only one: it cannot be copied."""
-
-    one: Any = None
-
-    def __new__(cls, *args: Any) -> Any:
-        cls.one = cls.one or super().__new__(cls)
-        return cls.one
 
 
 @in_every_colour

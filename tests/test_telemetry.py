@@ -373,7 +373,8 @@ def test_the_reference_has_the_table_of_events() -> None:
     for kind in kinds:
         fields = [field for field in kind.fields() if field not in shared]
         told = [
-            "error.type" if one == "error" else f"resilient.{one}" for one in fields
+            "error.type" if one == "error_type" else f"resilient.{one}"
+            for one in fields
         ]
         level = logging.getLevelName(_logs.LEVELS.get(kind, logging.INFO))
         expected[_attributes.words_for(kind).name] = [told, level]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.errors import FrozenError
 
 import resilient
 from resilient import (
@@ -316,13 +317,6 @@ def test_a_thousand_is_deep_enough_for_nothing_to_recurse() -> None:
     with pytest.raises(OSError, match="down"):
         with Bulkhead(1).guard():
             raise error
-
-
-class FrozenError(Exception):
-    """An exception that refuses attributes, as a frozen dataclass does."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"cannot assign to field {name!r}")
 
 
 @in_every_colour

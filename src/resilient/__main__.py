@@ -45,7 +45,10 @@ def dashboards(arguments: argparse.Namespace) -> None:
         os.makedirs(arguments.path, exist_ok=True)
         for name, path in paths.items():
             content = (shipped / name).read_bytes()
-            with open(path, "wb") as file:
+            # NB: removed, not opened: a symbolic link would lead elsewhere.
+            if os.path.lexists(path):
+                os.unlink(path)
+            with open(path, "xb") as file:
                 file.write(content)
             sys.stdout.write(f"{path}\n")
     except OSError as error:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,6 +80,22 @@ def test_what_is_there_is_replaced_by_force_only(tmp_path: Path) -> None:
     assert 0 == main(["dashboards", str(tmp_path), "--force"])
     assert "mine" != rules.read_text()
     assert {*DASHBOARDS} == {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.parametrize("exists", [True, False])
+def test_what_a_link_leads_to_is_left_alone(tmp_path: Path, exists: bool) -> None:
+    """The link is replaced, not what it names, be that there or not."""
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    folder.mkdir()
+    if exists:
+        elsewhere.write_text("mine")
+    for name in DASHBOARDS:
+        (folder / name).symlink_to(elsewhere)
+    assert 0 == main(["dashboards", str(folder), "--force"])
+    assert exists == elsewhere.exists()
+    assert not exists or "mine" == elsewhere.read_text()
+    assert [False, False] == [(folder / name).is_symlink() for name in DASHBOARDS]
 
 
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:

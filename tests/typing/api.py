@@ -383,7 +383,8 @@ def listen(event: Event) -> None:
             assert_type(event.callers, int)
         case StaleServed():
             assert_type(event.age, float)
-            assert_type(event.error, str | None)
+            assert_type(event.error_type, str | None)
+            assert_type(event.error, BaseException | None)
         case PermitWaited():
             assert_type(event.waited, float)
         case LimitChanged():

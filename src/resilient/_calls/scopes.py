@@ -107,7 +107,7 @@ class priority(_Scope):  # noqa: N801 - a context manager named as a function
         super().__init__()
         if isinstance(name, Priority):
             self._priority = name
-        elif name in PRIORITIES:
+        elif isinstance(name, str) and name in PRIORITIES:
             self._priority = PRIORITIES[name]
         else:
             known = ", ".join(f'"{one}"' for one in PRIORITIES)

@@ -4,8 +4,10 @@ Ground rules:
 
 * An event is built only when there is a listener (``if self.listeners:``), after
   the lock of its policy has been released.
-* It carries names and numbers, never an argument, a result, a URL or the
-  object of an error.
+* What it tells is names and numbers, never an argument, a result or a URL.
+  The error that it is about is there for listeners in this process only: it
+  is no field, and in no repr, log, span, metric or pickle. No event is kept
+  once it is delivered.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ _set = object.__setattr__
 
 
 class _Origin:
-    """Where it happened: no arguments of an event's, and no part of what it is."""
+    """Where it came from: no arguments of an event's, and no part of what it is."""
 
-    __slots__ = ("metric_name", "pipeline")
+    __slots__ = ("error", "metric_name", "pipeline")
 
+    error: BaseException | None
     pipeline: str | None
     # What metrics call the policy: bounded, where names may be many.
     metric_name: str | None
@@ -35,6 +38,9 @@ class Event(_Origin, Record):
         call: Name of the call, or None where no call caused it.
         pipeline: Name of the outermost pipeline around it; None where that is
             not known.
+        error: The error itself that an event about a failure tells of; None
+            of every other event, and of a failure that was a value. Its text
+            may hold what must not be written down.
     """
 
     __slots__ = ("call", "policy")
@@ -46,11 +52,16 @@ class Event(_Origin, Record):
         super().__init__(*values, **named)
         _set(self, "pipeline", None)
         _set(self, "metric_name", None)
+        _set(self, "error", None)
 
     @classmethod
     def fields(cls) -> tuple[str, ...]:
         arguments = cls.__match_args__
         return (*arguments[:2], "pipeline", *arguments[2:])
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        names = (*self.fields(), "metric_name")
+        return None, {"error": None, **{name: getattr(self, name) for name in names}}
 
 
 class RetryScheduled(Event):
@@ -58,14 +69,14 @@ class RetryScheduled(Event):
 
     Attributes:
         attempt: Number of the attempt that failed, from 1.
-        error: Name of the type of its error, None for a rejected result.
+        error_type: Name of the type of its error, None for a rejected result.
         delay: Seconds until the next attempt.
     """
 
-    __slots__ = ("attempt", "delay", "error")
+    __slots__ = ("attempt", "delay", "error_type")
 
     attempt: int
-    error: str | None
+    error_type: str | None
     delay: float
 
 
@@ -78,15 +89,15 @@ class RetriesExhausted(Event):
         reason: "attempts", "deadline", "budget exhausted", "not retryable",
             "not repeatable" (see `Call.unrepeatable`), "retry_after too long"
             or "retried further in".
-        error: Name of the type of the last error, None for a result.
+        error_type: Name of the type of the last error, None for a result.
     """
 
-    __slots__ = ("attempts", "elapsed", "error", "reason")
+    __slots__ = ("attempts", "elapsed", "error_type", "reason")
 
     attempts: int
     elapsed: float
     reason: str
-    error: str | None
+    error_type: str | None
 
 
 class RetryCancelled(Event):
@@ -146,14 +157,14 @@ class CallRejected(Event):
     """A policy refused a call.
 
     Attributes:
-        error: Name of the type of the rejection.
+        error_type: Name of the type of the rejection.
         reason: Its reason where it has one.
         retry_after: Seconds, or None.
     """
 
-    __slots__ = ("error", "reason", "retry_after")
+    __slots__ = ("error_type", "reason", "retry_after")
 
-    error: str
+    error_type: str
     reason: str | None
     retry_after: float | None
 
@@ -247,12 +258,12 @@ class FallbackUsed(Event):
     """A fallback answered.
 
     Attributes:
-        error: Name of the type of the error it answers for.
+        error_type: Name of the type of the error it answers for.
     """
 
-    __slots__ = ("error",)
+    __slots__ = ("error_type",)
 
-    error: str | None
+    error_type: str | None
 
 
 class CallCoalesced(Event):
@@ -272,14 +283,14 @@ class StaleServed(Event):
 
     Attributes:
         age: Seconds since that value was made.
-        error: Name of the type of the error it answers for; None for a result
+        error_type: Name of the type of the error it answers for; None for a result
             that was judged a failure.
     """
 
-    __slots__ = ("age", "error")
+    __slots__ = ("age", "error_type")
 
     age: float
-    error: str | None
+    error_type: str | None
 
 
 class KeyEvicted(Event):
@@ -294,8 +305,14 @@ class KeyEvicted(Event):
     fresh: bool
 
 
-def located(event: Event, pipeline: str, metric_name: str) -> Event:
-    """Add to an event, before it is delivered, where it happened."""
+def located(
+    event: Event,
+    pipeline: str,
+    metric_name: str,
+    error: BaseException | None = None,
+) -> Event:
+    """Add to an event, before it is delivered, where it came from."""
+    _set(event, "error", error)
     _set(event, "pipeline", pipeline)
     _set(event, "metric_name", metric_name)
     return event

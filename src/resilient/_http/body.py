@@ -64,7 +64,7 @@ class Timeouts(dict[str, "float | None"]):
     Attributes:
         deadline: On the clock of `time.monotonic`.
         head: Whether the head of the request, of HTTP/1.1, was written in
-            full; None: nobody has tried, or it is not known.
+            full; None: not tried yet, or not known.
     """
 
     # NB: no `__init__`: the one of `dict` is made for each attempt.
@@ -258,7 +258,7 @@ class Rest:
 
 
 class Upload:
-    """A request's body of which nobody knows whether it can be read twice.
+    """A request's body of which it is not known whether it can be read twice.
 
     Args:
         body: The body.

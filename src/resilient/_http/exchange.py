@@ -201,7 +201,7 @@ class Exchange(Drive):
 
     Attributes:
         sent: How often the request was sent.
-        response: The last response, until somebody else owns it; whoever
+        response: The last response, until another object owns it; code that
             finds one here closes it.
     """
 
@@ -495,7 +495,7 @@ class Exchange(Drive):
                         origin=call.key,
                     )
 
-    # -- A response that nobody wants
+    # -- A response that is not wanted
 
     async def discard(self) -> None:
         """Read what is left, if it is little, to keep the connection; close."""
@@ -648,7 +648,7 @@ def _reduce_plain(error: Exception) -> tuple[Any, ...]:
 
 
 _ABSURD: Final = 19
-"""Digits of a length that nobody's body has, and that take long to read."""
+"""Digits of a length that no body has, and that take long to read."""
 
 
 async def _over() -> None:
@@ -656,7 +656,7 @@ async def _over() -> None:
 
 
 async def _shut(body: Any) -> None:
-    """Close a body, whoever is cancelled meanwhile.
+    """Close a body, whatever is cancelled meanwhile.
 
     NB: a connection whose closing is cut short is lost to its pool.
     """

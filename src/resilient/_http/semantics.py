@@ -1,7 +1,7 @@
 """What HTTP says of methods and statuses: which may be repeated, and why.
 
 Closed lists, so that a new status of class 5xx is a failure and a method that
-nobody has registered is not repeated.
+is not registered is not repeated.
 
 Sources: IANA's *HTTP Method Registry* and *HTTP Status Code Registry*; RFC
 9110, 9.2 and 15; RFC 8470, 5.2 (425); RFC 9110, 15.5.20 (421).

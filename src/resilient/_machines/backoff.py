@@ -374,11 +374,11 @@ def _checked_cap(cap: float | timedelta, base: float) -> float:
 
 def _checked_jitter(value: object) -> Jitter:
     rule = "`jitter` must be 'full', 'equal', 'none' or a share between 0 and 1"
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError(f"{rule}, got {value!r}")
     for kind in _KINDS:
         if value == kind:
             return kind
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise TypeError(f"{rule}, got {value!r}")
     if isinstance(value, str) or not 0 < value < 1:
         raise ValueError(f"{rule}, got {value!r}")
     return float(value)

@@ -507,8 +507,9 @@ class Circuit:
         """Return the share of the calls that may pass; changes nothing."""
         if self.state is _RAMPING:
             assert self._since is not None
-            step = int((now - self._since) / self._ramp_step)
-            return self._ramp[step] if step < len(self._ramp) else 1.0
+            step = (now - self._since) / self._ramp_step
+            # NB: of a tiny step infinitely many may be over.
+            return self._ramp[int(step)] if step < len(self._ramp) else 1.0
         if self.state is _THROTTLING:
             assert self._failure_rate is not None
             assert self._throttle_rate is not None

@@ -59,6 +59,10 @@ __all__ = ["FixedWindow", "Pace", "RateLimit", "SlidingWindow", "TokenBucket"]
 # within 0.3. It is compared with and never added, so it does not accumulate.
 _ROUNDING = 1e-12
 
+# How far a clock's reading of a window's end may be before it, in units in the
+# last place: the reading is a sum, the end a product.
+_ULPS = 4
+
 # A bucket's sums also contain readings of the clock, which are coarser: 0.3 s
 # after 1000.0 is 0.29999999999995453.
 _CLOCK_ROUNDING = 1e-9
@@ -436,7 +440,7 @@ class SlidingWindow(RateLimit):
         # From any moment on, one window lets through exactly `rate` more: what
         # is free now, and whatever leaves. Full windows are thus skipped.
         room = self.pace.capacity * (1 + _ROUNDING)
-        windows = max(0, math.ceil(amount / room) - 1)
+        windows = max(0, _whole(amount / room) - 1)
         # NB: `now` has no part in the sums, so that the same question asked
         # later meets the same rounding.
         lacking = self._used + (amount - windows * room) - room
@@ -553,7 +557,7 @@ class FixedWindow(RateLimit):
             return 0.0
         # The debt of one window is not the next one's.
         rest = amount - max(0.0, room - used)
-        windows = max(1, math.ceil(rest / room))
+        windows = max(1, _whole(rest / room))
         ends = self._ends if now < self._ends else self._end(now)
         return _until(now, ends + (windows - 1) * self.pace.per)
 
@@ -575,8 +579,13 @@ class FixedWindow(RateLimit):
     def _end(self, now: float) -> float:
         per = self.pace.per
         ends = (now // per + 1) * per
-        # The product may round down to `now` itself.
-        return ends if ends > now else now + per
+        # NB: `now` may be a multiple itself and the quotient have rounded down.
+        # What is left of the window is then nothing, or a rounding error: the
+        # one that begins is the next, or the limit would be free twice.
+        if ends - now <= _ULPS * math.ulp(max(now, per)):
+            ends += per
+        # Of a tiny window there may be more than a float can count.
+        return ends if now < ends < math.inf else now + per
 
 
 class ServerLimit:
@@ -617,6 +626,11 @@ def _bucket_pace(rate: float, per: float, burst: float | None) -> Pace:
     else:
         pace.capacity = number("burst", burst, minimum=0, exclusive=True)
     return pace
+
+
+def _whole(number: float) -> float:
+    """Round up; what is as large as that has no fractions, and may be infinite."""
+    return math.ceil(number) if number < 2**53 else number
 
 
 def _until(now: float, due: float) -> float:

@@ -120,6 +120,8 @@ class EventStream:
     ) -> None:
         assert self._stop is not None
         self._stop()
+        # NB: events hold errors, and errors the frames they came through.
+        self._events.clear()
 
     def __aiter__(self) -> Self:
         return self

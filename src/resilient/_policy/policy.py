@@ -337,17 +337,23 @@ class Policy(Generic[F]):
         """Whether there are listeners; build no event otherwise."""
         return bool(self._listeners)
 
-    def emit(self, event: Event, call: Call | None = None) -> None:
+    def emit(
+        self,
+        event: Event,
+        call: Call | None = None,
+        error: BaseException | None = None,
+    ) -> None:
         """Tell the listeners.
 
         Args:
             event: What happened.
             call: The call that it happened to; it says which pipeline.
+            error: The error that the event is about, if it is about one.
         """
         _, pipeline, policy = self.placement
         if call is not None and call.policy is not None:
             pipeline = call.policy.placement.policy
-        send(self._listeners, located(event, pipeline, policy))
+        send(self._listeners, located(event, pipeline, policy, error))
 
     def reject(self, error: RejectedError, call: Call) -> Outcome:
         """Refuse a call: count it, tell the listeners, and return the outcome."""
@@ -356,7 +362,7 @@ class Policy(Generic[F]):
         if self._listeners:
             reason = getattr(error, "reason", None)
             event = CallRejected(self.label, call.name, kind, reason, error.retry_after)
-            self.emit(event, call)
+            self.emit(event, call, error)
         return Outcome(None, error)
 
     # -- The five spellings

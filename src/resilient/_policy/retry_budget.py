@@ -106,7 +106,7 @@ def budget_argument(
     """
     if budget is None or isinstance(budget, RetryBudget):
         return budget
-    if budget != "own":
+    if not isinstance(budget, str) or budget != "own":
         raise TypeError(
             f'`budget` must be a RetryBudget, "own" or None, got {budget!r}'
         )

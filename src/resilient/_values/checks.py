@@ -19,11 +19,25 @@ from __future__ import annotations
 import inspect
 import math
 from datetime import timedelta
-from typing import TypeVar
+from typing import Final, TypeVar
 
-__all__ = ["count", "flag", "number", "plain", "ratio", "seconds"]
+__all__ = [
+    "LARGEST",
+    "choice",
+    "count",
+    "flag",
+    "number",
+    "plain",
+    "ratio",
+    "seconds",
+]
 
 T = TypeVar("T")
+C = TypeVar("C", bound=str)
+
+LARGEST: Final = 1e300
+"""The largest number that is taken: a hundred million of them can be added up
+before the sum is infinite, and `math.fsum` raises no OverflowError."""
 
 
 def seconds(
@@ -107,6 +121,19 @@ def number(
     return checked
 
 
+def choice(name: str, value: C, *choices: str) -> C:
+    """Return one of several words.
+
+    Raises:
+        ValueError: The value is none of them.
+    """
+    # NB: the type first: what an object of the user's equals is its own affair.
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(f'"{one}"' for one in choices[:-1])
+        raise ValueError(f'`{name}` must be {listed} or "{choices[-1]}", got {value!r}')
+    return value
+
+
 def flag(name: str, value: object) -> bool:
     """Return a switch.
 
@@ -135,12 +162,15 @@ def _real(name: str, value: object, rule: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"`{name}` must {rule}, {_got(value)}")
     try:
-        return float(value)
+        checked = float(value)
     except OverflowError:
         # Hundreds of digits; shown in full they would bury the rule.
         raise ValueError(
             f"`{name}` must be finite, got an int that no float can hold"
         ) from None
+    if LARGEST < checked < math.inf:
+        raise ValueError(f"`{name}` must be <= {LARGEST:g}, got {checked!r}")
+    return checked
 
 
 def _got(value: object) -> str:

@@ -117,7 +117,9 @@ def results(day: Day, pipeline: str, faults: str, log: Log) -> Results:
             if isinstance(one, CircuitChanged)
         ],
         rejected=_counted(
-            one.reason or one.error for one in events if isinstance(one, CallRejected)
+            one.reason or one.error_type
+            for one in events
+            if isinstance(one, CallRejected)
         ),
         gave_up=_counted(
             one.reason

@@ -382,6 +382,8 @@ class AdaptiveConcurrency(QueueingPolicy):
 
 
 def _shares(partitions: Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(partitions, Mapping):
+        raise TypeError(f"`partitions` must be a dict of shares, got {partitions!r}")
     shares = {
         name: ratio(f"partitions[{name!r}]", share)
         for name, share in partitions.items()

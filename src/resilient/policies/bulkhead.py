@@ -13,7 +13,7 @@ from resilient._machines.slots import Slots
 from resilient._policy.admission import Admission
 from resilient._policy.queueing import QueueingPolicy, Ticket
 from resilient._runtimes import clock
-from resilient._values.checks import count, number
+from resilient._values.checks import LARGEST, choice, count, number
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.traits import Trait
 
@@ -86,9 +86,7 @@ class Bulkhead(QueueingPolicy):
         self.max_wait: float | None = (
             None if max_wait is None else seconds_argument("max_wait", max_wait)
         )
-        if order not in ("fifo", "lifo"):
-            raise ValueError(f'`order` must be "fifo" or "lifo", got {order!r}')
-        self.order = order
+        self.order = choice("order", order, "fifo", "lifo")
         self._lock = threading.Lock()
         self._deferred: list[Call | Ticket] = []
         self._slots: Slots[Ticket] = Slots(limit, self.max_queue, lifo=order == "lifo")
@@ -114,6 +112,11 @@ class Bulkhead(QueueingPolicy):
         load = number("rate", rate, minimum=0, exclusive=True) * seconds_argument(
             "latency", latency, zero=False
         )
+        if load > LARGEST:
+            raise ValueError(
+                f"`rate` times `latency` must be <= {LARGEST:g} calls, got {rate!r}"
+                f" times {latency!r}"
+            )
         return cls(max(1, math.ceil(load + 3 * math.sqrt(load))), name=name)
 
     @property

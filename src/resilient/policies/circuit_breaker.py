@@ -456,12 +456,12 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
                 seconds = seconds_argument("open_for", open_for(change.openings))
             else:
                 seconds = open_for
-        except Exception:
+        except Exception as error:
             # It is open for 5 s already.
             log_once("the open_for of a circuit breaker failed; it stays open for 5 s")
             if self._listeners and self._outbox is not None:
                 noted = CircuitNoted(self.label, None, "open_for_failed")
-                self._outbox.put(located(noted, *self.placement[1:]))
+                self._outbox.put(located(noted, *self.placement[1:], error))
             return
         with self._locked():
             self._circuit.set_open_time(change.era, seconds)

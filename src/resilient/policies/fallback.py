@@ -125,7 +125,10 @@ class Fallback(Policy[V], Generic[V]):
         call.count("resilient.fallbacks", self.placement.policy)
         if self._listeners:
             name = error_name(outcome.error)
-            self.emit(FallbackUsed(self.label, call.name, name), call)
+            event = FallbackUsed(self.label, call.name, name)
+            self.emit(event, call, outcome.error)
+            # NB: this frame waits for the function, perhaps for long.
+            del event
         error = outcome.error
         outcome.discard()
         if self.function is None:

@@ -54,7 +54,14 @@ class Pipeline(Policy[F]):
         ValueError: A policy is listed twice.
     """
 
-    __slots__ = ("_around_leaf", "_judge", "classify", "intended", "policies")
+    __slots__ = (
+        "_around_leaf",
+        "_judge",
+        "_traits",
+        "classify",
+        "intended",
+        "policies",
+    )
 
     def __init__(
         self,
@@ -74,13 +81,15 @@ class Pipeline(Policy[F]):
         self.policies: tuple[Policy[F], ...] = policies
         self.classify: Condition | None = classify
         self._judge: Judge | None = judge_by("classify", classify)
-        every = list(self._walk())
-        for policy in every:
-            if sum(policy is other for other in every) > 1:
+        seen: set[int] = set()
+        for policy in self._walk():
+            if id(policy) in seen:
                 raise ValueError(
                     f"a policy must be listed once in a pipeline, got {policy!r}"
                     " twice: it would take two permits for one call"
                 )
+            seen.add(id(policy))
+        self._traits: Trait | None = self._union() if _are_known(policies) else None
         for policy, classified in self._classified(outside=False):
             policy._check_composed(classified=classified)
         for policy in policies:
@@ -92,6 +101,9 @@ class Pipeline(Policy[F]):
 
     @property
     def traits(self) -> Trait:  # type: ignore[override]  # those of its policies
+        return self._union() if self._traits is None else self._traits
+
+    def _union(self) -> Trait:
         traits = Trait.COMPOSES if self._judge is None else _COMPOSES_AND_JUDGES
         for policy in self.policies:
             traits |= policy.traits
@@ -134,10 +146,14 @@ class Pipeline(Policy[F]):
         return proceed
 
     def _walk(self) -> Iterator[Policy[Any]]:
-        for policy in self.policies:
+        # NB: no generator in a generator: nested ones would take their depth
+        # for each policy.
+        pending: list[Policy[Any]] = [*reversed(self.policies)]
+        while pending:
+            policy = pending.pop()
             yield policy
             if isinstance(policy, Pipeline):
-                yield from policy._walk()
+                pending += reversed(policy.policies)
 
     def _classified(self, *, outside: bool) -> Iterator[tuple[Policy[Any], bool]]:
         """Yield each policy, and whether a judge says what its failures are."""
@@ -184,6 +200,14 @@ class Pipeline(Policy[F]):
 
     def is_pristine(self) -> bool:
         return all(policy.is_pristine() for policy in self.policies)
+
+
+def _are_known(policies: Sequence[Policy[Any]]) -> bool:
+    """Whether the traits of policies are final: a `PerKey` learns its own."""
+    return not any(
+        one._traits is None if isinstance(one, Pipeline) else Trait.KEYED in one.traits
+        for one in policies
+    )
 
 
 def _judging(proceed: Proceed, judge: Judge) -> Proceed:

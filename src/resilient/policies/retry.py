@@ -327,7 +327,8 @@ class Retry(Policy):
             priority=call.priority
         ):
             if self._listeners:
-                self.emit(BudgetEmpty(self.label, call.name, attempt), call)
+                empty = BudgetEmpty(self.label, call.name, attempt)
+                self.emit(empty, call, outcome.error)
             return "budget exhausted"
         return delay
 
@@ -347,7 +348,9 @@ class Retry(Policy):
         if self._listeners:
             name = error_name(outcome.error)
             event = RetryScheduled(self.label, call.name, call.attempt, name, delay)
-            self.emit(event, call)
+            self.emit(event, call, outcome.error)
+            # NB: this frame waits, and does not keep what was delivered.
+            del event
         try:
             if outcome.ongoing is not None:
                 # A stream whose first item will not do.
@@ -356,9 +359,10 @@ class Retry(Policy):
         except BaseException as unwinding:
             if unwinding.__context__ is None:
                 unwinding.__context__ = outcome.error
-            outcome.discard()
             if self._listeners:
-                self.emit(RetryCancelled(self.label, call.name, call.attempt), call)
+                cancelled = RetryCancelled(self.label, call.name, call.attempt)
+                self.emit(cancelled, call, outcome.error)
+            outcome.discard()
             raise
 
     def _give_up(self, outcome: Outcome, call: Call, reason: str, began: float) -> None:
@@ -384,7 +388,7 @@ class Retry(Policy):
             event = RetriesExhausted(
                 self.label, call.name, attempt, elapsed, reason, error_name(error)
             )
-            self.emit(event, call)
+            self.emit(event, call, error)
 
 
 def _was_given_up(error: Exception | None, call: Call) -> bool:

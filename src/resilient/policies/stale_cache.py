@@ -350,8 +350,9 @@ class StaleCache(Policy):
         # NB: as a `Fallback` counts, for metrics: the caller sees no error.
         call.count("resilient.fallbacks", series)
         if self._listeners:
-            error = error_name(failure.error)
-            self.emit(StaleServed(self.label, call.name, age, error), call)
+            name = error_name(failure.error)
+            event = StaleServed(self.label, call.name, age, name)
+            self.emit(event, call, failure.error)
         failure.discard()
         return self._answer(value)
 

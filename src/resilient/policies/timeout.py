@@ -16,7 +16,7 @@ from resilient._events.events import CallAbandoned, TimedOut
 from resilient._policy.policy import Policy, Usage
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import CUT, IN_TIME
-from resilient._values.checks import count
+from resilient._values.checks import count, flag
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.traits import NONE, Trait
 
@@ -87,7 +87,7 @@ class Timeout(Policy):
             if seconds is None
             else seconds_argument("seconds", seconds, zero=False)
         )
-        self.abandon: bool = abandon
+        self.abandon: bool = flag("abandon", abandon)
         self.max_threads: int = count("max_threads", max_threads, minimum=1)
         self._crews: dict[int, AbandonableThreads] = {}
         self._shelf: dict[Any, Any] = {}
@@ -159,7 +159,7 @@ class Timeout(Policy):
                 self._bound_stream(call, deadline)
         # NB: the clock is not read where there is no listener.
         if self._listeners and end is IN_TIME and clock.now() > deadline:
-            self._tell(call, self._elapsed(deadline), delivered=False)
+            self._tell(call, self._elapsed(deadline), outcome.error, delivered=False)
         return outcome
 
     async def _replaced(self, outcome: Outcome, call: Call, deadline: float) -> Outcome:
@@ -210,7 +210,7 @@ class Timeout(Policy):
             outcome.ongoing = stint.ongoing
             if self._listeners:
                 event = CallAbandoned(self.label, call.name, crew.abandoned)
-                self.emit(event, call)
+                self.emit(event, call, error)
             return outcome
 
         runner, call.thread_runner = call.thread_runner, run
@@ -222,7 +222,7 @@ class Timeout(Policy):
         if outcome.ongoing is not None:
             return self._left_behind(outcome, call, deadline)
         if self._listeners and clock.now() > deadline:
-            self._tell(call, self._elapsed(deadline), delivered=False)
+            self._tell(call, self._elapsed(deadline), outcome.error, delivered=False)
         return outcome
 
     def _left_behind(self, outcome: Outcome, call: Call, deadline: float) -> Outcome:
@@ -246,7 +246,7 @@ class Timeout(Policy):
         error.__cause__ = cause
         if cause is not None:
             strip(cause)
-        self._tell(call, elapsed, delivered=True)
+        self._tell(call, elapsed, error, delivered=True)
         return Outcome(None, error)
 
     def _bound_stream(self, call: Call, deadline: float) -> None:
@@ -254,14 +254,21 @@ class Timeout(Policy):
         if call.stream_limit is None or limit.deadline < call.stream_limit.deadline:
             call.stream_limit = limit
 
-    def _tell(self, call: Call, elapsed: float, *, delivered: bool) -> None:
+    def _tell(
+        self,
+        call: Call,
+        elapsed: float,
+        error: BaseException | None,
+        *,
+        delivered: bool,
+    ) -> None:
         assert self.seconds is not None
         told = "true" if delivered else "false"
         call.count("resilient.timeouts", self.placement.policy, told)
         if self._listeners:
             overrun = max(0.0, elapsed - self.seconds)
             event = TimedOut(self.label, call.name, self.seconds, overrun, delivered)
-            self.emit(event, call)
+            self.emit(event, call, error)
 
 
 class StreamLimit:

@@ -45,8 +45,8 @@ def _find_words(kind: type[Event]) -> Words:
     words = re.findall("[A-Z]+[a-z0-9]*", kind.__name__)
     fields = kind.fields()
     # OpenTelemetry has a name for the type of an error already.
-    theirs = {"error": "error.type"}
-    names = [theirs.get(field, f"resilient.{field}") for field in fields]
+    renamed = {"error_type": "error.type"}
+    names = [renamed.get(field, f"resilient.{field}") for field in fields]
     name = "resilient." + "_".join(words).lower()
     return Words(name, tuple(zip(fields, names, strict=True)))
 

@@ -314,7 +314,8 @@ class Hedge(Policy):
             elapsed = now - hedge_race.attempts[0].began
             number = hedge_race.attempts[-1].call.hedge
             event = HedgeLaunched(self.label, call.name, number, reason, elapsed)
-            self.emit(event, call)
+            failure = hedge_race.latest_error if reason == "failure" else None
+            self.emit(event, call, failure)
         return True
 
     def _has_more(self, hedge_race: HedgeRace) -> bool:

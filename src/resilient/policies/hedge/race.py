@@ -201,6 +201,14 @@ class HedgeRace:
         return any(attempt.call.hedging_discouraged for attempt in self.attempts)
 
     @property
+    def latest_error(self) -> Exception | None:
+        """The error of the attempt that failed last, if it raised one."""
+        if self._errors:
+            return self._errors[-1]
+        outcome = self.attempts[0].outcome
+        return None if outcome is None else outcome.error
+
+    @property
     def unrepeatable(self) -> str | None:
         """Why there must not be another attempt, if an attempt says so."""
         calls = [self.call, *(attempt.call for attempt in self.attempts)]

@@ -23,7 +23,7 @@ from resilient._machines.rate_limits import (
     SlidingWindow,
     TokenBucket,
 )
-from resilient._values.checks import number, seconds
+from resilient._values.checks import choice, number, seconds
 from resilient._values.records import Record
 
 if TYPE_CHECKING:
@@ -125,11 +125,7 @@ class LimiterConfig:
         cost: Cost,
         algorithm: Algorithm,
     ) -> None:
-        if algorithm not in ("token_bucket", "sliding_window", "fixed_window"):
-            raise ValueError(
-                '`algorithm` must be "token_bucket", "sliding_window" or'
-                f' "fixed_window", got {algorithm!r}'
-            )
+        choice("algorithm", algorithm, "token_bucket", "sliding_window", "fixed_window")
         self.single = single
         self.limits = limits
         self.max_wait = max_wait
@@ -138,8 +134,9 @@ class LimiterConfig:
         self.each = limits or (() if single is None else (single,))
         self.units = frozenset([limit.unit for limit in self.each])
         self.rules = tuple([self._rule_for(limit) for limit in self.each])
-        self.cost_may_change = limits is not None or cost != 1
         self.amounts = None if callable(cost) else self.amounts_of(cost)
+        # NB: by the amounts, which are numbers; what a cost equals is not known.
+        self.cost_may_change = limits is not None or self.amounts != (1.0,)
 
     def _rule_for(self, limit: Limit) -> RateLimit:
         if self.algorithm == "token_bucket":
@@ -187,7 +184,10 @@ class LimiterConfig:
         units = [limit.unit for limit in self.each]
         if isinstance(cost, Mapping):
             costs = cast("Mapping[object, object]", cost)
-            unknown = [unit for unit in costs if unit not in units]
+            # NB: the type first: what an object equals is its own affair.
+            unknown = [
+                unit for unit in costs if not isinstance(unit, str) or unit not in units
+            ]
             if unknown:
                 if computed:
                     unknown = [
@@ -260,7 +260,7 @@ def checked_limits(
     limits: Iterable[Limit], per: object, burst: object
 ) -> tuple[Limit, ...]:
     """Return `limits` as a tuple, refused if it is no list of `Limit` objects."""
-    if per != 1.0 or burst is not None:
+    if not isinstance(per, float) or per != 1.0 or burst is not None:
         raise TypeError("`per` and `burst` belong into each Limit of `limits`")
     if not isinstance(limits, Iterable):
         raise TypeError(f"`limits` must be a list of Limit objects, got {limits!r}")
