@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 
 def raise_first(errors: list[BaseException]) -> BaseException:
@@ -22,6 +23,23 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
             yield from leaves(one)  # pyright: ignore[reportUnknownArgumentType]
     else:
         yield error
+
+
+_CONTEXT: Any = vars(BaseException)["__context__"]
+
+
+def add_context(error: BaseException, earlier: BaseException) -> None:
+    """Hang an earlier error on the end of an error's chain, if it is in none."""
+    chain = {id(one) for one in error_chain(error)}
+    if any(id(one) in chain for one in error_chain(earlier)):
+        # NB: an error that is raised again and again must not grow.
+        return
+    last, further = error, error.__cause__ or error.__context__
+    while further is not None and id(further) in chain:
+        chain.remove(id(further))
+        last, further = further, further.__cause__ or further.__context__
+    # NB: past `__setattr__`, which a frozen dataclass refuses.
+    _CONTEXT.__set__(last, earlier)
 
 
 def error_chain(error: BaseException) -> Iterator[BaseException]:

@@ -75,3 +75,41 @@ def name_of(function: Callable[..., Any]) -> str:
         function = function.func
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name).rpartition("<locals>.")[2]
+
+
+def takes_call(parameter: str, function: Callable[..., Any]) -> bool:
+    """Whether a function takes an error and the call, not the error alone.
+
+    Args:
+        parameter: What the function was given as, for an error.
+        function: It takes ``(error)`` or ``(error, call)``. A second parameter
+            that has a default is not given the call.
+
+    Raises:
+        TypeError: It takes neither, or is no function.
+    """
+    if not callable(function):
+        raise TypeError(f"`{parameter}` must be a function, got {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        # A builtin without a signature.
+        return False
+    if _fits(signature, 1):
+        spread = (
+            one.kind is one.VAR_POSITIONAL for one in signature.parameters.values()
+        )
+        return any(spread) and _fits(signature, 2)
+    if not _fits(signature, 2):
+        raise TypeError(
+            f"`{parameter}` must take (error) or (error, call), got {signature}"
+        )
+    return True
+
+
+def _fits(signature: inspect.Signature, places: int) -> bool:
+    try:
+        signature.bind(*[None] * places)
+    except TypeError:
+        return False
+    return True

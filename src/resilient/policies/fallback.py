@@ -15,7 +15,7 @@ from resilient._edges.lazy import close_unbegun
 from resilient._events.events import FallbackUsed, error_name
 from resilient._policy.policy import Policy, Usage
 from resilient._runtimes.runtime import Sentinel
-from resilient._values.callables import colour_of
+from resilient._values.callables import colour_of, takes_call
 from resilient._values.traits import Trait
 
 V = TypeVar("V", covariant=True)
@@ -98,7 +98,7 @@ class Fallback(Policy[V], Generic[V]):
             )
         self.value: Any = value
         self.function: Callable[..., Any] | None = function
-        self._takes_call = function is not None and _takes_call(function)
+        self._takes_call = function is not None and takes_call("function", function)
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, each=True)
 
@@ -153,39 +153,6 @@ class Fallback(Policy[V], Generic[V]):
 
 
 _CAUSE: Any = vars(BaseException)["__cause__"]
-
-
-def _takes_call(function: Callable[..., Any]) -> bool:
-    """Whether a function takes the error and the call, not the error alone.
-
-    Raises:
-        TypeError: It takes neither, or is no function.
-    """
-    if not callable(function):
-        raise TypeError(f"`function` must be a function, got {function!r}")
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        # A builtin without a signature.
-        return False
-    if _fits(signature, 1):
-        spread = (
-            one.kind is one.VAR_POSITIONAL for one in signature.parameters.values()
-        )
-        return any(spread) and _fits(signature, 2)
-    if not _fits(signature, 2):
-        raise TypeError(
-            f"`function` must take (error) or (error, call), got {signature}"
-        )
-    return True
-
-
-def _fits(signature: inspect.Signature, places: int) -> bool:
-    try:
-        signature.bind(*[None] * places)
-    except TypeError:
-        return False
-    return True
 
 
 def _unawaitable(fallback: Fallback[Any], answer: object) -> TypeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
@@ -15,8 +16,10 @@ from resilient._calls.judging import (
     verdict_of,
 )
 from resilient._calls.outcome import SUCCESS, Outcome, UnaskedOutcome, Verdict
-from resilient._edges.driver import Proceed
-from resilient._errors.chains import error_chain
+from resilient._edges.driver import Proceed, failed
+from resilient._edges.generators import Inside
+from resilient._edges.lazy import close_unbegun
+from resilient._errors.chains import add_context, error_chain
 from resilient._errors.errors import RejectedError, format_seconds
 from resilient._events.events import (
     BudgetEmpty,
@@ -30,6 +33,7 @@ from resilient._machines.backoff import Backoff, exponential
 from resilient._policy.policy import Policy, Usage
 from resilient._policy.retry_budget import RetryBudget, budget_argument
 from resilient._runtimes import clock
+from resilient._values.callables import colour_of, takes_call
 from resilient._values.checks import count
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.traits import Trait
@@ -45,6 +49,9 @@ Delay: TypeAlias = "Backoff | Callable[[int], float]"
 
 attempts_limit: int | None = None
 """The most attempts any Retry makes: `resilient.testing.attempts` sets it."""
+
+_PLAIN: Final = ("sync", "generator", "context manager")
+"""Usages in which nothing can be awaited."""
 
 _FINAL: Final = (SUCCESS, Verdict.IGNORED)
 """Verdicts that another try would not mend."""
@@ -63,7 +70,7 @@ class Retry(Policy):
     give `on`, or put the Retry into a `Pipeline` with ``classify``.
 
     A group of errors is retried if each in it is listed. An error with an
-    attribute `retry_after`, seconds or a timedelta, is obeyed: see `Outcome`.
+    attribute `retry_after`, seconds or a timedelta, is obeyed as the earliest moment: see `Outcome`.
 
     Retries do not multiply: an error that another Retry further in, at any
     depth, has given up on is final here. Rejections by policies further in
@@ -87,6 +94,13 @@ class Retry(Policy):
             True retries. The last value is returned all the same.
         budget: "own" (default) gives this Retry a `RetryBudget` of its own;
             a budget object is shared by all that have it; None: no budget.
+        before_retry: ``f(error)`` or ``f(error, call)``, sync or (for async
+            calls) async: reconnects, rolls back, refreshes a token. It runs
+            after the pause and before each further attempt, which
+            ``call.attempt`` numbers, within the deadline. What it raises is
+            the outcome of that attempt, judged as the function's own errors
+            are, and has `error` as its context. For a result that was judged
+            a failure `error` is None.
         nested: Retry even what a Retry further in has given up on.
         max_retry_after: Seconds; a server that asks for a longer wait ends
             the call, with the wait attached. Default 60.
@@ -105,8 +119,10 @@ class Retry(Policy):
         "_attempts",
         "_budget",
         "_judge",
+        "_takes_call",
         "_trusts_values",
         "backoff",
+        "before_retry",
         "budget",
         "max_retry_after",
         "nested",
@@ -140,6 +156,9 @@ class Retry(Policy):
         within: float | timedelta | None = None,
         on_result: Callable[[Any], Answer] | None = None,
         budget: RetryBudget | Literal["own"] | None = "own",
+        before_retry: Callable[[Any], object]
+        | Callable[[Any, Call], object]
+        | None = None,
         nested: bool = False,
         max_retry_after: float | timedelta = 60.0,
         name: str | None = None,
@@ -180,6 +199,10 @@ class Retry(Policy):
         self.on_result: Callable[[Any], Answer] | None = on_result
         self.budget = budget
         self._budget = budget_argument(budget, RetryBudget)
+        self.before_retry: Callable[..., object] | None = before_retry
+        self._takes_call = before_retry is not None and takes_call(
+            "before_retry", before_retry
+        )
         self.nested: bool = nested
         self.max_retry_after: float = seconds_argument(
             "max_retry_after", max_retry_after, infinite=True
@@ -192,6 +215,12 @@ class Retry(Policy):
                 "`on_result` judges what a function returns, and a block returns"
                 " nothing: use a function, or raise in the block what is to be"
                 " retried"
+            )
+        hook = self.before_retry if usage in _PLAIN else None
+        if hook is not None and colour_of(hook) == "async":
+            raise TypeError(
+                "an async `before_retry` cannot run in a synchronous call:"
+                f" {self!r} needs a plain function there"
             )
         self._check_composed(classified=classified)
 
@@ -230,9 +259,10 @@ class Retry(Policy):
         previous: float | None = None
         last: Exception | None = None
         error: Exception | None = None
+        spoilt: Outcome | None = None
         try:
             while True:
-                outcome = await proceed(call)
+                outcome = await proceed(call) if spoilt is None else spoilt
                 verdict = (
                     SUCCESS
                     if self._trusts_values and outcome.error is None
@@ -256,8 +286,7 @@ class Retry(Policy):
                         call.attempt -= 1
                         self._give_up(outcome, call, "deadline", began)
                         return outcome
-                    if error.__context__ is None:
-                        error.__context__ = last
+                    add_context(error, last)
                 delay = self._next_delay(outcome, verdict, call, began, previous)
                 if isinstance(delay, str):
                     self._give_up(outcome, call, delay, began)
@@ -274,10 +303,19 @@ class Retry(Policy):
                 # NB: what was given up on in an attempt before this one says
                 # nothing about this one, not even if it is the same object.
                 call.given_up = ()
+                if self.before_retry is not None:
+                    spoilt = await self._prepare(last, call)
+                    late = call.deadline is not None and clock.now() >= call.deadline
+                    if late and spoilt is None:
+                        # It took all the time that was left.
+                        outcome = Outcome(None, last)
+                        call.attempt -= 1
+                        self._give_up(outcome, call, "deadline", began)
+                        return outcome
         finally:
             call.retried, call.attempt = retried, counted
             # NB: their tracebacks hold frames that wait for this one.
-            last = error = None
+            last = error = spoilt = None
 
     def _judged(self, outcome: Outcome, call: Call) -> Verdict:
         if isinstance(outcome, UnaskedOutcome):
@@ -357,13 +395,44 @@ class Retry(Policy):
                 await outcome.ongoing.close()
             await call.runtime.sleep(delay)
         except BaseException as unwinding:
-            if unwinding.__context__ is None:
-                unwinding.__context__ = outcome.error
+            if outcome.error is not None:
+                add_context(unwinding, outcome.error)
             if self._listeners:
                 cancelled = RetryCancelled(self.label, call.name, call.attempt)
                 self.emit(cancelled, call, outcome.error)
             outcome.discard()
             raise
+
+    async def _prepare(self, error: Exception | None, call: Call) -> Outcome | None:
+        """Run `before_retry`; return the outcome of an attempt that it spoils."""
+        hook = cast("Callable[..., Any]", self.before_retry)
+        refused: TypeError | None = None
+        try:
+            with Inside(call):
+                answer = hook(error, call) if self._takes_call else hook(error)
+                if inspect.isawaitable(answer):
+                    if call.runtime.name == "sync":
+                        refused = _unawaitable(self, answer)
+                    else:
+                        await answer
+        except BaseException as failure:
+            if error is not None:
+                add_context(failure, error)
+            if not isinstance(failure, Exception):
+                raise
+            return self._spoilt(failed(failure), call)
+        finally:
+            # NB: its traceback would hold this frame.
+            del error
+        if refused is not None:
+            raise refused
+        return None
+
+    def _spoilt(self, outcome: Outcome, call: Call) -> Outcome:
+        """Judge what ended an attempt before the function, as that is judged."""
+        if call.judged_by is not None:
+            outcome.verdict = call.judged_by(outcome)
+        return outcome
 
     def _give_up(self, outcome: Outcome, call: Call, reason: str, began: float) -> None:
         """Leave a note on the error, and word for every Retry further out."""
@@ -389,6 +458,14 @@ class Retry(Policy):
                 self.label, call.name, attempt, elapsed, reason, error_name(error)
             )
             self.emit(event, call, error)
+
+
+def _unawaitable(retry: Retry, answer: object) -> TypeError:
+    close_unbegun(answer)
+    return TypeError(
+        f"the `before_retry` of {retry!r} returned an awaitable, which a"
+        " synchronous call cannot await: it needs a plain function there"
+    )
 
 
 def _was_given_up(error: Exception | None, call: Call) -> bool:
