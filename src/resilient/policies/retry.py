@@ -69,8 +69,8 @@ class Retry(Policy):
     that says what was done. Nothing is retried by default: list the types, or
     give `on`, or put the Retry into a `Pipeline` with ``classify``.
 
-    A group of errors is retried if each in it is listed. An error with an
-    attribute `retry_after`, seconds or a timedelta, is obeyed as the earliest moment: see `Outcome`.
+    A group of errors is retried if each in it is listed. An error may say
+    when, by an attribute `retry_after`: see `Outcome`.
 
     Retries do not multiply: an error that another Retry further in, at any
     depth, has given up on is final here. Rejections by policies further in
