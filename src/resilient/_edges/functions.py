@@ -22,7 +22,8 @@ import types
 from collections.abc import Callable
 from typing import Any, cast
 
-from resilient._calls.call import AnyPolicy, Call, enter_call, leave_call, overdue
+from resilient._calls import call as call_module
+from resilient._calls.call import AnyPolicy, Call, overdue
 from resilient._calls.outcome import Outcome
 from resilient._edges import driver
 from resilient._edges.driver import (
@@ -41,6 +42,10 @@ from resilient._runtimes.runtime import PAUSE
 from resilient._runtimes.sync import SYNC
 from resilient._values.callables import name_of
 
+# NB: a wrapper is pickled by value where its function is (by cloudpickle, for joblib,
+# dask and ray), and its globals with it: a context variable's methods are therefore
+# looked up in their module.
+
 
 def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn` as the policy protects it, for a plain function."""
@@ -51,7 +56,7 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
         if not driver.enabled:
             return fn(*args, **kwargs)
         call = Call(name, args, kwargs, SYNC, None, policy, fn)
-        token = enter_call(call)
+        token = call_module.enter_call(call)
         value: Any = None
         outcome: Outcome | None = None
         trace: types.TracebackType | None = None
@@ -103,7 +108,7 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                 return outcome.value
             raise raised_by(policy, outcome.error)
         finally:
-            leave_call(token)
+            call_module.leave_call(token)
             call.end(outcome)
             if coroutine is not None:
                 # NB: after Ctrl-C in this very frame it is still under way,
@@ -147,7 +152,7 @@ def async_edge(
         if not driver.enabled:
             return await run(*args, **kwargs)
         call = Call(name, args, kwargs, None, None, policy, fn)
-        token = enter_call(call)
+        token = call_module.enter_call(call)
         value: Any = None
         outcome: Outcome | None = None
         trace: types.TracebackType | None = None
@@ -207,7 +212,7 @@ def async_edge(
             raise raised_by(policy, outcome.error)
         finally:
             try:
-                leave_call(token)
+                call_module.leave_call(token)
             except ValueError:
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.

@@ -31,6 +31,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient._values.checks import count, number, ratio
+from resilient._values.records import Configured, make_again
 
 if TYPE_CHECKING:
     from typing import Self
@@ -77,7 +78,7 @@ class ConcurrencyLimit(Protocol):
         ...
 
 
-class Settings:
+class Settings(Configured):
     """Where a limit starts, its bounds, and where it is."""
 
     __slots__ = ("_limit", "initial", "maximum", "minimum")
@@ -93,6 +94,10 @@ class Settings:
     def anew(self) -> Self:
         """Return one of the same settings that has learnt nothing."""
         return type(self)(**self._settings())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy by any protocol has learnt nothing, as `anew`.
+        return make_again, (type(self), (), self._settings())
 
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self)).parameters

@@ -51,6 +51,7 @@ from resilient._events.events import CallRejected, Event, located
 from resilient._events.listeners import Listener, broadcast, send
 from resilient._policy.order import defeats
 from resilient._values.callables import colour_of, name_of
+from resilient._values.records import Configured, make_again
 from resilient._values.spelling import (
     arguments_of,
     format_call,
@@ -111,7 +112,7 @@ class _DirectUse:
         self.checked: tuple[Usage, ...] = ()
 
 
-class Policy(Generic[F]):
+class Policy(Configured, Generic[F]):
     """Something that stands around calls and makes them resilient.
 
     ``F`` is what the policy adds to the return type of the functions it
@@ -290,6 +291,29 @@ class Policy(Generic[F]):
             if parameter.kind is parameter.VAR_POSITIONAL:
                 positional = changes.pop(key, positional)
         return type(self)(*positional, **{**keywords, **changes})
+
+    # NB: by whatever protocol: what a policy has learnt is about this process,
+    # and its lock, waiters and listeners could not be shared.
+
+    def __copy__(self) -> Self:
+        return self.with_()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.with_()
+
+    def __replace__(self, /, **changes: Any) -> Self:
+        return self.with_(**changes)
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
+        positional, keywords = arguments_of(self, Policy)
+        parameters = parameters_of(self)
+        given = {
+            key: value
+            for key, value in keywords.items()
+            # NB: a default may be an object that is one in each process.
+            if value is not parameters[key].default
+        }
+        return make_again, (type(self), positional, given)
 
     def __repr__(self) -> str:
         return format_call(self, Policy)

@@ -54,6 +54,12 @@ class RetryBudget:
             f" {machine.per_second:g})"
         )
 
+    def __reduce__(self) -> tuple[type[RetryBudget], tuple[float, float, float]]:
+        # A copy by any protocol is made of the same arguments, and full.
+        machine = self._machine
+        arguments = (machine.ratio, machine.capacity, machine.per_second)
+        return type(self), arguments
+
     def deposit(self) -> None:
         """Pay in for one success."""
         # NB: read without the lock. The full budget of a good day costs one

@@ -35,16 +35,27 @@ from resilient._errors.chains import leaves
 
 
 class Sentinel:
-    """A unique object with a name."""
+    """A unique object with a name: one for each name, and its own copy."""
 
     __slots__ = ("name",)
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
+
+    def __new__(cls, name: str) -> Sentinel:
+        sentinel = _sentinels.get(name)
+        if sentinel is None:
+            sentinel = _sentinels[name] = super().__new__(cls)
+            sentinel.name = name
+        return sentinel
+
+    def __reduce__(self) -> tuple[type[Sentinel], tuple[str]]:
+        return Sentinel, (self.name,)
 
     def __repr__(self) -> str:
         return self.name
 
+
+_sentinels: dict[str, Sentinel] = {}
 
 PAUSE = Sentinel("PAUSE")
 """What a `pause` yields: a wait is about to begin; send me None."""

@@ -24,6 +24,10 @@ class SyncRuntime:
     __slots__ = ()
     name: Literal["sync"] = "sync"
 
+    def __reduce__(self) -> str:
+        # There is one.
+        return "SYNC"
+
     async def sleep(self, seconds: float) -> None:
         if clock.skip is not None:
             clock.skip(seconds)

@@ -11,7 +11,10 @@ wrong or there is a listener.
 from __future__ import annotations
 
 import inspect
+import sys
+from collections.abc import Mapping
 from operator import attrgetter
+from types import FrameType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _set = object.__setattr__
+_delete = object.__delattr__
 
 _Part: TypeAlias = dict[str, Any] | None
 
@@ -124,3 +128,72 @@ class Record:
         for part in parts:
             for name, value in (part or {}).items():
                 _set(self, name, value)
+
+
+class Configured:
+    """Base of objects that keep the arguments they were made with.
+
+    What they do was set up from these once. Assigning one later would change
+    what the object shows, and not, or not all of, what it does.
+
+    What is kept so are the parameters of the library's own classes: a class of
+    a user's adds none, and is as free as any.
+    """
+
+    __slots__ = ()
+
+    _arguments: ClassVar[frozenset[str]] = frozenset()
+    _live: ClassVar[Mapping[str, str]] = {}
+    """The method that changes an argument of an object that is in use."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        init = vars(cls).get("__init__")
+        if init is not None and cls.__module__.startswith("resilient."):
+            # NB: not `inspect.signature`, which takes longer than the class.
+            code = init.__code__
+            starred = bool(code.co_flags & inspect.CO_VARARGS)
+            names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+            if starred:
+                place = code.co_argcount + code.co_kwonlyargcount
+                names += (code.co_varnames[place],)
+            cls._arguments |= {name for name in names if not name.startswith("_")}
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # NB: by who assigns: to ask whether it is there already takes three
+        # times as long, and each attribute of each new policy comes by here.
+        if name in self._arguments and not _constructs(sys._getframe(1)):
+            raise self._fixed(name, "set")
+        _set(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self._arguments:
+            raise self._fixed(name, "deleted")
+        _delete(self, name)
+
+    def _fixed(self, name: str, done: str) -> AttributeError:
+        method = self._live.get(name)
+        cure = (
+            f"`with_({name}=…)` makes a changed copy"
+            if hasattr(self, "with_")
+            else "make another one"
+        )
+        if method is not None:
+            cure = f"`{method}` changes it live, {cure}"
+        return AttributeError(
+            f"`{name}` of a {type(self).__name__} cannot be {done}: {cure}"
+        )
+
+
+def _constructs(frame: FrameType) -> bool:
+    """Whether a frame is a constructor of the library's own."""
+    return frame.f_code.co_name == "__init__" and (
+        frame.f_globals["__name__"].startswith("resilient.")
+    )
+
+
+def make_again(
+    kind: type[Any], positional: tuple[Any, ...], keywords: dict[str, Any]
+) -> Any:
+    """Make an object of its arguments: what a pickle of it calls."""
+    return kind(*positional, **keywords)

@@ -66,6 +66,8 @@ class Bulkhead(QueueingPolicy):
 
     traits = Trait.HOLDS
 
+    _live = {"max_concurrency": "resize"}  # noqa: RUF012 - never written to
+
     metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "BulkheadFullError", "enforced"),
         ("resilient.permit.waits",),

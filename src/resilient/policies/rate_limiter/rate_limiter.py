@@ -110,6 +110,8 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
 
     traits = Trait.PACES
 
+    _live = dict.fromkeys(("rate", "per", "burst"), "set_rate")
+
     metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "RateLimitedError", "enforced"),
         ("resilient.permit.waits",),
