@@ -94,9 +94,11 @@ class DeadlineExceededError(
 
 
 class TimeoutExceededError(
-    _OfRequest, resilient.TimeoutExceededError, httpx2.TimeoutException
+    _OfRequest, resilient.TimeoutExceededError, httpx2.ReadTimeout
 ):
     """A `resilient.TimeoutExceededError` that is a client's error too.
+
+    It is a `ReadTimeout`, for the request may have arrived.
 
     Attributes:
         retry_after: Always None, as in a rejection that cannot know.

@@ -643,6 +643,20 @@ def remaining() -> float | None:
     return None if deadline is None else max(0.0, deadline - clock.now())
 
 
+def cut_short(call: Call, now: float) -> TimeoutExceededError | None:
+    """Return the error of a call that a limit around it cut, else None.
+
+    That of a `deadline_after`, which has no policy to answer for it: work that
+    obeyed it by a timeout of its own has only that to show.
+    """
+    if call.deadline is None or now < call.deadline:
+        return None
+    allowed = call.allowed or 0.0
+    error = TimeoutExceededError(call.name, allowed, allowed + now - call.deadline)
+    error.by_deadline = True
+    return error
+
+
 def overdue(call: Call, now: float) -> Outcome | None:
     """Return the refusal of a call whose deadline has passed, else None."""
     if call.deadline is None or now < call.deadline:

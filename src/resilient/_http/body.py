@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import AsyncGeneratorType
 from typing import Any, Final, Self, cast
 
+from resilient._calls.call import cut_short
 from resilient._calls.outcome import Outcome
 from resilient._edges.generators import Stream
-from resilient._errors.errors import ResilientError
+from resilient._errors.errors import DeadlineExceededError, ResilientError
 from resilient._runtimes import clock
 
 # The shortest timeout: 0 would mean to sockets that they must not block.
@@ -100,7 +101,7 @@ class Body:
         stream: What is held until its end, and within what limit.
         timeouts: Those of the last attempt.
         timeout_exception: The client's errors of what took too long.
-        read_timeout: Makes the one of a read.
+        mirrored: Makes an error of ours the client's too.
     """
 
     def __init__(
@@ -109,13 +110,13 @@ class Body:
         stream: Stream,
         timeouts: Timeouts,
         timeout_exception: type[Exception],
-        read_timeout: Callable[[str], Exception],
+        mirrored: Callable[[Exception], Exception],
     ) -> None:
         self._body = body
         self._stream = stream
         self._timeouts = timeouts
         self._timeout_exception = timeout_exception
-        self._read_timeout = read_timeout
+        self._mirrored = mirrored
 
     def __iter__(self) -> Iterator[bytes]:
         stream, chunks = self._stream, iter(self._body)
@@ -128,7 +129,7 @@ class Body:
         except StopIteration:
             stream.last = Outcome()
         except ResilientError as error:
-            raise self._late(error) from error
+            raise self._late(error) from error.__cause__
         except self._timeout_exception as error:
             self._obeyed(error)
             raise
@@ -149,7 +150,7 @@ class Body:
         except StopAsyncIteration:
             stream.last = Outcome()
         except ResilientError as error:
-            raise self._late(error) from error
+            raise self._late(error) from error.__cause__
         except self._timeout_exception as error:
             self._obeyed(error)
             raise
@@ -168,16 +169,23 @@ class Body:
         self._timeouts.deadline = math.inf if deadline is None else deadline
 
     def _obeyed(self, error: Exception) -> None:
-        """Answer for a timeout of the client's that our limit shortened."""
+        """Answer for a timeout of the client's that a limit of ours shortened."""
         self._stream.failed(error)
         limit, now = self._stream.limit, clock.now()
+        exceeded: Exception | None
         if limit is not None and now >= limit.deadline:
             exceeded = limit.exceeded(now)
-            raise self._late(exceeded) from exceeded
+        else:
+            exceeded = cut_short(self._stream.call, now)
+        if exceeded is not None:
+            raise self._late(exceeded) from error
 
     def _late(self, error: Exception) -> Exception:
+        if isinstance(error, DeadlineExceededError):
+            # NB: a body that was read has begun.
+            error = cut_short(self._stream.call, clock.now()) or error
         self._stream.failed(error)
-        return self._read_timeout(str(error))
+        return self._mirrored(error)
 
     def close(self) -> None:
         """Close it; what is held goes back."""

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 import anyio
 import attrs
 
-from resilient._calls.call import Call
+from resilient._calls.call import Call, cut_short
 from resilient._calls.outcome import SUCCESS, OngoingWork, Outcome, Verdict
 from resilient._edges.driver import Drive
 from resilient._edges.generators import Stream
@@ -409,10 +409,8 @@ class Exchange(Drive):
         return self._family.in_memory(parts[0] if parts else b"")
 
     def _too_late(self) -> Exception:
-        return self._read_timeout("the time for the request is up")
-
-    def _read_timeout(self, text: str) -> Exception:
         """Return the client's own error of a read that took too long."""
+        text = "the time for the request is up"
         error: Exception = self._family.library.ReadTimeout(text, request=self._request)
         return error
 
@@ -569,14 +567,20 @@ class Exchange(Drive):
         """
         outcome, stream = self.outcome, self._stream
         assert outcome is not None
+        error = outcome.error
+        if isinstance(error, self._family.library.TimeoutException):
+            error = self._cut_short(error)
         if stream is None:
             self.call.end(outcome)
             self._ended = True
         else:
             # It goes on until the body is read.
             self.call.count_end(outcome)
-        if outcome.error is not None:
-            return None, self._ours(outcome.error, outcome)
+        if error is not None:
+            try:
+                return None, self._ours(error, outcome)
+            finally:
+                error = None
         response = outcome.value
         if response is None or response is not self.response:
             return self._replaced(response), None
@@ -591,11 +595,29 @@ class Exchange(Drive):
             response.stream = self._streamed(response.stream, stream)
         return response, None
 
+    def _cut_short(self, error: Exception) -> Exception:
+        """Return our error for a client's that obeyed a deadline around the call.
+
+        A `Timeout` has answered for its own already.
+        """
+        exceeded = None
+        if not isinstance(error, ResilientError):
+            exceeded = cut_short(self.call, clock.now())
+        if exceeded is None:
+            return error
+        exceeded.__cause__ = error
+        for note in getattr(error, "__notes__", ()):
+            exceeded.add_note(note)
+        return exceeded
+
     def _ours(self, error: Exception, outcome: Outcome) -> Exception:
         """Return an error as the client's, where it is one of ours."""
         outcome.discard()
         if outcome.ongoing is not None:
             outcome.ongoing.finish(outcome)
+        return self._mirrored(error)
+
+    def _mirrored(self, error: Exception) -> Exception:
         twin = self._family.mirror(type(error))
         if twin is not None:
             # NB: the very object in another class, so that its traceback, notes
@@ -621,7 +643,7 @@ class Exchange(Drive):
         self._timeouts.deadline = math.inf if limit is None else limit.deadline
         timed_out = self._family.library.TimeoutException
         return self._family.body(
-            body, stream, self._timeouts, timed_out, self._read_timeout
+            body, stream, self._timeouts, timed_out, self._mirrored
         )
 
     def leave(self) -> None:
