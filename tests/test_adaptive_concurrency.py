@@ -595,7 +595,7 @@ def test_calls_are_told_apart_once_one_says_how_important_it_is() -> None:
 
 @pytest.mark.parametrize("queue", [0, 5])
 def test_the_same_tasks_are_refused(queue: int) -> None:
-    """As large a share as was refused: those of the lowest lots."""
+    """They are those of the lowest shed ranks: as large a share as was refused."""
     with virtual_time() as clock:
         policy = AdaptiveConcurrency(Told(8), max_queue=queue)
 
@@ -619,7 +619,7 @@ def test_the_same_tasks_are_refused(queue: int) -> None:
         cut = policy._slots.group(None, Priority.NORMAL).cut
         assert 0.15 < cut < 0.6
         tasks = [task(str(number)) for number in range(40)]
-        # Whoever came while 6 of 8 slots were free to all.
+        # Those that came while 6 of 8 slots were free to all.
         low = [permit for shed_rank, permit in tasks if shed_rank < cut]
         assert 5 >= sum(type(permit) is tuple for permit in low)
         assert not any(isinstance(permit, Wait) for permit in low)
@@ -627,7 +627,7 @@ def test_the_same_tasks_are_refused(queue: int) -> None:
 
 
 def test_a_task_that_is_alone_has_all_the_slots() -> None:
-    """Its calls have one lot: to cut them would serve nobody else."""
+    """Its calls have one shed rank: cutting them would let no other task in."""
     with virtual_time() as clock:
         policy = AdaptiveConcurrency(Told(8))
         for _ in range(5):

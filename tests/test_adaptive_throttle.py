@@ -262,20 +262,20 @@ async def test_the_least_important_goes_first(w: World) -> None:
     found: dict[Any, list[str]] = {}
     for name in ("critical", "batch", "normal"):
         with priority(name, key="last"):
-            assert current_lot() > 0.9
+            assert current_shed_rank() > 0.9
             found[name] = await asking(w, throttle, backend, 5)
     assert ["ok"] * 5 == found["critical"] == found["normal"]
     assert ["ThrottledError"] * 5 == found["batch"]
 
 
-def current_lot() -> float:
-    """Return the lot of a call made here."""
+def current_shed_rank() -> float:
+    """Return the shed rank of a call made here."""
     return Call("here").shed_rank
 
 
 @in_every_colour
-async def test_a_task_lives_or_dies_as_a_whole(w: World) -> None:
-    """By the hash of its key, in this process as in any other."""
+async def test_a_task_is_served_or_rejected_as_a_whole(w: World) -> None:
+    """The hash of its key decides, which is the same in every process."""
     throttle, backend = AdaptiveThrottle(padding=0, probe_interval=None), Backend()
     settled(throttle, 3_000, 7_000)
     found = []
@@ -283,7 +283,7 @@ async def test_a_task_lives_or_dies_as_a_whole(w: World) -> None:
         with priority("normal", key=f"request-{number}"):
             results = set(await asking(w, throttle, backend, 10))
             assert 1 == len(results)
-            assert ("ok" in results) == (current_lot() > 0.41)
+            assert ("ok" in results) == (current_shed_rank() > 0.41)
         found.append(results)
     assert {"ok"} in found
     assert {"ThrottledError"} in found

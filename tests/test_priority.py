@@ -142,11 +142,11 @@ def test_a_block_is_entered_once_at_a_time() -> None:
         assert Priority.BATCH == seen()[0]
 
 
-# -- Lots
+# -- Shed ranks
 
 
-def test_calls_of_one_task_share_their_lot() -> None:
-    """It is the hash of their key, whatever the class."""
+def test_calls_of_one_task_share_their_shed_rank() -> None:
+    """The rank is the hash of their key, whatever the class."""
     with priority("normal", key="request-1"):
         first = seen()[1]
         with priority("batch"):
@@ -199,13 +199,13 @@ def test_without_any_block_the_outermost_call_draws() -> None:
 
     found: list[Any] = []
     for body in (first_asked_inside, first_asked_in_a_block, begun_before):
-        lots = Pipeline().call(body)
-        assert 1 == len(set(lots))
-        found.append(lots[0])
+        ranks = Pipeline().call(body)
+        assert 1 == len(set(ranks))
+        found.append(ranks[0])
     assert 3 == len(set(found))
 
 
-def test_the_lot_of_a_key_is_the_same_in_every_process() -> None:
+def test_the_shed_rank_of_a_key_is_the_same_in_every_process() -> None:
     """Python's own hash of a text is not."""
     keys: list[Any] = ["request-1", b"request-1", 7, "7", "\udc80", ""]
     code = (
@@ -236,7 +236,7 @@ def test_the_lot_of_a_key_is_the_same_in_every_process() -> None:
 @pytest.mark.parametrize("usage", ["{}", "req-{:08d}", "{:x}", "user:{}:order"])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
 def test_numbered_keys_are_cut_evenly(usage: str, share: float) -> None:
-    """Below any number there are as many lots as it says."""
+    """For any share, that share of the shed ranks lies below it."""
     number = 20_000
     below = sum(shed_rank_of(usage.format(n)) < share for n in range(number))
     spread = math.sqrt(number * share * (1 - share))

@@ -803,11 +803,11 @@ def test_an_abandoned_race_of_a_closed_loop_keeps_nothing() -> None:
     coroutines.pop().close()
 
 
-# -- Errands
+# -- Background tasks
 
 
-def test_an_errand_is_cancelled_from_any_thread_and_waited_for() -> None:
-    """What is last is done whether it began or not."""
+def test_a_background_task_is_cancelled_from_any_thread_and_waited_for() -> None:
+    """Its `last` callback runs whether its body began or not."""
     log: list[str] = []
 
     async def body() -> None:
@@ -818,7 +818,7 @@ def test_an_errand_is_cancelled_from_any_thread_and_waited_for() -> None:
 
     async def main(runtime: Any) -> None:
         log[:] = [runtime.name]
-        background = runtime.spawn("errand", body, lambda: log.append("last"))
+        background = runtime.spawn("task", body, lambda: log.append("last"))
         await runtime.sleep(1)
         thread = threading.Thread(target=background.cancel)
         thread.start()
@@ -841,14 +841,14 @@ def test_an_errand_is_cancelled_from_any_thread_and_waited_for() -> None:
     virtual_time.run(driven, TRIO, backend="trio")
 
 
-def test_an_errand_of_a_run_that_is_over_is_over() -> None:
+def test_a_background_task_of_a_run_that_is_over_is_over() -> None:
     """There is nothing to cancel."""
     left: list[Any] = []
 
     async def body() -> None: ...
 
     async def main(runtime: Any) -> None:
-        left.append(runtime.spawn("errand", body, bool))
+        left.append(runtime.spawn("task", body, bool))
         await left[-1].ended()
 
     asyncio.run(main(ASYNCIO))

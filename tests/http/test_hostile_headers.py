@@ -119,8 +119,8 @@ def test_many_fields_take_time_in_proportion_to_their_number(name: bytes) -> Non
         lambda: response_headers.read(small, WALL),
         lambda: response_headers.read(large, WALL),
     )
-    few, lots = Response(small), Response(large)
-    assert_linear(lambda: _fields(few), lambda: _fields(lots))
+    few, many = Response(small), Response(large)
+    assert_linear(lambda: _fields(few), lambda: _fields(many))
 
 
 def test_a_field_longer_than_a_kilobyte_is_not_read() -> None:

@@ -1,4 +1,4 @@
-"""Slots: so many at once, and so many waiting in line."""
+"""Slots: so many calls at once, and so many in the queue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LETTERS = {"c": Priority.CRITICAL, "n": NORMAL, "b": Priority.BATCH}
 
 
 class Ticket:
-    """Somebody in line, with a name to tell them apart."""
+    """A waiting call, with a name to tell it apart."""
 
     def __init__(self, name: object = None, priority: Priority = NORMAL) -> None:
         self.name = name
@@ -39,8 +39,8 @@ def full(limit: int, max_queue: int, *, lifo: bool = False) -> Slots[Ticket]:
     return slots
 
 
-def line(slots: Slots[Ticket], names: str) -> list[Ticket]:
-    """Put a ticket in line for each letter."""
+def enqueue(slots: Slots[Ticket], names: str) -> list[Ticket]:
+    """Let a ticket join the queue for each letter."""
     tickets = [Ticket(name) for name in names]
     assert [None] * len(tickets) == [slots.join(ticket) for ticket in tickets]
     return tickets
@@ -62,10 +62,10 @@ def test_no_more_than_the_limit_are_taken() -> None:
     assert slots.take()
 
 
-def test_the_line_is_bounded() -> None:
-    """Who finds no place in line is told so, and is not in it."""
+def test_the_queue_is_bounded() -> None:
+    """`join` returns a ticket for which the full queue has no place."""
     slots = full(1, 2)
-    line(slots, "ab")
+    enqueue(slots, "ab")
     late = Ticket()
     assert late is slots.join(late)
     assert 2 == slots.queued
@@ -74,10 +74,12 @@ def test_the_line_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(("lifo", "order"), [(False, "abc"), (True, "cba")])
-def test_a_free_slot_goes_straight_to_the_next_in_line(lifo: bool, order: str) -> None:
-    """Oldest first, or newest first; in between nobody can overtake."""
+def test_a_free_slot_goes_straight_to_the_next_in_the_queue(
+    lifo: bool, order: str
+) -> None:
+    """The oldest or the newest is next; no newcomer can take the slot in between."""
     slots = full(1, 3, lifo=lifo)
-    line(slots, "abc")
+    enqueue(slots, "abc")
     for name in order:
         [granted] = slots.release()
         assert name == granted.name
@@ -88,19 +90,19 @@ def test_a_free_slot_goes_straight_to_the_next_in_line(lifo: bool, order: str) -
     assert 0 == slots.in_use
 
 
-def test_whoever_leaves_the_line_makes_room_in_it_at_once() -> None:
-    """Not only when the turn comes of whom nobody waits for any more."""
+def test_a_ticket_that_leaves_the_queue_frees_its_place_at_once() -> None:
+    """Its place is not kept until its turn would have come."""
     slots = full(1, 1)
-    [ticket] = line(slots, "a")
+    [ticket] = enqueue(slots, "a")
     assert [] == slots.leave(ticket)
     assert 0 == slots.queued
-    line(slots, "b")
+    enqueue(slots, "b")
 
 
-def test_a_slot_granted_to_somebody_who_leaves_goes_to_the_next() -> None:
+def test_a_slot_granted_to_a_ticket_that_leaves_goes_to_the_next() -> None:
     """Granted and cancelled in the same instant: nothing leaks."""
     slots = full(1, 2)
-    first, second = line(slots, "ab")
+    first, second = enqueue(slots, "ab")
     assert [first] == slots.release()
     assert [second] == slots.leave(first)
     assert not first.granted
@@ -109,9 +111,9 @@ def test_a_slot_granted_to_somebody_who_leaves_goes_to_the_next() -> None:
 
 
 def test_leaving_twice_gives_back_once() -> None:
-    """A dead event loop and the collector may both report the same one."""
+    """A dead event loop and the collector may both report the same ticket."""
     slots = full(1, 2)
-    [ticket] = line(slots, "a")
+    [ticket] = enqueue(slots, "a")
     slots.release()
     assert [] == slots.leave(ticket)
     assert [] == slots.leave(ticket)
@@ -119,19 +121,19 @@ def test_leaving_twice_gives_back_once() -> None:
 
 
 def test_growing_grants_as_many_as_fit_now() -> None:
-    """In the order of the line."""
+    """In the order of the queue."""
     slots = full(1, 3)
-    a, b, c = line(slots, "abc")
+    a, b, c = enqueue(slots, "abc")
     assert [a, b] == slots.resize(3)
     assert 3 == slots.in_use
     assert 1 == slots.queued
     assert [c] == slots.resize(4)
 
 
-def test_shrinking_interrupts_nobody() -> None:
+def test_shrinking_interrupts_no_call() -> None:
     """Slots are not given out again until few enough are in use."""
     slots = full(5, 1)
-    [ticket] = line(slots, "a")
+    [ticket] = enqueue(slots, "a")
     assert [] == slots.resize(2)
     assert 5 == slots.in_use
     assert [[], [], [], [ticket]] == [slots.release() for _ in range(4)]
@@ -143,7 +145,7 @@ def test_shrinking_interrupts_nobody() -> None:
     [(False, "c1 c2 n1 n2 b1 b2"), (True, "c2 c1 n2 n1 b2 b1")],
 )
 def test_the_highest_class_goes_first(lifo: bool, order: str) -> None:
-    """Within a class the order is that of the line."""
+    """Within a class the order is that of the queue."""
     slots = full(1, 6, lifo=lifo)
     assert [None] * 6 == arrive(slots, "b1 n1 c1 b2 c2 n2")
     assert ["c1", "c2", "n1", "n2", "b1", "b2"] == [one.name for one in slots.waiting()]
@@ -151,7 +153,9 @@ def test_the_highest_class_goes_first(lifo: bool, order: str) -> None:
 
 
 @pytest.mark.parametrize(("lifo", "last"), [(False, "b2"), (True, "b1")])
-def test_a_full_line_puts_out_who_would_be_served_last(lifo: bool, last: str) -> None:
+def test_a_full_queue_puts_out_the_ticket_that_would_be_served_last(
+    lifo: bool, last: str
+) -> None:
     """Of the lowest class, if that is below the newcomer's."""
     slots = full(1, 3, lifo=lifo)
     assert [None, None, None, last] == arrive(slots, "b1 b2 n1 c1")
@@ -190,21 +194,21 @@ class NaiveSlots(RuleBasedStateMachine):
         self.limit = limit
         self.queue = queue
         self.lifo = lifo
-        self.children: list[Ticket] = []
+        self.running: list[Ticket] = []
         self.waiting: list[Ticket] = []
 
     def served(self) -> list[Ticket]:
-        """Who waits, in the order in which slots will be theirs."""
-        line = self.waiting[::-1] if self.lifo else self.waiting
-        return sorted(line, key=lambda ticket: -ticket.priority)
+        """The waiting tickets, in the order in which they will be granted slots."""
+        queue = self.waiting[::-1] if self.lifo else self.waiting
+        return sorted(queue, key=lambda ticket: -ticket.priority)
 
     def settle(self) -> list[Ticket]:
-        """Let in, in the model, whoever can go in; return them."""
+        """Grant slots in the model while there are free ones; return the tickets."""
         entered: list[Ticket] = []
-        while self.waiting and len(self.children) < self.limit:
+        while self.waiting and len(self.running) < self.limit:
             entered.append(self.served()[0])
             self.waiting.remove(entered[-1])
-            self.children.append(entered[-1])
+            self.running.append(entered[-1])
         return entered
 
     @rule(target=tickets, priority=st.sampled_from(Priority))
@@ -212,10 +216,10 @@ class NaiveSlots(RuleBasedStateMachine):
         ticket = Ticket(priority=priority)
         if self.slots.take():
             assert not self.waiting
-            self.children.append(ticket)
-            assert len(self.children) <= self.limit
+            self.running.append(ticket)
+            assert len(self.running) <= self.limit
         else:
-            assert self.waiting or len(self.children) >= self.limit
+            assert self.waiting or len(self.running) >= self.limit
             expected = None
             if len(self.waiting) >= self.queue:
                 lower = [one for one in self.served() if one.priority < priority]
@@ -228,12 +232,12 @@ class NaiveSlots(RuleBasedStateMachine):
 
     @rule(ticket=consumes(tickets))
     def end(self, ticket: Ticket) -> None:
-        """Whoever waits is cancelled; whoever is inside is done."""
+        """Cancel the ticket if it waits, release its slot if it has one."""
         if ticket in self.waiting:
             self.waiting.remove(ticket)
             assert [] == self.slots.leave(ticket)
-        elif ticket in self.children:
-            self.children.remove(ticket)
+        elif ticket in self.running:
+            self.running.remove(ticket)
             granted = self.slots.release()
             assert self.settle() == granted
         else:
@@ -241,8 +245,8 @@ class NaiveSlots(RuleBasedStateMachine):
 
     @rule(ticket=consumes(tickets))
     def leave_as_it_is_granted(self, ticket: Ticket) -> None:
-        if ticket in self.children and ticket.granted:
-            self.children.remove(ticket)
+        if ticket in self.running and ticket.granted:
+            self.running.remove(ticket)
             granted = self.slots.leave(ticket)
             assert self.settle() == granted
 
@@ -255,13 +259,13 @@ class NaiveSlots(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         if hasattr(self, "slots"):
-            assert len(self.children) == self.slots.in_use
+            assert len(self.running) == self.slots.in_use
             assert len(self.waiting) == self.slots.queued
             assert self.limit == self.slots.limit
             in_order = sorted(self.waiting, key=lambda ticket: -ticket.priority)
             assert in_order == self.slots.waiting()
-            # Nobody waits while there is room.
-            assert not self.waiting or len(self.children) >= self.limit
+            # No ticket waits while a slot is free.
+            assert not self.waiting or len(self.running) >= self.limit
 
 
 TestNaiveSlots = NaiveSlots.TestCase

@@ -46,9 +46,9 @@ def fill(
 def rejected(
     machine: Throttle, number: int, *, now: float, priority: Priority = NORMAL
 ) -> int:
-    """Ask for calls with lots spread evenly; return how many are rejected."""
-    lots = [(place * 0.618) % 1 for place in range(number)]
-    return sum(not machine.admit(now, priority, shed_rank) for shed_rank in lots)
+    """Ask for calls with evenly spread shed ranks; return how many are rejected."""
+    ranks = [(place * 0.618) % 1 for place in range(number)]
+    return sum(not machine.admit(now, priority, shed_rank) for shed_rank in ranks)
 
 
 # -- How many
@@ -180,11 +180,11 @@ def test_a_probe_takes_nobody_elses_place() -> None:
 def test_good_answers_end_it_within_a_window() -> None:
     """After a minute in which all was refused, too."""
     machine = throttle(padding=5.0, probe_interval=1.0)
-    lots = [(place * 0.618) % 1 for place in range(14_000)]
+    ranks = [(place * 0.618) % 1 for place in range(14_000)]
     held_back: list[int] = []
     for tick in range(1400):
         now = tick / 14
-        if machine.admit(now, NORMAL, lots[tick]):
+        if machine.admit(now, NORMAL, ranks[tick]):
             machine.record(now, NORMAL, now >= 60)
         else:
             held_back.append(int(now))
@@ -226,8 +226,8 @@ def test_a_class_that_was_not_seen_before_has_its_place() -> None:
     assert 0.0 == machine.share(0.0, CRITICAL)
 
 
-def test_within_a_class_the_lower_lots_go() -> None:
-    """The same tasks for as long as p is the same."""
+def test_within_a_class_the_lower_shed_ranks_go() -> None:
+    """The same tasks are rejected for as long as p is the same."""
     machine = throttle(padding=0.0)
     fill(machine, 30, 70)
     assert 0.4 == pytest.approx(machine.share_of_all(0.0))
@@ -241,7 +241,7 @@ def test_within_a_class_the_lower_lots_go() -> None:
 def test_one_task_alone_is_rejected_by_shares(
     shed_rank: float, size: int, slack: int
 ) -> None:
-    """Its one lot would else let all its calls through, or none for ever."""
+    """Its one shed rank alone would let all of its calls through, or none."""
     machine = throttle(padding=0.0)
     fill(machine, 42 * size, 58 * size)
     short = 0.0
@@ -264,7 +264,7 @@ def test_what_one_share_left_behind_counts_little_under_another() -> None:
 
 
 def test_many_tasks_are_seldom_overruled() -> None:
-    """One lot in a hundred, if that many."""
+    """The slack overrules the shed rank of at most one call in a hundred."""
     machine = throttle(padding=0.0)
     fill(machine, 3_000, 7_000)
     overruled = 0
@@ -336,7 +336,7 @@ class NaiveThrottle(RuleBasedStateMachine):
             slack = self.slack(priority, share)
             before = max(-slack, min(slack, self.surplus[priority]))
             after = before + (shed_rank < share) - share
-            # Against its lot only where the slack is used up.
+            # Against its shed rank only where the slack is used up.
             if abs(abs(after) - slack) > 1e-6:
                 assert admitted == (
                     (shed_rank >= share) if abs(after) <= slack else after > 0

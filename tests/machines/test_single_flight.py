@@ -1,4 +1,4 @@
-"""Flights: who waits for which execution."""
+"""Single flight: which calls wait for which execution."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from resilient._machines.single_flight import Execution, Executions, WaitingCall
 
 
 def begun(executions: Executions[Execution], key: str, *around: Execution) -> Execution:
-    """Begin a flight, with a passenger who is inside of others."""
+    """Begin an execution whose first waiter is inside the executions `around`."""
     execution = Execution(key, WaitingCall(around))
     executions.begin(execution)
     return execution
 
 
-def test_a_flight_is_found_by_its_key_until_it_lands() -> None:
-    """Then the key is free."""
+def test_an_execution_is_found_by_its_key_until_it_finishes() -> None:
+    """After that the key is free."""
     executions: Executions[Execution] = Executions()
     execution = begun(executions, "a")
     assert execution is executions.find("a")
@@ -26,18 +26,18 @@ def test_a_flight_is_found_by_its_key_until_it_lands() -> None:
     assert 0 == len(executions)
 
 
-def test_passengers_arrive_in_the_order_they_came() -> None:
-    """Whoever began it is the first."""
+def test_waiters_are_returned_in_the_order_they_joined() -> None:
+    """The call that began the execution is the first."""
     executions: Executions[Execution] = Executions()
     execution = begun(executions, "a")
-    merge_work = [WaitingCall(), WaitingCall()]
-    for waiting in merge_work:
+    joined = [WaitingCall(), WaitingCall()]
+    for waiting in joined:
         executions.join(execution, waiting)
-    assert merge_work == executions.finish(execution)[1:]
+    assert joined == executions.finish(execution)[1:]
 
 
-def test_the_last_to_leave_ends_it() -> None:
-    """Not the first, who may be the one that began it."""
+def test_the_last_waiter_to_leave_ends_the_execution() -> None:
+    """The first to leave does not, even if it began the execution."""
     executions: Executions[Execution] = Executions()
     execution = begun(executions, "a")
     [first] = execution.waiters
@@ -50,8 +50,8 @@ def test_the_last_to_leave_ends_it() -> None:
     assert None is executions.find("a")
 
 
-def test_a_flight_ends_once() -> None:
-    """What comes second changes nothing, not even a successor's."""
+def test_an_execution_ends_once() -> None:
+    """A second end changes nothing, not even for a successor with the same key."""
     executions: Executions[Execution] = Executions()
     execution = begun(executions, "a")
     [first] = execution.waiters
@@ -67,29 +67,29 @@ def test_a_flight_ends_once() -> None:
     assert not successor.abandoned
 
 
-def test_who_is_inside_nothing_closes_no_circle() -> None:
+def test_a_call_outside_all_executions_closes_no_circle() -> None:
     """The ordinary case."""
     executions: Executions[Execution] = Executions()
     assert not executions.closes_circle(begun(executions, "a"), ())
 
 
-def test_a_flight_does_not_wait_for_itself() -> None:
-    """Whoever is inside may not join it."""
+def test_an_execution_does_not_wait_for_itself() -> None:
+    """A call inside an execution may not join it."""
     executions: Executions[Execution] = Executions()
     execution = begun(executions, "a")
     assert executions.closes_circle(execution, (execution,))
     assert not executions.closes_circle(begun(executions, "b"), (execution,))
 
 
-def test_flights_do_not_wait_for_each_other() -> None:
-    """However many there are in between."""
+def test_executions_do_not_wait_for_each_other() -> None:
+    """However many executions are in between."""
     executions: Executions[Execution] = Executions()
     a = begun(executions, "a")
     b = begun(executions, "b", a)
     c = begun(executions, "c", b)
     assert executions.closes_circle(a, (c,))
     assert not executions.closes_circle(c, (a,))
-    # Those who leave wait no more.
+    # A waiter that has left no longer counts.
     [waiting] = b.waiters
     executions.join(b, WaitingCall())
     executions.leave(b, waiting)
@@ -97,7 +97,7 @@ def test_flights_do_not_wait_for_each_other() -> None:
 
 
 def test_a_circle_of_others_is_walked_once() -> None:
-    """It cannot come about, and would be no reason to hang."""
+    """Such a circle cannot arise; if it did, the search would still end."""
     executions: Executions[Execution] = Executions()
     a = begun(executions, "a")
     b = begun(executions, "b", a)
@@ -105,17 +105,17 @@ def test_a_circle_of_others_is_walked_once() -> None:
     assert not executions.closes_circle(a, (begun(executions, "c"),))
 
 
-class NaiveFlights(RuleBasedStateMachine):
-    """Flights against a list of who waits for what."""
+class NaiveExecutions(RuleBasedStateMachine):
+    """`Executions` against lists of the calls that wait for each."""
 
-    flights_seen = Bundle("flights")
+    seen = Bundle("seen")
 
     def __init__(self) -> None:
         super().__init__()
         self.executions: Executions[Execution] = Executions()
         self.waiting: dict[Execution, list[WaitingCall]] = {}
 
-    @rule(target=flights_seen, key=st.sampled_from("abc"))
+    @rule(target=seen, key=st.sampled_from("abc"))
     def arrive(self, key: str) -> Execution:
         waiting = WaitingCall()
         execution = self.executions.find(key)
@@ -128,7 +128,7 @@ class NaiveFlights(RuleBasedStateMachine):
             self.waiting[execution].append(waiting)
         return execution
 
-    @rule(execution=flights_seen, place=st.integers(0, 3))
+    @rule(execution=seen, place=st.integers(0, 3))
     def leave(self, execution: Execution, place: int) -> None:
         waiting = self.waiting[execution]
         if place < len(waiting):
@@ -136,17 +136,17 @@ class NaiveFlights(RuleBasedStateMachine):
             assert (not waiting) == self.executions.leave(execution, gone)
             assert not self.executions.leave(execution, gone)
 
-    @rule(execution=flights_seen)
-    def land(self, execution: Execution) -> None:
+    @rule(execution=seen)
+    def finish(self, execution: Execution) -> None:
         assert self.waiting[execution] == self.executions.finish(execution)
         self.waiting[execution] = []
 
     @invariant()
-    def only_flights_that_are_waited_for_are_under_way(self) -> None:
+    def only_executions_that_are_waited_for_are_under_way(self) -> None:
         under_way = {one.key: one for one, who in self.waiting.items() if who}
         assert len(under_way) == len(self.executions)
         for key in "abc":
             assert under_way.get(key) is self.executions.find(key)
 
 
-TestNaiveFlights = NaiveFlights.TestCase
+TestNaiveExecutions = NaiveExecutions.TestCase

@@ -1,4 +1,4 @@
-"""Shares: slots that are kept for those who have a better right to them."""
+"""Partitions: slots that are kept for more important calls and other partitions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CRITICAL, NORMAL, BATCH = Priority.CRITICAL, Priority.NORMAL, Priority.BATCH
 
 
 class Ticket:
-    """Somebody in line."""
+    """A waiting call."""
 
     def __init__(self, group: Group, name: object = None) -> None:
         self.group = group
@@ -38,12 +38,12 @@ class Ticket:
 def slots_of(
     limit: int, queue: int = 0, partitions: Mapping[str, float] | None = None
 ) -> SharedSlots[Ticket]:
-    """Return slots that nobody has taken."""
+    """Return slots that are all free."""
     return SharedSlots(limit, queue, partitions)
 
 
 def took(slots: SharedSlots[Ticket], group: Group, calls: int, now: float = 0.0) -> int:
-    """Have so many ask for a slot; return how many got one."""
+    """Let so many calls ask for a slot; return how many got one."""
     return sum(slots.take_for(group, now) for _ in range(calls))
 
 
@@ -118,8 +118,8 @@ def test_a_demand_is_forgotten_at_once_after_a_long_silence() -> None:
     assert 10 == took(slots, batch, 10, now=60.0)
 
 
-def test_where_nothing_runs_anybody_may() -> None:
-    """Nobody would ever leave, so nobody would ever be let in."""
+def test_where_nothing_runs_any_call_may() -> None:
+    """With no call to release a slot, a refused class would never be let in."""
     slots = slots_of(2)
     critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
     took(slots, critical, 2)
@@ -129,8 +129,8 @@ def test_where_nothing_runs_anybody_may() -> None:
     assert 1 == took(slots, batch, 2)
 
 
-def test_who_takes_a_slot_without_a_group_counts_for_the_limit() -> None:
-    """Nobody had a class when they began."""
+def test_a_slot_taken_without_a_group_counts_for_the_limit() -> None:
+    """Calls that began before any had a class take such slots."""
     slots = slots_of(3)
     assert slots.take()
     assert slots.take()
@@ -153,8 +153,8 @@ def test_every_demand_can_be_forgotten() -> None:
 # -- Tasks
 
 
-def test_of_a_class_that_is_refused_in_part_the_lowest_lots_go() -> None:
-    """Half of the calls was refused; of the last quarter they get nothing."""
+def test_of_a_class_that_is_refused_in_part_the_lowest_shed_ranks_go() -> None:
+    """Half of its calls were refused: low ranks get no slot of the last quarter."""
     slots = slots_of(8)
     group = slots.group(None, NORMAL)
     took(slots, group, 16, now=0.0)
@@ -171,8 +171,8 @@ def test_of_a_class_that_is_refused_in_part_the_lowest_lots_go() -> None:
     assert slots.take_for(group, 1.0, shed_rank=1.0)
 
 
-def test_the_highest_lot_there_is_is_not_cut() -> None:
-    """A task that is alone has everything; one of a higher lot comes first again."""
+def test_the_highest_shed_rank_seen_is_not_cut() -> None:
+    """A task that is alone is not cut; once a higher rank comes, it is again."""
     slots = slots_of(8)
     group = slots.group(None, NORMAL)
     for second in range(3):
@@ -191,8 +191,8 @@ def test_the_highest_lot_there_is_is_not_cut() -> None:
     assert group.cuts(0.2)
 
 
-def test_nobody_is_cut_where_nobody_was_refused() -> None:
-    """Nor after a silence; little by little after an overload."""
+def test_no_call_is_cut_where_none_was_refused() -> None:
+    """Nor after a silence; after an overload the cut halves every second."""
     slots = slots_of(8)
     group = slots.group(None, NORMAL)
     took(slots, group, 4, now=0.0)
@@ -222,8 +222,8 @@ def test_a_partition_always_has_its_share() -> None:
     assert 10 == slots.in_use
 
 
-def test_a_share_that_nobody_uses_is_lent_but_for_one_slot() -> None:
-    """Its first call after a silence need not wait for somebody to leave."""
+def test_an_unused_share_is_lent_but_for_one_slot() -> None:
+    """Its first call after a silence need not wait for a release."""
     slots = slots_of(10, partitions={"live": 0.8, "batch": 0.2})
     live, batch = slots.group("live", NORMAL), slots.group("batch", NORMAL)
     assert 9 == took(slots, batch, 10)
@@ -232,7 +232,7 @@ def test_a_share_that_nobody_uses_is_lent_but_for_one_slot() -> None:
 
 
 def test_what_was_lent_comes_back_to_its_owner() -> None:
-    """Whoever leaves makes room for the share, not for another loan."""
+    """A released slot goes back to the share; it is not lent again."""
     slots = slots_of(10, partitions={"live": 0.8, "batch": 0.2})
     live, batch = slots.group("live", NORMAL), slots.group("batch", NORMAL)
     took(slots, batch, 9)
@@ -275,7 +275,7 @@ def test_shares_are_rounded_up() -> None:
     assert [3, 1, 1] == [partition.quota(limit) for limit in (30, 5, 1)]
 
 
-# -- The line
+# -- The queue
 
 
 def test_a_free_slot_goes_to_the_first_who_may_have_it() -> None:
@@ -294,8 +294,8 @@ def test_a_free_slot_goes_to_the_first_who_may_have_it() -> None:
     assert 0 == slots.queued == batch.waiting == live.waiting
 
 
-def test_nobody_overtakes_their_own_group() -> None:
-    """Also where a slot is free that the line could not have."""
+def test_no_call_overtakes_its_own_group() -> None:
+    """Also where a slot is free that the queue could not have."""
     slots = slots_of(2, 4)
     critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
     took(slots, critical, 1)
@@ -310,7 +310,7 @@ def test_nobody_overtakes_their_own_group() -> None:
 
 
 @pytest.mark.parametrize(("lifo", "names"), [(False, "cda"), (True, "dcb")])
-def test_the_line_is_served_by_class_and_age(lifo: bool, names: str) -> None:
+def test_the_queue_is_served_by_class_and_age(lifo: bool, names: str) -> None:
     """Oldest or newest first; only as many as there is room for."""
     slots = slots_of(1, 9)
     slots.lifo = lifo
@@ -324,8 +324,8 @@ def test_the_line_is_served_by_class_and_age(lifo: bool, names: str) -> None:
     assert 1 == slots.queued
 
 
-def test_who_leaves_the_line_wants_nothing_any_more() -> None:
-    """Before it was granted a slot, as it is, and twice."""
+def test_a_ticket_that_leaves_the_queue_no_longer_counts_as_waiting() -> None:
+    """Before it is granted a slot, right after, and when it leaves twice."""
     slots = slots_of(1, 2)
     group = slots.group(None, NORMAL)
     assert slots.take()
@@ -343,8 +343,8 @@ def test_who_leaves_the_line_wants_nothing_any_more() -> None:
     assert (0, 0) == (group.in_use, slots.in_use)
 
 
-def test_who_is_put_out_of_line_wants_nothing_any_more() -> None:
-    """And who finds no place in it never did."""
+def test_a_ticket_put_out_of_the_queue_no_longer_counts_as_waiting() -> None:
+    """A ticket for which the queue has no place never did."""
     slots = slots_of(1, 1)
     batch, critical = slots.group(None, BATCH), slots.group(None, CRITICAL)
     assert slots.take()
@@ -356,7 +356,7 @@ def test_who_is_put_out_of_line_wants_nothing_any_more() -> None:
 
 
 class ManyGroups(RuleBasedStateMachine):
-    """Whatever comes: counts agree, the limit holds, and nothing is stuck."""
+    """In any sequence counts agree, the limit holds, and no ticket is stuck."""
 
     @initialize(limit=st.integers(1, 6), queue=st.integers(0, 4), lifo=st.booleans())
     def begin(self, limit: int, queue: int, lifo: bool) -> None:
@@ -364,12 +364,12 @@ class ManyGroups(RuleBasedStateMachine):
         self.slots.lifo = lifo
         self.now = 0.0
         self.running: list[Ticket] = []
-        self.line: list[Ticket] = []
+        self.waiting: list[Ticket] = []
 
     def admitted(self, tickets: list[Ticket]) -> None:
         for ticket in tickets:
             assert ticket.granted
-            self.line.remove(ticket)
+            self.waiting.remove(ticket)
             self.running.append(ticket)
 
     @rule(partition=st.sampled_from("abc"), priority=st.sampled_from(list(Priority)))
@@ -382,10 +382,10 @@ class ManyGroups(RuleBasedStateMachine):
             return
         put_out = self.slots.join(ticket)
         if put_out is not ticket:
-            self.line.append(ticket)
+            self.waiting.append(ticket)
             if put_out is not None:
                 assert put_out.priority < ticket.priority
-                self.line.remove(put_out)
+                self.waiting.remove(put_out)
 
     @rule(place=st.integers(0, 9))
     def end(self, place: int) -> None:
@@ -395,8 +395,8 @@ class ManyGroups(RuleBasedStateMachine):
 
     @rule(place=st.integers(0, 9))
     def give_up(self, place: int) -> None:
-        if self.line:
-            ticket = self.line.pop(place % len(self.line))
+        if self.waiting:
+            ticket = self.waiting.pop(place % len(self.waiting))
             assert [] == self.slots.leave(ticket)
 
     @rule(limit=st.integers(1, 6))
@@ -411,15 +411,15 @@ class ManyGroups(RuleBasedStateMachine):
     def counts_agree(self) -> None:
         if hasattr(self, "slots"):
             assert len(self.running) == self.slots.in_use
-            assert len(self.line) == self.slots.queued
+            assert len(self.waiting) == self.slots.queued
             for name in "abc":
                 for priority in Priority:
                     group = self.slots.group(name, priority)
                     running = [one for one in self.running if one.group is group]
-                    line = [one for one in self.line if one.group is group]
-                    assert (len(running), len(line)) == (group.in_use, group.waiting)
-            # Nobody waits while nothing runs.
-            assert self.running or not self.line
+                    waiting = [one for one in self.waiting if one.group is group]
+                    assert (len(running), len(waiting)) == (group.in_use, group.waiting)
+            # No ticket waits while no call runs.
+            assert self.running or not self.waiting
 
 
 TestManyGroups = ManyGroups.TestCase

@@ -34,7 +34,7 @@ from resilient._calls.call import Run, overdue
 from resilient._calls.outcome import outcome_label
 from resilient._edges.driver import leaf
 from resilient._errors.errors import DeadlineExceededError, TimeoutExceededError
-from resilient._events import counters as _tally
+from resilient._events import counters as counters_module
 from resilient._events.counters import UNCOUNTED, Counters, all_counters, counters_of
 
 CALLS, ATTEMPTS = "resilient.calls", "resilient.attempts"
@@ -43,7 +43,7 @@ REJECTIONS = "resilient.rejections"
 
 @pytest.fixture(autouse=True)
 def _nothing_was_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tally, "_all_counters", WeakValueDictionary())
+    monkeypatch.setattr(counters_module, "_all_counters", WeakValueDictionary())
 
 
 def counted(policy: Policy[Any]) -> dict[tuple[str, ...], int]:
@@ -355,8 +355,8 @@ def test_policies_of_one_name_count_together_and_are_forgotten_together() -> Non
     assert "shared" not in all_counters()
 
 
-def test_a_policy_that_was_never_called_has_no_tally() -> None:
-    """A `PerKey` has thousands of them."""
+def test_a_policy_that_was_never_called_has_no_counters() -> None:
+    """A `PerKey` has thousands of such policies."""
     assert UNCOUNTED is Retry(OSError).counters
     assert 0 == UNCOUNTED.plain_successes
 
