@@ -12,7 +12,7 @@ Ground rules:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from enum import Enum
 from typing import (
@@ -114,7 +114,8 @@ class AnyPolicy(Protocol):
 
     def children(self) -> Sequence[AnyPolicy]: ...
 
-    def bind(self, proceed: Callable[[Call], Awaitable[Outcome]]) -> Any: ...
+    # NB: Any: what is bound to a leaf can be driven, and is awaited elsewhere.
+    def bind(self, proceed: Callable[[Call], Any]) -> Any: ...
 
     def reject(self, error: RejectedError, call: Call) -> Outcome: ...
 

@@ -103,7 +103,7 @@ class Outcome:
 def _hint_of(error: BaseException) -> float | None:
     """Return the seconds that an error itself asks to be left alone for."""
     if isinstance(error, BaseExceptionGroup):
-        hints = [_hint_of(one) for one in leaves(error)]
+        hints = [_hint_of(one) for one in leaves(error)]  # pyright: ignore[reportUnknownArgumentType]  # any
         return max((hint for hint in hints if hint is not None), default=None)
     try:
         hint: Any = getattr(error, "retry_after", None)
@@ -111,7 +111,7 @@ def _hint_of(error: BaseException) -> float | None:
             return None
         if isinstance(hint, timedelta):
             hint = hint.total_seconds()
-        elif not hasattr(type(hint), "__float__"):
+        elif not hasattr(type(hint), "__float__"):  # pyright: ignore[reportUnknownArgumentType]  # any
             # NB: not a text, though `float` reads numbers in some.
             return None
         seconds = float(hint)

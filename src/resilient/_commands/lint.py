@@ -81,7 +81,7 @@ def _imported(path: str) -> ModuleType:
 
 def _policies_of(value: object) -> Sequence[Policy[Any]]:
     if isinstance(value, Policy):
-        return (value,)
+        return (value,)  # pyright: ignore[reportUnknownVariableType]  # of any kind
     return decorators_of(value) if callable(value) else ()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from resilient._calls.call import FIRST, PLAIN, AnyPolicy, Call, overdue
 from resilient._calls.outcome import Outcome, UnaskedOutcome
@@ -103,8 +103,7 @@ class Drive:
         self.call: Call = call
         self.outcome: Outcome | None = None
         self.coroutine: Driven | None = None
-        chain = policy.bind(leaf) if enabled else leaf
-        self._around: Chain = chain
+        self._around: Chain = policy.bind(leaf) if enabled else cast("Chain", leaf)
 
     def begin(self) -> object:
         """Go to the first standstill."""

@@ -218,7 +218,7 @@ class Policy(Configured, Generic[F]):
         Its own name; else that of the pipeline around it; else what it was
         called after, or the function.
         """
-        whole = None if call.policy is None else call.policy._name
+        whole = None if call.policy is None else call.policy._name  # pyright: ignore[reportPrivateUsage]  # a Policy's
         return self._name or whole or self._alias or call.name
 
     def _attach_to(self, parent: Policy[Any]) -> None:
