@@ -1,0 +1,199 @@
+"""What is known of each endpoint of a set, and the load that makes of it.
+
+Ground rules:
+
+* A `Member` is one endpoint and what is known of it; `Loads` is what they have
+  in common, and writes all of it.
+* Time is an argument, in monotonic seconds. Nothing is locked.
+
+Known are
+
+* the *latency*, a moving average of successes (a tenth of each sample), and of
+  failures that took longer than it. A fast failure says nothing of how long
+  a good answer takes;
+* the *success*, a moving average of 1 for a success and 0 for a failure or
+  for pushback (three tenths of each sample).
+
+Both fade while no sample comes (time constant 10 s): the success to 1, the
+latency to the mean of the set. That mean is also what is assumed of an
+endpoint that has not been called: neither 0, which would send it everything,
+nor a second, which would send it nothing.
+
+The load is ``(in flight / weight + 1) × latency / success²``, of which all but
+the first factor is kept (`Member.cost`). The lowest weight of a set is 1, and
+calls in flight for each unit of weight are rounded to a whole number: with one
+call in flight on average, 1/3 + 1 would always lose to 0 + 1, and weights of
+1 : 3 would be worth 1 : 1.7; so they are worth 1 : 2.4 to 1 : 3.2, however many
+are in flight. The success counts as 0.2 at least:
+an endpoint that fails is then worth as much as one with 24 calls in flight,
+and takes what the good ones cannot. With a floor of 0.05 these would queue
+until they time out as well.
+
+Deliberately not modelled: kinds of errors, and quantiles of latency.
+
+Source: Finagle, `PeakEwma`, whose peak, and whose 0 for what is idle, are left
+out; the factors come from simulations (docs/explanation/simulations.md).
+"""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Any, Final
+
+from resilient._machines.ejection import IN, Ejection
+
+__all__ = ["FRESH", "POOR", "Loads", "Member", "load_of"]
+
+_LATENCY_SHARE: Final = 0.1
+_SUCCESS_SHARE: Final = 0.3
+_MEAN_SHARE: Final = 0.02
+_DECAY: Final = 10.0
+"""Seconds; the time constant with which knowledge fades, as linkerd's."""
+
+FRESH: Final = 0.05
+"""Seconds for which fading is not computed: it would be half a percent."""
+
+POOR: Final = 0.5
+"""Success below which an endpoint is said to fail; and that of one that has
+just returned."""
+
+_FLOOR: Final = 0.2
+_LEAST_LATENCY: Final = 1e-6
+"""Seconds; below it calls in flight alone decide. The resolution of clocks."""
+
+
+class Member:
+    """One endpoint, and what is known of it.
+
+    Attributes:
+        address: What tells it apart from the others.
+        endpoint: What the owner keeps with it.
+        weight: Its share of the calls; the lowest of the set's is 1.
+        in_flight: Calls that were sent to it and have not ended.
+        latency: Seconds; see the module.
+        success: From 0 to 1; see the module.
+        cost: The factor of its load that is no matter of calls in flight.
+        sampled: When it was last brought up to date.
+        ejection: Its state, once it has failed.
+        resting_until: When it may be asked again.
+        draining: Whether it gets no new calls.
+        turns: How many turns it has had; see `proportions`.
+    """
+
+    __slots__ = (
+        "address",
+        "cost",
+        "draining",
+        "ejection",
+        "endpoint",
+        "in_flight",
+        "latency",
+        "resting_until",
+        "sampled",
+        "success",
+        "turns",
+        "weight",
+    )
+
+    def __init__(self, address: Any, endpoint: Any, weight: float) -> None:
+        self.address = address
+        self.endpoint = endpoint
+        self.weight = weight
+        self.in_flight = 0
+        self.latency = 1.0
+        self.success = 1.0
+        self.cost = 1.0
+        self.sampled = 0.0
+        self.ejection: Ejection | None = None
+        self.resting_until = 0.0
+        self.draining = False
+        self.turns = 0
+
+    @property
+    def era(self) -> int:
+        """The era of its ejection; goes with each call that is sent to it."""
+        return 0 if self.ejection is None else self.ejection.era
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it is ejected."""
+        return self.ejection is not None and self.ejection.state is not IN
+
+
+class Loads:
+    """What the members of a set have in common; see the module.
+
+    Args:
+        by_latency: Whether latency is part of the load.
+
+    Attributes:
+        mean: Seconds; the latency of the set. None before the first success.
+    """
+
+    __slots__ = ("_by_latency", "_samples", "mean")
+
+    def __init__(self, *, by_latency: bool) -> None:
+        self.mean: float | None = None
+        self._samples = 0
+        self._by_latency = by_latency
+
+    def start(self, member: Member, now: float) -> None:
+        """Assume of a member what is known of the others."""
+        member.success = 1.0
+        member.latency = 1.0 if self.mean is None else self.mean
+        member.sampled = now
+        self._weigh(member)
+
+    def succeed(self, member: Member, now: float, latency: float) -> None:
+        """Note a success that took so many seconds."""
+        if now - member.sampled > FRESH:
+            self.fade(member, now)
+        if member.success < 1.0:
+            member.success += _SUCCESS_SHARE * (1.0 - member.success)
+        member.latency += _LATENCY_SHARE * (latency - member.latency)
+        self._weigh(member)
+        mean = self.mean or 0.0
+        if self._samples < 1 / _MEAN_SHARE:
+            # The plain mean, or the first of all would count for long.
+            self._samples += 1
+            self.mean = mean + (latency - mean) / self._samples
+        else:
+            self.mean = mean + _MEAN_SHARE * (latency - mean)
+
+    def fail(self, member: Member, now: float, latency: float) -> None:
+        """Note a failure that took so many seconds."""
+        if now - member.sampled > FRESH:
+            self.fade(member, now)
+        member.success -= _SUCCESS_SHARE * member.success
+        if latency > member.latency and self.mean is not None:
+            member.latency += _LATENCY_SHARE * (latency - member.latency)
+        self._weigh(member)
+
+    def readmit(self, member: Member) -> None:
+        """Trust a member that has just returned half."""
+        member.success = POOR
+        self._weigh(member)
+
+    def fade(self, member: Member, now: float) -> None:
+        """Bring what is known of a member up to date."""
+        kept = exp((member.sampled - now) / _DECAY)
+        member.sampled = now
+        member.success = 1.0 - (1.0 - member.success) * kept
+        if self.mean is not None:
+            member.latency = self.mean + (member.latency - self.mean) * kept
+        self._weigh(member)
+
+    def _weigh(self, member: Member) -> None:
+        success = member.success
+        if success < _FLOOR:
+            success = _FLOOR
+        cost = 1.0 / (success * success)
+        if self._by_latency:
+            latency = member.latency
+            cost *= latency if latency > _LEAST_LATENCY else _LEAST_LATENCY
+        member.cost = cost
+
+
+def load_of(member: Member) -> float:
+    """Return its load: what is lower is chosen."""
+    return ((member.in_flight / member.weight + 0.5) // 1.0 + 1.0) * member.cost

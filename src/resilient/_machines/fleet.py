@@ -1,0 +1,527 @@
+"""Choose one endpoint of a set for each call.
+
+Ground rules:
+
+* `Fleet.choose` picks a member and counts the call as in flight; for each
+  choice `Fleet.leave` is called once, when the call's work has ended. In
+  between one of `succeed`, `fail`, `push_back` and `withdraw` says how it went.
+* Time is an argument, in monotonic seconds, and so is chance. Nothing is
+  locked, and nothing here runs the user's code.
+
+==============  ===========================================================
+load            who is chosen
+==============  ===========================================================
+"latency"       the less loaded of two that were drawn in proportion to
+                their weights (`endpoint_load`)
+"requests"      the same, with a load that leaves the latency out
+"round_robin"   each in its turn, in exact proportion to the weights
+"random"        one drawn in proportion to the weights
+==============  ===========================================================
+
+Of equal loads the first drawn is chosen. While both mostly fail, up to three
+more are drawn.
+
+A member takes no part
+
+* while it *drains*, without exception;
+* while it is ejected (`ejection`), but for one probe when its time is over;
+* while it *rests*: it asked for less and said for how long.
+
+Where that leaves nobody, all take part but those that drain. No more than
+`max_share` of those that do not drain are ejected, the candidate counted. Hard
+ejection of more moves their load to the others until these fail too.
+
+Who is avoided because it was tried is chosen all the same where there is no
+other. Such a choice does not turn the ring of a round robin: the next in it
+would get the calls of each member that fails.
+
+Deliberately not modelled: comparing the failures of one with the others' (the
+load does, continuously), zones, and tiers.
+
+It is one thing, and so one module: how calls go decides who takes part, and who
+takes part decides who can be chosen.
+
+Source: M. Mitzenmacher, *The Power of Two Choices in Randomized Load
+Balancing*, 2001; Envoy's outlier detection for the limit of what is ejected,
+which it overshot (envoy#26877).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from enum import Enum
+from math import floor, inf
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from resilient._machines.ejection import OUT, Eject, Ejection
+from resilient._machines.endpoint_load import FRESH, POOR, Loads, Member, load_of
+from resilient._machines.proportions import (
+    Turns,
+    draw_other_place,
+    draw_place,
+    running_sums,
+)
+
+__all__ = ["Ejected", "EndpointState", "Fleet", "Load", "Returned"]
+
+Load: TypeAlias = Literal["latency", "requests", "round_robin", "random"]
+_Draw: TypeAlias = Callable[[], float]
+
+_DRAWS: Final = 5
+"""Members drawn at most, as with Finagle's "max effort"."""
+
+_LONGEST_REST: Final = 60.0
+"""Seconds; as long as `Retry` waits at most for a server that asks for it."""
+
+_REMEMBERED: Final = 60.0
+"""Seconds for which the state of one that left is kept, so that coming and
+going washes none clean ..."""
+
+_MOST_REMEMBERED: Final = 10_000
+"""... and of how many."""
+
+
+class EndpointState(Enum):
+    """Whether an endpoint of a `Balance` gets calls.
+
+    ``AVAILABLE``: it does. ``EJECTED``: not, for it has failed. ``PROBING``: it
+    was ejected, and one call is finding out. ``RESTING``: it asked for less,
+    and for how long. ``DRAINING``: it gets no new calls.
+    """
+
+    AVAILABLE = "available"
+    EJECTED = "ejected"
+    PROBING = "probing"
+    RESTING = "resting"
+    DRAINING = "draining"
+
+
+class Ejected(NamedTuple):
+    """A member was ejected, for a time that the owner sets with `set_time`.
+
+    Attributes:
+        member: Which.
+        reason: "consecutive_failures", "failure_rate", "probe_failed" or
+            "probe_overdue".
+        era: The era that has begun with it.
+        times: How many times in a row; for the length of that time.
+    """
+
+    member: Member
+    reason: str
+    era: int
+    times: int
+
+
+class Returned(NamedTuple):
+    """A member that was ejected takes part again."""
+
+    member: Member
+
+
+class Fleet:
+    """The set; see the module.
+
+    Args:
+        load: How one is chosen.
+        rules: What ejects one; None: nothing does.
+
+    Attributes:
+        members: By address; those that drain included.
+        changes: What has changed, to be taken by the owner.
+    """
+
+    __slots__ = (
+        "_changes_at",
+        "_due",
+        "_gone",
+        "_loads",
+        "_ready",
+        "_rules",
+        "_sums",
+        "_turns",
+        "changes",
+        "load",
+        "members",
+    )
+
+    def __init__(self, load: Load, rules: Eject | None) -> None:
+        self.load: Load = load
+        self.members: dict[Any, Member] = {}
+        self.changes: list[Ejected | Returned] = []
+        self._rules = rules
+        self._loads = Loads(by_latency=load == "latency")
+        self._turns: Turns[Member] = Turns()
+        # Who takes part, the sums of their weights, who is to be probed, and
+        # when all that changes by time alone.
+        self._ready: list[Member] = []
+        self._sums: list[float] | None = None
+        self._due: list[Member] = []
+        self._changes_at = inf
+        # Who left, and until when that is remembered.
+        self._gone: dict[Any, tuple[Member, float]] = {}
+
+    # -- Who is in the set
+
+    def replace(
+        self, endpoints: Iterable[tuple[Any, Any, float]], now: float
+    ) -> tuple[list[Member], list[Member]]:
+        """Have these endpoints and no others.
+
+        Who stays keeps its state, and so does one that comes back within a
+        minute. Calls in flight to one that leaves go on.
+
+        Args:
+            endpoints: Address, endpoint and weight of each; no address twice.
+            now: Monotonic seconds.
+
+        Returns:
+            Who has joined, and who has left.
+        """
+        for address, (_, until) in list(self._gone.items()):
+            if now >= until:
+                del self._gone[address]
+        left, self.members = self.members, {}
+        joined: list[Member] = []
+        listed = list(endpoints)
+        least = min([weight for _, _, weight in listed], default=1.0)
+        for address, endpoint, weight in listed:
+            member = left.pop(address, None)
+            if member is None:
+                if address in self._gone:
+                    member = self._gone.pop(address)[0]
+                else:
+                    member = Member(address, endpoint, weight)
+                    self._loads.start(member, now)
+                joined.append(member)
+            member.endpoint, member.weight = endpoint, weight / least
+            self.members[address] = member
+        for address, member in left.items():
+            self._gone[address] = member, now + _REMEMBERED
+        while len(self._gone) > _MOST_REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+        self._turns.interrupt()
+        self._sort(now)
+        return joined, list(left.values())
+
+    def drain(self, address: Any, now: float, *, draining: bool) -> None:
+        """Send an endpoint no new calls; or send it some again.
+
+        Raises:
+            KeyError: There is no such endpoint.
+        """
+        self.members[address].draining = draining
+        self._sort(now)
+
+    def reset(self, now: float) -> None:
+        """Forget all that was learnt; calls in flight go on."""
+        self._loads = Loads(by_latency=self.load == "latency")
+        self._gone.clear()
+        for member in self.members.values():
+            self._loads.start(member, now)
+            member.resting_until = 0.0
+            if member.is_out:
+                self.changes.append(Returned(member))
+            if member.ejection is not None:
+                # NB: kept, for its era tells calls from before.
+                member.ejection.forget(now)
+        self._sort(now)
+
+    @property
+    def is_pristine(self) -> bool:
+        """Whether it knows nothing, and no call is in flight."""
+        return self._loads.mean is None and all(
+            member.in_flight == 0 and member.success == 1.0 and not member.draining
+            for member in self.members.values()
+        )
+
+    def look(self, now: float) -> list[tuple[Member, EndpointState]]:
+        """Bring what is known of each up to date; return where each stands."""
+        found: list[tuple[Member, EndpointState]] = []
+        for member in self.members.values():
+            self._loads.fade(member, now)
+            ejection = member.ejection
+            if member.draining:
+                state = EndpointState.DRAINING
+            elif ejection is not None and ejection.is_out:
+                out = ejection.state is OUT
+                state = EndpointState.EJECTED if out else EndpointState.PROBING
+            elif member.resting_until > now:
+                state = EndpointState.RESTING
+            else:
+                state = EndpointState.AVAILABLE
+            found.append((member, state))
+        return found
+
+    @property
+    def knows_latency(self) -> bool:
+        """Whether there was a success from which latencies are known."""
+        return self._loads.mean is not None
+
+    # -- Choices
+
+    def choose(
+        self,
+        now: float,
+        draw: _Draw,
+        tried: Collection[Member] = (),
+        refused: Collection[Member] = (),
+    ) -> Member | None:
+        """Return who gets the next call; it is in flight from now on.
+
+        Args:
+            now: Monotonic seconds.
+            draw: Gives the next random number, uniform in [0, 1).
+            tried: Who is avoided where there is another.
+            refused: Who is out of the question. With any, nobody is chosen
+                who does not take part now.
+
+        Returns:
+            The member; None: there is none.
+        """
+        if now >= self._changes_at:
+            self._sort(now)
+        if self._due or tried or refused or len(self._ready) < 2:
+            member = self._choose_otherwise(now, draw, tried, refused)
+        elif self.load == "round_robin":
+            member = self._turns.next(self._ready, draw)
+        else:
+            member = self._pick(self._ready, self._sums, now, draw)
+        if member is not None:
+            member.in_flight += 1
+        return member
+
+    def _choose_otherwise(
+        self,
+        now: float,
+        draw: _Draw,
+        tried: Collection[Member],
+        refused: Collection[Member],
+    ) -> Member | None:
+        for place, member in enumerate(self._due):
+            if member not in tried and member not in refused:
+                del self._due[place]
+                self._probe(member, now)
+                return member
+        pool = self._ready
+        if refused:
+            pool = [member for member in pool if member not in refused]
+        elif not pool:
+            pool = self._staying()
+        if tried:
+            pool = [member for member in pool if member not in tried] or pool
+        if len(pool) < 2:
+            return pool[0] if pool else None
+        return self._pick(pool, running_sums(pool), now, draw)
+
+    def _pick(
+        self,
+        pool: Sequence[Member],
+        sums: Sequence[float] | None,
+        now: float,
+        draw: _Draw,
+    ) -> Member:
+        """Draw from two or more, and return the least loaded that was drawn."""
+        size = len(pool)
+        place = int(draw() * size) if sums is None else draw_place(sums, draw())
+        first = pool[place]
+        if self.load == "random" or self.load == "round_robin":
+            return first
+        if sums is None:
+            other = int(draw() * (size - 1))
+            if other >= place:
+                other += 1
+        else:
+            other = draw_other_place(sums, place, draw())
+        second = pool[other]
+        if now - first.sampled > FRESH:
+            self._loads.fade(first, now)
+        if now - second.sampled > FRESH:
+            self._loads.fade(second, now)
+        if first.success < POOR and second.success < POOR and size > 2:
+            return self._search(pool, sums, [place, other], now, draw)
+        if sums is None:
+            # What `load_of` comes to for equal weights.
+            fewer = (second.in_flight + 1) * second.cost < (
+                first.in_flight + 1
+            ) * first.cost
+            return second if fewer else first
+        return second if load_of(second) < load_of(first) else first
+
+    def _search(
+        self,
+        pool: Sequence[Member],
+        sums: Sequence[float] | None,
+        drawn: list[int],
+        now: float,
+        draw: _Draw,
+    ) -> Member:
+        """Draw more, until one mostly succeeds or enough were drawn."""
+        size = len(pool)
+        while len(drawn) < min(size, _DRAWS):
+            place = int(draw() * size) if sums is None else draw_place(sums, draw())
+            while place in drawn:
+                place = (place + 1) % size
+            drawn.append(place)
+            if now - pool[place].sampled > FRESH:
+                self._loads.fade(pool[place], now)
+            if pool[place].success >= POOR:
+                break
+        return min([pool[place] for place in drawn], key=load_of)
+
+    def wait_for_another(
+        self, member: Member, tried: Collection[Member], now: float
+    ) -> float | None:
+        """Return the seconds until another may be asked than one that rests.
+
+        Returns:
+            0.0 where some that was not tried takes part; None where all were
+            tried and no other rests.
+        """
+        if now >= self._changes_at:
+            self._sort(now)
+        if any(other not in tried for other in self._ready):
+            return 0.0
+        rests = [
+            other.resting_until - now
+            for other in self._staying()
+            if other is not member and other.resting_until > now
+        ]
+        return min(rests, default=None)
+
+    # -- How it went
+
+    def leave(self, member: Member) -> None:
+        """Take a call back that `choose` counted as in flight."""
+        member.in_flight -= 1
+
+    def succeed(self, member: Member, era: int, now: float, latency: float) -> None:
+        """Note a success that took so many seconds, of a call of that era."""
+        loads = self._loads
+        if loads.mean is None:
+            # What is known of one is assumed of all.
+            loads.mean = latency
+            for other in self.members.values():
+                other.latency = latency
+                loads.fade(other, now)
+        loads.succeed(member, now, latency)
+        if member.ejection is not None:
+            self._note_life(member, member.ejection, era, now)
+
+    def fail(self, member: Member, era: int, now: float, latency: float) -> None:
+        """Note a failure that took so many seconds, of a call of that era."""
+        self._loads.fail(member, now, latency)
+        if self._rules is None:
+            return
+        ejection = member.ejection
+        if ejection is None:
+            ejection = member.ejection = Ejection(self._rules)
+        reason = ejection.fail(now, era)
+        if reason is not None and (ejection.is_out or self._has_room_for(member)):
+            self._eject(member, ejection, reason, now)
+
+    def push_back(
+        self,
+        member: Member,
+        era: int,
+        now: float,
+        latency: float,
+        retry_after: float | None,
+    ) -> None:
+        """Note that it asked for less, and for how many seconds.
+
+        Who answers so is alive: it is not ejected for it, and returns.
+        """
+        self._loads.fail(member, now, latency)
+        if member.is_out and member.ejection is not None:
+            self._note_life(member, member.ejection, era, now)
+        if retry_after:
+            rest = now + min(retry_after, _LONGEST_REST)
+            member.resting_until = max(member.resting_until, rest)
+            self._changes_at = now
+
+    def withdraw(self, member: Member, era: int, now: float) -> None:
+        """Forget a call that was cancelled, or whose outcome says nothing."""
+        if member.ejection is not None and member.ejection.withdraw(now, era):
+            self._changes_at = now
+
+    def set_time(self, change: Ejected, seconds: float) -> None:
+        """Say for how many seconds a member is out that was just ejected."""
+        ejection = change.member.ejection
+        if ejection is not None and ejection.set_time(change.era, seconds):
+            self._changes_at = -inf
+
+    # -- Who takes part
+
+    def _note_life(
+        self, member: Member, ejection: Ejection, era: int, now: float
+    ) -> None:
+        if ejection.succeed(now, era):
+            self._loads.readmit(member)
+            self._changes_at = now
+            self.changes.append(Returned(member))
+
+    def _eject(
+        self, member: Member, ejection: Ejection, reason: str, now: float
+    ) -> None:
+        ejection.eject(now)
+        self._changes_at = now
+        self.changes.append(Ejected(member, reason, ejection.era, ejection.times))
+
+    def _probe(self, member: Member, now: float) -> None:
+        ejection = member.ejection
+        assert ejection is not None
+        ejection.probe(now)
+        self._changes_at = min(self._changes_at, ejection.until)
+
+    def _has_room_for(self, member: Member) -> bool:
+        """Whether one more may be out, that one counted."""
+        staying = self._staying()
+        out = sum(other.is_out for other in staying)
+        return out < self._allowed(staying) and member in staying
+
+    def _allowed(self, staying: Sequence[Member]) -> int:
+        share = 0.0 if self._rules is None else self._rules.max_share
+        # NB: a third of 3 may come to a little less than 1.
+        return floor(len(staying) * share + 1e-9)
+
+    def _staying(self) -> list[Member]:
+        return [member for member in self.members.values() if not member.draining]
+
+    def _sort(self, now: float) -> None:
+        """Find out who takes part now, and when that changes by time alone."""
+        staying = self._staying()
+        self._end_ejections(staying, now)
+        ready: list[Member] = []
+        self._due = []
+        ends: list[float] = []
+        for member in staying:
+            ejection = member.ejection
+            if ejection is not None and ejection.due(now):
+                self._due.append(member)
+            elif ejection is not None and ejection.is_out:
+                ends.append(ejection.until)
+            elif member.resting_until > now:
+                ends.append(member.resting_until)
+            else:
+                ready.append(member)
+        self._changes_at = min(ends, default=inf)
+        if ready != self._ready:
+            self._turns.interrupt()
+        self._ready, self._sums = ready, running_sums(ready)
+
+    def _end_ejections(self, staying: Sequence[Member], now: float) -> None:
+        out: list[tuple[float, Ejection, Member]] = []
+        for member in staying:
+            ejection = member.ejection
+            if ejection is not None and ejection.is_out:
+                if ejection.overdue(now):
+                    self._eject(member, ejection, "probe_overdue", now)
+                out.append((ejection.until, ejection, member))
+        # Where others have left, too many may be out.
+        out.sort(key=lambda one: one[0], reverse=True)
+        while len(out) > self._allowed(staying):
+            _, ejection, member = out.pop()
+            ejection.come_back(now)
+            self._loads.readmit(member)
+            self.changes.append(Returned(member))
