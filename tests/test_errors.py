@@ -14,6 +14,7 @@ from resilient import (
     CircuitOpenError,
     ConcurrencyLimitedError,
     DeadlineExceededError,
+    NoEndpointError,
     RateLimitedError,
     RejectedError,
     ResilientError,
@@ -64,6 +65,14 @@ TEXTS: list[tuple[ResilientError, str]] = [
     (
         ConcurrencyLimitedError("api", None, 20, 18, 2, 0.25),
         "concurrency limit 'api' is reached (18 of 20 running, 2 waiting) after 0.25 s",
+    ),
+    (
+        NoEndpointError("api"),
+        "balance 'api' has no endpoint to call: give it some by replace()",
+    ),
+    (
+        NoEndpointError("api", None, 3),
+        "balance 'api' has no endpoint to call: all 3 are drained; restore() one",
     ),
     (
         DeadlineExceededError("fetch", None, 0.25),

@@ -18,6 +18,7 @@ from tests.colours import World
 from resilient import (
     AdaptiveConcurrency,
     AdaptiveThrottle,
+    Balance,
     Bulkhead,
     Call,
     CircuitBreaker,
@@ -188,6 +189,29 @@ async def inner_limit_reached(w: World, pipeline: Pipeline[Any]) -> object:
     return [type(event) for event in seen] == [TimedOut]
 
 
+async def replicas_tried(w: World, pipeline: Pipeline[Any]) -> object:
+    """Replicas that are asked for one call that fails."""
+    [balance] = [one for one in pipeline.policies if isinstance(one, Balance)]
+    asked: set[object] = set()
+
+    async def ask() -> None:
+        asked.add(balance.current)
+        raise OSError("down")
+
+    with pytest.raises(OSError, match="down"):
+        await w.call(pipeline, ask)
+    return len(asked)
+
+
+async def latency_after_a_known_answer(w: World, pipeline: Pipeline[Any]) -> object:
+    """What is thought of a replica that was asked once, in three seconds."""
+    [balance] = [one for one in pipeline.policies if isinstance(one, Balance)]
+    service = Service(w, seconds=3.0)
+    await attempt(w, pipeline, service)
+    await attempt(w, pipeline, service)
+    return round(balance.endpoints[0].latency or 0, 1)
+
+
 class Row(NamedTuple):
     """One rule: an order that breaks it, one that does not, and what each does."""
 
@@ -278,6 +302,20 @@ ROWS = [
         runs_at_once,
         1,
         2,
+    ),
+    Row(
+        lambda: [Balance("a", "b"), retry(2)],
+        lambda: [retry(2), Balance("a", "b")],
+        replicas_tried,
+        1,
+        2,
+    ),
+    Row(
+        lambda: [Balance("a"), cache()],
+        lambda: [cache(), Balance("a")],
+        latency_after_a_known_answer,
+        2.7,
+        3.0,
     ),
     Row(
         lambda: [cache(), Fallback("spare")],
@@ -385,9 +423,10 @@ def test_it_warns_wherever_two_policies_meet(row: Row) -> None:
         lambda: Pipeline(retry(), PerKey(lambda key: CircuitBreaker())),
         lambda: Pipeline(AdaptiveConcurrency(), Fallback(1, on=KeyError)),
         lambda: Pipeline(retry(), Twice()),
+        lambda: Pipeline(Balance("eu", "us"), retry(), Balance("a", "b")),
         lambda: Pipeline(Pipeline(Bulkhead(1), retry(), intended=True)),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_what_is_excused_does_not_warn(build: Callable[[], object]) -> None:
     """By what stands further in, by numbers, or by what the policy says."""

@@ -27,9 +27,11 @@ import resilient
 from resilient import (
     AdaptiveConcurrency,
     AdaptiveThrottle,
+    Balance,
     Bulkhead,
     CircuitBreaker,
     Coalesce,
+    EndpointState,
     Event,
     Fallback,
     Hedge,
@@ -51,7 +53,13 @@ from resilient._calls import call as call_module
 from resilient._events import listeners
 from resilient._machines.circuit_records import CircuitState
 from resilient.telemetry import _attributes, _logs, _metrics
-from resilient.telemetry._catalogue import HISTOGRAMS, KINDS, METRICS, OUTCOMES
+from resilient.telemetry._catalogue import (
+    BY_NAME,
+    HISTOGRAMS,
+    KINDS,
+    METRICS,
+    OUTCOMES,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -237,6 +245,7 @@ async def test_every_metric_of_the_table_is_emitted(w: World) -> None:
     policies: tuple[Policy[Any], ...] = (
         Fallback(None),
         Retry(OSError, backoff=constant(1)),
+        Balance("a", "b"),
         CircuitBreaker(),
         RateLimiter(10, max_wait=5),
         Bulkhead(1, max_queue=1),
@@ -392,8 +401,15 @@ def test_the_reference_lists_the_values_of_the_labels() -> None:
     assert {label for one in METRICS for label in one.labels} == set(listed)
     assert list(OUTCOMES) == listed["outcome"][: len(OUTCOMES)]
     assert list(KINDS) == listed["kind"]
-    assert [state.value for state in CircuitState] == listed["state"]
-    assert sorted(listed["reason"]) == sorted(one[1] for one in Retry.metrics)
+    states = [state.value for kind in (CircuitState, EndpointState) for state in kind]
+    assert states == listed["state"]
+    reasons = [
+        labels[0]
+        for kind in (Retry, Balance)
+        for metric, *labels in kind.metrics
+        if "reason" in BY_NAME[metric].labels
+    ]
+    assert sorted(listed["reason"]) == sorted(reasons)
     assert ["enforced", "observing"] == listed["mode"]
     assert ["true", "false"] == listed["delivered"]
     assert ["fresh", "stale"] == listed["freshness"]
@@ -415,7 +431,7 @@ def test_prometheus_sees_the_names_of_the_table() -> None:
         hosts = PerKey(lambda key: Bulkhead(1), key=lambda: "a", name="hosts")
         everything = Pipeline(
             Fallback(None), Timeout(1, abandon=True),
-            Retry(OSError, backoff=constant(0.001)), CircuitBreaker(),
+            Retry(OSError, backoff=constant(0.001)), Balance(1, 2), CircuitBreaker(),
             AdaptiveThrottle(), AdaptiveConcurrency(),
             RateLimiter(1000, max_wait=1), hosts, name="everything",
         )

@@ -20,6 +20,7 @@ from resilient._errors.errors import (
     CircuitOpenError,
     ConcurrencyLimitedError,
     DeadlineExceededError,
+    NoEndpointError,
     RateLimitedError,
     RejectedError,
     ResilientError,
@@ -34,6 +35,10 @@ from resilient._events.events import (
     CallRejected,
     CircuitChanged,
     CircuitNoted,
+    EndpointEjected,
+    EndpointReturned,
+    EndpointsChanged,
+    EndpointSkipped,
     Event,
     FallbackUsed,
     HedgeLaunched,
@@ -57,6 +62,8 @@ from resilient._machines.backoff import (
     linear,
 )
 from resilient._machines.circuit_records import CircuitState, CircuitStatistics
+from resilient._machines.ejection import Eject
+from resilient._machines.fleet import EndpointState
 from resilient._machines.gradient import Gradient
 from resilient._machines.vegas import Vegas
 from resilient._observing.health import health
@@ -68,6 +75,8 @@ from resilient._values.priority import Priority
 from resilient._values.traits import Trait
 from resilient.policies.adaptive_concurrency import AdaptiveConcurrency
 from resilient.policies.adaptive_throttle import AdaptiveThrottle
+from resilient.policies.balance.balance import Balance
+from resilient.policies.balance.endpoints import Endpoint, EndpointStatus
 from resilient.policies.bulkhead import Bulkhead
 from resilient.policies.circuit_breaker import CircuitBreaker, calls
 from resilient.policies.coalesce import Coalesce
@@ -90,6 +99,7 @@ __all__ = [
     "Attempt",
     "Attempts",
     "Backoff",
+    "Balance",
     "BudgetEmpty",
     "Bulkhead",
     "BulkheadFullError",
@@ -108,6 +118,14 @@ __all__ = [
     "ConcurrencyLimit",
     "ConcurrencyLimitedError",
     "DeadlineExceededError",
+    "Eject",
+    "Endpoint",
+    "EndpointEjected",
+    "EndpointReturned",
+    "EndpointSkipped",
+    "EndpointState",
+    "EndpointStatus",
+    "EndpointsChanged",
     "Event",
     "EventStream",
     "Fallback",
@@ -120,6 +138,7 @@ __all__ = [
     "KeyEvicted",
     "Limit",
     "LimitChanged",
+    "NoEndpointError",
     "Outcome",
     "PerKey",
     "PermitWaited",

@@ -23,6 +23,7 @@ from typing import (
     Generic,
     NamedTuple,
     Protocol,
+    TypeAlias,
     TypeVar,
     cast,
     overload,
@@ -167,6 +168,11 @@ _REMEMBERED: Final = 8
 few enough for a call that lasts as long as its process."""
 
 
+Choice: TypeAlias = "tuple[AnyPolicy, Any, Any, Choice | None]"
+"""An endpoint that a policy chose for a call: that policy, what it knows of the
+endpoint, the endpoint, and the choice before."""
+
+
 class _Seldom(Generic[D]):
     """An attribute that few calls have: in a dictionary that few calls have."""
 
@@ -197,7 +203,7 @@ class _Seldom(Generic[D]):
         call.seldom[self._name] = value
 
 
-_ENDING: Final = ("bookings", "given_up", "stream_limit")
+_ENDING: Final = ("bookings", "choices", "given_up", "stream_limit")
 """What a call that ended has no more."""
 
 
@@ -266,6 +272,10 @@ class Call:
     # Whether a limit cut all the calls that wait for this one.
     cut: _Seldom[bool] = _Seldom(False)
     observation: _Seldom[Observation | None] = _Seldom(None)
+    # The endpoints that it was sent to, latest first.
+    choices: _Seldom[Choice | None] = _Seldom(None)
+    # Runs of the function that began after a first one that was not observed.
+    runs: _Seldom[int] = _Seldom(0)
 
     # Of a `HedgeCall` alone.
     hedge: int = 0
@@ -340,6 +350,11 @@ class Call:
     def classified(self) -> bool:
         """Whether a pipeline's `classify` has judged its outcome."""
         return self.judged_by is not None
+
+    @property
+    def endpoint(self) -> Any:
+        """The endpoint that it was sent to last; None where none was chosen."""
+        return None if self.choices is None else self.choices[2]
 
     @property
     def priority(self) -> Priority:
@@ -527,6 +542,7 @@ class Call:
         """Count a run that begins now, and is no plain one."""
         if self.run is PLAIN:
             self.set_run(RETRY)
+        self.runs += 1
         run = cast("Run", self.run)
         self.count("resilient.attempts", run.value)
         self.run = RETRY
@@ -563,6 +579,7 @@ class BranchCall(Call):
         super().__init__(
             call.name, call.args, call.kwargs, runtime, call.key, call.policy
         )
+        call.runs += 1
         self.enclosing = call
         self.function = call.function
         self.attempt = call.attempt

@@ -9,6 +9,7 @@
      │   ├─ RateLimitedError          too many calls were made already
      │   ├─ ThrottledError            the dependency is refusing too much
      │   ├─ ConcurrencyLimitedError   the adaptive limit is reached
+     │   ├─ NoEndpointError           a balance has no endpoint to call
      │   └─ DeadlineExceededError     no time was left to begin
      │        (is a TimeoutError too)
      └─ TimeoutExceededError          the function was called and cut short
@@ -261,6 +262,30 @@ class ConcurrencyLimitedError(RejectedError):
         if self.reason is not None:
             text += ": the place in line went to a more important call"
         return text
+
+
+class NoEndpointError(RejectedError):
+    """A `Balance` has no endpoint to call: it has none, or all are drained.
+
+    Attributes:
+        policy: Name of the balance.
+        retry_after: Always None: an endpoint comes when somebody adds one.
+        draining: How many there are, all of which are drained.
+    """
+
+    def __init__(
+        self, policy: str, retry_after: float | None = None, draining: int = 0
+    ) -> None:
+        super().__init__(policy, retry_after)
+        self.args: tuple[Any, ...] = (policy, retry_after, draining)
+        self.draining = draining
+
+    def _complaint(self) -> str:
+        text = f"balance {self.policy!r} has no endpoint to call"
+        if not self.draining:
+            return f"{text}: give it some by replace()"
+        which = "the only one is" if self.draining == 1 else f"all {self.draining} are"
+        return f"{text}: {which} drained; restore() one"
 
 
 # NB: every TimeoutError is an OSError, whose constructor reads two arguments

@@ -305,6 +305,67 @@ class KeyEvicted(Event):
     fresh: bool
 
 
+class EndpointEjected(Event):
+    """A `Balance` stops calling an endpoint for a while.
+
+    Attributes:
+        endpoint: Its name.
+        reason: "consecutive_failures", "failure_rate", "probe_failed", or
+            "probe_overdue": the call that probed it did not come back in time.
+        seconds: For how long.
+        times: How many times in a row.
+    """
+
+    __slots__ = ("endpoint", "reason", "seconds", "times")
+
+    endpoint: str
+    reason: str
+    seconds: float
+    times: int
+
+
+class EndpointReturned(Event):
+    """A `Balance` calls an endpoint again that it had ejected.
+
+    Attributes:
+        endpoint: Its name.
+    """
+
+    __slots__ = ("endpoint",)
+
+    endpoint: str
+
+
+class EndpointSkipped(Event):
+    """A call went on to another endpoint: this one's policies refused it.
+
+    Attributes:
+        endpoint: Its name.
+        error_type: Name of the type of the rejection.
+    """
+
+    __slots__ = ("endpoint", "error_type")
+
+    endpoint: str
+    error_type: str
+
+
+class EndpointsChanged(Event):
+    """A `Balance` has other endpoints than before.
+
+    Attributes:
+        added: How many joined.
+        removed: How many left.
+        total: How many there are.
+    """
+
+    __slots__ = ("added", "removed", "total")
+
+    added: int
+    removed: int
+    total: int
+
+
 def located(
     event: Event,
     pipeline: str,

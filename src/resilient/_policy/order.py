@@ -135,6 +135,19 @@ ORDERS: Final = (
         " {Outer}",
     ),
     Order(
+        _T.CHOOSES,
+        _T.RERUNS | _T.RACES,
+        _OUT + ", whose attempts would all go to one endpoint; list it after the"
+        " {Inner}",
+        _again_inside(_T.CHOOSES),
+    ),
+    Order(
+        _T.CHOOSES,
+        _T.SHARES | _T.REMEMBERS,
+        _IN + ", which takes its answers for those of the endpoint; list it before"
+        " the {Outer}",
+    ),
+    Order(
         _T.REMEMBERS,
         _T.ANSWERS,
         _IN + ", which will keep its answers as the function's own; list it before"

@@ -25,6 +25,7 @@ class Trait(Flag):
     REMEMBERS  answers with what it kept from an earlier call
     SHARES     may give one answer to several calls
     JUDGES     says for the policies around it what a failure is
+    CHOOSES    chooses where the call goes, and learns how it went there
     INTERRUPTS cuts short what takes too long, where that is possible
     KEYED      has a policy inside for each of many keys
     COMPOSES   does nothing but compose the policies inside
@@ -41,6 +42,7 @@ class Trait(Flag):
     REMEMBERS = auto()
     SHARES = auto()
     JUDGES = auto()
+    CHOOSES = auto()
     INTERRUPTS = auto()
     KEYED = auto()
     COMPOSES = auto()

@@ -27,10 +27,10 @@ class Pipeline(Policy[F]):
     """Compose policies: the first listed is the outermost.
 
     The order that serves most: ``Fallback · StaleCache · Coalesce · Timeout
-    (total) · Retry · Hedge · CircuitBreaker or AdaptiveThrottle · RateLimiter ·
-    Bulkhead or AdaptiveConcurrency · Timeout (attempt)``. An order or numbers
-    that defeat themselves are pointed out by a `ResilientWarning` at the line
-    that built them.
+    (total) · Retry · Hedge · Balance · CircuitBreaker or AdaptiveThrottle ·
+    RateLimiter · Bulkhead or AdaptiveConcurrency · Timeout (attempt)``. An
+    order or numbers that defeat themselves are pointed out by a
+    `ResilientWarning` at the line that built them.
 
     A pipeline is a policy: it may stand in another. The innermost one with a
     ``classify`` judges; one further out that has its own judges anew.

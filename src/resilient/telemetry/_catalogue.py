@@ -7,6 +7,7 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 from resilient._machines.circuit_records import CircuitState
+from resilient._machines.fleet import EndpointState
 
 Histogram: TypeAlias = Literal[
     "resilient.call.duration",
@@ -35,7 +36,7 @@ class Metric:
         unit: Its unit, as UCUM has it.
         text: Its description.
         labels: Its labels; the first is always the pipeline.
-        states: The values of its last label, where it is 1 for one of them.
+        states: The values of its last label, each of which has a series.
         buckets: The bounds that are advised.
     """
 
@@ -119,6 +120,20 @@ METRICS: Final = (
         "counter",
         "{key}",
         "keys let go of to make room",
+        _BOTH,
+    ),
+    Metric(
+        "resilient.endpoint.ejections",
+        "counter",
+        "{endpoint}",
+        "times that a `Balance` stopped calling an endpoint",
+        (*_BOTH, "reason"),
+    ),
+    Metric(
+        "resilient.endpoint.moves",
+        "counter",
+        "{call}",
+        "attempts that went on to another endpoint, refused by one's policies",
         _BOTH,
     ),
     Metric(
@@ -233,6 +248,14 @@ METRICS: Final = (
         "{key}",
         "keys remembered",
         _BOTH,
+    ),
+    Metric(
+        "resilient.endpoints",
+        "gauge",
+        "{endpoint}",
+        "endpoints of a `Balance` in each state",
+        (*_BOTH, "state"),
+        tuple(state.value for state in EndpointState),
     ),
     Metric(
         "resilient.call.duration",

@@ -1,0 +1,567 @@
+"""Balance: choose one of several endpoints for each attempt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
+
+from resilient._calls.call import PLAIN, RETRY, BranchCall, Call, Choice, running
+from resilient._calls.judging import Condition, Judge, judge_by
+from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Outcome, Verdict
+from resilient._edges.driver import Proceed
+from resilient._errors.errors import (
+    DeadlineExceededError,
+    NoEndpointError,
+    RejectedError,
+)
+from resilient._errors.warnings import warn
+from resilient._events.events import (
+    EndpointEjected,
+    EndpointReturned,
+    EndpointsChanged,
+    EndpointSkipped,
+)
+from resilient._events.listeners import log_once
+from resilient._machines.backoff import Backoff
+from resilient._machines.ejection import Eject
+from resilient._machines.fleet import Ejected, EndpointState, Fleet, Load, Returned
+from resilient._policy.admission import DeferredRelease
+from resilient._policy.policy import Policy, Usage
+from resilient._runtimes import clock
+from resilient._values.checks import seconds as seconds_argument
+from resilient._values.traits import Trait
+from resilient.policies.balance.endpoints import (
+    Endpoint,
+    EndpointStatus,
+    Member,
+    checked_endpoints,
+    name_of,
+)
+
+T = TypeVar("T")
+
+_MOVES: Final = 5
+"""Endpoints that a call goes on to at most after the first one's policies have
+rejected it; as many as are drawn at most for a choice."""
+
+_LOADS: Final = ("latency", "requests", "round_robin", "random")
+
+_Effect: TypeAlias = "tuple[Ejected | Returned, Call | None]"
+
+# A call that has ended, or its stream: the member, and what `_note_locked` takes.
+_Ended: TypeAlias = (
+    "tuple[Member, int, float, float, Verdict, float | None, bool, Call | None]"
+)
+
+
+class Balance(Policy, DeferredRelease, Generic[T]):
+    """Choose one of several endpoints for each attempt of a call.
+
+    Inside it, ``balance.current`` is the address of the endpoint chosen, and
+    the key of the call, so that a `PerKey` inside gives each endpoint a policy
+    of its own. It stands inside a `Retry` and a `Hedge`, whose attempts go to
+    endpoints that were not tried yet, as long as there are any.
+
+    It prefers endpoints that answer fast and well, by what it has seen of them
+    (`load`). One that fails five times in a row gets no calls for a while
+    (`eject`), but never more than a third of them at a time. An endpoint that
+    asks for less (PUSHBACK with a ``retry_after``) rests for as long as it
+    says, 60 s at most; a Retry outside goes to another one without that wait.
+
+    Where a policy inside rejects the call before it ran, as a breaker or a
+    bulkhead of that endpoint does, the call goes on to another endpoint, up to
+    five times; when all reject it, the rejection that may be tried again first
+    is the outcome. It does not go on when the function has been called, when
+    the deadline has passed, or when the call must not be made again.
+
+    A call that was cancelled, or whose outcome is IGNORED, says nothing about
+    its endpoint; one that a `Timeout` further out cut is a failure if it had at
+    least half of that limit. A generator is judged by its first item, and is in
+    flight until it ends.
+
+    Args:
+        *addresses: The endpoints: addresses of any kind, or `Endpoint`
+            objects, which have weights.
+        load: How one is chosen. ``"latency"`` (default): of two drawn, the one
+            with fewer calls in flight × latency / success². ``"requests"``:
+            the same without the latency, for calls whose latency says little,
+            such as long polls. ``"round_robin"``: each in its turn, where exact
+            turns matter more than health. ``"random"``.
+        eject: When an endpoint gets no calls for a while. None: never.
+        on: Exception types, or a function of the outcome, that count as
+            failures here. Default: the pipeline's classification, else every
+            exception but rejections.
+        name: Name in errors and events.
+
+    Raises:
+        NoEndpointError: At the call: all endpoints are drained, or removed.
+        TypeError, ValueError: On construction, for arguments out of range.
+
+    Source: M. Mitzenmacher, *The Power of Two Choices*; Finagle; Envoy.
+    """
+
+    __slots__ = (
+        "_deferred",
+        "_fleet",
+        "_judge",
+        "_lock",
+        "addresses",
+        "eject",
+        "load",
+        "on",
+    )
+
+    traits = Trait.CHOOSES
+
+    metrics: tuple[tuple[str, ...], ...] = (
+        ("resilient.rejections", "NoEndpointError", "enforced"),
+        ("resilient.endpoint.moves",),
+        *(
+            ("resilient.endpoint.ejections", reason)
+            for reason in (
+                "consecutive_failures",
+                "failure_rate",
+                "probe_failed",
+                "probe_overdue",
+            )
+        ),
+    )
+
+    def __init__(
+        self,
+        *addresses: T | Endpoint[T],
+        load: Load = "latency",
+        eject: Eject | None = Eject(),  # noqa: B008 - it is immutable
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        if not addresses:
+            raise TypeError("Balance takes at least one endpoint, got none")
+        self.addresses: tuple[T | Endpoint[T], ...] = addresses
+        endpoints = checked_endpoints(addresses)
+        if load not in _LOADS:
+            raise ValueError(f"`load` must be one of {_LOADS}, got {load!r}")
+        self.load: Load = load
+        if eject is not None and not isinstance(eject, Eject):
+            raise TypeError(f"`eject` must be an Eject or None, got {eject!r}")
+        self.eject: Eject | None = eject
+        if eject is not None and eject.max_share > Eject().max_share:
+            warn(
+                f"{eject!r} may take more than a third of the endpoints out, whose"
+                " load the others then have to carry: a partial outage becomes a"
+                " whole one; keep max_share <= 1/3"
+            )
+        self.on: Condition | None = on
+        self._judge: Judge | None = judge_by("on", on)
+        self._lock = threading.Lock()
+        self._deferred: list[_Ended] = []
+        self._fleet = Fleet(load, eject)
+        self._set_endpoints(endpoints)
+
+    def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
+        super().check_usage(usage, classified=classified)
+        if usage == "requests":
+            raise TypeError(
+                f"{self!r} cannot tell a transport where to send a request: put it"
+                f" around a function that sends it to `{self.label}.current`"
+            )
+
+    # -- Calls
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        # An attempt of a hedged call keeps away from what the others have tried.
+        home = _whole(call) if isinstance(call, BranchCall) else call
+        refused: list[Member] = []
+        rejection: Outcome | None = None
+        reason = ""
+        while True:
+            began = clock.now()
+            member, era = self._choose(began, call, home, refused)
+            if member is None:
+                return self._refuse(call) if rejection is None else rejection
+            if refused:
+                self._move(refused[-1], reason, call)
+            extras = call.seldom
+            assert extras is not None
+            # NB: in the dictionary itself, which `_Seldom` takes ten times as
+            # long to look into.
+            key = extras.get("key")
+            extras["key"] = member.address
+            run, runs, booked = call.run, extras.get("runs"), extras.get("bookings")
+            if booked is not None:
+                booked = dict(booked)
+            try:
+                outcome = await proceed(call)
+            except BaseException as unwinding:
+                _restore_key(extras, key)
+                cut = call.cut_outcome(unwinding, began)
+                self._settle(member, era, began, cut, call)
+                raise
+            _restore_key(extras, key)
+            if not isinstance(outcome.error, RejectedError) or (
+                (call.run is PLAIN and run is not PLAIN)
+                or extras.get("runs") != runs
+                or call.unrepeatable is not None
+                or isinstance(outcome.error, DeadlineExceededError)
+            ):
+                seen: Outcome | None = outcome
+                if outcome.error is not None:
+                    seen = call.late_outcome(outcome, began)
+                verdict = self._settle(member, era, began, seen, call)
+                if verdict is Verdict.PUSHBACK and call.retried:
+                    self._shorten_wait(outcome, member, home)
+                return outcome
+            self._settle(member, era, began, None, call)
+            _undo(call, run, booked)
+            reason = type(outcome.error).__name__
+            rejection = outcome if rejection is None else _sooner(rejection, outcome)
+            if len(refused) == _MOVES:
+                return rejection
+            refused.append(member)
+
+    def _choose(
+        self, now: float, call: Call, home: Call, refused: list[Member]
+    ) -> tuple[Member | None, int]:
+        """Return who gets the call, and the era that this is for it."""
+        fleet, lock = self._fleet, self._lock
+        effects: list[_Effect] = []
+        era = 0
+        lock.acquire()  # NB: by hand, see `_policy.admission`
+        try:
+            if self._deferred:
+                effects = self._release_deferred_locked()
+            choices = home.choices if home.seldom is not None else None
+            tried = () if choices is None else self._members_in(choices)
+            member = fleet.choose(now, clock.random, tried, refused)
+            if fleet.changes:
+                effects += self._changes_locked(call)
+            if member is not None:
+                if member in tried:
+                    # All were: from now on it avoids this one alone.
+                    choices = self._without_own(choices)
+                if member.ejection is not None:
+                    era = member.ejection.era
+                made = (self, member, member.address, choices)
+                _keep(home, made)
+                if home is not call:
+                    _keep(call, (self, member, member.address, call.choices))
+        finally:
+            lock.release()
+        try:
+            if effects:
+                self._after_unlock(effects)
+            if self._deferred:
+                self._release_deferred()
+        except BaseException:
+            # Ctrl-C in a listener: the call is in flight already.
+            if member is not None:
+                self._settle(member, era, now, None, call)
+            raise
+        return member, era
+
+    def _members_in(self, choice: Choice | None) -> list[Member]:
+        """Return the endpoints that were chosen here for a call."""
+        members: list[Member] = []
+        while choice is not None:
+            if choice[0] is self:
+                members.append(choice[1])
+            choice = choice[3]
+        return members
+
+    def _without_own(self, choice: Choice | None) -> Choice | None:
+        if choice is None:
+            return None
+        policy, member, address, earlier = choice
+        earlier = self._without_own(earlier)
+        return earlier if policy is self else (policy, member, address, earlier)
+
+    def _refuse(self, call: Call) -> Outcome:
+        draining = len(self._fleet.members)
+        error = NoEndpointError(self.error_name(call), None, draining)
+        return self.reject(error, call)
+
+    def _move(self, member: Member, reason: str, call: Call) -> None:
+        call.count("resilient.endpoint.moves", self.placement.policy)
+        if self._listeners:
+            name = member.endpoint.name
+            self.emit(EndpointSkipped(self.label, call.name, name, reason), call)
+
+    def _shorten_wait(self, outcome: Outcome, member: Member, home: Call) -> None:
+        """Have a Retry wait for the first endpoint that may be asked again.
+
+        NB: the one place where what a server says is not waited for. It said
+        so for itself, and the next attempt goes to another.
+        """
+        if outcome.retry_after is None:
+            return
+        with self._locked():
+            tried = self._members_in(home.choices)
+            wait = self._fleet.wait_for_another(member, tried, clock.now())
+        if wait is not None:
+            outcome.retry_after = min(wait, outcome.retry_after)
+
+    # -- How calls went
+
+    def _settle(
+        self,
+        member: Member,
+        era: int,
+        began: float,
+        outcome: Outcome | None,
+        call: Call,
+    ) -> Verdict:
+        """Take a call back; return the verdict on it."""
+        verdict, retry_after, ongoing = IGNORED, None, None
+        try:
+            if outcome is not None:
+                judge = self._judge
+                verdict = outcome.verdict if judge is None else judge(outcome)
+                if outcome.health is IGNORED:
+                    # The fault is on our side.
+                    verdict = IGNORED
+                retry_after, ongoing = outcome.retry_after, outcome.ongoing
+        finally:
+            # NB: a judge that raises is a bug that reaches the caller, after
+            # the call was taken back.
+            stays = ongoing is not None
+            self._end(
+                (member, era, clock.now(), began, verdict, retry_after, stays, call)
+            )
+        if ongoing is not None:
+            ongoing.add_release(lambda last: self._end((member, -1, *_NOTHING)))
+        return verdict
+
+    def _end(self, ended: _Ended) -> None:
+        lock = self._lock
+        if not lock.acquire(False):  # NB: by hand, see `_policy.admission`
+            self._release(ended)
+            return
+        try:
+            effects = self._release_locked(ended)
+        finally:
+            lock.release()
+        if effects:
+            self._after_unlock(effects)
+        if self._deferred:
+            self._release_deferred()
+
+    def _release_locked(self, item: _Ended) -> list[_Effect]:
+        member, era, now, began, verdict, retry_after, stays, call = item
+        fleet = self._fleet
+        if not stays:
+            member.in_flight -= 1
+        if verdict is SUCCESS:
+            fleet.succeed(member, era, now, now - began)
+        elif verdict is FAILURE:
+            fleet.fail(member, era, now, now - began)
+        elif verdict is IGNORED:
+            fleet.withdraw(member, era, now)
+        else:
+            fleet.push_back(member, era, now, now - began, retry_after)
+        return self._changes_locked(call) if fleet.changes else []
+
+    def _changes_locked(self, call: Call | None) -> list[_Effect]:
+        changes, self._fleet.changes = self._fleet.changes, []
+        return [(change, call) for change in changes]
+
+    def _after_unlock(self, effects: list[_Effect]) -> None:
+        """Do what follows from changes, outside the lock."""
+        for change, call in effects:
+            name = None if call is None else call.name
+            endpoint = change.member.endpoint.name
+            if isinstance(change, Returned):
+                if self._listeners:
+                    self.emit(EndpointReturned(self.label, name, endpoint), call)
+                continue
+            seconds = self._time_out(change.times)
+            with self._locked():
+                self._fleet.set_time(change, seconds)
+            if call is not None:
+                metric_name = self.placement.policy
+                call.count("resilient.endpoint.ejections", metric_name, change.reason)
+            if self._listeners:
+                event = EndpointEjected(
+                    self.label, name, endpoint, change.reason, seconds, change.times
+                )
+                self.emit(event, call)
+
+    def _time_out(self, times: int) -> float:
+        """Return for how many seconds an endpoint gets no calls."""
+        assert self.eject is not None
+        eject_for = self.eject.eject_for
+        try:
+            if isinstance(eject_for, Backoff):
+                return eject_for.delay(times, clock.random)
+            if callable(eject_for):
+                return seconds_argument("eject_for", eject_for(times))
+        except Exception:
+            log_once("the eject_for of a balance failed; 5 s are used")
+            return 5.0
+        return eject_for
+
+    # -- Endpoints
+
+    @property
+    def current(self) -> T:
+        """The address of the endpoint that the present call was sent to.
+
+        Raises:
+            LookupError: No call of this balance is under way here.
+        """
+        call = running()
+        while call is not None and not call.ended:
+            choice = call.choices
+            while choice is not None:
+                if choice[0] is self:
+                    return cast("T", choice[2])
+                choice = choice[3]
+            call = call.enclosing
+        raise LookupError(f"no call is balanced by {self.label!r} here")
+
+    @property
+    def endpoints(self) -> tuple[EndpointStatus[T], ...]:
+        """What is known of each endpoint now."""
+        now = clock.now()
+        with self._locked():
+            fleet = self._fleet
+            return tuple(
+                [
+                    EndpointStatus(
+                        member.address,
+                        member.endpoint.name,
+                        member.endpoint.weight,
+                        state,
+                        member.in_flight,
+                        member.latency if fleet.knows_latency else None,
+                        member.success,
+                    )
+                    for member, state in fleet.look(now)
+                ]
+            )
+
+    def drain(self, endpoint: T | Endpoint[T]) -> None:
+        """Send an endpoint no new calls, though it be the last one.
+
+        Calls in flight go on.
+
+        Raises:
+            KeyError: There is no such endpoint.
+        """
+        self._drain_endpoint(endpoint, draining=True)
+
+    def restore(self, endpoint: T | Endpoint[T]) -> None:
+        """Send an endpoint calls again that was drained.
+
+        Raises:
+            KeyError: There is no such endpoint.
+        """
+        self._drain_endpoint(endpoint, draining=False)
+
+    def _drain_endpoint(self, endpoint: T | Endpoint[T], *, draining: bool) -> None:
+        address: Any = endpoint.address if isinstance(endpoint, Endpoint) else endpoint
+        with self._locked() as effects:
+            known = address in self._fleet.members
+            if known:
+                self._fleet.drain(address, clock.now(), draining=draining)
+                effects += self._changes_locked(None)
+        if not known:
+            raise KeyError(
+                f"{self.label!r} has no endpoint {name_of(address)!r} to"
+                f" {'drain' if draining else 'restore'}"
+            )
+
+    def replace(self, endpoints: Iterable[T | Endpoint[T]]) -> None:
+        """Have these endpoints from now on, and no others.
+
+        What is known of those that stay is kept, and so is that of one which
+        comes back within a minute. Calls in flight to one that leaves go on.
+        With none left, calls are rejected.
+
+        Raises:
+            TypeError, ValueError: See `Endpoint`; nothing is changed then.
+        """
+        if isinstance(endpoints, (str, bytes)):
+            raise TypeError(
+                f"`endpoints` must list endpoints, got the text {endpoints!r}"
+            )
+        self._set_endpoints(checked_endpoints(endpoints))
+
+    def _set_endpoints(self, endpoints: dict[Any, Endpoint[Any]]) -> None:
+        listed = [(key, each, each.weight) for key, each in endpoints.items()]
+        with self._locked() as effects:
+            joined, left = self._fleet.replace(listed, clock.now())
+            effects += self._changes_locked(None)
+        if self._listeners and (joined or left):
+            added, removed = len(joined), len(left)
+            self.emit(EndpointsChanged(self.label, None, added, removed, len(listed)))
+
+    # -- As every policy
+
+    def status(self) -> dict[str, Any]:
+        seen = self.endpoints
+        states = [one.state for one in seen]
+        return {
+            "endpoints": {state.value: states.count(state) for state in EndpointState},
+            "endpoints.least": min([one.success for one in seen], default=None),
+        }
+
+    def reset(self) -> None:
+        """Forget what is known of the endpoints; those drained stay so."""
+        with self._locked() as effects:
+            self._fleet.reset(clock.now())
+            effects += self._changes_locked(None)
+
+    def is_pristine(self) -> bool:
+        with self._locked():
+            return self._fleet.is_pristine
+
+
+_NOTHING: Final = (0.0, 0.0, IGNORED, None, False, None)
+
+
+def _whole(call: Call) -> Call:
+    """Return the call that a run in a task or thread of its own is part of."""
+    while isinstance(call, BranchCall) and call.enclosing is not None:
+        call = call.enclosing
+    return call
+
+
+def _keep(call: Call, choice: Choice) -> None:
+    # NB: in the dictionary itself, as in `around`.
+    if call.seldom is None:
+        call.seldom = {"choices": choice}
+    else:
+        call.seldom["choices"] = choice
+
+
+def _restore_key(extras: dict[str, Any], key: object) -> None:
+    if key is None:
+        extras.pop("key", None)
+    else:
+        extras["key"] = key
+
+
+def _undo(call: Call, run: object, booked: dict[Any, Any] | None) -> None:
+    """Take back what policies further in did for a run that did not begin."""
+    if call.run is not run:
+        # A breaker let it probe. NB: a plain run has been counted since.
+        call.run = RETRY if run is PLAIN else run
+    bookings = call.bookings
+    if bookings is None:
+        return
+    for limiter, booking in list(bookings.items()):
+        if booked is None or booked.get(limiter) is not booking:
+            booking.correct(dict.fromkeys(booking.correct({}), 0.0))
+            del bookings[limiter]
+
+
+def _sooner(one: Outcome, other: Outcome) -> Outcome:
+    """Return the rejection that may be tried again first; drop the other."""
+    if other.retry_after is not None and (
+        one.retry_after is None or other.retry_after < one.retry_after
+    ):
+        one, other = other, one
+    other.discard()
+    return one

@@ -1,0 +1,187 @@
+"""Endpoints: what a `Balance` chooses from, as the user names and sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import FunctionType
+from typing import Any, Generic, TypeVar, cast
+
+from resilient._errors.warnings import warn
+from resilient._machines.endpoint_load import Member
+from resilient._machines.fleet import EndpointState
+from resilient._values.checks import number
+from resilient._values.records import Record
+from resilient._values.spelling import format_value
+
+__all__ = ["Endpoint", "EndpointStatus", "Member", "checked_endpoints", "name_of"]
+
+T = TypeVar("T")
+
+
+class Endpoint(Record, Generic[T]):
+    """One endpoint of a `Balance`: an address, and what there is to say of it.
+
+    An address alone, ``Balance("http://10.0.0.1")``, is an endpoint with these
+    defaults.
+
+    Args:
+        address: What the calls are sent to, as they need it: a URL, a pair of
+            host and port, a client, an engine, a channel. Endpoints of equal
+            addresses are one; it has to be hashable.
+        name: Its name in events and errors. Default: a text is its own name,
+            and so is a pair; of any other object the name of its type.
+        weight: Its share of the calls, relative to the others'. Default 1.
+
+    Raises:
+        TypeError: The address is not hashable, or an argument of a wrong type.
+        ValueError: The weight is not above 0, or the address is a URL with a
+            user, a query or a fragment: it would be shown in events.
+    """
+
+    __slots__ = ("address", "name", "weight")
+
+    address: T
+    name: str | None
+    weight: float
+
+    def __init__(
+        self, address: T, *, name: str | None = None, weight: float = 1.0
+    ) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"`name` must be a string, got {name!r}")
+        _check_address(address)
+        spelt = name_of(address) if name is None else name
+        if isinstance(weight, bool):
+            raise ValueError(f"`weight` of {spelt!r} must be a number, got {weight}")
+        try:
+            weight = number("weight", weight, minimum=0, exclusive=True)
+        except ValueError as error:
+            text = str(error).replace("`weight`", f"`weight` of {spelt!r}", 1)
+            raise ValueError(text) from None
+        super().__init__(address, name, weight)
+
+    def __repr__(self) -> str:
+        text = f"Endpoint({self.address!r}"
+        if self.name is not None:
+            text += f", name={self.name!r}"
+        return text + (")" if self.weight == 1.0 else f", weight={self.weight!r})")
+
+
+class EndpointStatus(Record, Generic[T]):
+    """What a `Balance` knows of an endpoint at one moment.
+
+    Attributes:
+        address: Its address.
+        name: Its name in events.
+        weight: Its share of the calls, relative to the others'.
+        state: Whether it gets calls, and if not, why.
+        in_flight: Calls that were sent to it and have not ended.
+        latency: Seconds: a moving average of its successes; None before
+            any endpoint had one.
+        success: From 0 to 1: a moving average of its outcomes.
+    """
+
+    __slots__ = (
+        "address",
+        "in_flight",
+        "latency",
+        "name",
+        "state",
+        "success",
+        "weight",
+    )
+
+    address: T
+    name: str
+    weight: float
+    state: EndpointState
+    in_flight: int
+    latency: float | None
+    success: float
+
+
+def checked_endpoints(addresses: Iterable[Any]) -> dict[Any, Endpoint[Any]]:
+    """Return endpoints by their addresses, each once and each with a name.
+
+    Raises:
+        TypeError, ValueError: See `Endpoint`; or one looks like a mistake.
+    """
+    found: dict[Any, Endpoint[Any]] = {}
+    names: set[str] = set()
+    repeated: list[str] = []
+    for each in addresses:
+        endpoint = each if isinstance(each, Endpoint) else Endpoint(each)
+        address = endpoint.address
+        if address in found:
+            repeated.append(found[address].name or "")
+            continue
+        plain = name = endpoint.name or name_of(address)
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{plain} {number}"
+        names.add(name)
+        found[address] = Endpoint(address, name=name, weight=endpoint.weight)
+    if repeated:
+        shown = ", ".join([repr(name) for name in dict.fromkeys(repeated)][:5])
+        warn(
+            f"the endpoints of a Balance are each to be listed once, got {shown}"
+            " again; one is used: give it a weight if it is to have more calls"
+        )
+    return found
+
+
+def name_of(address: object) -> str:
+    """Return what to call an endpoint that was given no name."""
+    if isinstance(address, (str, int)):
+        return str(address)
+    if isinstance(address, tuple):
+        parts = cast("tuple[object, ...]", address)
+        if all(isinstance(part, (str, int)) for part in parts):
+            return ":".join([str(part) for part in parts])
+    # NB: the text of an object may be secret; its type is not.
+    return type(address).__name__
+
+
+def _check_address(address: object) -> None:
+    if isinstance(address, (list, set, dict)):
+        raise TypeError(
+            f"an endpoint must be one address, got a {type(address).__name__}:"
+            " list them one by one, as in Balance(*addresses)"
+        )
+    if isinstance(address, (FunctionType, type)):
+        raise TypeError(
+            f"an endpoint must be an address, got {format_value(address)}: a decorator"
+            " needs its parentheses, @Balance(…)"
+        )
+    try:
+        hash(address)
+    except TypeError:
+        raise TypeError(
+            f"an endpoint must be hashable, got an object of {type(address)}"
+        ) from None
+    if isinstance(address, str) and "://" in address:
+        _check_url(address)
+
+
+def _check_url(url: str) -> None:
+    # NB: here, for the import takes longer than all else of this package.
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    what = (
+        "user or password"
+        if "@" in parts.netloc
+        else "query"
+        if parts.query
+        else "fragment"
+        if parts.fragment
+        else None
+    )
+    if what is not None:
+        # NB: it may be the password: only what is harmless is shown.
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        raise ValueError(
+            f"the URL of an endpoint must have no {what}, which would be shown"
+            f" in events, got one for {shown!r}"
+        )
