@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.colours import World, in_every_colour
+from tests.garbage import no_garbage
 
 from resilient import (
     AdaptiveConcurrency,
@@ -42,26 +42,6 @@ def pipeline() -> Pipeline[Any]:
         AdaptiveConcurrency(Gradient()),
         Timeout(10),
     )
-
-
-@contextlib.contextmanager
-def no_garbage() -> Iterator[None]:
-    """Fail if what happens inside leaves anything to the cycle collector."""
-    # What has finalizers takes more than one round.
-    while gc.collect():
-        pass
-    gc.disable()
-    try:
-        yield
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        found = gc.collect()
-        left = [type(one).__name__ for one in gc.garbage]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-    assert [] == left
-    assert 0 == found
 
 
 class Spellings:

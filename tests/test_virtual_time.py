@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
-import gc
 import os
 import random
 import socket
@@ -25,6 +24,7 @@ import pytest
 import trio
 import trio.testing
 from anyio._core._eventloop import get_async_backend
+from tests.garbage import no_garbage
 from trio._core import _run
 
 from resilient import RetryBudget
@@ -559,16 +559,8 @@ def test_looking_at_threads_leaves_nothing_to_the_collector(backend: Backend) ->
     async def main() -> None:
         # A thread of the loop's own stays for a while when its work is done.
         await anyio.to_thread.run_sync(int)
-        # NB: again, for what finalizers of other tests' garbage have left.
-        while gc.collect():
-            pass
-        gc.disable()
-        try:
+        with no_garbage():
             await anyio.sleep(1)
-            found = gc.collect()
-        finally:
-            gc.enable()
-        assert 0 == found
 
     virtual_time.run(main, backend=backend)
 
