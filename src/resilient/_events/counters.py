@@ -10,7 +10,7 @@ Ground rules:
 * An addition is one attribute or dictionary item, read, added to and stored
   with no call in between. CPython switches threads, and collects garbage, at
   calls and at the end of loops only, so with a global interpreter lock no
-  count is ever lost (3.11 to 3.13; `tests/test_counters.py`). Without one (the
+  count is ever lost (3.11 to 3.15; `tests/test_counters.py`). Without one (the
   free-threaded build), two threads that count for one name in the very same
   nanoseconds may count once.
 """
