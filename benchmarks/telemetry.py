@@ -77,7 +77,7 @@ def instrumented() -> Callable[[], None]:
 
 
 def listener() -> Callable[[], None]:
-    """Have somebody listen, who does nothing."""
+    """Subscribe a listener that does nothing."""
     return subscribe(lambda event: None)
 
 

@@ -118,7 +118,7 @@ def scenes(families: tuple[str, ...]) -> Iterator[Scene]:
 def take_turns(families: tuple[str, ...], rounds: int) -> Iterator[dict[str, Any]]:
     """Measure times: microseconds of the bare call, and shares beyond it."""
     for one in scenes(families):
-        # NB: or a collection would fall to whoever comes at the wrong moment.
+        # NB: or a collection would be timed with the contender that runs then.
         gc.disable()
         times = one.world.run(measure(one, rounds))
         gc.enable()
@@ -139,7 +139,7 @@ async def run_counted(families: tuple[str, ...]) -> None:
 
     What goes on before and between is counted too, and thrown away.
     """
-    # NB: a collection would be counted with whoever it falls to.
+    # NB: a collection would be counted with the contender that runs then.
     gc.disable()
     for one in scenes(families):
         for contender in one.contenders:

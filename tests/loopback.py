@@ -173,7 +173,7 @@ class Server:
 
     Attributes:
         url: Where it listens, without a trailing slash.
-        refused_url: Where nobody listens, and nobody will.
+        refused_url: Where connecting is refused, for as long as the server runs.
         requests: Every request whose headers arrived, oldest first.
         hits: How many there were for each path.
     """

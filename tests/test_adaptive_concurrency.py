@@ -193,7 +193,7 @@ async def test_an_algorithm_of_ones_own_is_told_of_every_call(w: World) -> None:
 def test_a_verdict_is_a_sample_or_congestion_or_nothing(
     verdict: Verdict, congested: list[bool]
 ) -> None:
-    """Whoever gave it: the pipeline, or the policy's own `on`."""
+    """Whether the pipeline's `classify` gave it or the policy's own `on`."""
     for policy in (
         Pipeline(AdaptiveConcurrency(one := Told()), classify=lambda outcome: verdict),
         AdaptiveConcurrency(other := Told(), on=lambda outcome: verdict),
@@ -270,7 +270,7 @@ class Broken(Told):
 
 
 def test_an_algorithm_that_raises_keeps_no_slot() -> None:
-    """It reaches its own caller, and never somebody else."""
+    """The error reaches the caller that made the limiter, never another call."""
     policy = AdaptiveConcurrency(Broken())
     with pytest.raises(KeyError, match="bug"):
         policy.call(bool)
@@ -283,7 +283,7 @@ def test_an_algorithm_that_raises_keeps_no_slot() -> None:
 
 
 def test_a_limit_below_one_is_one() -> None:
-    """Nobody would be let in from whom to learn that it is over."""
+    """With a limit of 0 no call could show that the overload is over."""
     policy = AdaptiveConcurrency(Told(0, -5))
     assert 1 == policy.limit
     assert "ok" == policy.call(str, "ok")
@@ -585,7 +585,7 @@ def test_the_lowest_class_goes_first() -> None:
 
 
 def test_calls_are_told_apart_once_one_says_how_important_it_is() -> None:
-    """Nobody pays for priorities that nobody uses."""
+    """Without priorities in use, calls have no group and no cost of it."""
     policy = AdaptiveConcurrency()
     assert policy.admit(Call("call"))[1] is None
     [permit] = admitted(policy, 1, importance="batch")
@@ -872,7 +872,7 @@ class Collecting(SharedSlots[Any]):
 
 
 def test_a_collection_under_the_lock_cannot_hang() -> None:
-    """It may close a lost call, whose slot is free before anybody is refused."""
+    """It may close a lost call, whose slot is free before a call is refused."""
     policy = AdaptiveConcurrency(Told(1))
     policy._slots = Collecting(1, 0)
     seen: list[Any] = []

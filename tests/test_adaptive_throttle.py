@@ -48,7 +48,7 @@ class Backend:
 
 
 async def asking(w: World, policy: Any, backend: Backend, times: int) -> list[str]:
-    """Ask so often; return what came of it."""
+    """Ask so often; return each answer, or the name of its error."""
     results = []
     for _ in range(times):
         try:
@@ -374,7 +374,7 @@ def test_a_collection_under_the_lock_cannot_hang() -> None:
 
 
 def test_what_ends_while_the_lock_is_held_is_counted_afterwards() -> None:
-    """By whoever takes the lock next, before it decides."""
+    """The next call that takes the lock counts it, before it decides."""
     throttle = watching(Throttle)
     call = Call("f", runtime=SYNC)
     with throttle._lock:
@@ -408,7 +408,7 @@ class EndsMeanwhile(Throttle):
 
 
 def test_what_comes_back_meanwhile_is_counted_too() -> None:
-    """Nobody has to come for it."""
+    """No later call is needed for that."""
     throttle = watching(EndsMeanwhile)
     machine = throttle._throttle
     assert isinstance(machine, EndsMeanwhile)

@@ -118,7 +118,7 @@ async def test_unwinding_decides_nothing(w: World) -> None:
 
 
 def test_an_interrupted_wait_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C on a thread that waits leaves nobody in line."""
+    """Ctrl-C on a thread that waits takes its call out of the queue."""
 
     def interrupt(*args: object) -> bool:
         raise KeyboardInterrupt
@@ -133,7 +133,7 @@ def test_an_interrupted_wait_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> No
 
 @in_every_colour
 async def test_ctrl_c_in_a_listener_gives_the_permit_back(w: World) -> None:
-    """A listener's exceptions are nobody's business; this is none of them."""
+    """A listener's `Exception` is not raised; a KeyboardInterrupt is."""
     turnstile = Turnstile("late", waits=1)
 
     def interrupt(event: Event) -> None:
@@ -191,7 +191,7 @@ def test_an_author_has_to_say_how() -> None:
 
 
 def test_what_can_be_given_back_has_to_be_taken() -> None:
-    """By whoever says that it can."""
+    """A subclass with deferred releases overrides both methods."""
     returnable = DeferredRelease()
     with pytest.raises(NotImplementedError):
         returnable._release_locked(None)

@@ -1,4 +1,4 @@
-"""The layers of the package: who may import whom, and what an import costs."""
+"""The layers of the package: what may import what, and what an import costs."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def test_infinity_is_a_duration_only_where_it_means_something() -> None:
 def test_refusals_name_parameter_rule_and_value(
     check: Callable[[], object], error: type[Exception], text: str
 ) -> None:
-    """Whoever reads only the last line of a traceback knows what to change."""
+    """The last line of a traceback is enough to know what to change."""
     with pytest.raises(error) as caught:
         check()
     assert text == str(caught.value)

@@ -20,7 +20,7 @@ SCENES = [
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(("group", "case", "world"), SCENES)
 def test_a_row_runs_once(group: str, case: str, world: World) -> None:
-    """Whoever is installed answers, or rejects, as the others do."""
+    """Each contender that is installed answers, or rejects, as the others do."""
     if world.name == "uvloop":
         pytest.importorskip("uvloop")
     scene = world.run(build(group, case, world))

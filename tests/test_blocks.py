@@ -586,7 +586,7 @@ def cancelled(w: World, body: Any) -> Any:
 
 @in_async_colours
 async def test_cancellation_inside_a_block_goes_through(w: World) -> None:
-    """It is nobody's failure: permits go back and nothing is recorded."""
+    """It counts as no failure: permits go back and nothing is recorded."""
     breaker, bulkhead = CircuitBreaker(), Bulkhead(1)
 
     async def guarded() -> None:

@@ -447,7 +447,7 @@ async def test_the_call_that_would_close_a_circle_is_rejected(w: World) -> None:
 
 @in_async_colours
 async def test_a_call_inside_a_call_may_wait_for_others(w: World) -> None:
-    """Somebody who holds a slot and waits for none will give it back."""
+    """A call that holds a slot and waits for none will release it."""
     bulkhead = Bulkhead(2, max_queue=5)
     inner = staying(w, bulkhead, 1)
 
@@ -545,7 +545,7 @@ async def test_a_task_that_outlives_its_call_may_wait(w: World) -> None:
 
 @in_every_colour
 async def test_a_stream_holds_its_slot_to_its_end(w: World) -> None:
-    """It works as long as somebody may ask for the next item."""
+    """It counts as running for as long as the next item may be asked for."""
     bulkhead = Bulkhead(1)
 
     async def rows() -> Any:
@@ -571,7 +571,7 @@ async def test_a_stream_holds_its_slot_to_its_end(w: World) -> None:
 
 
 def test_a_thread_with_a_loop_does_not_wait() -> None:
-    """Whoever could wake it may need that loop."""
+    """What could wake it may need that loop."""
     bulkhead = Bulkhead(1, max_queue=1)
 
     async def main() -> None:
@@ -590,7 +590,7 @@ def test_a_slot_for_a_waiter_whose_loop_is_closed_goes_to_the_next() -> None:
 
     async def wait() -> None:
         async with bulkhead.guard():
-            raise AssertionError("nobody runs it any more")
+            raise AssertionError("it was resumed")
 
     def leave_a_loop(waiters: int) -> None:
         loop = asyncio.new_event_loop()
@@ -627,7 +627,7 @@ class Interrupted:
 
 
 def test_a_slot_that_comes_free_just_before_a_wait_is_taken() -> None:
-    """Between the first look and the line somebody else may have left."""
+    """Another call may end between the first try and joining the queue."""
     bulkhead = Bulkhead(1, max_queue=1)
     other = Call("other")
     permit = bulkhead.admit(other)
@@ -648,7 +648,7 @@ def test_a_wake_without_a_slot_means_to_wait_on() -> None:
 
 
 def test_a_slot_granted_too_late_goes_on() -> None:
-    """Whoever wakes up after its deadline has no time left to begin."""
+    """A call that wakes up after its deadline has no time left to begin."""
     with virtual_time() as clock:
         bulkhead = Bulkhead(1, max_queue=2)
         permit = bulkhead.admit(Call("other"))
@@ -866,7 +866,7 @@ class Collecting(Slots[Any]):
 
 @pytest.mark.parametrize("queue", [0, 1])
 def test_a_collection_under_the_lock_cannot_hang(queue: int) -> None:
-    """It may close a lost call, whose slot is free before anybody is refused."""
+    """It may close a lost call, whose slot is free before a call is refused."""
     bulkhead = Bulkhead(1, max_queue=queue)
     bulkhead._slots = Collecting(1, queue)
     seen: list[Any] = []
@@ -937,7 +937,7 @@ class ReturnsMeanwhile(Slots[Any]):
 
 
 def test_what_comes_back_during_a_return_is_taken_too() -> None:
-    """Nobody has to come for it."""
+    """No later call is needed for that."""
     bulkhead = Bulkhead(2)
     one, other = Call("one"), Call("other")
     machine = bulkhead._slots = ReturnsMeanwhile(2, 0)

@@ -133,7 +133,7 @@ def test_an_ended_call_tells_nothing() -> None:
 
 
 def test_an_ended_call_keeps_nothing() -> None:
-    """Whoever still holds it does not hold what it was called with."""
+    """A reference to an ended call does not keep its arguments alive."""
     calls: list[Call] = []
 
     def look(secret: str) -> None:
@@ -342,7 +342,7 @@ def test_a_call_closed_in_another_context_is_let_go() -> None:
 
 
 def test_an_outcome_without_a_judge() -> None:
-    """Values are successes, errors failures, rejections nobody's business."""
+    """Values are successes, errors failures; rejections are ignored."""
     assert Verdict.SUCCESS is Outcome(1).verdict
     assert Verdict.FAILURE is Outcome(None, OSError()).verdict
     rejected = Outcome(None, CircuitOpenError("c", 3.0))
@@ -356,7 +356,7 @@ def test_an_outcome_does_not_show_what_it_carries() -> None:
 
 
 def test_a_discarded_outcome_carries_nothing() -> None:
-    """Nobody will see it, so it keeps nothing alive."""
+    """It is not read again, so it keeps nothing alive."""
     outcome = Outcome("value", OSError())
     outcome.discard()
     assert (None, None) == (outcome.value, outcome.error)
@@ -459,7 +459,7 @@ def test_types_and_a_function_together() -> None:
 
 
 def test_nothing_said_is_no_judge() -> None:
-    """Then somebody else's word counts."""
+    """Then the judge of the pipeline decides, or the default."""
     assert judge_by("on", None) is None
     assert judge_by("on", (), None) is None
 
@@ -524,7 +524,7 @@ def test_discarding_ends_the_work_before_permits_go_back() -> None:
 
 
 def test_held_permits_go_back_when_nobody_can_end_the_work() -> None:
-    """Whoever was to do so is gone."""
+    """The object that was to end it has been collected."""
     seen: list[Any] = []
     held = OngoingWork()
     held.add_release(seen.append)

@@ -193,7 +193,7 @@ class TurningLoop(VirtualEventLoop):
 
 
 async def on_asyncio(scene: Scene, at: int) -> tuple[object, int]:
-    """Run a scene, cancelled at a turn; return what came of it and the turns."""
+    """Run a scene, cancelled at a turn; return its result and the turns."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, TurningLoop)
     await scene.prepare()
@@ -319,7 +319,7 @@ def test_cancelled_as_it_is_woken(kinds: tuple[str, ...]) -> None:
 
 @scenes
 def test_closed_at_every_suspension(kinds: tuple[str, ...]) -> None:
-    """A coroutine that nobody will resume gives everything back."""
+    """A coroutine that is closed in its wait gives everything back."""
 
     async def main(suspension: int) -> bool:
         scene = Scene(asyncio.sleep, *kinds)
@@ -366,7 +366,7 @@ class Steps(trio.abc.Instrument):
 
 
 async def on_trio(kinds: tuple[str, ...], at: int) -> tuple[object, int]:
-    """Run a scene, cancelled at a step; return what came of it and the steps."""
+    """Run a scene, cancelled at a step; return its result and the steps."""
     scene = Scene(trio.sleep, *kinds)
     await scene.prepare()
     result: object = None
@@ -405,7 +405,7 @@ def test_cancelled_at_every_step_of_trio(kinds: tuple[str, ...]) -> None:
 
 
 def test_closed_in_the_function_on_trio() -> None:
-    """A coroutine that nobody will resume gives everything back."""
+    """A coroutine that is closed in its wait gives everything back."""
 
     async def main() -> None:
         scene = Scene(trio.sleep, *FULL)

@@ -647,7 +647,7 @@ def _fail() -> None:
 def test_an_open_time_that_raises_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once: also where nobody listens somebody should know."""
+    """Once, so that it is known even without a listener."""
     monkeypatch.setattr(listeners, "_logged", set())
     with virtual_time():
         for _ in range(2):
@@ -1140,7 +1140,7 @@ def test_what_comes_back_while_the_machine_is_asked_is_taken_too(
 
 
 def test_an_async_open_for_is_refused() -> None:
-    """It would be a coroutine that nobody awaits."""
+    """It would return a coroutine that is never awaited."""
 
     async def open_for(openings: int) -> float:
         raise AssertionError("it was called")

@@ -119,7 +119,7 @@ def test_an_argument_cannot_be_assigned(thing: Any, name: str) -> None:
 
 
 def test_the_methods_that_are_named_are_there() -> None:
-    """Whoever follows the error succeeds."""
+    """Doing what the error says works."""
     bulkhead, limiter = Bulkhead(3), RateLimiter(3)
     bulkhead.resize(4)
     limiter.set_rate(4, per=2, burst=7)

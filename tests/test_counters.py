@@ -91,7 +91,7 @@ async def test_a_call_that_ends_well_is_one_call_and_one_run(w: World) -> None:
 
 @in_every_colour
 async def test_runs_after_the_first_are_retries(w: World) -> None:
-    """Whoever causes them."""
+    """Also where the last of them succeeds, or all fail."""
     policy = Pipeline(Retry(OSError, backoff=constant(0)), name="again")
     await w.call(policy, failing(2))
     expected = {
@@ -182,7 +182,7 @@ async def test_a_timeout_and_a_wait_are_counted(w: World) -> None:
 
 @in_every_colour
 async def test_a_call_without_time_to_begin_is_rejected(w: World) -> None:
-    """By its own deadline: nobody further in was asked."""
+    """By the deadline of the call: no policy further in is asked."""
     policy = Pipeline(Retry(OSError), name="late")
     with deadline_after(0), pytest.raises(DeadlineExceededError):
         await w.call(policy, nothing)
@@ -298,7 +298,7 @@ def test_every_ending_has_a_word(outcome: Outcome | None, word: str) -> None:
 
 
 def test_the_verdict_tells_a_failure_from_an_error() -> None:
-    """A value can be a failure, and an error nobody's."""
+    """A value judged PUSHBACK is a failure; an error judged SUCCESS is an error."""
     value, error = Outcome("no"), Outcome(None, ValueError())
     value.verdict, error.verdict = Verdict.PUSHBACK, Verdict.SUCCESS
     assert ["failure", "error"] == [outcome_label(value), outcome_label(error)]

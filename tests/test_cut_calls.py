@@ -316,7 +316,7 @@ def test_the_caller_s_cancellation_says_nothing(name: str) -> None:
 
 
 async def shielded_sleep(w: World, seconds: float) -> None:
-    """Sleep, whoever cancels."""
+    """Sleep to the end, even when cancelled."""
     if w.colour == "trio":
         import trio
 

@@ -128,7 +128,7 @@ def due_for(fault: Fault | None) -> float:
 
 
 def connected(server: Server) -> socket.socket:
-    """A connection that nobody but the test holds."""
+    """A connection that only the test holds."""
     parts = urlsplit(server.url)
     return socket.create_connection((parts.hostname, parts.port), timeout=5)
 
@@ -389,7 +389,7 @@ def without(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
 def test_without_httpx_the_demo_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is an extra: a traceback would help nobody."""
+    """It is an extra: the message says more than a traceback would."""
     without(monkeypatch, "httpx")
 
     with pytest.raises(SystemExit, match=r"pip install 'resilient-pipeline\[demo\]'"):

@@ -43,7 +43,7 @@ SECRET = "hunter2"
 
 
 class SecretError(Exception):
-    """An error whose text nobody may write down."""
+    """An error whose text must not be written down."""
 
 
 def fail() -> Any:
@@ -104,7 +104,7 @@ def test_an_event_about_a_failure_has_the_error(name: str) -> None:
 
 
 def test_it_is_the_very_object_that_the_caller_catches() -> None:
-    """So that a listener can look into it, or tell it to somebody else."""
+    """So a listener can look into it, or pass it on."""
     events: list[Event] = []
     retry = Retry(SecretError, attempts=1)
     retry.subscribe(events.append)

@@ -175,7 +175,7 @@ def test_an_interrupted_delivery_is_gone_on_with_by_the_next() -> None:
 
 @pytest.mark.real
 def test_a_busy_outbox_is_left_to_whom_it_is_busy_with() -> None:
-    """Nobody waits for another thread's slow listener, and order is kept."""
+    """No thread waits for another's slow listener, and order is kept."""
     outbox = Outbox()
     told: list[Event] = []
     entered, go_on = threading.Event(), threading.Event()
@@ -249,7 +249,7 @@ async def test_nothing_of_a_call_but_its_name_is_in_an_event(w: World) -> None:
 
 @in_every_colour
 async def test_a_call_that_comes_too_late_is_told_of(w: World) -> None:
-    """It is refused by nobody in particular, so in the name of the whole."""
+    """No single policy refuses it, so the event names the pipeline."""
     told: list[Event] = []
     policy = Pipeline(Timeout(1), name="late")
     policy.subscribe(told.append)
@@ -274,7 +274,7 @@ def test_the_reasons_of_a_change_are_in_its_event() -> None:
 
 
 def test_an_async_listener_is_refused() -> None:
-    """Nobody would await it."""
+    """It would return a coroutine that is never awaited."""
 
     async def listener(event: Event) -> None: ...
 

@@ -274,7 +274,7 @@ async def test_it_may_raise_the_original_again(w: World) -> None:
 
 @in_every_colour
 async def test_a_failure_that_refuses_attributes_is_raised_itself(w: World) -> None:
-    """Its refusal takes nobody's place; its cause is set all the same."""
+    """The refusal is not raised in its place; its cause is set all the same."""
 
     @dataclasses.dataclass(frozen=True)
     class FrozenError(Exception):
@@ -355,7 +355,7 @@ async def test_its_use_is_told(w: World) -> None:
 
 @pytest.mark.parametrize("value", [[], {}, set(), bytearray()], ids=repr)
 def test_a_value_that_all_callers_would_share_is_refused(value: Any) -> None:
-    """One caller's change would be everybody's."""
+    """All callers would see the change that one of them makes."""
     with pytest.raises(TypeError, match="would share"):
         Fallback(value)
 

@@ -448,7 +448,7 @@ async def test_a_slot_goes_back_when_closing_fails(w: World) -> None:
 
 
 def test_a_slot_goes_back_when_a_generator_is_collected() -> None:
-    """Nobody has to remember to close it."""
+    """It need not be closed explicitly."""
     policy, _, bulkhead = pipeline()
 
     @policy
@@ -482,7 +482,7 @@ def test_a_slot_goes_back_when_an_async_generator_is_collected() -> None:
 
 
 def test_a_stream_abandoned_in_its_first_step_gives_back() -> None:
-    """It is closed by whoever collects it, in a context that is not its own."""
+    """The collector closes it, in a context that is not its own."""
     policy, _, bulkhead = pipeline()
 
     @policy

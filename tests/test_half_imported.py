@@ -111,7 +111,7 @@ def test_a_module_that_is_not_whole_is_not_there(
 
 
 def test_there_is_one_place_that_looks() -> None:
-    """Whoever looks into `sys.modules` asks `loaded`, and for what is listed here."""
+    """All code that reads `sys.modules` calls `loaded`, with a name listed here."""
     places: set[str] = set()
     names: set[str] = set()
     for path in sorted(SOURCES.rglob("*.py")):

@@ -1,7 +1,7 @@
 """Wide `except` clauses: each has its reason, and none takes one error for another.
 
-`RecursionError` is a `RuntimeError`. Whoever reads the latter as "no event loop" or
-"closed" and meets the former would go on with a wrong idea of where it is.
+`RecursionError` is a `RuntimeError`. Code that reads the latter as "no event loop"
+or "closed" and meets the former would go on with a wrong idea of where it is.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ REASONS: dict[str, str] = {
     "_http/engine.py: Transport.handle_request": AN_OUTCOME,
     "_http/engine.py: Transport.handle_async_request": AN_OUTCOME,
     "_observing/health.py: _read": "one policy cannot tell; the others are shown",
-    "_observing/subscriptions.py: _undriven": "passed on to whoever closes it",
+    "_observing/subscriptions.py: _undriven": "passed on to the coroutine it drives",
     "_runtimes/asyncio.py: AsyncioWaiter.wake": "RuntimeError: the loop is closed",
     "_runtimes/asyncio.py: AsyncioErrand.cancel": "RuntimeError: the loop is closed",
     "_runtimes/asyncio.py: AsyncioLimits._due": "RuntimeError: changed while read",
@@ -60,7 +60,7 @@ REASONS: dict[str, str] = {
     "_runtimes/sync.py: SyncWaiter.wake": "RuntimeError: it is woken already",
     "_runtimes/sync.py: SyncRace.start": "RuntimeError: no thread is left",
     "policies/adaptive_concurrency.py: AdaptiveConcurrency._exit_locked": (
-        "the user's algorithm, in the call of somebody else"
+        "the user's algorithm, in the call of another caller"
     ),
     "policies/circuit_breaker.py: CircuitBreaker._set_open_time": LOGGED,
     "policies/coalesce.py: Coalesce._spawn.body": "delivered to every caller",
@@ -178,7 +178,7 @@ def wake_a_task(patch: pytest.MonkeyPatch) -> None:
 
 
 def cancel_a_task(patch: pytest.MonkeyPatch) -> None:
-    """A task of a loop elsewhere that nobody waits for any more."""
+    """A task of another loop that no call waits for any more."""
     loop: Any = SimpleNamespace(call_soon_threadsafe=too_deep)
     task: Any = SimpleNamespace(cancel=None)
     asyncio_runtime.AsyncioErrand(loop, task).cancel()

@@ -172,7 +172,7 @@ def server_name(w: World) -> str:
 
 @in_every_colour
 async def test_the_first_may_still_win(w: World) -> None:
-    """Whoever answers first; there is no event for that."""
+    """Here it answers before the hedge; there is no event for that."""
     policy = hedge(1)
     events = recorder(policy)
     server = Server(w, (1.5, "ok"), (60, "late"))
@@ -291,7 +291,7 @@ async def test_an_error_that_is_no_failure_is_an_answer(w: World) -> None:
 
 @in_every_colour
 async def test_an_ignored_result_is_an_answer(w: World) -> None:
-    """It is only nobody's success."""
+    """It ends the call, though it counts as no success."""
     policy = Pipeline(hedge(1), classify=lambda outcome: Verdict.IGNORED)
     assert "ok" == await w.call(policy, Server(w, (2, "ok"), (2, "late")))
     await outlast(w)
@@ -354,7 +354,7 @@ async def test_without_a_delay_it_learns_one(w: World) -> None:
 
 @in_every_colour
 async def test_failures_teach_nothing(w: World) -> None:
-    """Nor do outcomes that nobody counts; and none is hedged before."""
+    """Nor do ignored outcomes; and before the delay is known no call is hedged."""
     policy = hedge()
     for _ in range(25):
         server = Server(w, (0.5, OSError()))
@@ -490,7 +490,7 @@ async def test_a_rejected_hedge_is_no_answer(w: World) -> None:
 
 @in_every_colour
 async def test_a_rejection_never_wins(w: World) -> None:
-    """Not even where a predicate calls it a success: nobody was asked."""
+    """Not even where a predicate calls it a success: the server was not asked."""
     policy = Pipeline(hedge(1, attempts=3), Bulkhead(1), classify=lambda outcome: False)
     server = Server(w, (5, "ok"))
     assert "ok" == await w.call(policy, server)
@@ -746,7 +746,7 @@ async def test_a_loser_that_ignores_its_cancellation(w: World) -> None:
 
 @in_async_colours
 async def test_a_loser_left_behind_may_fail(w: World) -> None:
-    """Nobody hears of it."""
+    """Its error is neither raised nor reported to the event loop."""
     policy = hedge(1, grace=0)
 
     async def function() -> object:
@@ -772,7 +772,7 @@ async def test_a_loser_left_behind_may_fail(w: World) -> None:
 
 @in_async_colours
 async def test_a_result_that_closes_slowly(w: World) -> None:
-    """It delays nobody for longer than the grace."""
+    """It delays the caller by no more than the grace."""
 
     class Slow(Result):
         async def aclose(self) -> None:
@@ -897,7 +897,7 @@ async def test_a_cancelled_call_cancels_all(w: World) -> None:
 
 @in_async_colours
 async def test_a_cancelled_call_waits_for_its_attempts(w: World) -> None:
-    """However long they take: nothing goes on where nobody sees it."""
+    """However long they take: no attempt goes on after the call has ended."""
     ended: list[float] = []
 
     async def function() -> None:
@@ -1293,7 +1293,7 @@ def test_a_plain_function_may_not_return_an_awaitable() -> None:
 
 
 def test_threads_are_said_aloud() -> None:
-    """Unless somebody said that they know."""
+    """Unless `max_threads` says that threads are meant."""
 
     def function() -> None:
         """Return nothing."""
@@ -1491,7 +1491,7 @@ def share_answered(seed: int, budget: Any) -> float:
 
     Five servers with a queue each, 300 calls/s at 60 % of what they can do,
     hedged after what is their 95th percentile; for six seconds all are a third
-    slower. Nobody takes a place in a queue back.
+    slower. A cancelled attempt keeps its place in its queue.
     """
     draw = random.Random(seed)
     ahead = [0.0] * 5

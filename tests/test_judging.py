@@ -394,7 +394,7 @@ def test_without_a_word_a_group_is_a_failure_unless_all_were_rejected() -> None:
 
 
 def test_rejections_alone_are_remembered_by_no_cache_and_win_no_race() -> None:
-    """Nobody was asked."""
+    """The function's dependency was not asked."""
     cache = StaleCache(1, 1, negative_ttl=60)
     fail: Any = raising(group(OPEN, FULL))
     for _ in range(2):

@@ -295,7 +295,7 @@ def test_a_body_trickles_as_the_test_lets_it(client: Any, server: Server) -> Non
 def test_an_answer_stalls_until_the_client_gives_up(
     client: Any, server: Server, library: ModuleType, version: str, before: Steps
 ) -> None:
-    """Over HTTP/2 these clients keep the connection, and tell nobody."""
+    """Over HTTP/2 these clients keep the connection, and the server cannot tell."""
     gate = server.gate()
     server.script("/", [*before, gate, *answer()])
 

@@ -218,13 +218,13 @@ def test_an_answer_that_has_arrived_wins_on_uvloop(
     """It came in time, and only the loop was too busy to look."""
 
     async def main() -> bytes:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
+        ours, peer = socket.socketpair()
+        with ours, peer:
             ours.setblocking(False)
             loop = asyncio.get_running_loop()
 
             def block() -> None:
-                theirs.send(b"in time")
+                peer.send(b"in time")
                 time.sleep(0.05)
 
             loop.call_later(0.01, block)
@@ -339,7 +339,7 @@ def test_a_forked_child_hands_no_slot_to_its_parents_waiters() -> None:
 def test_waiters_are_of_the_process_they_were_made_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In a forked child nobody will ever wait there again."""
+    """In a forked child no thread or task waits there any more."""
 
     async def waiter(runtime: Any) -> Any:
         return runtime.waiter(Call("x"))

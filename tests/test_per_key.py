@@ -90,7 +90,7 @@ async def test_a_block_has_the_key_that_it_is_given(w: World) -> None:
 
 @in_every_colour
 async def test_a_call_without_a_key_is_refused(w: World) -> None:
-    """It would be nobody's, or everybody's."""
+    """Without a key it is not known which policy applies."""
     hosts = PerKey(limiter)
     with pytest.raises(TypeError) as caught:
         await w.call(Pipeline(Retry(Exception), hosts), visit, "a")
@@ -656,7 +656,7 @@ def test_a_call_that_ends_under_the_lock_is_out_of_use() -> None:
 
 
 def test_async_functions_are_refused() -> None:
-    """They would be coroutines that nobody awaits."""
+    """They would return coroutines that are never awaited."""
 
     async def function(key: object) -> Any:
         raise AssertionError("it was called")

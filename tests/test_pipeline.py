@@ -277,7 +277,7 @@ def test_what_defeats_itself_is_said_where_it_was_built(
 
 
 def test_a_copy_warns_where_it_was_made() -> None:
-    """Library frames between are nobody's line."""
+    """The warning names the user's line, not one of the library's frames."""
     policy = Pipeline(Timeout(5))
     with pytest.warns(ResilientWarning) as caught:
         policy.with_(policies=(Timeout(1), Timeout(5)))
@@ -551,7 +551,7 @@ async def test_what_a_subclass_adds_is_there_wherever_it_stands(w: World) -> Non
 
 
 def test_a_pipeline_keeps_nothing_of_those_that_it_stands_in() -> None:
-    """What is inside belongs to somebody else."""
+    """A shared pipeline may outlive the pipelines that contain it."""
     shared: Pipeline[Any] = Pipeline(Timeout(1))
     inner = Bulkhead(3)
     gone = weakref.ref(inner)

@@ -43,7 +43,7 @@ def seen() -> tuple[Priority, float]:
 
 @in_every_colour
 async def test_a_call_is_as_important_as_the_block_around_it_says(w: World) -> None:
-    """However deep inside it is made, and normal where nobody says anything."""
+    """However deep inside it is made; normal where no block names a priority."""
     found: list[Priority] = []
 
     async def look() -> None:
@@ -174,7 +174,7 @@ def test_without_a_key_the_outermost_block_draws() -> None:
 
 
 def test_without_any_block_the_outermost_call_draws() -> None:
-    """Whoever asks first: it, a call inside it, or a block inside it."""
+    """Whichever asks first: it, a call inside it, or a block inside it."""
 
     def block() -> float:
         with priority("batch"):

@@ -127,7 +127,7 @@ def test_public_classes_pickle_by_their_public_name(name: str) -> None:
     "name", sorted(name for name in CLASSES if name.endswith(("Error", "Warning")))
 )
 def test_errors_form_one_tree(name: str) -> None:
-    """Whoever catches `ResilientError` catches every error of ours."""
+    """`except ResilientError` catches every error of ours."""
     root = resilient.ResilientError if name.endswith("Error") else UserWarning
 
     assert issubclass(CLASSES[name], root)

@@ -204,7 +204,7 @@ async def test_a_call_is_judged_by_the_whole_line_before_it(w: World) -> None:
 
 @in_async_colours
 async def test_a_cancelled_waiter_leaves_its_place_to_others(w: World) -> None:
-    """Those behind move up; nobody goes later than before."""
+    """The calls behind it move up; none goes later than before."""
     limiter = RateLimiter(1, per=3, max_wait=None)
 
     async def impatient() -> None:
@@ -280,7 +280,7 @@ async def test_who_is_cancelled_in_the_middle_of_the_line_leaves_it(w: World) ->
 
 @in_async_colours
 async def test_a_free_call_waits_for_nobody(w: World) -> None:
-    """It takes nothing from anybody."""
+    """It takes no permits that another call could have."""
     limiter = RateLimiter(1, max_wait=None, cost=lambda call: call.args[0])
 
     async def enter(cost: int) -> float:
@@ -368,7 +368,7 @@ def test_a_wrong_cost_is_refused(
 
 
 def test_what_a_cost_function_raises_reaches_the_caller() -> None:
-    """It is a bug, nobody's failure."""
+    """It is a bug and counts as no failure."""
     limiter = RateLimiter(1, cost=lambda call: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         Pipeline(Retry(Exception), limiter).call(bool)
@@ -395,7 +395,7 @@ async def test_several_limits_are_taken_together_or_not_at_all(w: World) -> None
 
 @in_async_colours
 async def test_several_limits_have_one_line(w: World) -> None:
-    """Each waits for what it lacks; nobody overtakes."""
+    """Each call waits for what it lacks; none overtakes another."""
     limiter = RateLimiter(
         limits=[Limit(10, per=1), Limit(100, per=10, unit="tokens")],
         max_wait=None,
@@ -591,7 +591,7 @@ def test_what_a_call_cost_has_to_be_a_number(amount: Any) -> None:
 
 @in_async_colours
 async def test_who_waits_is_judged_anew_by_a_new_rate(w: World) -> None:
-    """Nobody keeps a wait that was computed for the old one."""
+    """No call keeps a wait that was computed for the old rate."""
     limiter = RateLimiter(1, per=10, max_wait=None)
 
     async def speed_up() -> None:
@@ -633,7 +633,7 @@ async def test_who_no_longer_fits_is_rejected_then(w: World) -> None:
 
 @in_async_colours
 async def test_all_may_be_rejected_by_a_new_rate(w: World) -> None:
-    """Then nobody waits, and the line is as new."""
+    """Then no call waits, and the queue is as new."""
     limiter = RateLimiter(1, max_wait=1)
 
     async def slow_down() -> None:
@@ -872,7 +872,7 @@ async def test_who_is_behind_a_debt_is_rejected_when_time_is_up(w: World) -> Non
         rejected.append(w.now())
 
     await w.gather(expensive, lambda: late(0.1), lambda: late(0.2), lambda: late(0.3))
-    # The first in line sees it at once, and whoever is first then, too.
+    # The first in the queue sees it at once, and then so does each next one.
     assert [0.5] * 3 == pytest.approx(rejected)
 
 
@@ -900,7 +900,7 @@ async def test_who_does_not_get_to_the_front_in_time_is_rejected(w: World) -> No
 
 
 def test_a_waiter_whose_loop_is_closed_makes_way_for_the_next() -> None:
-    """Nobody behind it waits for ever."""
+    """The calls behind it do not wait for ever."""
     forgotten: list[Any] = []
 
     async def wait(limiter: RateLimiter) -> None:
@@ -1161,7 +1161,7 @@ async def test_a_rejection_tells_the_deadline_from_max_wait(w: World) -> None:
 
 
 class Secret:
-    """What nobody may see."""
+    """A value that must not be shown."""
 
     def __repr__(self) -> str:
         raise AssertionError("it was shown")
@@ -1189,7 +1189,7 @@ def test_what_a_cost_function_returns_is_not_shown(
 
 
 def test_an_async_cost_is_refused() -> None:
-    """It would be a coroutine that nobody awaits."""
+    """It would return a coroutine that is never awaited."""
 
     async def cost(call: Call) -> int:
         raise AssertionError("it was called")
@@ -1228,7 +1228,7 @@ def test_a_call_puts_a_lost_waiter_out_of_line() -> None:
 
 
 def test_a_waiter_of_one_limiter_is_none_of_another() -> None:
-    """Those for which nobody has ever waited have one empty list together."""
+    """Limiters on which no call has ever waited share one empty list."""
     limiter, other = (RateLimiter(1, per=60, max_wait=None) for _ in range(2))
     assert limiter._deferred is other._deferred
     limiter.call(bool)

@@ -76,7 +76,7 @@ def test_records_are_equal_where_type_and_fields_are() -> None:
 
 
 def test_a_record_never_changes() -> None:
-    """Whoever has it may pass it on."""
+    """So it may be passed on without a copy."""
     point: Any = Point(1.0, 2.0)
     with pytest.raises(AttributeError) as caught:
         point.x = 3.0

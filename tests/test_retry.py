@@ -259,7 +259,7 @@ async def test_the_last_result_is_returned_all_the_same(w: World) -> None:
 
 @in_every_colour
 async def test_on_result_alone_retries_no_error(w: World) -> None:
-    """Nobody named an error: each is final."""
+    """Without `on` no error is named: each is final."""
     flaky = Flaky(OSError())
     retry = Retry(on_result=lambda value: value is None, backoff=NOW)
     assert flaky.results[0] is await failure_of(w, retry, flaky)
@@ -407,7 +407,7 @@ async def test_the_cap_holds_after_jitter(w: World) -> None:
 async def test_a_predicate_or_backoff_that_raises_reaches_the_caller(
     w: World,
 ) -> None:
-    """A bug in them is nobody's outcome: not retried, and permits come back."""
+    """A bug in them is no outcome: it is not retried, and permits come back."""
     bug = ZeroDivisionError("a bug")
 
     def broken(_: Any) -> Any:
@@ -1052,7 +1052,7 @@ async def test_a_wait_that_the_deadline_refuses_leaves_the_last_real_error(
 async def test_a_rejection_between_attempts_has_the_last_error_as_context(
     w: World,
 ) -> None:
-    """Whoever reads why the breaker refused sees what had gone before."""
+    """The traceback of the rejection shows the failure before it."""
     fails = ValueError("real")
 
     async def body() -> None:

@@ -81,7 +81,7 @@ def test_each_loop_is_recognised() -> None:
 
 
 def test_no_loop_is_an_error() -> None:
-    """A coroutine that is driven by nobody we know."""
+    """Neither asyncio nor trio drives the coroutine."""
     with pytest.raises(RuntimeError, match="no task of asyncio or trio"):
         current_runtime(Call("x"))
 
@@ -230,7 +230,7 @@ def test_a_task_of_another_loop_may_wake() -> None:
 
 
 def test_a_waiter_of_a_closed_loop_says_so() -> None:
-    """Whoever waited there is gone."""
+    """The task that waited there has ended with it."""
 
     async def get() -> Any:
         return ASYNCIO.waiter(Call("x"))
@@ -279,7 +279,7 @@ def test_instant_waits_move_the_clock_forward() -> None:
 
 
 def test_it_refuses_to_park_where_a_loop_runs() -> None:
-    """Whoever could wake it may need that very loop."""
+    """What could wake it may need that very loop."""
 
     async def main() -> None:
         bulkhead = Bulkhead(1, max_queue=1)
@@ -296,7 +296,7 @@ def test_it_refuses_to_park_where_a_loop_runs() -> None:
 def test_it_warns_once_when_it_sleeps_where_a_loop_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It stops every task of it; said once, at the line that called."""
+    """It stops every task of the loop; the warning names the line that called."""
     monkeypatch.setattr(sync_runtime, "_warned", False)
     monkeypatch.setattr(clock, "sleep", lambda seconds: None)
     results: list[Any] = []
@@ -405,7 +405,7 @@ def test_a_timer_that_comes_early_is_armed_again() -> None:
 
 
 def test_a_call_that_ends_between_timer_and_delivery_is_not_cancelled() -> None:
-    """The cancellation comes one turn later, and finds nobody."""
+    """The cancellation comes one turn later, when the call has ended."""
 
     async def main() -> None:
         call = Call("x")
@@ -522,7 +522,7 @@ def test_a_call_that_is_closed_as_others_are_looked_at_disturbs_nobody() -> None
 
 
 def test_a_limit_within_itself_has_a_place_of_its_own() -> None:
-    """Whoever is reached by one call twice limits it twice."""
+    """A policy that one call passes twice limits it twice."""
 
     async def main() -> None:
         limits_by_loop: dict[Any, Any] = {}
@@ -722,7 +722,7 @@ def test_an_abandoned_race_interrupts_what_runs(backend: Any) -> None:
 
 
 def test_threads_of_an_abandoned_race_are_left_alone() -> None:
-    """They cannot be interrupted, and report to nobody."""
+    """They cannot be interrupted, and their end is not reported."""
     runner = Runner("thread")
     gate = threading.Lock()
     gate.acquire()

@@ -121,7 +121,7 @@ def overloaded(policy: str) -> list[throttling.Second]:
 
 
 def test_refusing_takes_all_the_time_there_is() -> None:
-    """A backend that is asked for four times what it can do answers nobody."""
+    """A backend asked for four times its capacity answers next to nothing."""
     seconds = overloaded(throttling.NONE)
 
     assert 10 > mean(second.answered for second in seconds)

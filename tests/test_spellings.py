@@ -473,11 +473,11 @@ def test_a_plain_function_that_returns_an_awaitable_is_refused(
 
 
 def test_any_awaitable_is_refused() -> None:
-    """A future as much as a coroutine; it is nobody's to close."""
+    """Not only a coroutine; an awaitable without `close` is left as it is."""
 
     class Later:
         def __await__(self) -> Iterator[None]:
-            raise AssertionError("nobody awaits it")
+            raise AssertionError("it was awaited")
 
     breaker = CircuitBreaker(consecutive_failures=1)
     with pytest.raises(TypeError, match="make it `async def`"):

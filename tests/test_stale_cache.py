@@ -323,7 +323,7 @@ async def test_a_bug_in_a_predicate_reaches_the_caller(w: World) -> None:
 
 @in_async_colours
 async def test_a_cancellation_is_not_answered(w: World) -> None:
-    """It is nobody's failure."""
+    """It counts as no failure, so no stale value stands in for it."""
     source = Source()
 
     async def function() -> int:
@@ -479,7 +479,7 @@ async def test_rejections_and_what_cannot_be_copied_are_not_remembered(
 
 
 class FewError(Exception):
-    """There are as many as somebody says."""
+    """An error class of which only `left` can be made."""
 
     left = 2
 
@@ -942,7 +942,7 @@ def test_an_order_that_defeats_itself_is_told_of() -> None:
         with pytest.warns(ResilientWarning) as caught:
             Pipeline(outer, cache)
         assert [text] == [str(one.message) for one in caught]
-        # The right way round says nothing, and so does what says whom it is for.
+        # No warning in the right order, nor from a cache that answers other errors.
         Pipeline(cache, outer)
     Pipeline(Retry(OSError), StaleCache(1, 1, on=KeyError))
     Pipeline(Retry(OSError), StaleCache(1, 0))

@@ -560,7 +560,7 @@ async def test_histograms_are_recorded_where_they_are_wanted(w: World) -> None:
 
 @in_every_colour
 async def test_a_deadline_alone_is_no_call(w: World) -> None:
-    """It is measured by nobody."""
+    """`deadline_after` makes no measurement of its own."""
     sdk = Sdk()
     policy = Pipeline(Bulkhead(1), name="inside")
     with sdk.instrumented(logs=False):

@@ -238,7 +238,7 @@ async def test_an_attempt_that_is_cancelled_is_no_error(w: World) -> None:
 
 @in_every_colour
 async def test_a_rejection_within_an_attempt_is_its_error(w: World) -> None:
-    """An inner pipeline's refusal is what came of the outer one's attempt."""
+    """The inner policy's rejection is the outcome of the outer one's attempt."""
     sdk = Sdk()
     inner, outer = Bulkhead(1), Pipeline(Bulkhead(5), name="outer")
 
@@ -359,7 +359,7 @@ def test_a_request_that_is_sent_again_says_how_often() -> None:
 
 
 def test_what_is_no_request_does_not_say_it() -> None:
-    """Nobody sent anything."""
+    """A function that sends no request has no resend count."""
     sdk = Sdk()
     policy = Pipeline(Retry(OSError, backoff=constant(0)), name="plain")
     numbers = iter([OSError("down"), None])

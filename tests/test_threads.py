@@ -1,7 +1,7 @@
 """Policies that many threads and event loops share, in real time.
 
-Nothing here sleeps: threads meet at barriers, and whoever has to be somewhere
-is waited for. A dead-lock is an assertion after `PATIENCE` seconds.
+Nothing here sleeps: threads meet at barriers, and a thread that has to be
+somewhere is waited for. A dead-lock is an assertion after `PATIENCE` seconds.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def test_an_adaptive_limit_is_never_exceeded(queue: int) -> None:
     assert inside.total == sum(results)
     assert inside.most <= 8
     assert (0, 0) == (policy.in_flight, policy.queued)
-    # With places for all nobody is turned away.
+    # With places for all no call is refused.
     assert queue == 0 or [20] * THREADS == results
 
 
@@ -286,8 +286,8 @@ def test_a_limiter_never_lets_more_through_than_its_rate(algorithm: Any) -> None
                 passed.append((before, time.monotonic()))
 
     assert [None] * THREADS == in_threads(call)
-    # Each took its permit somewhere between its two moments, so those that
-    # began and ended between two moments took theirs there.
+    # Each call took its permit somewhere between its two moments, so those that
+    # began and ended between two moments took a permit there.
     passed.sort(key=lambda one: one[1])
     for first in range(0, len(passed), 25):
         begin = passed[first][0]
@@ -303,7 +303,7 @@ def test_a_limiter_never_lets_more_through_than_its_rate(algorithm: Any) -> None
 
 
 class Recording(RateLimiter):
-    """A limiter that knows whom it served: each call costs a little more.
+    """A limiter that knows which call it served: each costs a little more.
 
     What a call does after it was served says little about the order: its
     thread may be stopped for a while in between.

@@ -194,7 +194,7 @@ async def test_a_late_error_that_nothing_could_interrupt_is_raised(w: World) -> 
 
 @in_every_colour
 async def test_a_late_answer_without_listeners_is_returned(w: World) -> None:
-    """No object is made for events that nobody listens to."""
+    """No event object is made without a listener."""
 
     async def busy() -> str:
         clock.sleep(3)
@@ -621,7 +621,7 @@ def test_a_count_left_over_at_entry_is_not_ours() -> None:
 
 
 def test_who_swallows_the_caller_s_cancellation_too_is_no_timeout() -> None:
-    """Both were delivered: what came of it is the function's affair."""
+    """Both were delivered: the function decides what to do with them."""
 
     async def main() -> None:
         async def stubborn() -> str:
@@ -1006,7 +1006,7 @@ async def test_a_total_timeout_cuts_an_attempt_that_may_be_abandoned(
 
 @in_sync
 async def test_a_deadline_around_ends_the_waiting_too(w: World) -> None:
-    """Nobody waits for a thread longer than there is time."""
+    """The wait for the thread ends at the deadline."""
     timeout = Timeout(9, abandon=True, name="t")
     with deadline_after(2), pytest.raises(TimeoutExceededError) as caught:
         timeout.call(lambda: clock.sleep(5))
@@ -1215,7 +1215,7 @@ def test_a_place_is_counted_once_when_the_start_of_a_thread_is_interrupted() -> 
             with pytest.raises(KeyboardInterrupt):
                 crew.begin("f", ran.append, ("ran",), {})
         if not begins:
-            # It begins after all, when nobody wants it any more.
+            # It begins after all, when its result is not wanted any more.
             threads[0]()
         assert 0 == crew.running
         assert 0 == crew.abandoned

@@ -97,7 +97,7 @@ def closed_gate() -> threading.Lock:
 
 
 def test_an_hour_of_sleep_takes_no_time(backend: Backend) -> None:
-    """The clock jumps over what nobody needs to wait for."""
+    """The clock jumps to the time at which the next sleep ends."""
 
     async def main() -> float:
         for _ in range(60):
@@ -159,7 +159,7 @@ def test_timeouts_of_the_loop_are_virtual(backend: Backend) -> None:
 
 
 def test_sleepers_wake_in_the_order_of_their_times(backend: Backend) -> None:
-    """Whoever sleeps less wakes first, each at its own time."""
+    """The shortest sleep ends first, each at its own time."""
 
     async def main() -> list[tuple[float, float]]:
         woken = []
@@ -444,7 +444,7 @@ def test_a_worker_that_calls_back_lets_time_pass(backend: Backend) -> None:
 
 
 def test_an_abandoned_thread_still_holds_the_clock(backend: Backend) -> None:
-    """That nobody waits for it does not make it idle."""
+    """That no task waits for it does not make it idle."""
 
     async def main() -> tuple[bool, float]:
         ended = threading.Event()
@@ -470,7 +470,7 @@ def test_an_abandoned_thread_still_holds_the_clock(backend: Backend) -> None:
 
 
 def test_threads_of_the_user_sleep_on_the_clock_of_the_loop(backend: Backend) -> None:
-    """A thread that nobody announced takes part once it sleeps."""
+    """A thread that was not announced takes part once it sleeps."""
 
     async def main() -> list[float]:
         seen: list[float] = []
@@ -569,7 +569,7 @@ def test_looking_at_threads_leaves_nothing_to_the_collector(backend: Backend) ->
 
 
 async def wait_for_nothing() -> None:
-    """Wait for an event that nobody sets."""
+    """Wait for an event that is never set."""
     await anyio.Event().wait()
 
 
@@ -832,7 +832,7 @@ def test_the_seed_sets_the_random_source() -> None:
 
 
 def test_a_sync_wait_ends_at_its_timeout() -> None:
-    """With nobody to open the gate, time jumps to the end of the wait."""
+    """With no thread to open the gate, time jumps to the end of the wait."""
     with virtual_time() as clock:
         assert not clock.wait(closed_gate(), 5)
         assert 5.0 == clock.now()

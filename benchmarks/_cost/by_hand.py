@@ -28,7 +28,7 @@ class Rejected(Exception):  # noqa: N818 - what a script would call it
 
 
 def retry(fn: Function, world: World, tight: bool) -> Function:
-    """Three attempts, with full jitter; from 0 s here, since nobody waits."""
+    """Three attempts, with full jitter; from 0 s here, so that no call waits."""
     sleep = world.sleep
     if world.sync:
 

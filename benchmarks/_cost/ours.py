@@ -83,7 +83,7 @@ def limiter(fn: Function, world: World, tight: bool) -> Function:
 
 
 def bulkhead(fn: Function, world: World, tight: bool) -> Function:
-    """Ten at once, nobody queues."""
+    """Ten at once, without a queue."""
     return Bulkhead(1 if tight else 10)(fn)
 
 

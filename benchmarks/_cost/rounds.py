@@ -3,8 +3,8 @@
 A machine that others use too makes some of their turns slow, and all of them
 together from time to time. So turns are short, every round has one of each,
 and what is kept is the ratio within a round: its median over the rounds, and
-its quartiles. The clock is that of the processor: nobody here waits for
-anything, and what others did meanwhile is not counted. A turn that was
+its quartiles. The clock is that of the processor: no contender waits, and
+what other processes did meanwhile is not counted. A turn that was
 interrupted has cold caches and spoils one round, which the median does not see.
 """
 
@@ -89,7 +89,7 @@ async def measure(scene: Scene, rounds: int, turn: float = TURN) -> Times:
     times: dict[str, list[float]] = {one.name: [] for one in scene.contenders}
     gc.collect()
     for number in range(rounds):
-        # Nobody is always after the one that leaves the caches cold.
+        # No contender always follows the one that leaves the caches cold.
         first = number % len(scene.contenders)
         for one in scene.contenders[first:] + scene.contenders[:first]:
             times[one.name].append(await _of(burst, one.call, calls[one.name]))

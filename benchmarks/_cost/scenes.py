@@ -1,4 +1,4 @@
-"""Who is compared with whom, at what, and what a contender does not promise."""
+"""The comparisons: contenders, cases, and what a contender does not promise."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Peer:
             "deadline" (what is inside can look it up). Empty: none that we
             know of, which is the stricter reading.
         trio: Whether it is made for trio. Much of what is not runs there, as
-            long as nobody has to wait.
+            long as no call has to wait.
         cases: Where it has its part; empty: wherever its group has.
     """
 
@@ -256,7 +256,7 @@ class Scene:
     world: World
     contenders: list[Contender] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    """Why somebody is not there."""
+    """Why a contender is missing, by its name."""
 
     @property
     def guarded(self) -> bool:
@@ -277,7 +277,7 @@ def scenes() -> Iterator[tuple[str, str, World]]:
             for case in group.cases:
                 held = name == "Bulkhead" and case == "rejected"
                 if held and world in (TRIO, SYNC):
-                    continue  # somebody else has to hold its only slot
+                    continue  # another task has to hold its only slot
                 if not (world.sync and case == SUSPENDS):
                     yield name, case, world
 

@@ -37,7 +37,7 @@ class Target:
     Args:
         topic: What it is about.
         what: What is measured.
-        reached: What came of it.
+        reached: The figure that was measured.
         limit: What is aimed at; None: nothing, it is told for comparison.
         at_least: Whether more is better.
         unit: Of both.

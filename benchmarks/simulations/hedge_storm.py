@@ -1,6 +1,6 @@
 """The hedge storm: asking twice makes late what is then asked for twice.
 
-Some servers are busy for 60 % of the time. Whoever has had no answer after
+Some servers are busy for 60 % of the time. A call that has no answer after
 74.5 ms, which is the 95th percentile of a good day, asks another server as
 well. For half a minute all work takes 30 % longer: more answers are late,
 more copies are sent, and those make more answers late. If nothing bounds
@@ -11,7 +11,7 @@ an exponential time for each piece of work, of 10 ms on average; requests that
 come at random (Poisson) to a server drawn at random, and hedges that go to
 another one. `Hedge` cancels the copies that it no longer needs; servers work
 on them all the same, except in one row: there a copy leaves its line when it
-is cancelled, if nobody has begun it.
+is cancelled, unless the server has begun it.
 
 There are five servers, and twenty where nothing bounds the hedges: with five,
 chance alone sets that storm off within the first minute, and there would be

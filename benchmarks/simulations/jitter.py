@@ -60,7 +60,7 @@ class ConflictError(Exception):
 
 
 class Result(NamedTuple):
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
         writes: How many it took.

@@ -2,8 +2,8 @@
 
 A server that can do 300 requests a second is asked for 280. For ten seconds
 what it is sent is held up on the way, and then arrives all at once. From then
-on everybody waits longer than a client does, and work whose caller has gone
-away is done all the same. If clients now ask again, the server is asked for
+on each request waits longer than its client does, and work whose caller has
+gone away is done all the same. If clients now ask again, the server is asked for
 more than it can do, for ever: the cause is gone, and the storm feeds itself.
 
 Modelled: 30 workers of which each takes 100 ms, exponentially distributed,
@@ -12,7 +12,7 @@ ten client processes in turn, each with policies of its own, that wait a
 second for an answer. Arrivals come at random (Poisson). When they come and
 how long their work takes is the same for every policy.
 
-As nobody leaves the line, the moment of the answer is known when a request is
+As no request leaves the queue, the moment of the answer is known when a request is
 sent: the model is a heap of the moments at which the workers will be free.
 
 Source: N. Bronson, A. Aghayev, A. Charapko and T. Zhu, *Metastable Failures

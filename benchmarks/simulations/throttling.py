@@ -2,7 +2,7 @@
 
 A backend can do a thousand requests a second, and refuse four thousand. Asked
 for four thousand it refuses, has no time for anything else, and answers
-nobody. It cannot mend that: whoever asks has to.
+no call. It cannot mend that: its clients have to.
 
 Modelled: one processor and one line of what it has yet to do, first come
 first served. A request that finds less than 50 ms of work in line is accepted

@@ -45,8 +45,8 @@ async def together(w: World, *functions: Callable[[], Awaitable[Any]]) -> list[A
     gates = [threading.Lock() for _ in range(len(functions) + 1)]
 
     def run(place: int) -> None:
-        # NB: whoever begins lets the next one begin: somebody is always about
-        # to run, and time stands still, until all have begun.
+        # NB: a caller that begins lets the next one begin: one is always about
+        # to run, so time stands still, until all have begun.
         clock.wait(gates[place], None)
         gates[place + 1].release()
         try:

@@ -156,7 +156,7 @@ async def test_a_scope_of_anyio_disturbs_no_shielded_cleanup(w: World) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
 def test_a_task_may_begin_at_once() -> None:
-    """And end at once, before anybody waits for it."""
+    """And end at once, before a call waits for it."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -263,7 +263,7 @@ async def test_a_group_of_interrupts_reaches_its_caller(w: World) -> None:
 
 
 def test_a_caller_that_is_closed_leaves() -> None:
-    """A coroutine that nobody resumes waits for nothing any more."""
+    """A coroutine that is closed no longer counts as waiting."""
 
     async def main() -> None:
         coalesce = Coalesce()
@@ -306,7 +306,7 @@ def test_a_loop_that_is_gone_takes_its_executions_along() -> None:
 
 
 def test_a_loop_that_refuses_new_tasks_is_told_of() -> None:
-    """And nobody waits for what never begins."""
+    """And no call waits for an execution that never begins."""
 
     async def main() -> None:
         coalesce = Coalesce()

@@ -75,7 +75,7 @@ async def test_the_first_caller_leaves_at_its_deadline_too(w: World) -> None:
 
 @in_async_colours
 async def test_when_the_last_has_no_time_the_execution_is_cancelled(w: World) -> None:
-    """Nobody would see what it gives."""
+    """No caller is left to receive its result."""
     coalesce, slow = Coalesce(), Slow(w)
     with pytest.raises(DeadlineExceededError), deadline_after(2):
         await w.call(coalesce, slow.function)
@@ -192,7 +192,7 @@ async def test_a_wait_that_the_first_one_s_deadline_refused_is_its_own(
 
 @in_sync
 async def test_a_result_that_comes_as_the_time_is_up_is_taken(w: World) -> None:
-    """Whoever is about to leave looks once more."""
+    """A call that is about to leave looks once more."""
     coalesce, slow = Coalesce(), Slow(w)
     decorated = w.decorate(coalesce, slow.function)
 
@@ -286,7 +286,7 @@ async def test_calls_do_not_wait_for_each_other(w: World) -> None:
 
 @in_every_colour
 async def test_calls_of_two_instances_do_not_wait_for_themselves(w: World) -> None:
-    """What is inside is inside, whoever is in between."""
+    """A call is inside an execution, whatever calls stand between them."""
     one, other = Coalesce(), Coalesce()
 
     async def first() -> Any:

@@ -41,7 +41,7 @@ async def test_a_call_alone_is_as_without(w: World) -> None:
 
 @in_every_colour
 async def test_concurrent_identical_calls_share_one_execution(w: World) -> None:
-    """Whoever comes while it runs gets what it gets, when it gets it."""
+    """A call that comes while it runs gets its result, when it ends."""
     coalesce, slow = Coalesce(name="load"), Slow(w)
     events: list[Event] = []
     coalesce.subscribe(events.append)

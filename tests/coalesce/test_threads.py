@@ -54,7 +54,7 @@ async def test_when_the_first_thread_is_interrupted_another_goes_on(w: World) ->
 
 @in_sync
 async def test_a_thread_that_is_interrupted_in_its_wait_leaves(w: World) -> None:
-    """Nobody else notices."""
+    """The other calls do not notice."""
     coalesce, slow = Coalesce(), Slow(w)
     first, second = callers(w, coalesce, slow, 0, 1)
 
@@ -122,14 +122,14 @@ def test_a_forked_child_waits_for_nobody_of_its_parent(
 
 @pytest.mark.real
 def test_each_loop_has_executions_of_its_own() -> None:
-    """What is made on a loop is of no use on another; threads share theirs."""
+    """A result made on one loop is of no use on another."""
     coalesce = Coalesce(key=lambda: 1)
     barrier = threading.Barrier(3)
     inside: list[object] = []
 
     async def function() -> object:
         inside.append(threading.get_ident())
-        # Nobody gets past before all three are inside at once.
+        # No execution gets past before all three are inside at once.
         barrier.wait(20)
         return threading.get_ident()
 
@@ -230,7 +230,7 @@ class Closing:
 
 @pytest.mark.parametrize("skips", range(6))
 def test_a_call_may_be_closed_while_the_lock_is_held(skips: int) -> None:
-    """By a collection, on the very thread that holds it: nobody waits."""
+    """By a collection, on the very thread that holds it: that must not wait."""
 
     async def main() -> None:
         closing = Closing()

@@ -661,7 +661,7 @@ async def test_slots_last_until_the_body_ends(h: Http) -> None:
 
 @in_every_client
 async def test_a_body_that_is_lost_gives_its_slot_back(h: Http) -> None:
-    """Nobody closed it, and its connection is lost; not the slot as well."""
+    """It was not closed, so its connection is lost, but the slot is not."""
     bulkhead = Bulkhead(1)
 
     async def step(request: Any) -> Any:
@@ -765,7 +765,7 @@ async def test_a_read_that_the_total_limit_cut_short_is_caused_by_ours(
 
 @in_every_client
 async def test_a_deadline_around_the_reading_covers_the_body_too(h: Http) -> None:
-    """That of whoever reads, wherever the response came from."""
+    """The deadline of the code that reads counts, wherever the response came from."""
     response = h.response(200, *[b"x", 2.0] * 9)
     async with h.client(h.script(response), Pipeline()) as client:
         response = await h.open(client)

@@ -534,7 +534,7 @@ async def test_a_body_is_iterated_in_every_way(h: Http, wrap: Wrap) -> Any:
 
 @as_with_a_bare_transport
 async def test_a_body_whose_length_is_known_reads_the_same(h: Http, wrap: Wrap) -> Any:
-    """Whoever took it from the wire: the bytes, the text, the lines."""
+    """As raw bytes, as bytes, as text and as lines."""
     seen: list[Any] = []
     async with h.bare(wrap(streams(h))) as client:
         for how in ("raw", "bytes", "text", "lines"):
@@ -1125,7 +1125,7 @@ def proxied(h: Real, proxy: Proxy) -> Iterator[Any]:
 @pytest.mark.real
 @every_client
 async def test_a_proxy_forwards(h: Real, server: Server) -> None:
-    """The inner transport's own; credentials go to it and to nobody else."""
+    """A proxy of the inner transport; only the proxy is sent the credentials."""
     server.script("/", answer(200, body=b"through"))
     with Proxy() as proxy:
         for transport in proxied(h, proxy):
@@ -1142,7 +1142,7 @@ async def test_a_proxy_forwards(h: Real, server: Server) -> None:
 @pytest.mark.real
 @every_client
 async def test_a_failure_behind_a_proxy_is_mended(h: Real, server: Server) -> None:
-    """A response of 503, of whoever made it, is retried through the proxy."""
+    """A response of 503 that came through the proxy is retried through it."""
     with Proxy() as proxy:
         server.script("/", answer(503), answer(200, body=b"through"))
         *_, transport = proxied(h, proxy)

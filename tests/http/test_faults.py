@@ -127,7 +127,7 @@ async def test_streams_that_we_have_no_more_of_are_a_shortage(h: Http) -> None:
 
 @in_every_client
 async def test_a_users_own_verdict_replaces_what_a_shortage_says(h: Http) -> None:
-    """Whoever classifies answers for the circuit as well."""
+    """The verdict of `classify` counts for the circuit as well."""
     breaker = CircuitBreaker(consecutive_failures=1)
     for verdict, state in ((Verdict.PUSHBACK, "open"), (Verdict.FAILURE, "closed")):
         breaker.reset()

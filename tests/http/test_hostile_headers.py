@@ -359,7 +359,7 @@ async def test_those_who_wait_for_one_origin_go_on_once_another_is_seen(
 
 
 def test_a_limit_that_was_told_without_an_origin_holds_for_all() -> None:
-    """Whoever calls `update` answers for it."""
+    """`learn` without an origin applies to requests to all origins."""
     h = Http("httpx2", "sync")
     limiter = RateLimiter(100)
 

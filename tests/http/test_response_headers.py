@@ -282,7 +282,7 @@ def test_a_reset_of_garbage_is_none(headers: Any, reset: str) -> None:
 
 
 def test_a_remaining_without_its_reset_is_none(headers: Any) -> None:
-    """Nobody knows for how long it holds."""
+    """It is not known for how long it holds."""
     assert [] == grants(headers, {"x-ratelimit-remaining": "1"})
     fields = {"x-ratelimit-remaining-a": "1", "x-ratelimit-reset-b": "1"}
     assert [] == grants(headers, fields)

@@ -455,7 +455,7 @@ async def test_a_date_in_2099_is_too_long_a_wait(h: Http) -> None:
 
 @in_every_client
 async def test_a_wait_past_the_deadline_is_not_begun(h: Http) -> None:
-    """A Timeout's, or that of whoever called."""
+    """The deadline is a Timeout's, or the caller's."""
     for around in (True, False):
         script = h.script(h.answer(503, Retry_After="20"), 200)
         outer = Timeout(None if around else 20)
@@ -829,7 +829,7 @@ async def test_a_timeout_is_never_nothing(h: Http) -> None:
 
 @in_every_client
 async def test_a_client_without_limits_is_given_them(h: Http) -> None:
-    """None is no limit, and so are timeouts that nobody named."""
+    """A timeout that is None or missing is no limit."""
     seen: list[Any] = []
 
     async def look(request: Any) -> Any:
@@ -1028,7 +1028,7 @@ async def test_a_client_within_the_limit_is_not_reported(h: Http) -> None:
 
 @in_every_client
 async def test_a_request_without_timeouts_is_sent_after_one_with_them(h: Http) -> None:
-    """By whoever wraps the transport in one of their own; it has no limits."""
+    """A transport around ours may drop them; such a request has no limits."""
     transport = h.transport(h.script(200), Timeout(20))
     every = dict.fromkeys(("connect", "read", "write", "pool"), 5.0)
     request = h.library.Request("GET", URL, extensions={"timeout": every})
@@ -1273,7 +1273,7 @@ async def test_a_pipeline_that_is_passed_is_used_exactly_as_built(h: Http) -> No
 
 @in_every_client
 async def test_a_function_may_look_at_its_call_from_the_wire(h: Http) -> None:
-    """The inner transport runs inside the call; nobody does afterwards."""
+    """The inner transport runs inside the call; the caller's code does not."""
     seen: list[Any] = []
 
     async def look(request: Any) -> Any:
@@ -1397,7 +1397,7 @@ async def test_a_policy_of_the_other_colour_is_refused(h: Http) -> None:
     """When the transport is first used, or the override."""
 
     async def spare(error: Any) -> Any:
-        """Answer, could anybody wait for it."""
+        """Never runs: a sync transport cannot await it."""
 
     fallback = Fallback(function=spare)
     script = h.script(200)
@@ -1720,7 +1720,7 @@ async def test_a_cancelled_exchange_leaves_nothing(h: Http) -> None:
                     await cancel_after(h, tick * 0.125, fetch)
                 assert 0 == bulkhead.in_use, (length, read_body, tick)
                 events = [event for event, _ in h.log]
-                # NB: whoever streams closes as a bare client does.
+                # NB: a streamed response is closed as by a bare client.
                 done = "close" if (length, read_body) == (4, "auto") else "closing"
                 assert events.count("open") <= events.count(done), (tick, h.log)
 

@@ -246,7 +246,7 @@ def test_refusal_says_why_and_how_long() -> None:
 
 
 def test_call_at_exactly_the_end_of_the_open_time_probes() -> None:
-    """At 5.0 s, not after it; and until then nobody."""
+    """At 5.0 s, not after it; until then all calls are refused."""
     circuit = opened()
 
     refuse(circuit, math.nextafter(5.0, 0.0))
@@ -362,7 +362,7 @@ def test_exactly_three_of_ten_calls_probe() -> None:
 
 
 def test_ignored_probe_gives_its_place_to_exactly_one_other() -> None:
-    """Nobody has voted."""
+    """An ignored probe is no vote."""
     circuit = opened()
     first, _, _ = (admit(circuit, 5.0) for _ in range(3))
 
@@ -621,7 +621,7 @@ def test_place_of_a_reclaimed_probe_is_not_given_away() -> None:
 
 
 def test_probe_that_comes_back_at_its_deadline_is_late() -> None:
-    """Whether anybody called meanwhile makes no difference."""
+    """Whether another call came meanwhile makes no difference."""
     circuit = opened(half_open_calls=1)
     probe = admit(circuit, 5.0)
     circuit.take_changes()
@@ -834,7 +834,7 @@ def test_circuit_is_fresh_only_while_it_knows_nothing() -> None:
 
 
 def test_looking_changes_no_state() -> None:
-    """Nobody probes for the sake of statistics."""
+    """Reading the statistics admits no probe."""
     circuit = opened()
 
     statistics = circuit.statistics(100.0)

@@ -214,7 +214,7 @@ def test_a_congested_probe_leaves_the_baseline() -> None:
 
 
 def test_a_probe_that_takes_too_long_is_over() -> None:
-    """Here 1 s and four times 0.3 s; whoever asks sees to it."""
+    """Here after 1 s and four times 0.3 s, as soon as a caller asks."""
     latency = doubted()
     latency.end_overdue_probe(43.1)
     assert 5 == latency.cap
@@ -287,7 +287,7 @@ def test_it_grows_while_nobody_queues(kind: type[LatencyLimit]) -> None:
 
 @BOTH
 def test_a_latency_far_above_the_baseline_shrinks_it(kind: type[LatencyLimit]) -> None:
-    """Somebody queues."""
+    """The time beyond the baseline is time in a queue."""
     teller = Teller(kind())
     assert teller.tell(10, 0.1) > teller.tell(10, 0.5)
 
@@ -318,7 +318,7 @@ def test_one_timeout_in_many_calls_is_forgiven(kind: type[LatencyLimit]) -> None
 
 @BOTH
 def test_a_probe_lowers_it_for_a_moment(kind: type[LatencyLimit]) -> None:
-    """Whoever is about to be refused asks, and then the time may be over."""
+    """A call about to be refused asks for the limit, which ends an overdue probe."""
     limit = kind()
     teller = Teller(limit)
     teller.tell(10, 0.1)

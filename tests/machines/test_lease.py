@@ -1,7 +1,7 @@
 """Leases: what a fleet promises together, whatever becomes of the store.
 
 `Fleet` is a store of `shared_bucket` and members with a `Lease` each, joined by
-a network that delays and loses. Its judge is a bucket that nobody can cheat:
+a network that delays and loses. Its judge is a bucket that cannot be cheated:
 it sees each unit as it is used, and never a clock but the true one.
 """
 
@@ -167,7 +167,7 @@ class Fleet:
 
 
 class Adversary(RuleBasedStateMachine):
-    """Demand, delays and losses, in any order; everybody has asked before."""
+    """Demand, delays and losses, in any order; each member has asked before."""
 
     @initialize(members=st.integers(1, 4), lease=st.sampled_from([None, 0.1, 0.5]))
     def start(self, members: int, lease: float | None) -> None:
@@ -265,7 +265,7 @@ def steady(fleet: Fleet, seconds: float, demand: float, seed: int = 1) -> list[f
 
 @pytest.mark.parametrize("delay", [0.0, 0.002, 0.04])
 def test_a_contended_fleet_uses_nearly_all_there_is(delay: float) -> None:
-    """Six times the rate is wanted, by four; delays starve nobody."""
+    """Four members want six times the rate; delays starve none of them."""
     fleet = Fleet(4, rate=1000.0, burst=1000.0)
     fleet.delay = delay
     passed = steady(fleet, 3.0, 1500.0)

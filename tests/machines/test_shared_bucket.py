@@ -37,7 +37,7 @@ def test_a_new_bucket_is_full() -> None:
 
 
 def test_a_part_of_what_is_wanted_comes_in_whole_pieces() -> None:
-    """Half a call is of no use to anybody."""
+    """A grant is a multiple of `least`: half a call is of no use."""
     bucket, _ = taken(5.5)
     assert 4.0 == answer(bucket, T, ask(8.0, least=2.0))[1].granted
     assert 0.0 == answer(bucket, T, ask(8.0, least=6.0))[1].granted
@@ -224,7 +224,7 @@ def test_what_the_server_says_is_a_ceiling() -> None:
 
 
 def test_the_lower_of_two_limits_holds_for_all() -> None:
-    """Until nobody has asked for it in a minute."""
+    """Until no member has asked with the lower one for a minute."""
     low, high = Ask(5.0, 50.0), Ask(10.0, 100.0)
     bucket, said = answer(None, T, high)
     bucket, said = answer(bucket, T, low)

@@ -192,7 +192,7 @@ def test_count_window_drops_the_call_before_the_last_four() -> None:
 
 
 def test_count_window_takes_memory_as_calls_come() -> None:
-    """A large window that nobody uses costs nothing."""
+    """A large window takes no memory for calls that have not come."""
     window = CountWindow(10**12)
 
     window.record(0.0, True, False)
@@ -255,7 +255,7 @@ class TimeWindowAgainstModel(RuleBasedStateMachine):
             if not self.entries:
                 self.origin, self.bucket = now, 0
             self.entries.append((self.bucket, failed, slow))
-        # What the hot path reads, before anybody has looked.
+        # What the hot path reads, before `counts` drops entries that are too old.
         assert self.expected() == (
             self.window.calls,
             self.window.failures,

@@ -66,7 +66,7 @@ def fleet(
 
 @in_every_colour
 async def test_two_processes_share_one_burst(w: World) -> None:
-    """Five in 10 s are five, whoever makes them."""
+    """Five in 10 s are five in all processes together."""
     one, other = fleet(MemoryStore(), 5, per=10)
     assert [3, 2] == [await passes(w, one, 3), await passes(w, other, 9)]
     error = await rejection(w, one)
@@ -220,7 +220,7 @@ async def test_a_call_that_is_cancelled_takes_nothing(w: World) -> None:
 
 @in_async_colours
 async def test_a_call_that_is_cancelled_as_it_is_served_gives_back(w: World) -> None:
-    """The answer came, and nobody was there to take it."""
+    """The store has granted it, but the call is no longer there to use it."""
     store = MemoryStore()
     store.slow(0.02)
     (limiter,) = fleet(store, 2, per=60, size=1)

@@ -1,6 +1,6 @@
 """Processes on this machine: one that is watched, and a Prometheus that watches.
 
-Both end with their input, so that they outlive nobody, however a test run ends.
+Both end with their input, so that neither outlives the test run, however it ends.
 """
 
 from __future__ import annotations
