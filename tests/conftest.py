@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import os
 
+import pytest
 from hypothesis import settings
+
+from resilient._events.counters import forget_unused
 
 # No deadline: a slow machine is no bug. In CI every run draws the same examples,
 # so that a failure is the change's; elsewhere each run looks somewhere new.
@@ -22,3 +25,9 @@ def pytest_collection_finish() -> None:
     # is left to the collector collect hundreds of times.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _counts_of_its_own() -> None:
+    """Have no test see what was counted for a name in another."""
+    forget_unused()

@@ -35,7 +35,13 @@ from resilient._calls.outcome import outcome_label
 from resilient._edges.driver import leaf
 from resilient._errors.errors import DeadlineExceededError, TimeoutExceededError
 from resilient._events import counters as counters_module
-from resilient._events.counters import UNCOUNTED, Counters, all_counters, counters_of
+from resilient._events.counters import (
+    MOST_UNUSED,
+    UNCOUNTED,
+    Counters,
+    all_counters,
+    counters_of,
+)
 
 CALLS, ATTEMPTS = "resilient.calls", "resilient.attempts"
 REJECTIONS = "resilient.rejections"
@@ -341,8 +347,8 @@ def test_a_call_that_goes_on_after_its_answer_is_counted_once() -> None:
 # -- Names
 
 
-def test_policies_of_one_name_count_together_and_are_forgotten_together() -> None:
-    """A counter does not fall when one of them goes."""
+def test_policies_of_one_name_count_together() -> None:
+    """A counter does not fall when one of them goes, nor when all have."""
     first, second = Pipeline(name="shared"), Pipeline(name="shared")
     first.call(int)
     second.call(int)
@@ -352,7 +358,24 @@ def test_policies_of_one_name_count_together_and_are_forgotten_together() -> Non
     assert {(CALLS, "success"): 2, (ATTEMPTS, "original"): 2} == counted(second)
     del second
     gc.collect()
-    assert "shared" not in all_counters()
+    third = Pipeline(name="shared")
+    third.call(int)
+    assert {(CALLS, "success"): 3, (ATTEMPTS, "original"): 3} == counted(third)
+
+
+def test_of_names_that_are_made_up_for_ever_the_last_are_kept() -> None:
+    """The oldest goes with its policy, and a name that is used stays."""
+    used, unused = Pipeline(name="used"), Pipeline(name="unused")
+    used.call(int)
+    unused.call(int)
+    del unused
+    for number in range(MOST_UNUSED):
+        Pipeline(name=f"name {number}").call(int)
+    gc.collect()
+    assert {"used", "name 0"} < all_counters().keys()
+    assert "unused" not in all_counters()
+    assert MOST_UNUSED + 1 == len(all_counters())
+    assert 1 == used.counters.plain_successes
 
 
 def test_a_policy_that_was_never_called_has_no_counters() -> None:

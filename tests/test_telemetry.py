@@ -338,6 +338,26 @@ def test_requests_are_counted_by_what_came_of_them(family: str) -> None:
     assert [None, 1, None, 1] == resends
 
 
+@pytest.mark.parametrize("family", ["httpx2", "httpx"])
+def test_clients_that_are_made_for_each_request_are_counted(family: str) -> None:
+    """A total rises for ever, whoever counts for it."""
+    library = importlib.import_module(family)
+    ours = importlib.import_module(f"resilient.{family}")
+    sdk = Sdk()
+    inner = library.MockTransport(lambda _: library.Response(200))
+    totals = []
+    with sdk.instrumented(logs=False):
+        for _ in range(3):
+            for _ in range(10):
+                with library.Client(
+                    transport=ours.ResilientTransport(inner=inner)
+                ) as client:
+                    client.get("https://api.test/")
+            gc.collect()
+            totals.append(sum(sdk.values("http")["resilient.calls"].values()))
+    assert [10, 20, 30] == totals
+
+
 def rows_of(header: str) -> list[list[str]]:
     """The rows of the reference's table whose header begins so, without quotes."""
     text = (ROOT / "docs" / "reference" / "telemetry.md").read_text("utf-8")
@@ -595,7 +615,7 @@ async def test_counts_do_not_depend_on_who_watches(w: World) -> None:
 
 
 def test_instruments_keep_no_pipeline_alive() -> None:
-    """Nor a policy that is used alone; their series end with them."""
+    """Nor a policy that is used alone; what they counted stays, gauges end."""
     sdk = Sdk()
     with sdk.instrumented():
         pipeline, breaker = (
@@ -610,8 +630,9 @@ def test_instruments_keep_no_pipeline_alive() -> None:
         del pipeline, breaker
         gc.collect()
         assert [None, None] == [one() for one in found]
-        assert {"resilient.call.duration"} == set(sdk.points("gone"))
-        assert {"resilient.call.duration"} == set(sdk.points("too"))
+        totals = {"resilient.call.duration", "resilient.calls", "resilient.attempts"}
+        assert totals == set(sdk.points("gone"))
+        assert totals == set(sdk.points("too"))
 
 
 def test_a_shared_policy_is_shown_once_and_counted_where_it_was_called() -> None:

@@ -6,7 +6,8 @@ Ground rules:
   library: `resilient.telemetry` reads the integers when it is asked.
 * What calls count is kept by name, not by policy: two pipelines of one name,
   or one that was made anew, go on counting where the other is, as a counter
-  has to. A name that is not in use any more is forgotten with its counts.
+  has to. So does a name that is not in use any more, as of a client made for
+  each request: of the names that were seen last `MOST_UNUSED` are kept.
 * An addition is one attribute or dictionary item, read, added to and stored
   with no call in between. CPython switches threads, and collects garbage, at
   calls and at the end of loops only, so with a global interpreter lock no
@@ -18,7 +19,7 @@ Ground rules:
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -42,7 +43,13 @@ class Counters:
 UNCOUNTED: Final = Counters()
 """The counters of policies that were never called: never counted in."""
 
+MOST_UNUSED: Final = 1000
+"""Names whose counts outlive their policies. It bounds the memory, some 300 kB,
+where a process makes up names for ever."""
+
 _all_counters: WeakValueDictionary[str, Counters] = WeakValueDictionary()
+# The names that were seen last; what is dropped here lives on while it is used.
+_kept: OrderedDict[str, Counters] = OrderedDict()
 # NB: it may be taken again by a finalizer that runs on the same thread.
 _lock = threading.RLock()
 
@@ -53,6 +60,10 @@ def counters_of(name: str) -> Counters:
         counters = _all_counters.get(name)
         if counters is None:
             counters = _all_counters[name] = Counters()
+        _kept[name] = counters
+        _kept.move_to_end(name)
+        if len(_kept) > MOST_UNUSED:
+            _kept.popitem(last=False)
         return counters
 
 
@@ -60,3 +71,9 @@ def all_counters() -> dict[str, Counters]:
     """Return the tallies there are, by name."""
     with _lock:
         return dict(_all_counters)
+
+
+def forget_unused() -> None:
+    """Forget the counts of names that are not in use: for tests."""
+    with _lock:
+        _kept.clear()

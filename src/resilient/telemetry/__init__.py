@@ -19,7 +19,7 @@ from resilient._calls import call as call_module
 from resilient._events.events import Event, PermitWaited, RetryScheduled
 from resilient._observing.subscriptions import subscribe
 from resilient.telemetry._attributes import SCOPE, attributes_of, name_of, version
-from resilient.telemetry._calls import RESEND_COUNT, CallObserver
+from resilient.telemetry._calls import CallObserver
 from resilient.telemetry._catalogue import HISTOGRAMS, Histogram
 from resilient.telemetry._logs import Logs
 from resilient.telemetry._metrics import Instruments, instruments_of
@@ -133,9 +133,6 @@ class _Instrumentation:
         span = trace.get_current_span()
         if span.is_recording():
             span.add_event(name_of(event), attributes_of(event))
-            call = call_module.running()
-            if isinstance(event, RetryScheduled) and call is not None and call.resends:
-                span.set_attribute(RESEND_COUNT, event.attempt)
         if self._logs is not None:
             self._logs(event)
         if isinstance(event, PermitWaited):
