@@ -145,7 +145,7 @@ def examples(session: nox.Session) -> None:
 
 @nox.session(python=FOUND[-1])
 def simulations(session: nox.Session) -> None:
-    """Holds five simulated systems against what was published of them.
+    """Holds six simulated systems against what was published of them.
 
     `nox -s simulations -- --write` puts what they give into the documentation.
     """

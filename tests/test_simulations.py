@@ -8,7 +8,14 @@ from typing import cast
 from xml.etree import ElementTree
 
 import pytest
-from benchmarks.simulations import hedge_storm, jitter, retry_storm, tail, throttling
+from benchmarks.simulations import (
+    balancing,
+    hedge_storm,
+    jitter,
+    retry_storm,
+    tail,
+    throttling,
+)
 from benchmarks.simulations.__main__ import PAGE, SIMULATIONS, page_with
 from benchmarks.simulations._plot import Axis, Line, plot
 from benchmarks.simulations._study import (
@@ -70,6 +77,32 @@ def test_asking_less_ends_a_storm(client: str, limit: int) -> None:
 
     assert well is not None
     assert well <= limit
+
+
+@pytest.mark.parametrize(
+    ("how", "share"), [("slow", 0.2), ("fails", 0.05), ("hangs", 0.05)]
+)
+def test_a_bad_replica_gets_few_calls(how: str, share: float) -> None:
+    """The others answer nearly all."""
+    scene = balancing.Scene(bad=1, how=how, until=8.0, warm=3.0)
+    result = balancing.simulate(scene, SEED)
+    assert 0.99 < result.good
+    assert share > result.shares[0]
+
+
+def test_the_demo_of_tower_in_turn_and_by_latency(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The slowest of ten endpoints decides, or does not."""
+    monkeypatch.setattr(balancing, "REQUESTS", 3_000)
+    turns, *_ = balancing.run("tower", "round_robin", SEED)
+    latency, *_ = balancing.run("tower", "latency", SEED)
+    assert turns > 2 * latency
+
+
+def test_weights_are_kept_by_calls_in_flight() -> None:
+    """About one to three."""
+    assert 2.4 < balancing.run("weights", (2, 10.0), SEED) < 3.2
 
 
 SLOW = (6, 11)

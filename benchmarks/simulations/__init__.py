@@ -1,4 +1,4 @@
-"""Five published results, on this library's own policies and in virtual time.
+"""Six published results, on this library's own policies and in virtual time.
 
 Each module models one system: `jitter`, `retry_storm`, `hedge_storm`, `tail`,
 `throttling`. Only the service and its network are modelled. Who asks it does

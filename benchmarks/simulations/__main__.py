@@ -20,12 +20,20 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.simulations import hedge_storm, jitter, retry_storm, tail, throttling
+from benchmarks.simulations import (
+    balancing,
+    hedge_storm,
+    jitter,
+    retry_storm,
+    tail,
+    throttling,
+)
 from benchmarks.simulations._study import Job, Report, Simulation, table
 
 # The longest runs first, so that none begins when the others have ended.
 SIMULATIONS = cast(
-    "tuple[Simulation, ...]", (hedge_storm, throttling, retry_storm, tail, jitter)
+    "tuple[Simulation, ...]",
+    (balancing, hedge_storm, throttling, retry_storm, tail, jitter),
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "simulations.md"
