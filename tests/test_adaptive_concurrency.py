@@ -505,7 +505,7 @@ async def test_a_limit_that_grows_wakes_who_waits(w: World) -> None:
 
 
 @in_async_colours
-async def test_a_limit_that_falls_interrupts_nobody(w: World) -> None:
+async def test_a_limit_that_falls_interrupts_no_call(w: World) -> None:
     """Who runs goes on; new ones wait until few enough are left."""
     policy = AdaptiveConcurrency(Told(3, 1), max_queue=3, max_wait=60)
     calls = [staying(w, policy, 10 + place) for place in range(3)]

@@ -213,7 +213,7 @@ def test_a_switch_is_a_bool() -> None:
     assert "`nested` must be True or False, got 'no'" == str(caught.value)
 
 
-def test_a_function_that_nobody_awaits_is_plain() -> None:
+def test_a_function_that_is_not_awaited_is_plain() -> None:
     """A coroutine function would be called and never run."""
 
     async def later() -> None: ...

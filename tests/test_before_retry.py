@@ -212,7 +212,7 @@ def test_what_it_raises_has_the_error_as_its_context(how: str) -> None:
 
 @pytest.mark.parametrize("how", ["types", "function", "classify", "nested"])
 @pytest.mark.parametrize("raised", [KeyError, ValueError])
-def test_it_is_judged_by_whoever_judges_the_function(
+def test_it_is_judged_as_the_function_is_judged(
     how: str, raised: type[Exception]
 ) -> None:
     """The Retry's own word, or the pipeline's."""

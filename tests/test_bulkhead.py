@@ -308,7 +308,7 @@ async def test_the_slot_of_a_cancelled_waiter_is_free_at_once(w: World) -> None:
 
 
 @in_async_colours
-async def test_a_slot_granted_to_whom_is_cancelled_goes_on(w: World) -> None:
+async def test_a_slot_granted_to_a_cancelled_call_goes_on(w: World) -> None:
     """Granted and cancelled in the same tick, again and again: none is lost."""
     bulkhead = Bulkhead(1, max_queue=2, max_wait=60)
     order: list[str] = []
@@ -376,7 +376,7 @@ async def test_growing_wakes_waiters_at_once(w: World) -> None:
 
 
 @in_async_colours
-async def test_shrinking_interrupts_nobody(w: World) -> None:
+async def test_shrinking_interrupts_no_call(w: World) -> None:
     """Who runs goes on; new ones wait until few enough are left."""
     bulkhead = Bulkhead(5, max_queue=1)
 

@@ -168,7 +168,7 @@ def test_settling_reaches_every_booking_of_the_attempt() -> None:
     assert [{"tokens": 812}, {"tokens": 812}] == settled
 
 
-def test_a_unit_that_nobody_counts_is_a_mistake() -> None:
+def test_a_unit_that_no_limit_counts_is_a_mistake() -> None:
     """What is counted is booked all the same; without limits nothing is."""
     settled: list[Any] = []
 
@@ -523,7 +523,7 @@ def test_discarding_ends_the_work_before_permits_go_back() -> None:
     assert ["closed", None] == seen
 
 
-def test_held_permits_go_back_when_nobody_can_end_the_work() -> None:
+def test_held_permits_go_back_when_the_work_is_collected() -> None:
     """The object that was to end it has been collected."""
     seen: list[Any] = []
     held = OngoingWork()
@@ -533,7 +533,7 @@ def test_held_permits_go_back_when_nobody_can_end_the_work() -> None:
     assert [None] == seen
 
 
-def test_one_release_that_fails_keeps_nobody_from_theirs() -> None:
+def test_one_release_that_fails_keeps_no_other_from_running() -> None:
     """The first error is raised when everything has been given back."""
     held, seen = OngoingWork(), list[Any]()
 

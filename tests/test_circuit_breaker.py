@@ -415,7 +415,7 @@ async def test_a_judge_that_raises_reaches_the_caller_without_its_permit(
 
 
 @in_every_colour
-async def test_unwinding_is_nobodys_failure(w: World) -> None:
+async def test_unwinding_is_no_failure(w: World) -> None:
     """Ctrl-C says nothing about the dependency."""
     breaker = CircuitBreaker(failure_rate=None, consecutive_failures=1)
 

@@ -198,7 +198,7 @@ async def test_a_call_without_time_to_begin_is_rejected(w: World) -> None:
     } == counted(policy)
 
 
-def test_a_deadline_alone_counts_for_nobody() -> None:
+def test_a_deadline_alone_counts_for_no_policy() -> None:
     """It has no policy."""
     call = Call("alone")
     call.deadline = 1.0

@@ -163,7 +163,7 @@ def test_a_reset_reaches_the_client_as_one(server: Server) -> None:
 
 
 @pytest.mark.real
-def test_a_stall_lasts_until_somebody_leaves() -> None:
+def test_a_stall_lasts_until_a_side_leaves() -> None:
     """There is no answer; a server that ends lets the client know."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(Server(NEVER))

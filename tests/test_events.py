@@ -64,7 +64,7 @@ def test_an_event_is_small() -> None:
     assert not hasattr(PermitWaited("p", "get", 1.0), "__dict__")
 
 
-def test_a_listener_that_raises_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_that_raises_harms_no_call(caplog: pytest.LogCaptureFixture) -> None:
     """Others are told; the log is too, once for each kind of event."""
     told: list[Event] = []
 
@@ -174,7 +174,7 @@ def test_an_interrupted_delivery_is_gone_on_with_by_the_next() -> None:
 
 
 @pytest.mark.real
-def test_a_busy_outbox_is_left_to_whom_it_is_busy_with() -> None:
+def test_a_busy_outbox_is_left_to_the_thread_that_delivers() -> None:
     """No thread waits for another's slow listener, and order is kept."""
     outbox = Outbox()
     told: list[Event] = []

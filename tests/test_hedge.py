@@ -648,7 +648,7 @@ async def test_a_shared_result_is_not_closed(w: World) -> None:
 
 
 @in_every_colour
-async def test_a_result_that_will_not_close_hurts_nobody(
+async def test_a_result_that_will_not_close_harms_no_call(
     w: World,
 ) -> None:
     """It is logged, once."""
@@ -1164,7 +1164,7 @@ def test_a_second_cancellation_interrupts_the_closing_too() -> None:
     assert ["closing"] == seen
 
 
-def test_an_attempt_cancelled_by_somebody_else() -> None:
+def test_an_attempt_cancelled_from_elsewhere() -> None:
     """Is as a function that was: the cancellation reaches the caller."""
 
     async def before_it_began() -> None:

@@ -183,7 +183,7 @@ def test_connection_close_closes(client: Any, server: Server) -> None:
 
 
 @in_both_versions
-def test_nobody_listens_at_the_refused_url(
+def test_no_socket_listens_at_the_refused_url(
     client: Any, server: Server, library: ModuleType
 ) -> None:
     """Connecting fails at once."""

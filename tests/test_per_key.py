@@ -203,7 +203,7 @@ def test_one_that_is_as_good_as_new_goes_before() -> None:
     assert [KeyEvicted("hosts", None, True)] == events
 
 
-def test_a_flood_of_new_keys_resets_nobodys_limit_soon() -> None:
+def test_a_flood_of_new_keys_resets_no_limit_soon() -> None:
     """What was learnt is spared while there are others to drop."""
     hosts = PerKey(limiter, key=by_host, max_keys=10)
     for host in "abc":

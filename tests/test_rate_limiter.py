@@ -279,7 +279,7 @@ async def test_who_is_cancelled_in_the_middle_of_the_line_leaves_it(w: World) ->
 
 
 @in_async_colours
-async def test_a_free_call_waits_for_nobody(w: World) -> None:
+async def test_a_free_call_waits_for_no_other(w: World) -> None:
     """It takes no permits that another call could have."""
     limiter = RateLimiter(1, max_wait=None, cost=lambda call: call.args[0])
 
@@ -665,7 +665,7 @@ async def test_who_would_never_fit_is_rejected_by_a_new_rate(w: World) -> None:
     assert 0.5 == w.now()
 
 
-def test_a_rate_that_shrinks_meanwhile_makes_nobody_wait_for_ever() -> None:
+def test_a_rate_that_shrinks_meanwhile_makes_no_call_wait_for_ever() -> None:
     """A cost that fitted when it was computed may not fit any more."""
     limiter = RateLimiter(10, max_wait=None, cost=lambda call: cost(call))
 
@@ -1105,7 +1105,7 @@ async def test_the_wait_counts_against_a_timeout_around(w: World) -> None:
 
 
 @in_every_colour
-async def test_a_cost_that_nobody_inside_counts_goes_to_the_call_around(
+async def test_a_cost_not_counted_inside_goes_to_the_call_around(
     w: World,
 ) -> None:
     """A function under an inner policy settles for the limiter further out."""
@@ -1199,7 +1199,7 @@ def test_an_async_cost_is_refused() -> None:
         RateLimiter(1, cost=function)
 
 
-def test_a_lost_waiter_leaves_whoever_holds_the_lock() -> None:
+def test_a_lost_waiter_leaves_even_while_the_lock_is_held() -> None:
     """The thread that closes it may be the one that has the lock."""
     limiter = RateLimiter(1, per=60, max_wait=None)
     limiter.call(bool)

@@ -492,7 +492,7 @@ def test_a_call_that_is_closed_as_its_time_is_up_is_let_go() -> None:
     virtual_time.run(main, backend="asyncio")
 
 
-def test_a_call_that_is_closed_as_others_are_looked_at_disturbs_nobody() -> None:
+def test_a_call_that_is_closed_as_others_are_looked_at_disturbs_none() -> None:
     """The queue changes under the timer, which looks once more."""
 
     class Collecting(dict[Any, Any]):

@@ -855,7 +855,7 @@ def test_it_has_no_meaning_for_blocks_and_generators() -> None:
 
 
 @in_async_colours
-async def test_with_coalesce_inside_nobody_stampedes(w: World) -> None:
+async def test_with_coalesce_inside_calls_do_not_stampede(w: World) -> None:
     """One asks for all who find nothing fresh, and all who come later hit."""
     calls: list[float] = []
 

@@ -88,7 +88,7 @@ def labels(**values: str) -> Labels:
 
 
 @in_every_colour
-async def test_counters_and_gauges_are_read_when_somebody_collects(w: World) -> None:
+async def test_counters_and_gauges_are_read_at_collection(w: World) -> None:
     """What happened before telemetry was turned on is in the counters, too."""
     sdk = Sdk()
     policy = Pipeline(
@@ -158,7 +158,7 @@ def test_series_exist_before_anything_happens() -> None:
         (functools.partial(RateLimiter, 1), "RateLimitedError", True),
     ],
 )
-def test_so_do_the_series_of_whoever_rejects(
+def test_so_do_the_series_of_the_policy_that_rejects(
     make: Callable[..., Policy[Any]], error: str, waits: bool
 ) -> None:
     """And those of waits, where it has a line."""
@@ -174,7 +174,9 @@ def test_so_do_the_series_of_whoever_rejects(
 
 
 @in_every_colour
-async def test_an_open_circuit_shows_its_state_and_whom_it_refuses(w: World) -> None:
+async def test_an_open_circuit_shows_its_state_and_the_calls_it_refuses(
+    w: World,
+) -> None:
     """1 for the state it is in, 0 for the others."""
     sdk = Sdk()
     breaker = CircuitBreaker(consecutive_failures=1, name="circuit")

@@ -133,7 +133,7 @@ def test_an_outage_does_not_flood_the_log(
     assert "resilient.suppressed" not in vars(next_one)
 
 
-def test_what_nobody_logs_costs_nothing_of_the_quota(
+def test_what_is_not_logged_costs_nothing_of_the_quota(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A level that is off is not counted as said."""

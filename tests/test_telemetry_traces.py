@@ -376,7 +376,7 @@ def test_what_is_no_request_does_not_say_it() -> None:
 
 
 @in_every_colour
-async def test_a_tracer_that_fails_hurts_nobody(w: World) -> None:
+async def test_a_tracer_that_fails_harms_no_call(w: World) -> None:
     """Nor does a histogram; each is logged once."""
 
     class Broken:

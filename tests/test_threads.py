@@ -538,7 +538,7 @@ def test_permits_are_handed_over_between_threads_and_loops() -> None:
     assert 0 == limiter.queued
 
 
-def test_everybody_at_once_loses_nothing() -> None:
+def test_all_kinds_at_once_lose_nothing() -> None:
     """Threads and loops fight for few slots, and for permits."""
     places = everywhere()
     bulkhead = Bulkhead(3, max_queue=1000)

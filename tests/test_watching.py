@@ -37,7 +37,7 @@ from resilient._policy import registry
 
 
 @pytest.fixture(autouse=True)
-def _nobody_listens() -> Iterator[None]:
+def _no_listener_is_subscribed() -> Iterator[None]:
     assert () == listeners.global_listeners
     yield
     assert () == listeners.global_listeners
@@ -175,7 +175,7 @@ async def test_an_empty_budget_is_told(w: World) -> None:
 
 
 @in_every_colour
-async def test_a_listener_of_all_that_raises_hurts_nobody(w: World) -> None:
+async def test_a_listener_of_all_that_raises_harms_no_call(w: World) -> None:
     """It is logged, once for each kind of event."""
 
     def broken(event: Event) -> None:

@@ -326,7 +326,7 @@ def test_a_loop_that_refuses_new_tasks_is_told_of() -> None:
 
 
 @pytest.mark.parametrize("leaves", ["first", "second"])
-def test_whoever_is_cancelled_at_whatever_turn_the_other_has_the_result(
+def test_whichever_is_cancelled_at_any_turn_the_other_has_the_result(
     leaves: str,
 ) -> None:
     """On asyncio; a caller that was to begin leaves the other to do so."""
@@ -364,7 +364,7 @@ def test_whoever_is_cancelled_at_whatever_turn_the_other_has_the_result(
 
 
 @pytest.mark.parametrize("leaves", [0, 1])
-def test_whoever_is_cancelled_at_whatever_step_the_other_has_the_result(
+def test_whichever_is_cancelled_at_any_step_the_other_has_the_result(
     leaves: int,
 ) -> None:
     """On trio."""

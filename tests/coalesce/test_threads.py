@@ -98,7 +98,7 @@ def test_a_thread_with_a_loop_does_not_wait() -> None:
     assert coalesce.is_pristine()
 
 
-def test_a_forked_child_waits_for_nobody_of_its_parent(
+def test_a_forked_child_waits_for_no_call_of_its_parent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The thread that would have to wake it is not there."""
@@ -253,7 +253,7 @@ def test_a_call_may_be_closed_while_the_lock_is_held(skips: int) -> None:
     virtual_time.run(main)
 
 
-def test_whoever_holds_the_lock_takes_back_for_others() -> None:
+def test_the_holder_of_the_lock_takes_back_for_others() -> None:
     """A caller that leaves while another thread is at it waits for nothing."""
 
     async def main() -> None:

@@ -244,7 +244,7 @@ def once(_: Connection) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("error", ["WriteError", "WriteTimeout"])
-def test_a_head_that_could_not_be_written_reached_nobody(error: str) -> None:
+def test_a_head_that_could_not_be_written_reached_no_server(error: str) -> None:
     """On an idle connection that the server has closed: any method goes again."""
 
     @in_every_client

@@ -345,7 +345,7 @@ async def test_without_a_retry_nothing_is_sent_twice(h: Http) -> None:
 
 
 @in_every_client
-async def test_each_resend_is_counted_for_whoever_looks(h: Http) -> None:
+async def test_each_resend_is_counted_on_its_call(h: Http) -> None:
     """As OpenTelemetry names it; the request is given back as it came."""
     script = h.script(503, 503, 200)
     async with h.client(script, h.retry()) as client:
@@ -1785,7 +1785,7 @@ async def test_a_cancellation_at_any_step_leaves_nothing(h: Http) -> None:
 
 
 @in_async_clients
-async def test_a_body_that_was_read_is_closed_whoever_is_cancelled(h: Http) -> None:
+async def test_a_body_that_was_read_is_closed_even_if_cancelled(h: Http) -> None:
     """Also one that is closed once only, and half if that is cut short."""
     import anyio
 
@@ -1976,7 +1976,7 @@ async def test_a_response_that_is_read_leaves_nothing_to_the_collector(h: Http) 
 
 
 @in_every_client
-async def test_a_response_that_nobody_reads_leaves_nothing_either(h: Http) -> None:
+async def test_a_response_that_is_not_read_leaves_nothing_either(h: Http) -> None:
     """What it held goes back with its last reference, and at once."""
     bulkhead = Bulkhead(1)
 

@@ -1411,7 +1411,7 @@ def test_reset_ends_a_ramp_and_throttling() -> None:
         assert 100 == passed(circuit, 6.0, 100)
 
 
-def test_observing_throttles_nobody() -> None:
+def test_observing_throttles_no_call() -> None:
     """It only looks."""
     circuit = make_circuit(throttle_rate=0.2, minimum_calls=1)
     circuit.observe(0.0)

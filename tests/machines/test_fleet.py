@@ -117,7 +117,7 @@ def test_one_endpoint_gets_everything() -> None:
         assert [] == fleet.changes
 
 
-def test_an_empty_set_has_nobody() -> None:
+def test_an_empty_set_has_no_endpoint() -> None:
     """Whatever was tried."""
     assert fleet_of().choose(0.0, refusing) is None
 
@@ -517,7 +517,7 @@ def test_a_probe_that_hangs_loses_its_lease() -> None:
     assert [] == took(fleet)
 
 
-def test_outcomes_from_before_count_and_eject_nobody() -> None:
+def test_outcomes_from_before_count_and_eject_none() -> None:
     """They are part of the average alone."""
     fleet = fleet_of(A, B, C)
     fail(fleet, A, 5)
@@ -545,7 +545,7 @@ def test_pushback_is_a_sign_of_life() -> None:
     assert EndpointState.RESTING is dict(fleet.look(5.0))[member]
 
 
-def test_without_rules_nobody_is_ejected() -> None:
+def test_without_rules_none_is_ejected() -> None:
     """The weight alone falls."""
     fleet = fleet_of(A, B, C, eject=None)
     fail(fleet, A, 100)

@@ -274,7 +274,7 @@ class Teller:
 
 
 @BOTH
-def test_it_grows_while_nobody_queues(kind: type[LatencyLimit]) -> None:
+def test_it_grows_while_no_call_queues(kind: type[LatencyLimit]) -> None:
     """Up to its maximum."""
     limit = kind()
     teller = Teller(limit)

@@ -588,7 +588,7 @@ moments = st.one_of(
     pauses=st.lists(st.floats(0, 1.5), min_size=20, max_size=20),
     hold=st.one_of(st.none(), st.tuples(st.floats(0, 2), st.floats(0.01, 5))),
 )
-def test_whoever_sleeps_as_long_as_told_gets_it(
+def test_a_caller_that_sleeps_as_long_as_told_gets_it(
     kind: Callable[..., RateLimit],
     rate: float,
     per: float,

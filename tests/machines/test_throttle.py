@@ -169,7 +169,7 @@ def test_without_probes_nothing_may_go_through() -> None:
     assert 100 == rejected(machine, 100, now=1.0)
 
 
-def test_a_probe_takes_nobody_elses_place() -> None:
+def test_a_probe_takes_no_place_of_another() -> None:
     """The share that passes passes besides."""
     machine = throttle(padding=100.0, probe_interval=0.001, window=1000.0)
     fill(machine, 0, 100)

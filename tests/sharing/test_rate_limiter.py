@@ -272,7 +272,7 @@ async def test_others_in_line_have_deadlines_of_their_own(w: World) -> None:
 
 
 @in_every_colour
-async def test_an_answer_after_the_deadline_serves_nobody(w: World) -> None:
+async def test_an_answer_after_the_deadline_is_no_use(w: World) -> None:
     """It is given back."""
     store = MemoryStore()
     store.slow(0.02)
