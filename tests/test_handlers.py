@@ -59,6 +59,7 @@ REASONS: dict[str, str] = {
     "_runtimes/current.py: current_runtime": "RuntimeError: no loop runs here",
     "_runtimes/sync.py: SyncWaiter.wake": "RuntimeError: it is woken already",
     "_runtimes/sync.py: SyncRace.start": "RuntimeError: no thread is left",
+    "_policy/policy.py: Policy.warn_in_call": "a filter raises; logged",
     "policies/adaptive_concurrency.py: AdaptiveConcurrency._exit_locked": (
         "the user's algorithm, in the call of another caller"
     ),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
+import weakref
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -26,14 +30,18 @@ from resilient import (
     PerKey,
     Pipeline,
     Policy,
+    ResilientWarning,
     Retry,
     StaleCache,
     Timeout,
     TimeoutExceededError,
     Verdict,
+    WarningRaised,
     constant,
 )
+from resilient._calls import judging
 from resilient._calls.outcome import outcome_label
+from resilient._events import listeners
 from resilient._runtimes import clock
 from resilient.testing import virtual_time
 
@@ -524,3 +532,170 @@ def test_a_hedge_adds_nothing_to_what_asks_to_be_left_alone() -> None:
     with pytest.raises(BusyError):
         hedge.call(fail)
     assert [1] == fail.tries
+
+
+# -- Namesakes
+
+
+class Foreign:
+    """A library with exceptions of its own."""
+
+    class ConnectionError(Exception):
+        """Not the builtin one."""
+
+    class ConnectTimeoutError(ConnectionError):
+        """Its base has the name."""
+
+    class TimeoutError(Exception):
+        """Neither is this."""
+
+
+def warned_by(policy: Policy[Any], *functions: Callable[[], Any]) -> list[Any]:
+    """Return the warnings while functions that raise are called."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for function in functions:
+            with suppress(Exception):
+                policy.call(function)
+    assert {ResilientWarning} >= {one.category for one in caught}
+    return caught
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nothing told of yet."""
+    monkeypatch.setattr(judging, "_told", set())
+    monkeypatch.setattr(listeners, "_logged", set())
+
+
+LISTING: dict[str, Callable[[Any], Policy[Any]]] = {
+    "Retry": lambda on: Retry(*on, backoff=constant(0)),
+    "Retry(on=)": lambda on: Retry(on=on, backoff=constant(0)),
+    "CircuitBreaker": lambda on: CircuitBreaker(on=on),
+    "AdaptiveThrottle": lambda on: AdaptiveThrottle(on=on),
+    "AdaptiveConcurrency": lambda on: AdaptiveConcurrency(on=on),
+    "Fallback": lambda on: Fallback(None, on=on),
+    "StaleCache": lambda on: StaleCache(0, 60, on=on),
+    "Hedge": lambda on: Hedge(60, on=on, max_threads=2),
+    "PerKey": lambda on: PerKey(lambda key: Retry(*on), key=lambda: 0),
+    "classify": lambda on: Pipeline(Retry(backoff=constant(0)), classify=on),
+}
+
+every_list = pytest.mark.parametrize("make", LISTING.values(), ids=LISTING.keys())
+
+
+@every_list
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (Foreign.ConnectionError(), "ConnectionError"),
+        (Foreign.ConnectTimeoutError(), "ConnectionError"),
+        (group(KeyError(), Foreign.TimeoutError()), "TimeoutError"),
+    ],
+    ids=["itself", "its base", "in a group"],
+)
+@pytest.mark.usefixtures("told")
+def test_an_error_whose_name_is_listed_and_whose_class_is_not_is_warned_of(
+    make: Callable[[Any], Policy[Any]], error: Exception, name: str
+) -> None:
+    """Once, naming both; it goes on counting for nothing."""
+    text = (
+        rf"tests.test_judging.Foreign.{name}, and its `(on|classify)` lists"
+        rf" builtins.{name}, another class of that name"
+    )
+    policy = make((ConnectionError, TimeoutError))
+    fail: Any = raising(error)
+    caught = warned_by(policy, *[fail] * 3)
+    assert 1 == len(caught)
+    assert re.search(text, str(caught[0].message))
+    # NB: the attempts of a Hedge run in threads of their own.
+    assert isinstance(policy, Hedge) or __file__ == caught[0].filename
+    assert 3 == len(fail.tries)
+
+
+@pytest.mark.usefixtures("told")
+def test_each_such_class_is_told_of_once_in_a_process() -> None:
+    """Whichever policy meets it."""
+    caught: list[Any] = []
+    for error in (Foreign.ConnectionError, Foreign.TimeoutError):
+        for make in LISTING.values():
+            policy = make((ConnectionError, TimeoutError))
+            caught += warned_by(policy, raising(error()))
+    assert 2 == len(caught)
+
+
+@pytest.mark.usefixtures("told")
+def test_names_that_never_end_are_told_of_within_bounds() -> None:
+    """Classes may be made at run time."""
+    policy = CircuitBreaker(on=OSError)
+    kinds = [
+        type("OSError", (Exception,), {"__qualname__": f"Made{number}"})
+        for number in range(judging._MOST_TOLD + 5)
+    ]
+    caught = warned_by(policy, *[raising(kind()) for kind in kinds])
+    assert judging._MOST_TOLD == len(caught)
+
+
+@pytest.mark.usefixtures("told")
+def test_no_word_is_lost_on_what_is_listed_or_judged() -> None:
+    """An error of a listed class, of another name, or that a function takes."""
+
+    class SubError(ConnectionError):
+        """Its base is listed."""
+
+    SubError.__name__ = "TimeoutError"
+    judged = (ConnectionError, lambda outcome: True)
+    for error, on in (
+        (SubError(), (ConnectionError, TimeoutError)),
+        (KeyError(), (ConnectionError,)),
+        (Foreign.ConnectionError(), judged),
+    ):
+        assert [] == warned_by(CircuitBreaker(on=on), raising(error))
+    breaker = CircuitBreaker(on=(ConnectionError, lambda outcome: False))
+    assert 1 == len(warned_by(breaker, raising(Foreign.ConnectionError())))
+
+
+@every_list
+@pytest.mark.usefixtures("told")
+def test_where_a_filter_raises_the_warning_the_result_stays(
+    make: Callable[[Any], Policy[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is an event and a line in the log then, in every colour."""
+
+    @in_every_colour
+    async def scenario(w: World) -> None:
+        judging._told.clear()
+        listeners._logged.clear()
+        caplog.clear()
+        events: list[Any] = []
+        policy = make((ConnectionError,))
+        policy.subscribe(events.append)
+
+        async def fail() -> None:
+            raise Foreign.ConnectionError
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(Foreign.ConnectionError):
+                await w.call(policy, fail)
+        (event,) = [one for one in events if isinstance(one, WarningRaised)]
+        assert "another class of that name" in event.text
+        assert event.call is not None
+        assert event.call.endswith("fail")
+        lines = [one for one in caplog.records if one.levelname == "WARNING"]
+        assert [f"{event.text} (logged once)"] == [one.getMessage() for one in lines]
+
+    for colour in ("sync", "asyncio", "trio"):
+        scenario(colour)
+
+
+@pytest.mark.usefixtures("told")
+def test_a_policy_that_is_gone_warns_of_nothing() -> None:
+    """A judge does not keep it alive."""
+    policy = CircuitBreaker(on=ConnectionError)
+    judge = policy._judge
+    gone = weakref.ref(policy)
+    del policy
+    assert gone() is None
+    assert judge is not None
+    assert Verdict.SUCCESS is judge(Outcome(error=Foreign.ConnectionError()))

@@ -51,6 +51,7 @@ from resilient._events.events import (
     RetryScheduled,
     StaleServed,
     TimedOut,
+    WarningRaised,
 )
 from resilient._machines.aimd import AIMD, ConcurrencyLimit
 from resilient._machines.backoff import (
@@ -165,6 +166,7 @@ __all__ = [
     "Vegas",
     "Verdict",
     "Wait",
+    "WarningRaised",
     "calls",
     "constant",
     "current_call",

@@ -75,6 +75,7 @@ from resilient import (
     Vegas,
     Verdict,
     Wait,
+    WarningRaised,
     calls,
     constant,
     current_call,
@@ -381,6 +382,8 @@ def listen(event: Event) -> None:
             assert_type(event.retry_after, float | None)
         case CallCoalesced():
             assert_type(event.callers, int)
+        case WarningRaised():
+            assert_type(event.text, str)
         case StaleServed():
             assert_type(event.age, float)
             assert_type(event.error_type, str | None)

@@ -120,6 +120,8 @@ class AnyPolicy(Protocol):
 
     def reject(self, error: RejectedError, call: Call) -> Outcome: ...
 
+    def warn_in_call(self, text: str) -> None: ...
+
 
 class Limiter(Protocol):
     """A rate limiter that learns from the headers of the answer to its call."""

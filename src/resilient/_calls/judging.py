@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from weakref import ref
 
 from resilient._calls.outcome import (
     FAILURE,
@@ -24,7 +25,7 @@ from resilient._values.checks import seconds as seconds_argument
 from resilient._values.spelling import format_value
 
 if TYPE_CHECKING:
-    from resilient._calls.call import Call
+    from resilient._calls.call import AnyPolicy, Call
 
 Judge: TypeAlias = Callable[[Outcome], Verdict]
 
@@ -40,7 +41,10 @@ Condition: TypeAlias = "Criterion | tuple[Criterion, ...]"
 
 
 def judge_by(
-    parameter: str, *conditions: Condition | None, each: bool = False
+    parameter: str,
+    *conditions: Condition | None,
+    policy: AnyPolicy,
+    each: bool = False,
 ) -> Judge | None:
     """Compile what a user says of outcomes into one function.
 
@@ -57,6 +61,8 @@ def judge_by(
         parameter: What to call the conditions in an error.
         *conditions: Exception types, tuples of them, functions; None is
             nothing said.
+        policy: Whose judge it is; it warns of an error that is not listed, and
+            whose name is.
         each: Whether every error in a group has to be a failure.
 
     Returns:
@@ -96,8 +102,58 @@ def judge_by(
     if functions:
         if not types and _marks_judged(functions[0]):
             return as_judged
-        return _by_function(parameter, tuple(types), functions[0], each=each)
-    return _by_types(tuple(types), each=each) if types else None
+        strange = _Namesakes(parameter, types, policy) if types else None
+        return _by_function(parameter, tuple(types), functions[0], strange, each=each)
+    if not types:
+        return None
+    return _by_types(tuple(types), _Namesakes(parameter, types, policy), each=each)
+
+
+class _Namesakes:
+    """Warns of errors whose name is listed and whose class is not.
+
+    `requests`, `psycopg` and others have a ConnectionError or TimeoutError of
+    their own. Each such class is told of once in a process.
+    """
+
+    __slots__ = ("_listed", "_parameter", "_policy")
+
+    def __init__(
+        self, parameter: str, types: list[type[Exception]], policy: AnyPolicy
+    ) -> None:
+        self._parameter = parameter
+        self._listed = {one.__name__: one for one in types}
+        # NB: not the policy, which has this: there may be ten thousand keys.
+        self._policy = ref(policy)
+
+    def look_at(self, error: BaseException) -> None:
+        """Look at an error, or those in a group, none of which is listed."""
+        for one in leaves(error):
+            for kind in type(one).__mro__:
+                listed = self._listed.get(kind.__name__)
+                if listed is not None and not isinstance(one, listed):
+                    self._warn(listed, kind)
+
+    def _warn(self, listed: type[Exception], kind: type) -> None:
+        pair = spell_class(listed), spell_class(kind)
+        policy = self._policy()
+        if policy is None or pair in _told or len(_told) >= _MOST_TOLD:
+            return
+        _told.add(pair)
+        policy.warn_in_call(
+            f"{policy.label!r} met a {pair[1]}, and its `{self._parameter}` lists"
+            f" {pair[0]}, another class of that name: it does not count; list the"
+            " class that is raised as well"
+        )
+
+
+_told: set[tuple[str, str]] = set()
+_MOST_TOLD: Final = 1000
+
+
+def spell_class(kind: type) -> str:
+    """Return the full name of a class."""
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def as_judged(outcome: Outcome) -> Verdict:
@@ -128,7 +184,9 @@ def _is_coroutine_function(function: Callable[..., object]) -> bool:
     )
 
 
-def _by_types(types: tuple[type[Exception], ...], *, each: bool) -> Judge:
+def _by_types(
+    types: tuple[type[Exception], ...], strange: _Namesakes | None, *, each: bool
+) -> Judge:
     rejections = tuple(one for one in types if issubclass(one, RejectedError))
     failures = (*types, TimeoutExceededError)
 
@@ -142,11 +200,15 @@ def _by_types(types: tuple[type[Exception], ...], *, each: bool) -> Judge:
         if error is None:
             return SUCCESS
         if isinstance(error, BaseExceptionGroup) and not isinstance(error, types):
-            return _verdict_of_group(map(verdict, leaves(error)), each=each)
-        return verdict(error)
+            found = _verdict_of_group(map(verdict, leaves(error)), each=each)
+        else:
+            found = verdict(error)
+        if found is SUCCESS and strange is not None:
+            strange.look_at(error)
+        return found
 
     if not each:
-        judge.__dict__[_EACH] = _by_types(types, each=True)
+        judge.__dict__[_EACH] = _by_types(types, strange, each=True)
     return judge
 
 
@@ -161,10 +223,11 @@ def _by_function(
     parameter: str,
     types: tuple[type[Exception], ...],
     function: Callable[[Outcome], Answer],
+    strange: _Namesakes | None,
     *,
     each: bool,
 ) -> Judge:
-    by_types = _by_types(types, each=each)
+    by_types = _by_types(types, None, each=each)
 
     def judge(outcome: Outcome) -> Verdict:
         if isinstance(outcome, UnaskedOutcome):
@@ -177,10 +240,13 @@ def _by_function(
             and by_types(outcome) is FAILURE
         ):
             return FAILURE
-        return verdict_of(parameter, function(outcome), outcome)
+        found = verdict_of(parameter, function(outcome), outcome)
+        if found is SUCCESS and error is not None and strange is not None:
+            strange.look_at(error)
+        return found
 
     if types and not each:
-        strict = _by_function(parameter, types, function, each=True)
+        strict = _by_function(parameter, types, function, strange, each=True)
 
         def judge_each(outcome: Outcome) -> Verdict:
             # NB: what the types left open was asked about before.

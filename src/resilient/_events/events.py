@@ -293,6 +293,21 @@ class StaleServed(Event):
     error_type: str | None
 
 
+class WarningRaised(Event):
+    """A call had something to warn of, and a filter makes errors of warnings.
+
+    A warning during a call never takes the place of its result: it is logged
+    as well. Others are issued as a `ResilientWarning`, and no event.
+
+    Attributes:
+        text: The warning's.
+    """
+
+    __slots__ = ("text",)
+
+    text: str
+
+
 class KeyEvicted(Event):
     """`PerKey` let go of a key's policy to make room.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from resilient._events.events import Event
 
@@ -63,6 +63,18 @@ def broadcast(event: Event) -> None:
 
 
 _logged: set[str] = set()
+
+_MOST: Final = 1000
+"""Texts that are remembered, so that names that never end cost no memory."""
+
+
+def log_warning_once(key: str, message: str, *args: object) -> None:
+    """Log a line at WARNING, the first time that its key is given."""
+    if key not in _logged and len(_logged) < _MOST:
+        _logged.add(key)
+        import logging
+
+        logging.getLogger("resilient").warning(f"{message} (logged once)", *args)
 
 
 def log_once(text: str) -> None:

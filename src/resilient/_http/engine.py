@@ -302,7 +302,7 @@ class Transport(Generic[Request, Response]):
             if own is None or own > total:
                 self._total = None
                 spelt = "no limit" if own is None else format_seconds(own)
-                warn(
+                self._pipeline.warn_in_call(
                     f"the client's {phase} timeout ({spelt}) is longer than the"
                     f" total limit of its transport ({format_seconds(total)}), which"
                     " wins: give the client a `timeout` within it, or the"

@@ -35,7 +35,7 @@ from typing import (
 )
 from weakref import ReferenceType, WeakValueDictionary, ref
 
-from resilient._calls.call import Call, Placement
+from resilient._calls.call import Call, Placement, running
 from resilient._calls.outcome import Outcome
 from resilient._edges.blocks import Attempts, Guard, unrepeatable
 from resilient._edges.driver import Proceed
@@ -47,8 +47,8 @@ from resilient._errors.tracebacks import forget_frame
 from resilient._errors.warnings import warn
 from resilient._events import listeners
 from resilient._events.counters import UNCOUNTED, Counters, counters_of
-from resilient._events.events import CallRejected, Event, located
-from resilient._events.listeners import Listener, broadcast, send
+from resilient._events.events import CallRejected, Event, WarningRaised, located
+from resilient._events.listeners import Listener, broadcast, log_warning_once, send
 from resilient._policy.order import defeats
 from resilient._values.callables import colour_of, name_of
 from resilient._values.records import Configured, make_again
@@ -61,7 +61,7 @@ from resilient._values.spelling import (
 from resilient._values.traits import NONE, Trait
 
 if TYPE_CHECKING:
-    from types import CoroutineType
+    from types import CoroutineType, ModuleType
     from typing import Never, ParamSpec, Self
 
     from typing_extensions import TypeVar
@@ -388,6 +388,25 @@ class Policy(Configured, Generic[F]):
             event = CallRejected(self.label, call.name, kind, reason, error.retry_after)
             self.emit(event, call, error)
         return Outcome(None, error)
+
+    def warn_in_call(self, text: str, past: ModuleType | None = None) -> None:
+        """Warn at the user's line, and never in the place of a call's result.
+
+        Where a filter makes an error of the warning it is logged, and listeners
+        are told.
+
+        Args:
+            text: What to say.
+            past: A package through which the user came to us.
+        """
+        try:
+            warn(text, past)
+        except Exception:
+            log_warning_once(text, "%s", text)
+            if self._listeners:
+                call = running()
+                name = None if call is None else call.name
+                self.emit(WarningRaised(self.label, name, text), call)
 
     # -- The five spellings
 

@@ -171,7 +171,7 @@ class AdaptiveConcurrency(QueueingPolicy):
             None if by is None else plain("by", by)
         )
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", on)
+        self._judge: Judge | None = judge_by("on", on, policy=self)
         self._lock = threading.Lock()
         self._deferred: list[_Ended | _Ticket] = []
         self._algorithm = algorithm.anew()

@@ -119,7 +119,7 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
         )
         self.count_throttled: bool = flag("count_throttled", count_throttled)
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", on)
+        self._judge: Judge | None = judge_by("on", on, policy=self)
         self._lock = threading.Lock()
         self._deferred: list[tuple[float, Priority, bool]] = []
         self._throttle = Throttle(

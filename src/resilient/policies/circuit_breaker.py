@@ -229,7 +229,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
                 f" got {throttle_rate}"
             )
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", on)
+        self._judge: Judge | None = judge_by("on", on, policy=self)
         self._lock = threading.Lock()
         self._deferred: list[tuple[Any, float, bool | None, bool]] = []
         self._outbox: Outbox | None = None

@@ -100,7 +100,7 @@ class Fallback(Policy[V], Generic[V]):
         self.function: Callable[..., Any] | None = function
         self._takes_call = function is not None and takes_call("function", function)
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", on, each=True)
+        self._judge: Judge | None = judge_by("on", on, policy=self, each=True)
 
     def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
         super().check_usage(usage, classified=classified)

@@ -80,7 +80,7 @@ class Pipeline(Policy[F]):
                 )
         self.policies: tuple[Policy[F], ...] = policies
         self.classify: Condition | None = classify
-        self._judge: Judge | None = judge_by("classify", classify)
+        self._judge: Judge | None = judge_by("classify", classify, policy=self)
         seen: set[int] = set()
         for policy in self._walk():
             if id(policy) in seen:

@@ -173,7 +173,7 @@ class Retry(Policy):
                 )
         self.types: tuple[type[Exception], ...] = types
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", types, on, each=True)
+        self._judge: Judge | None = judge_by("on", types, on, policy=self, each=True)
         # Whether types alone are judged, so that every value is a success.
         self._trusts_values = bool(types) and on is on_result is None
         self._attempts = (

@@ -250,7 +250,7 @@ class StaleCache(Policy):
             None if copy is None else plain("copy", copy)
         )
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", on, each=True)
+        self._judge: Judge | None = judge_by("on", on, policy=self, each=True)
         self.store: CacheStore | AsyncCacheStore | None = store
         for verb in ("get", "set", "delete"):
             if store is not None and not callable(getattr(store, verb, None)):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient._calls.call import Call, overdue
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
 from resilient._edges.threads import AbandonableThreads
-from resilient._errors.errors import BulkheadFullError, TimeoutExceededError
+from resilient._errors.errors import (
+    BulkheadFullError,
+    TimeoutExceededError,
+    format_seconds,
+)
 from resilient._errors.tracebacks import strip
 from resilient._events.events import CallAbandoned, TimedOut
+from resilient._events.listeners import log_warning_once
 from resilient._policy.policy import Policy, Usage
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import CUT, IN_TIME
@@ -24,12 +29,19 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 
+_OBEYED: Final = 1.1
+"""Code that asks for `remaining` ends a little late; what takes a tenth more than
+it may has not asked."""
+
+
 class Timeout(Policy):
     """Bound what is inside to so many seconds.
 
     **Synchronous code cannot be interrupted.** There a timeout is a deadline
     that sleeps, queues, retries and HTTP transports obey, and that your code
-    can ask for: ``requests.get(url, timeout=remaining())``.
+    can ask for: ``requests.get(url, timeout=remaining())``. A function that
+    overruns it returns late, with an event, and with a line in the log the
+    first time.
 
     Position decides what is bounded: outside a `Retry` the whole call with
     its waits, inside it each attempt. An inner timeout that is reached is a
@@ -157,10 +169,30 @@ class Timeout(Policy):
                 return self._left_behind(outcome, call, deadline)
             if not call.retried:
                 self._bound_stream(call, deadline)
-        # NB: the clock is not read where there is no listener.
-        if self._listeners and end is IN_TIME and clock.now() > deadline:
-            self._tell(call, self._elapsed(deadline), outcome.error, delivered=False)
+        if end is IN_TIME and clock.now() > deadline:
+            self._overran(call, deadline, outcome.error)
         return outcome
+
+    def _overran(self, call: Call, deadline: float, error: Exception | None) -> None:
+        """Tell that nothing could enforce this limit, once for each function."""
+        assert self.seconds is not None
+        elapsed = self._elapsed(deadline)
+        self._tell(call, elapsed, error, delivered=False)
+        if elapsed <= self.seconds * _OBEYED:
+            return
+        module = getattr(call.function, "__module__", None)
+        log_warning_once(
+            f"overrun {module} {call.name}",
+            "%r took %s under %r, which allows %s and cannot interrupt %s: make it"
+            " async, have it ask `remaining()`, or give the Timeout abandon=True",
+            call.name,
+            format_seconds(elapsed),
+            self.label,
+            format_seconds(self.seconds),
+            "synchronous code"
+            if call.runtime.name == "sync"
+            else "code that does not await",
+        )
 
     async def _replaced(self, outcome: Outcome, call: Call, deadline: float) -> Outcome:
         """Put the news that time was up in the place of what came too late."""
@@ -221,7 +253,7 @@ class Timeout(Policy):
             call.deadline, call.allowed = outer, outer_allowed
         if outcome.ongoing is not None:
             return self._left_behind(outcome, call, deadline)
-        if self._listeners and clock.now() > deadline:
+        if clock.now() > deadline:
             self._tell(call, self._elapsed(deadline), outcome.error, delivered=False)
         return outcome
 

@@ -17,6 +17,7 @@ from resilient._events.events import (
     RetriesExhausted,
     StaleServed,
     TimedOut,
+    WarningRaised,
 )
 from resilient._runtimes import clock
 from resilient.telemetry._attributes import SCOPE, Attribute, attributes_of, name_of
@@ -38,6 +39,7 @@ LEVELS: Final[dict[type[Event], int]] = dict.fromkeys(
         RetriesExhausted,
         StaleServed,
         TimedOut,
+        WarningRaised,
     ),
     logging.WARNING,
 )

@@ -153,7 +153,7 @@ class Hedge(Policy):
         self.floor: float = seconds_argument("floor", floor)
         self.grace: float = seconds_argument("grace", grace)
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", on, each=True)
+        self._judge: Judge | None = judge_by("on", on, policy=self, each=True)
         self.max_threads: int | None = (
             None
             if max_threads is None
