@@ -154,7 +154,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 " whole one; keep max_share <= 1/3"
             )
         self.on: Condition | None = on
-        self._judge: Judge | None = judge_by("on", on)
+        self._judge: Judge | None = judge_by("on", on, policy=self)
         self._lock = threading.Lock()
         self._deferred: list[_Ended] = []
         self._fleet = Fleet(load, eject)
