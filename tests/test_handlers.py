@@ -60,6 +60,7 @@ REASONS: dict[str, str] = {
     "_runtimes/sync.py: SyncWaiter.wake": "RuntimeError: it is woken already",
     "_runtimes/sync.py: SyncRace.start": "RuntimeError: no thread is left",
     "_policy/policy.py: Policy.warn_in_call": "a filter raises; logged",
+    "policies/balance/balance.py: Balance._time_out": LOGGED,
     "policies/adaptive_concurrency.py: AdaptiveConcurrency._exit_locked": (
         "the user's algorithm, in the call of another caller"
     ),
