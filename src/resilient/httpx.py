@@ -143,7 +143,8 @@ class ResilientTransport(
     Request extensions change it for one request: ``"resilient"`` is another
     pipeline, or False for none; ``"resilient.read_body"`` overrides
     `read_body` and ``"resilient.retry_unsafe"``, True or False,
-    `retry_unsafe`.
+    `retry_unsafe`; ``"resilient.stream_idle"`` makes a live stream of any
+    body, with a limit of its own.
 
     Args:
         pipeline: A pipeline, used exactly as built; default
@@ -167,6 +168,10 @@ class ResilientTransport(
             own error.
         max_body: Bytes, counted while they are read: a body that turns out
             to be longer streams. Default 1 MiB.
+        stream_idle: Seconds that a live stream (``text/event-stream``,
+            newline-delimited JSON) may be silent between two chunks, which
+            takes the place of the total limit once the headers are there;
+            "attempt" (default): the limit of the attempt; None: no limit.
         deadline_header: Name of a header and its unit, "s" or "ms", that
             tells the server how much time is left.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import (
     Any,
@@ -27,7 +28,7 @@ from resilient._edges.driver import DONE, RUN
 from resilient._errors.errors import format_seconds
 from resilient._errors.warnings import warn
 from resilient._http.body import PHASES
-from resilient._http.exchange import Exchange, Family, Rules
+from resilient._http.exchange import Exchange, Family, Rules, checked_idle
 from resilient._http.network import watch
 from resilient._http.semantics import checked_methods, checked_statuses
 from resilient._http.standard import standard_pipeline
@@ -64,6 +65,7 @@ class Transport(Generic[Request, Response]):
         idempotency_key: bool = False,
         read_body: bool | Literal["auto"] = "auto",
         max_body: int = 1_048_576,
+        stream_idle: float | timedelta | Literal["attempt"] | None = "attempt",
         deadline_header: tuple[str, Literal["s", "ms"]] | None = None,
     ) -> None:
         library = self.family.library
@@ -97,6 +99,7 @@ class Transport(Generic[Request, Response]):
             flag("idempotency_key", idempotency_key),
             read_body,
             count("max_body", max_body, minimum=0),
+            checked_idle("stream_idle", stream_idle),
             _checked_header(deadline_header),
         )
         # NB: what is the class's own is found more slowly.

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import anyio
 import attrs
@@ -27,7 +27,7 @@ import attrs
 from resilient._calls.call import Call, cut_short
 from resilient._calls.outcome import SUCCESS, OngoingWork, Outcome, Verdict
 from resilient._edges.driver import Drive
-from resilient._edges.generators import Stream
+from resilient._edges.generators import Stream, StreamLimit
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import strip
 from resilient._http import faults, response_headers
@@ -35,6 +35,7 @@ from resilient._http.body import (
     UNLIMITED,
     Body,
     Chunks,
+    IdleLimit,
     Rest,
     Timeouts,
     Upload,
@@ -46,6 +47,7 @@ from resilient._http.response_headers import Allowance
 from resilient._http.semantics import HEALTHY, REFUSED, UNAVAILABLE
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
+from resilient._values.checks import seconds
 
 RESEND_COUNT: Final = "http.request.resend_count"
 
@@ -119,6 +121,7 @@ class Rules:
     idempotency_key: bool
     read_body: bool | str
     max_body: int
+    stream_idle: float | str | None
     deadline_header: tuple[str, str] | None
 
 
@@ -206,6 +209,7 @@ class Exchange(Drive):
     """
 
     __slots__ = (
+        "_allowed",
         "_ended",
         "_family",
         "_own",
@@ -220,7 +224,8 @@ class Exchange(Drive):
         "sent",
     )
 
-    # NB: not written before the first attempt.
+    # NB: not written before the first attempt. Seconds of the attempt's limit.
+    _allowed: float | None
     _timeouts: Timeouts
 
     def __init__(
@@ -297,6 +302,7 @@ class Exchange(Drive):
         """Prepare the request for one attempt, and return it."""
         request = self._sent
         self.sent = sent = self.sent + 1
+        self._allowed = self.call.allowed
         if self._upload is not None or not self._safe:
             # NB: until its outcome is known: a timeout may cut it short.
             self.call.unrepeatable = self._why_not(over=False)
@@ -333,8 +339,7 @@ class Exchange(Drive):
         length = _length(fields)
         if length is None or length > self._rules.max_body:
             return False
-        kind = fields.get(b"content-type", b"")
-        return not kind.lower().startswith(b"text/event-stream")
+        return not _is_live(fields)
 
     def _mode(self) -> bool | str:
         mode: bool | str = self._own.get("resilient.read_body", self._rules.read_body)
@@ -592,7 +597,7 @@ class Exchange(Drive):
             )
         if stream is not None:
             self._stream, self._ended, self.outcome = None, True, None
-            response.stream = self._streamed(response.stream, stream)
+            response.stream = self._streamed(response, stream)
         return response, None
 
     def _cut_short(self, error: Exception) -> Exception:
@@ -636,9 +641,24 @@ class Exchange(Drive):
             )
         return answer
 
-    def _streamed(self, body: Any, stream: Stream) -> Body:
+    def _stream_limit(self, response: Any) -> StreamLimit | None:
+        """Return what bounds a body that streams: its silences, or the total."""
+        idle: Any = self._own.get("resilient.stream_idle", _UNREAD)
+        if idle is _UNREAD:
+            if not _is_live(_fields(response)):
+                total: StreamLimit | None = self.call.stream_limit
+                return total
+            idle = self._rules.stream_idle
+        else:
+            idle = checked_idle("extensions['resilient.stream_idle']", idle)
+        if idle == "attempt":
+            idle = self._allowed
+        return None if idle is None else IdleLimit(self.call.name, idle)
+
+    def _streamed(self, response: Any, stream: Stream) -> Body:
         """Return a body whose end is the call's."""
-        stream.limit = limit = self.call.stream_limit
+        body = response.stream
+        stream.limit = limit = self._stream_limit(response)
         # The attempt is over; what is left is the whole call's.
         self._timeouts.deadline = math.inf if limit is None else limit.deadline
         timed_out = self._family.library.TimeoutException
@@ -705,6 +725,32 @@ def _fields(response: Any) -> dict[bytes, bytes]:
             elif len(known) < response_headers.LONGEST_FIELD:
                 fields[name] = known + b", " + value
     return fields
+
+
+_LIVE: Final = (
+    b"text/event-stream",
+    b"application/x-ndjson",
+    b"application/ndjson",
+    b"application/jsonl",
+    b"application/x-jsonlines",
+    b"application/json-seq",
+)
+"""Types of bodies that last as long as their server has something to say."""
+
+
+def _is_live(fields: dict[bytes, bytes]) -> bool:
+    return fields.get(b"content-type", b"").lower().startswith(_LIVE)
+
+
+def checked_idle(parameter: str, idle: Any) -> float | str | None:
+    """Return how long a live stream may be silent: seconds, or "attempt".
+
+    Raises:
+        TypeError, ValueError: It is neither, nor None.
+    """
+    if idle is None or idle == "attempt":
+        return cast("str | None", idle)
+    return seconds(parameter, idle, zero=False)
 
 
 def _length(fields: dict[bytes, bytes]) -> int | None:
