@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import rules
 
+import resilient
+
 project = "resilient"
 author = "resilient contributors"
 project_copyright = "resilient contributors, MIT licence"
-release = importlib.metadata.version("resilient-pipeline")
+release = resilient.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import inspect
 import pickle
+import re
 
 import pytest
 
@@ -65,6 +66,11 @@ DOCUMENTED = {
     if inspect.isclass(thing) or inspect.isroutine(thing)
 }
 CLASSES = {name: thing for name, thing in PUBLIC.items() if inspect.isclass(thing)}
+
+
+def test_the_version_is_a_release() -> None:
+    """The build reads it here, so that the distribution has the same."""
+    assert re.fullmatch(r"\d+\.\d+\.\d+", resilient.__version__)
 
 
 def test_all_is_sorted() -> None:

@@ -912,17 +912,3 @@ def test_importing_the_package_loads_no_opentelemetry() -> None:
         assert "logging" not in sys.modules
         """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
-
-
-def test_the_version_is_told_where_it_is_known(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A copy without metadata has none."""
-
-    def missing(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", lambda name: f"{name} 1")
-    assert "resilient-pipeline 1" == _attributes.version()
-    monkeypatch.setattr(metadata, "version", missing)
-    assert None is _attributes.version()

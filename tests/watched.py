@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from resilient import telemetry
+from resilient import __version__, telemetry
 from resilient._calls import call as call_module
 from resilient._events import counters, listeners
 from resilient._policy import policy
@@ -52,6 +52,7 @@ class Sdk:
         [resource] = data.resource_metrics
         [scope] = resource.scope_metrics
         assert "resilient" == scope.scope.name
+        assert __version__ == scope.scope.version
         return list(scope.metrics)
 
     def points(self, pipeline: str) -> dict[str, dict[Labels, Any]]:

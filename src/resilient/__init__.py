@@ -91,6 +91,8 @@ from resilient.policies.retry import Retry
 from resilient.policies.stale_cache import AsyncCacheStore, CacheStore, StaleCache
 from resilient.policies.timeout import Timeout
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AIMD",
     "AdaptiveConcurrency",

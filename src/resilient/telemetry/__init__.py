@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable
 import attrs
 from opentelemetry import metrics, trace
 
+from resilient import __version__
 from resilient._calls import call as call_module
 from resilient._events.events import Event, PermitWaited, RetryScheduled
 from resilient._observing.subscriptions import subscribe
-from resilient.telemetry._attributes import SCOPE, attributes_of, name_of, version
+from resilient.telemetry._attributes import SCOPE, attributes_of, name_of
 from resilient.telemetry._calls import CallObserver
 from resilient.telemetry._catalogue import HISTOGRAMS, Histogram
 from resilient.telemetry._logs import Logs
@@ -117,7 +118,7 @@ class _Instrumentation:
         tracer = None
         if self.settings.attempt_spans:
             provider = self.settings.tracer_provider
-            tracer = trace.get_tracer(SCOPE, version(), provider)
+            tracer = trace.get_tracer(SCOPE, __version__, provider)
         calls = self._histogram("resilient.call.duration")
         attempts = self._histogram("resilient.attempt.duration")
         if calls is not None or attempts is not None or tracer is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib import metadata
 from typing import NamedTuple
 
 from resilient._events.events import Event
@@ -13,15 +12,6 @@ Attribute = str | int | float | bool
 
 SCOPE = "resilient"
 """What meters, tracers and loggers are called."""
-
-
-def version() -> str | None:
-    """Return the version of the library; None where it is not installed."""
-    try:
-        return metadata.version("resilient-pipeline")
-    except metadata.PackageNotFoundError:
-        # A vendored copy, or a frozen program.
-        return None
 
 
 class Words(NamedTuple):

@@ -17,9 +17,10 @@ from weakref import WeakKeyDictionary
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
+from resilient import __version__
 from resilient._events.listeners import log_once
 from resilient._runtimes import clock
-from resilient.telemetry._attributes import SCOPE, version
+from resilient.telemetry._attributes import SCOPE
 from resilient.telemetry._catalogue import BY_NAME, METRICS
 from resilient.telemetry._snapshot import Point, snapshot
 
@@ -46,7 +47,7 @@ class Instruments:
         self.real: bool = False
         self.woken: Callable[[], None] | None = None
         self._is_proxy = False
-        self._meter = provider.get_meter(SCOPE, version())
+        self._meter = provider.get_meter(SCOPE, __version__)
         self._histograms: dict[str, metrics.Histogram] = {}
         self._lock = threading.RLock()
         self._points: dict[str, list[Point]] = {}
