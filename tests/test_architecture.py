@@ -26,6 +26,7 @@ HEAVY = {
     "httpx2",
     "logging",
     "opentelemetry",
+    "redis",
     "trio",
 }
 

@@ -63,3 +63,11 @@ def test_flapping_makes_the_dwell_longer() -> None:
     contact.failed(now + 31.0)
     contact.answered(now + 32.0)
     assert round(now + 32.2, 3) == round(contact.probe_at, 3)
+
+
+def test_two_late_answers_in_a_row_are_a_loss() -> None:
+    """One may be the asker's own fault."""
+    contact = Contact()
+    assert [False, False, False, True, True] == [
+        contact.too_late(late) for late in (True, False, True, True, True)
+    ]

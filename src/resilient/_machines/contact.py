@@ -5,7 +5,7 @@ state      entered                        meanwhile
 ========== ============================== =================================
 up         at the start; `answered` after it is asked
            the dwell
-lost       `failed`                       nobody asks; one probe at
+lost       `failed`, `too_late`           nobody asks; one probe at
                                           `probe_at`, later each time, up to
                                           a second
 returning  `answered` while lost          members book what they used; they
@@ -44,6 +44,7 @@ class Contact:
     __slots__ = (
         "_back_at",
         "_dwell",
+        "_late",
         "_pause",
         "_returned_at",
         "lost_since",
@@ -57,11 +58,20 @@ class Contact:
         self._dwell = 0.0
         self._back_at: float | None = None
         self._returned_at = -math.inf
+        self._late = False
 
     @property
     def up(self) -> bool:
         """Whether it is to be asked."""
         return self.lost_since is None
+
+    def too_late(self, late: bool) -> bool:
+        """Take note whether an answer came late; return whether twice in a row.
+
+        Once may be this process's own fault, which had something else to do.
+        """
+        before, self._late = self._late, late
+        return before and late
 
     def failed(self, now: float) -> bool:
         """Take note that it did not answer in time; return whether that is new."""

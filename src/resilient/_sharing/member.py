@@ -62,6 +62,8 @@ class LeaseMember(abc.ABC):
         """
         delivered = self.link.poll(now)
         if self.lease.due and self.link.up:
+            # NB: once; what is asked is what is due when it is collected.
+            self.lease.due = False
             self.link.notify(self)
             return True
         return delivered

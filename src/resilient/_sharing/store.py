@@ -136,8 +136,10 @@ class Link(abc.ABC):
             for member in self.members():
                 member.cut(now)
 
-    def _answered(self, now: float) -> bool:
+    def _answered(self, now: float, took: float = 0.0) -> bool:
         """Learn that it answered; return whether it is to be relied on."""
+        if self._contact.too_late(took > self.patience):
+            self._failed(now, "slow")
         if self._contact.answered(now) is not None:
             for member in self.members():
                 member.restore(now)

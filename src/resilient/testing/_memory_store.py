@@ -139,9 +139,7 @@ class MemoryLink(Link):
                 member.fail(now, sent=True)
                 self._failed(now, "timeout")
                 return
-            if delay > self.patience:
-                self._failed(now, "slow")
-            member.deliver(said, now, up=self._answered(now))
+            member.deliver(said, now, up=self._answered(now, delay))
 
         if delay == 0.0:
             deliver(now)

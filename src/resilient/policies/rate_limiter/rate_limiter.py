@@ -286,19 +286,22 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     ) -> Admission:
         """Get in line, if a wait of so many seconds is not too long."""
         now = clock.now()
-        lifted = call.limiters is not None and self._see(call.key)
+        give_up_at = self._give_up_at(now)
+        latest = latest_start(call, give_up_at)
+        fits = now + wait <= latest
+        again = call.limiters is not None and self._see(call.key)
         if self._shared is not None:
             self._shared.link.poll(now)
-        # NB: an answer may have come, and the time to wait for one is shorter.
-        if lifted or self._shared is not None:
+            again = True
+        if again:
             with self._locked():
                 wait = self._try_take_locked(now, amounts)
+                # NB: under the same lock: an answer changes what fits.
+                fits = self._fits(now, wait, latest)
             if wait == 0.0:
                 self._note(call, amounts, now)
                 return _PERMIT
-        give_up_at = self._give_up_at(now)
-        latest = latest_start(call, give_up_at)
-        if self._fits(now, wait, latest):
+        if fits:
             if self._shared is not None and not can_park(call):
                 return self._take_aside(call, amounts, wait)
             ticket = Ticket(call.runtime.waiter(call), amounts, latest, give_up_at)

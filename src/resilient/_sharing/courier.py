@@ -1,0 +1,231 @@
+"""The courier: the one thread of a process that talks to a store.
+
+Callers of any colour wait on their own waiters; nobody's cancellation touches
+a socket, and threads and event loops share one block. Whatever has piled up
+since the last exchange goes in the next, as one batch.
+
+The thread starts with the first ask and ends with `close`. A forked child has
+none: it starts its own. While the store is lost nothing is asked; the thread
+wakes to probe it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections import deque
+from typing import NamedTuple, Protocol
+from weakref import WeakSet
+
+from resilient._machines.shared_bucket import Answer, Ask
+from resilient._runtimes import clock
+from resilient._sharing.store import Link, Member
+
+__all__ = ["Courier", "NotSentError", "Reply", "Request", "Transport"]
+
+
+class NotSentError(Exception):
+    """A batch cannot have arrived: there was no connection to send it by."""
+
+
+class Request(NamedTuple):
+    """One member's ask, and whether the member is to be counted."""
+
+    member: Member
+    ask: Ask
+    enlists: bool
+
+
+class Reply(NamedTuple):
+    """An answer, and how many members there are where they were counted.
+
+    Attributes:
+        answer: None: the store refused.
+        members: None: not counted.
+        error: Why it refused.
+    """
+
+    answer: Answer | None
+    members: int | None
+    error: str = ""
+
+
+class Transport(Protocol):
+    """What sends a batch to a server; used by one thread at a time."""
+
+    def exchange(self, requests: list[Request]) -> list[Reply]:
+        """Send all and return what is answered, within the time-out.
+
+        Raises:
+            NotSentError: Nothing has arrived.
+            Exception: Something may have.
+        """
+        ...
+
+    def ping(self) -> None:
+        """Raise an exception unless the server answers."""
+        ...
+
+    def close(self) -> None:
+        """Drop the connection."""
+        ...
+
+
+class Courier(Link):
+    """The way to a store on a server; see the top of this module.
+
+    Args:
+        transport: Sends batches.
+        patience: Seconds after which an answer comes late.
+    """
+
+    def __init__(self, transport: Transport, patience: float) -> None:
+        super().__init__()
+        self.patience = patience
+        self._transport = transport
+        self._begin()
+        _couriers.add(self)
+
+    def _begin(self) -> None:
+        self._ready: deque[Member] = deque()
+        # A one-shot gate: released, there is something to do.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        # Held while the transport is used.
+        self._using = threading.Lock()
+
+    def notify(self, member: Member) -> None:
+        self._ready.append(member)
+        self._wake()
+        if self._thread is None and not self._closed:
+            self._start()
+
+    def poll(self, now: float) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._closed = True
+        self._wake()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=1.0)
+        if self._using.acquire(timeout=1.0):
+            try:
+                self._surrender()
+            finally:
+                self._using.release()
+
+    def after_fork(self) -> None:
+        self._begin()
+        super().after_fork()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None:
+                return
+            try:
+                self._thread = clock.start_thread(self._run, "resilient store")
+            except RuntimeError:
+                # No thread can be had, now or as the interpreter ends. Members
+                # notice that nobody answers.
+                return
+
+    def _wake(self) -> None:
+        try:
+            self._gate.release()
+        except RuntimeError:
+            # It is open already: two wakes before one wait are one.
+            pass
+
+    def _run(self) -> None:
+        while not self._closed:
+            timeout = None
+            if not self._contact.up:
+                timeout = max(0.0, self._contact.probe_at - clock.now())
+            clock.wait(self._gate, timeout)
+            with self._using:
+                self._turn()
+
+    def _turn(self) -> None:
+        """Exchange what is due."""
+        now = clock.now()
+        if self._contact.up:
+            ready: dict[Member, None] = {}
+            while self._ready:
+                ready[self._ready.popleft()] = None
+            self._exchange(list(ready))
+        elif now >= self._contact.probe_at:
+            self._probe(now)
+
+    def _exchange(self, members: list[Member]) -> None:
+        now = clock.now()
+        requests: list[Request] = []
+        for member in members:
+            ask = member.collect(now)
+            if ask is not None:
+                requests.append(Request(member, ask, self._enlists(member, now)))
+        if not requests:
+            return
+        try:
+            replies = self._transport.exchange(requests)
+        except Exception as error:
+            now = clock.now()
+            for request in requests:
+                request.member.fail(now, sent=not isinstance(error, NotSentError))
+            self._failed(now, reason_of(error))
+            return
+        began, now = now, clock.now()
+        refused = [reply.error for reply in replies if reply.answer is None]
+        if refused:
+            self._failed(now, refused[0])
+        up = not refused and self._answered(now, now - began)
+        for request, reply in zip(requests, replies, strict=True):
+            if reply.members is not None:
+                request.member.see(now, reply.members)
+            if reply.answer is None:
+                request.member.fail(now, sent=True)
+            else:
+                request.member.deliver(reply.answer, now, up=up)
+
+    def _probe(self, now: float) -> None:
+        """Try a store that did not answer; book what was used meanwhile."""
+        try:
+            self._transport.ping()
+        except Exception as error:
+            self._failed(clock.now(), reason_of(error))
+            return
+        if not self._answered(clock.now()):
+            self._exchange(self.members())
+
+    def _surrender(self) -> None:
+        """Tell the store what the members used and hold, once."""
+        now = clock.now()
+        requests: list[Request] = []
+        for member in self.members():
+            ask = member.surrender(now)
+            if ask is not None:
+                requests.append(Request(member, ask, enlists=False))
+        if requests and self._contact.up:
+            try:
+                self._transport.exchange(requests)
+            except Exception:
+                # What was held ends with its lease.
+                pass
+        self._transport.close()
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what to say of an error: its kind, for its text may be secret."""
+    cause = error.__cause__ if isinstance(error, NotSentError) else None
+    return type(cause or error).__name__
+
+
+_couriers: WeakSet[Courier] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for courier in list(_couriers):
+        courier.close()

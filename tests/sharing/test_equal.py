@@ -1,0 +1,107 @@
+"""The script of a server and the rule in Python decide alike, on both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.sharing.servers import Server, engine
+
+from resilient._machines.shared_bucket import Answer, Ask, Bucket, Recall, answer
+from resilient.redis._transport import BUCKET, arguments
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module", params=["redis", "valkey"])
+def client(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A client of a server that runs for this module."""
+    with Server(engine(request.param)) as server, server.client() as client:
+        client.script_load(BUCKET.text)
+        yield client
+
+
+STEP = st.fixed_dictionaries(
+    {
+        "pause": st.sampled_from([0.0, 0.001, 0.1, 1.0 / 3.0, 7.0, 59.0, 200.0]),
+        "jump": st.sampled_from([0.0] * 6 + [300.0, -300.0, 0.2]),
+        "want": st.sampled_from([0.0, 1.0, 3.7, 10.0, 90.0]),
+        "least": st.sampled_from([0.1, 1.0, 3.7]),
+        "spent": st.sampled_from([0.0] * 4 + [1.0, 33.3, 120.0]),
+        "span": st.sampled_from([0.0, 0.5, 20.0]),
+        "excess": st.sampled_from([0.0, 0.3, 1.0]),
+        "credit": st.sampled_from([0.0] * 3 + [1.5, 40.0]),
+        "back": st.sampled_from([0.0, 0.05, 5.0]),
+        "deposit": st.sampled_from([0.0] * 4 + [0.1]),
+        "ceiling": st.sampled_from([float("inf")] * 5 + [0.0, 12.3]),
+        "numbers": st.sampled_from([(10.0, 90.0)] * 4 + [(1 / 3, 90.0), (25.0, 10.1)]),
+        "member": st.integers(0, 2),
+        "remembers": st.booleans(),
+        "fault": st.sampled_from(["none"] * 6 + ["lost", "copy", "restore"]),
+    }
+)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(steps=st.lists(STEP, min_size=5, max_size=40))
+def test_script_and_rule_decide_alike(client: Any, steps: list[dict[str, Any]]) -> None:
+    """Time by argument; every number of the state and of the answer is the same."""
+    client.delete("b", "copy")
+    bucket: Bucket | None = None
+    copied: Bucket | None = None
+    own, offset = 5000.0, 1.7e9
+    seen: dict[int, tuple[Answer, float]] = {}
+    for step in steps:
+        own += step["pause"]
+        offset += step["jump"]
+        now = own + offset
+        if step["fault"] == "lost":
+            bucket = None
+            client.delete("b")
+        elif step["fault"] == "copy":
+            copied = bucket
+            client.delete("copy")
+            if bucket is not None:
+                client.copy("b", "copy")
+        elif step["fault"] == "restore":
+            bucket = copied
+            client.delete("b")
+            if bucket is not None:
+                client.copy("copy", "b")
+        if bucket is not None and now >= bucket.expires:
+            bucket = None
+            client.delete("b")
+        said = seen.get(step["member"]) if step["remembers"] else None
+        rate, capacity = step["numbers"]
+        ask = Ask(
+            rate,
+            capacity,
+            want=max(step["want"], step["least"]) if step["want"] else 0.0,
+            least=step["least"],
+            spent=step["spent"],
+            span=step["span"],
+            excess=step["spent"] * step["excess"],
+            credit=step["credit"],
+            issued=now - step["back"],
+            deposit=step["deposit"],
+            ceiling=step["ceiling"],
+            recall=said
+            and Recall(said[0].level, said[0].time, own - said[1], said[0].credited),
+        )
+        bucket, expected = answer(bucket, now, ask)
+        raw = client.evalsha(BUCKET.sha, 1, "b", *arguments(ask), repr(now))
+        assert list(expected) == [float(number) for number in raw]
+        stored = client.hgetall("b")
+        assert bucket._asdict() == {
+            name.decode(): float(number) for name, number in stored.items()
+        }
+        life = client.pttl("b") / 1000
+        assert 0 <= bucket.expires - now - life + 0.002 < 5
+        seen[step["member"]] = expected, own

@@ -1,0 +1,153 @@
+"""What a fleet of real processes does while a real server fails."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.sharing.servers import Server, engine
+
+pytestmark = pytest.mark.real
+
+RATE = BURST = 400.0
+WORKERS = 4
+SECONDS = 4.0
+
+
+def most_over(moments: list[float], rate: float, burst: float) -> float:
+    """Return by how much the worst window exceeds ``burst + rate * t``."""
+    level, at, worst = burst, moments[0], 0.0
+    for moment in moments:
+        level = min(burst, level + rate * (moment - at)) - 1.0
+        at = moment
+        worst = min(worst, level)
+    return -worst
+
+
+def fleet(server: Server, break_it: Callable[[], tuple[float, float]]) -> Any:
+    """Run the workers, break the server after a second; return what they did."""
+    arguments = [server.url, SECONDS, 0.004, RATE, BURST]
+    command = [sys.executable, "-m", "tests.sharing.worker", *map(str, arguments)]
+    workers = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(WORKERS)
+    ]
+    try:
+        for worker in workers:
+            assert worker.stdout is not None
+            assert "ready\n" == worker.stdout.readline()
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+        time.sleep(1.0)
+        broken = break_it()
+        results = [json.loads(worker.communicate()[0]) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+            for stream in (worker.stdin, worker.stdout):
+                if stream is not None:
+                    stream.close()
+    return results, broken
+
+
+def kill_and_restart(server: Server) -> tuple[float, float]:
+    """End it, and have an empty one back after a second."""
+    began = time.monotonic()
+    server.kill()
+    time.sleep(1.0)
+    server.start()
+    return began, time.monotonic()
+
+
+def restart_at_once(server: Server) -> tuple[float, float]:
+    """End it, and start an empty one."""
+    server.kill()
+    server.start()
+    return 0.0, 0.0
+
+
+def flush(server: Server) -> tuple[float, float]:
+    """Lose the data, six times."""
+    with server.client() as client:
+        for _ in range(6):
+            client.flushall()
+            time.sleep(0.2)
+    return 0.0, 0.0
+
+
+def flush_scripts(server: Server) -> tuple[float, float]:
+    """Forget the scripts, as a failover does."""
+    with server.client() as client:
+        client.script_flush()
+    return 0.0, 0.0
+
+
+def pause(server: Server) -> tuple[float, float]:
+    """Answer nobody for a second."""
+    began = time.monotonic()
+    with server.client() as client:
+        client.client_pause(1000)
+    return began, began + 1.0
+
+
+def debug_sleep(server: Server) -> tuple[float, float]:
+    """Do nothing at all for a second."""
+    began = time.monotonic()
+    with server.client() as client:
+        client.execute_command("DEBUG", "SLEEP", "1")
+    return began, time.monotonic()
+
+
+def stop(server: Server) -> tuple[float, float]:
+    """Stand still for a second."""
+    began = time.monotonic()
+    server.signal(signal.SIGSTOP)
+    time.sleep(1.0)
+    server.signal(signal.SIGCONT)
+    return began, time.monotonic()
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("redis", kill_and_restart),
+        ("redis", restart_at_once),
+        ("redis", flush),
+        ("redis", flush_scripts),
+        ("redis", pause),
+        ("redis", debug_sleep),
+        ("redis", stop),
+        ("valkey", kill_and_restart),
+        ("valkey", flush),
+    ],
+)
+def test_a_fleet_never_uses_more_and_never_stops(
+    name: str, fault: Callable[[Server], tuple[float, float]]
+) -> None:
+    """Whatever becomes of the server."""
+    with Server(engine(name)) as server:
+        results, (began, ended) = fleet(server, lambda: fault(server))
+
+    assert [True] * WORKERS == [result["up"] for result in results]
+    moments = sorted(moment for result in results for moment in result["passed"])
+    # NB: a call is noted when it runs; between its permit and that its process
+    # may have had to wait, one call in each.
+    assert most_over(moments, RATE, BURST) <= WORKERS
+    if began:
+        refused = [moment for result in results for moment in result["refused"]]
+        offered = [one for one in moments + refused if began <= one < ended]
+        while_lost = [one for one in moments if began <= one < ended]
+        assert len(while_lost) >= 0.5 * min(len(offered), RATE * (ended - began)), [
+            result["longest"] for result in results
+        ]
