@@ -13,6 +13,7 @@ import pytest
 from tests.colours import World, in_async_colours, in_every_colour
 
 from resilient import (
+    Bulkhead,
     Call,
     CircuitOpenError,
     DeadlineExceededError,
@@ -363,6 +364,7 @@ def test_a_discarded_outcome_carries_nothing() -> None:
 
 
 TIMED_OUT = TimeoutExceededError("t", 1.0, 1.0)
+ANY = Bulkhead(1)
 
 
 @pytest.mark.parametrize(
@@ -375,20 +377,24 @@ TIMED_OUT = TimeoutExceededError("t", 1.0, 1.0)
         (TIMED_OUT, Verdict.FAILURE),
         (CircuitOpenError("c"), Verdict.FAILURE),
         (BulkheadFullError("b"), Verdict.IGNORED),
-        (ExceptionGroup("", [OSError()]), Verdict.SUCCESS),
+        (ExceptionGroup("", [OSError()]), Verdict.FAILURE),
+        (ExceptionGroup("", [ValueError()]), Verdict.SUCCESS),
     ],
     ids=repr,
 )
 def test_types_say_what_is_a_failure(error: Exception | None, verdict: Verdict) -> None:
     """Those listed, timeouts further in, and rejections only by name."""
-    judge = judge_by("on", (OSError, CircuitOpenError), None)
+    judge = judge_by("on", (OSError, CircuitOpenError), None, policy=ANY)
     assert judge is not None
     assert verdict is judge(Outcome(None, error))
 
 
 def test_a_base_of_rejections_names_them_all() -> None:
     """`RejectedError` listed means every one of them; `Exception` none."""
-    named, everything = judge_by("on", RejectedError), judge_by("on", Exception)
+    named, everything = (
+        judge_by("on", RejectedError, policy=ANY),
+        judge_by("on", Exception, policy=ANY),
+    )
     assert named is not None
     assert everything is not None
     rejected = Outcome(None, BulkheadFullError("b"))
@@ -411,7 +417,7 @@ def test_a_function_answers_in_three_ways(
     answer: Any, verdict: Verdict, retry_after: float | None
 ) -> None:
     """A verdict, a bool (True: failure), or seconds to wait."""
-    judge = judge_by("on", lambda outcome: answer)
+    judge = judge_by("on", lambda outcome: answer, policy=ANY)
     outcome = Outcome(503)
     assert judge is not None
     assert verdict is judge(outcome)
@@ -448,7 +454,7 @@ def test_types_and_a_function_together() -> None:
         asked.append(outcome.error or outcome.value)
         return outcome.value == 404
 
-    judge = judge_by("classify", (OSError, not_found))
+    judge = judge_by("classify", (OSError, not_found), policy=ANY)
     assert judge is not None
     assert Verdict.FAILURE is judge(Outcome(None, OSError()))
     assert Verdict.FAILURE is judge(Outcome(404))
@@ -460,8 +466,8 @@ def test_types_and_a_function_together() -> None:
 
 def test_nothing_said_is_no_judge() -> None:
     """Then the judge of the pipeline decides, or the default."""
-    assert judge_by("on", None) is None
-    assert judge_by("on", (), None) is None
+    assert judge_by("on", None, policy=ANY) is None
+    assert judge_by("on", (), None, policy=ANY) is None
 
 
 @pytest.mark.parametrize(
@@ -479,7 +485,7 @@ def test_nothing_said_is_no_judge() -> None:
 def test_a_condition_is_checked(condition: Any, text: str) -> None:
     """When the policy is made, not when the first call fails."""
     with pytest.raises(TypeError, match=text):
-        judge_by("on", condition)
+        judge_by("on", condition, policy=ANY)
 
 
 def test_the_family_of_an_error() -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
 import types
 from collections.abc import Coroutine
 from typing import Any, Final
+
+from resilient._runtimes.current import loaded
 
 MADE: Final = frozenset(
     {type(None), bool, int, float, str, bytes, list, tuple, dict, set}
@@ -79,8 +80,7 @@ def is_lazy(value: object, *, was_awaited: bool) -> bool:
 
 def _is_future(kind: type) -> bool:
     # NB: to import it takes 5 ms; who returns one has done so.
-    module = sys.modules.get("concurrent.futures._base")
-    future = getattr(module, "Future", None)
+    future = loaded("concurrent.futures._base", "Future")
     return future is not None and issubclass(kind, future)
 
 
