@@ -300,6 +300,13 @@ def _classes(family: str) -> tuple[type[Any], type[Any]]:
     return Script, Stream
 
 
+def transports(h: Http, script: Any) -> Iterator[Any]:
+    """A bare transport, one with no policies, and the standard one."""
+    yield script
+    yield h.transport(script, Pipeline())
+    yield h.transport(script)
+
+
 def _made(error: Any) -> BaseException:
     # NB: an error that its body keeps would be a cycle once it is raised.
     made: BaseException = error("broken off") if isinstance(error, type) else error

@@ -8,7 +8,6 @@ documents, and returns what it saw; that has to be the same each time.
 from __future__ import annotations
 
 import functools
-import os
 import select
 import socket
 import socketserver
@@ -29,13 +28,6 @@ AWAY = "https://away.test"
 
 Wrap = Callable[[Any], Any]
 Scenario = Callable[[Http, Wrap], Awaitable[Any]]
-
-
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*os.environ]:
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 def _thrice(colours: Callable[..., Any]) -> Callable[[Scenario], Callable[..., None]]:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.http.families import FAMILIES, Http, in_every_client
+from tests.http.families import Http, in_every_client
 
 import resilient
 from resilient import (
@@ -25,12 +25,6 @@ from resilient import (
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
 
 HERE, THERE = "https://here.test", "https://there.test"
-
-
-@pytest.fixture(params=FAMILIES)
-def h(request: pytest.FixtureRequest) -> Http:
-    """A family in the sync colour, for tests that send nothing."""
-    return Http(request.param, "sync")
 
 
 def parts(pipeline: Pipeline[Any], origin: str = HERE) -> list[Any]:
