@@ -71,7 +71,7 @@ REASONS: dict[str, str] = {
     "policies/hedge/losers.py: _MergedWork.close": "all end; the first error is raised",
     "policies/hedge/race.py: HedgedAttempt.run": "raised again by the call that races",
     "policies/retry.py: Retry._prepare": "an outcome; raised again if it is none",
-    "policies/retry.py: _annotate": "an error that takes no notes goes unnoted",
+    "_errors/chains.py: annotate": "an error that takes no notes goes unnoted",
     "policies/stale_cache.py: StaleCache._ask": LOGGED,
     "policies/timeout.py: Timeout.around": "raised again unless this limit cut it",
     "telemetry/_calls.py: _harmless": LOGGED,

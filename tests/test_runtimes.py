@@ -26,6 +26,7 @@ from resilient import (
     constant,
 )
 from resilient._edges.driver import suspend
+from resilient._errors import warnings as resilient_warnings
 from resilient._runtimes import asyncio as asyncio_runtime
 from resilient._runtimes import clock, current
 from resilient._runtimes import sync as sync_runtime
@@ -35,6 +36,7 @@ from resilient._runtimes.current import current_runtime
 from resilient._runtimes.runtime import PAUSE, End
 from resilient._runtimes.sync import SYNC
 from resilient._runtimes.trio import TRIO
+from resilient._values.callables import name_of
 from resilient.testing import instant, virtual_time
 
 
@@ -296,8 +298,8 @@ def test_it_refuses_to_park_where_a_loop_runs() -> None:
 def test_it_warns_once_when_it_sleeps_where_a_loop_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It stops every task of the loop; the warning names the line that called."""
-    monkeypatch.setattr(sync_runtime, "_warned", False)
+    """It stops every task of it; once for each line that called, with both names."""
+    monkeypatch.setattr(resilient_warnings, "_warned", set())
     monkeypatch.setattr(clock, "sleep", lambda seconds: None)
     results: list[Any] = []
 
@@ -307,23 +309,32 @@ def test_it_warns_once_when_it_sleeps_where_a_loop_runs(
             raise OSError
         return "ok"
 
-    retry = Retry(OSError, backoff=constant(1))
+    retry = Retry(OSError, backoff=constant(1), name="fetch")
 
     async def main() -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            assert "ok" == retry.call(flaky)
-            assert "ok" == retry.call(flaky)
-        assert [ResilientWarning] == [one.category for one in caught]
-        assert "stops every task" in str(caught[0].message)
-        assert __file__ == caught[0].filename
+            for _ in range(3):
+                assert "ok" == retry.call(flaky)
+            with Bulkhead(1, name="fetch").guard():
+                await SYNC.sleep(1)
+            await SYNC.sleep(1)
+        flaky_name = name_of(flaky)
+        text = "sleeps on a thread that runs an event loop, and stops every task"
+        assert [
+            f"{flaky_name!r}, synchronous and under 'fetch', {text}",
+            f"'fetch', synchronous and under 'fetch', {text}",
+            f"a synchronous call {text}",
+        ] == [str(one.message).partition(" of it;")[0] for one in caught]
+        assert {ResilientWarning} == {one.category for one in caught}
+        assert {__file__} == {one.filename for one in caught}
 
     asyncio.run(main())
 
 
 def test_it_does_not_warn_where_no_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor for a wait of nothing."""
-    monkeypatch.setattr(sync_runtime, "_warned", False)
+    monkeypatch.setattr(resilient_warnings, "_warned", set())
 
     async def on_the_loop() -> None:
         await SYNC.sleep(0)
@@ -331,7 +342,7 @@ def test_it_does_not_warn_where_no_loop_runs(monkeypatch: pytest.MonkeyPatch) ->
     with virtual_time():
         run_now(SYNC.sleep(1))
     asyncio.run(on_the_loop())
-    assert not sync_runtime._warned
+    assert not resilient_warnings._warned
 
 
 # -- Limits on asyncio

@@ -42,7 +42,7 @@ from resilient._errors.errors import (
     RejectedError,
     TimeoutExceededError,
 )
-from resilient._runtimes import clock
+from resilient._runtimes import clock, sync
 from resilient._runtimes.current import current_runtime
 from resilient._values.checks import number
 from resilient._values.priority import Priority, TaskPriority
@@ -623,6 +623,7 @@ current: ContextVar[Call | None] = ContextVar("resilient.current_call", default=
 # NB: what every call does, bound once: a method of C's that is looked up on an
 # imported name is made anew each time, which takes as long as to call it.
 running, enter_call, leave_call = current.get, current.set, current.reset
+sync.running_call = running
 
 
 def current_call() -> Call:

@@ -15,12 +15,13 @@ from resilient._calls.outcome import (
     UnaskedOutcome,
     Verdict,
 )
-from resilient._errors.chains import leaves
+from resilient._errors.chains import add_context, leaves
 from resilient._errors.errors import (
     RejectedError,
     TimeoutExceededError,
     is_rejection,
 )
+from resilient._values.callables import refuse_arity
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.spelling import format_value
 
@@ -86,6 +87,7 @@ def judge_by(
                     )
                 types.append(one)
             elif callable(one):
+                refuse_arity(parameter, one, "the Outcome")
                 if _is_coroutine_function(one):
                     raise TypeError(
                         f"`{parameter}` must be a plain function of the outcome,"
@@ -240,7 +242,13 @@ def _by_function(
             and by_types(outcome) is FAILURE
         ):
             return FAILURE
-        found = verdict_of(parameter, function(outcome), outcome)
+        try:
+            found = verdict_of(parameter, function(outcome), outcome)
+        except BaseException as bug:
+            # The error it was asked about must not be lost.
+            if error is not None:
+                add_context(bug, error)
+            raise
         if found is SUCCESS and error is not None and strange is not None:
             strange.look_at(error)
         return found

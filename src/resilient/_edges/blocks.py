@@ -24,7 +24,7 @@ from resilient._calls.call import AnyPolicy, Call, enter_call, leave_call
 from resilient._edges.driver import DONE, RUN, Drive
 from resilient._errors.errors import ResilientWarning
 from resilient._errors.tracebacks import strip
-from resilient._errors.warnings import warn
+from resilient._errors.warnings import warn_once
 from resilient._runtimes.runtime import Sentinel
 from resilient._runtimes.sync import SYNC, loop_runs_here
 from resilient._values.traits import Trait
@@ -107,8 +107,9 @@ class _Stay:
 def _warn_if_deaf(policy: AnyPolicy) -> None:
     """Warn of a synchronous block that only an async one could cut short."""
     if loop_runs_here() and Trait.INTERRUPTS in policy.traits:
-        warn(
-            f"{policy.label!r} cannot interrupt a synchronous block: use"
+        warn_once(
+            f"{policy.label!r} cannot interrupt the synchronous block in {{function}}:"
+            " use"
             " `async with` (`async for`) on a thread that runs an event loop"
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final, cast
 
 
 def raise_first(errors: list[BaseException]) -> BaseException:
@@ -23,6 +23,25 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
             yield from leaves(one)  # pyright: ignore[reportUnknownArgumentType]
     else:
         yield error
+
+
+_NOTE: Final = "resilient: "
+
+
+def annotate(error: Exception, note: str) -> None:
+    """Add our note to an error, in the place of an older one of ours."""
+    try:
+        notes = getattr(error, "__notes__", None)
+        if isinstance(notes, list):
+            notes[:] = [
+                one
+                for one in cast("list[object]", notes)
+                if not str(one).startswith(_NOTE)
+            ]
+        error.add_note(f"{_NOTE}{note}")
+    except Exception:
+        # It refuses attributes, as a frozen dataclass does: it goes unnoted.
+        pass
 
 
 _CONTEXT: Any = vars(BaseException)["__context__"]

@@ -146,10 +146,11 @@ class BulkheadFullError(RejectedError):
         queued: Calls that were waiting for one.
         waited: Seconds that this call had waited.
         reason: "displaced" where it had a place in line, which then went to a
-            more important call; else None.
+            more important call; "circle" where its wait could not have ended,
+            since each slot is held by a call that waits for one; else None.
     """
 
-    reason: Literal["displaced"] | None = None
+    reason: Literal["displaced", "circle"] | None = None
 
     def __init__(
         self,
@@ -172,6 +173,12 @@ class BulkheadFullError(RejectedError):
         self.waited = waited
 
     def _complaint(self) -> str:
+        if self.reason == "circle":
+            return (
+                f"bulkhead {self.policy!r} would be waited for without end: each of"
+                f" its {self.max_concurrency} slots is held by a call that waits for"
+                " one, or is around one that does"
+            )
         text = f"bulkhead {self.policy!r} is full ({self.max_concurrency} running"
         text += f", {self.queued} waiting)" if self.queued else ")"
         if self.waited:
@@ -227,7 +234,7 @@ class ConcurrencyLimitedError(RejectedError):
             more important call; else None.
     """
 
-    reason: Literal["displaced"] | None = None
+    reason: Literal["displaced", "circle"] | None = None
 
     def __init__(
         self,

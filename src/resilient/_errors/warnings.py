@@ -6,7 +6,8 @@ import contextlib
 import inspect
 import os
 import warnings
-from types import ModuleType
+from types import FrameType, ModuleType
+from typing import Final
 
 from resilient._errors.errors import ResilientWarning
 
@@ -24,10 +25,37 @@ def warn(text: str, past: ModuleType | None = None) -> None:
         text: What to say.
         past: A package through which the user came to us.
     """
+    level, _ = _caller(past)
+    warnings.warn(text, ResilientWarning, stacklevel=level)
+
+
+def warn_once(text: str) -> None:
+    """Warn at the line that called into the library, the first time.
+
+    Args:
+        text: What to say; ``{function}`` is the function of that line.
+    """
+    level, frame = _caller(None)
+    place = ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+    # NB: bounded, since lines may be made as a program goes.
+    if (text, *place) in _warned or len(_warned) >= _MOST:
+        return
+    _warned.add((text, *place))
+    function = "" if frame is None else frame.f_code.co_qualname
+    text = text.replace("{function}", repr(function))
+    warnings.warn(text, ResilientWarning, stacklevel=level)
+
+
+_MOST: Final = 1000
+_warned: set[tuple[str, str, int]] = set()
+
+
+def _caller(past: ModuleType | None) -> tuple[int, FrameType | None]:
+    """Return how many frames up the user's line is, for who called this."""
     passed = _PASSED
     if past is not None and past.__file__ is not None:
         passed = (*passed, os.path.dirname(past.__file__) + os.sep)
-    level, frame = 1, inspect.currentframe()
+    level, frame = 0, inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(passed):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, ResilientWarning, stacklevel=level)
+    return level, frame

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 from resilient._calls.call import Call
 from resilient._calls.outcome import OngoingWork, Outcome
 from resilient._edges.driver import Proceed
+from resilient._errors.chains import add_context
 from resilient._errors.errors import NoPermit, RejectedError
 from resilient._events.events import PermitWaited
 from resilient._policy.policy import Policy
@@ -219,10 +220,15 @@ class AdmissionPolicy(Policy):
             raise
         if outcome.ongoing is not None and self.holds_streams:
             self.defer_settle(permit, outcome, outcome.ongoing)
-        elif began is None or outcome.error is None:
+        elif outcome.error is None:
             self.settle(permit, outcome)
         else:
-            self.settle(permit, call.late_outcome(outcome, began))
+            try:
+                self.settle(permit, call.late_outcome(outcome, began))
+            except Exception as bug:
+                # In a limit's algorithm, say: it must not hide the call's error.
+                add_context(bug, outcome.error)
+                raise
         return outcome
 
     async def _await_permit(self, wait: Wait, call: Call) -> Admission:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from resilient._errors.chains import annotate
 from resilient._values.callables import name_of
 from resilient._values.checks import plain
 
@@ -58,7 +59,7 @@ def key_of(
     made: Hashable
     whole: tuple[Callable[..., Any], Hashable]
     if key is not None:
-        made = key(*args, **kwargs)
+        made = call_key(key, args, kwargs)
     else:
         if "." in call.name:
             refuse_method(policy, function)
@@ -73,6 +74,57 @@ def key_of(
         what = "`key` must be hashable" if key is not None else _UNHASHABLE
         raise TypeError(f"{call.name!r} has no key for {policy!r}: {what}") from None
     return whole
+
+
+def call_key(
+    key: Callable[..., Hashable], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Hashable:
+    """Call a `key` with the arguments of a function.
+
+    Raises:
+        Exception: What it raised, with a note of what it is called with.
+    """
+    try:
+        return key(*args, **kwargs)
+    except Exception as error:
+        annotate(
+            error,
+            "`key` is called with the function's own arguments: key(*args, **kwargs)",
+        )
+        raise
+
+
+def check_key(key: Callable[..., Hashable] | None, fn: Callable[..., Any]) -> None:
+    """Refuse a `key` that cannot take the arguments of a function.
+
+    Raises:
+        TypeError: However the function is called by place, the key cannot be.
+    """
+    if key is None:
+        return
+    try:
+        taken, given = inspect.signature(key), inspect.signature(fn)
+    except (TypeError, ValueError):
+        # Written in C, and does not say.
+        return
+    parameters = given.parameters.values()
+    starred = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    if starred & {one.kind for one in (*parameters, *taken.parameters.values())}:
+        # Anything may be in them.
+        return
+    placed = [one for one in parameters if one.kind is not one.KEYWORD_ONLY]
+    named = [one for one in parameters if one.kind is one.KEYWORD_ONLY]
+    fewest = sum(one.default is one.empty for one in placed)
+    for places in range(fewest, len(placed) + 1):
+        for needed in (named, [one for one in named if one.default is one.empty]):
+            try:
+                taken.bind(*placed[:places], **{one.name: None for one in needed})
+            except TypeError:
+                continue
+            return
+    raise TypeError(
+        f"`key` must take what {name_of(fn)!r} does, {given}, got a function of {taken}"
+    )
 
 
 def _type_of(thing: object) -> type[object]:

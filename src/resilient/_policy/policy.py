@@ -492,9 +492,11 @@ class Policy(Configured, Generic[F]):
                 f" @{kind} above the policy, not below"
             )
         if isinstance(fn, type) or not callable(fn):
+            hint = "a class is protected method by method"
+            if not isinstance(fn, type):
+                hint = f"a decorator needs its parentheses, @{type(self).__name__}(…)"
             raise TypeError(
-                f"a policy decorates functions, got {format_value(fn)}; a class is"
-                " protected method by method"
+                f"a policy decorates functions, got {format_value(fn)}; {hint}"
             )
         colour = colour_of(fn)
         self._check_usage_once(colour)

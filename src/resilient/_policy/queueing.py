@@ -7,7 +7,7 @@ is written here. Whose slots they are, and how many, is up to the policy.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resilient._calls.call import Call
 from resilient._errors.errors import BulkheadFullError, ConcurrencyLimitedError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Ticket(Wait):
     """A call in line."""
 
-    __slots__ = ("began", "by_deadline", "call", "displaced", "granted", "priority")
+    __slots__ = ("began", "by_deadline", "call", "granted", "priority", "reason")
 
     until: float | None
 
@@ -39,7 +39,8 @@ class Ticket(Wait):
         self.call: Call = call
         self.began: float = began
         self.granted: bool = False
-        self.displaced: bool = False
+        # Why it was refused, where that is not for want of a slot alone.
+        self.reason: Literal["displaced", "circle"] | None = None
         # NB: kept: where it stands in line depends on it.
         self.priority: Priority = call.priority
 
@@ -115,12 +116,14 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
             if self._may_wait_locked(ticket):
                 loser = self._slots.join(ticket)
                 if loser is not None and loser is not ticket:
-                    loser.displaced = True
+                    loser.reason = "displaced"
                     loser.put_out()
                     woken.append(loser)
                 if loser is not ticket:
                     return ticket
-        return self._refusal(ticket.call, 0.0)
+        error = self._refusal(ticket.call, 0.0)
+        error.reason = ticket.reason
+        return error
 
     def readmit(self, wait: Ticket, call: Call) -> Admission:
         now = clock.now()
@@ -135,8 +138,7 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
             by_deadline = wait.granted or wait.by_deadline
             granted += self._slots.leave(wait)
         error = self._refusal(call, now - wait.began, by_deadline=by_deadline)
-        if wait.displaced:
-            error.reason = "displaced"
+        error.reason = wait.reason
         return error
 
     def withdraw(self, wait: Ticket) -> None:

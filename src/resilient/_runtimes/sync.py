@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Literal
 
-from resilient._errors.warnings import warn
+from resilient._errors.warnings import warn_once
 from resilient._runtimes import clock
 from resilient._runtimes.current import loaded
 from resilient._runtimes.runtime import IN_TIME, End, ForkAware
@@ -33,7 +33,7 @@ class SyncRuntime:
             clock.skip(seconds)
         elif seconds > 0:
             if loop_runs_here():
-                _warn_once()
+                _warn_of_stall()
             clock.sleep(min(seconds, clock.LONGEST_WAIT))
 
     def waiter(self, call: Caller) -> SyncWaiter:
@@ -72,7 +72,7 @@ class SyncRuntime:
 
     async def race(self, call: Caller) -> SyncRace:
         if loop_runs_here():
-            _warn_once()
+            _warn_of_stall()
         return SyncRace()
 
     def task_or_thread(self) -> int:
@@ -166,17 +166,20 @@ def loop_runs_here() -> bool:
     return in_trio_run is not None and bool(in_trio_run())
 
 
-_warned = False
+running_call: Callable[[], Any] | None = None
+"""The call of the task or thread that asks; set by `_calls.call`."""
 
 
-def _warn_once() -> None:
-    global _warned
-    if _warned:
-        return
-    _warned = True
-    warn(
-        "a synchronous call sleeps on a thread that runs an event loop, and"
-        " stops every task of it; use the async spelling there (logged once)"
+def _warn_of_stall() -> None:
+    call = None if running_call is None else running_call()
+    who = "a synchronous call"
+    if call is not None:
+        who = f"{call.name!r}, synchronous and"
+        if call.policy is not None:
+            who += f" under {call.policy.label!r},"
+    warn_once(
+        f"{who} sleeps on a thread that runs an event loop, and stops every task"
+        " of it; use the async spelling there"
     )
 
 

@@ -107,6 +107,29 @@ def takes_call(parameter: str, function: Callable[..., Any]) -> bool:
     return True
 
 
+def refuse_arity(parameter: str, function: Callable[..., Any], given: str) -> None:
+    """Refuse a function that cannot be called with one argument.
+
+    Args:
+        parameter: What the function was given as.
+        function: One that says nothing of what it takes passes.
+        given: What it is called with.
+
+    Raises:
+        TypeError: It needs none, or more.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        # A builtin without a signature.
+        return
+    if not _fits(signature, 1):
+        raise TypeError(
+            f"`{parameter}` must take one argument, {given}, got a function of"
+            f" {signature}"
+        )
+
+
 def _fits(signature: inspect.Signature, places: int) -> bool:
     try:
         signature.bind(*[None] * places)

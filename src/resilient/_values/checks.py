@@ -21,6 +21,8 @@ import math
 from datetime import timedelta
 from typing import Final, TypeVar
 
+from resilient._values.callables import refuse_arity
+
 __all__ = [
     "LARGEST",
     "choice",
@@ -41,7 +43,12 @@ before the sum is infinite, and `math.fsum` raises no OverflowError."""
 
 
 def seconds(
-    name: str, value: object, *, zero: bool = True, infinite: bool = False
+    name: str,
+    value: object,
+    *,
+    zero: bool = True,
+    infinite: bool = False,
+    hint: str = "",
 ) -> float:
     """Return a duration in seconds.
 
@@ -50,6 +57,7 @@ def seconds(
         value: Seconds as `int` or `float`, or a `datetime.timedelta`.
         zero: Whether no time at all is a meaningful answer.
         infinite: Whether `math.inf` ("for ever") is one.
+        hint: What to write instead, where it is not.
 
     Raises:
         TypeError: The value is none of these types.
@@ -64,7 +72,9 @@ def seconds(
         rule = ">= 0" if zero else "> 0"
         raise ValueError(f"`{name}` must be {rule} seconds, got {value!r}")
     if duration == math.inf and not infinite:
-        raise ValueError(f"`{name}` must be a finite time in seconds, got {value!r}")
+        raise ValueError(
+            f"`{name}` must be a finite time in seconds, got {value!r}{hint}"
+        )
     return duration
 
 
@@ -145,16 +155,24 @@ def flag(name: str, value: object) -> bool:
     return value
 
 
-def plain(name: str, value: T) -> T:
+def plain(name: str, value: T, given: str | None = None) -> T:
     """Return a function that is called where nothing can be awaited.
 
+    Args:
+        name: The parameter, as the user wrote it.
+        value: The function.
+        given: The one argument that it is called with; None: others.
+
     Raises:
-        TypeError: The value is not callable, or a coroutine function.
+        TypeError: The value is not callable, a coroutine function, or cannot
+            be called so.
     """
     if not callable(value):
         raise TypeError(f"`{name}` must be a function, got {value!r}")
     if inspect.iscoroutinefunction(value):
         raise TypeError(f"`{name}` must be a plain function, got a coroutine function")
+    if given is not None:
+        refuse_arity(name, value, given)
     return value
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from resilient._calls.call import Call
 from resilient._calls.judging import Condition, Judge, judge_by
 from resilient._calls.outcome import OngoingWork, Outcome, Verdict
+from resilient._errors.chains import annotate
 from resilient._errors.errors import ConcurrencyLimitedError
 from resilient._events.events import LimitChanged
 from resilient._machines.aimd import AIMD, ConcurrencyLimit
@@ -168,7 +169,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         if (partitions is None) is not (by is None):
             raise ValueError("`partitions` and `by` must be given together")
         self.by: Callable[[Call], object] | None = (
-            None if by is None else plain("by", by)
+            None if by is None else plain("by", by, "the Call")
         )
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self)
@@ -229,7 +230,7 @@ class AdaptiveConcurrency(QueueingPolicy):
     # -- In
 
     def admit(self, call: Call) -> Admission:
-        partition = None if self.by is None else self.by(call)
+        partition = None if self.by is None else self._partition_of(call)
         now = clock.now()
         slots, lock = self._slots, self._lock
         group: Group | None = None
@@ -272,6 +273,16 @@ class AdaptiveConcurrency(QueueingPolicy):
             return self._refusal(call, 0.0, by_deadline=True)
         ticket.group = group or slots.group(partition, call.priority)
         return self._queue(ticket)
+
+    def _partition_of(self, call: Call) -> object:
+        assert self.by is not None
+        try:
+            partition = self.by(call)
+            hash(partition)
+        except Exception as error:
+            annotate(error, "`by` is called with the Call: by(call)")
+            raise
+        return partition
 
     def _take_locked(self, ticket: _Ticket) -> bool:
         return self._slots.take_for(ticket.group, ticket.began, again=True)

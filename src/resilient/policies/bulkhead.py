@@ -86,7 +86,9 @@ class Bulkhead(QueueingPolicy):
         limit = count("max_concurrency", max_concurrency, minimum=1)
         self.max_queue: int = count("max_queue", max_queue, minimum=0)
         self.max_wait: float | None = (
-            None if max_wait is None else seconds_argument("max_wait", max_wait)
+            None
+            if max_wait is None
+            else seconds_argument("max_wait", max_wait, hint="; None is no limit")
         )
         self.order = choice("order", order, "fifo", "lifo")
         self._lock = threading.Lock()
@@ -219,7 +221,10 @@ class Bulkhead(QueueingPolicy):
         return self._slots.take()
 
     def _may_wait_locked(self, ticket: Ticket) -> bool:
-        return not self._closes_circle_locked(ticket)
+        if self._closes_circle_locked(ticket):
+            ticket.reason = "circle"
+            return False
+        return True
 
     def _permit_locked(self, call: Call) -> Call:
         """Return the permit of a slot that was taken: its holder."""
@@ -257,6 +262,7 @@ class Bulkhead(QueueingPolicy):
         for ticket in reversed(self._slots.waiting()):
             if self._closes_circle_locked(ticket):
                 self._slots.leave(ticket)
+                ticket.reason = "circle"
                 ticket.put_out()
                 return [ticket]
         return []

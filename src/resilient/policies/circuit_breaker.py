@@ -11,6 +11,7 @@ from resilient._calls.call import Call, Run
 from resilient._calls.judging import Condition, Judge, judge_by
 from resilient._calls.outcome import IGNORED, SUCCESS, Outcome
 from resilient._edges.driver import Proceed
+from resilient._errors.chains import add_context
 from resilient._errors.errors import CircuitOpenError, RejectedError
 from resilient._events.events import CircuitChanged, CircuitNoted, Event, located
 from resilient._events.listeners import Outbox, log_once
@@ -208,7 +209,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
                 " be given, got None for each: the circuit could never open"
             )
         self.open_for: float | Backoff | Callable[[int], float] = (
-            plain("open_for", open_for)
+            plain("open_for", open_for, "how often it has opened")
             if callable(open_for)
             else seconds_argument("open_for", open_for)
         )
@@ -345,7 +346,8 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
                 finally:
                     lock.release()
                 if changes:
-                    self._after_unlock(changes)
+                    error = None if outcome is None else outcome.error
+                    self._after_unlock(changes, error)
                 if self._deferred:
                     self._release_deferred()
             else:
@@ -439,15 +441,22 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
                 self._outbox.put(self._event(change))
         return changes
 
-    def _after_unlock(self, effects: list[Change | Note]) -> None:
-        """Do what follows from changes, outside the lock."""
+    def _after_unlock(
+        self, effects: list[Change | Note], error: Exception | None = None
+    ) -> None:
+        """Do what follows from changes, outside the lock.
+
+        Args:
+            effects: The changes.
+            error: What the call came to that caused them, if that is known.
+        """
         for change in effects:
             if isinstance(change, Change) and change.new is CircuitState.OPEN:
-                self._set_open_time(change)
+                self._set_open_time(change, error)
         if self._outbox is not None:
             self._outbox.deliver(lambda: self._listeners)
 
-    def _set_open_time(self, change: Change) -> None:
+    def _set_open_time(self, change: Change, cause: Exception | None) -> None:
         open_for = self.open_for
         try:
             if isinstance(open_for, Backoff):
@@ -457,6 +466,8 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
             else:
                 seconds = open_for
         except Exception as error:
+            if cause is not None:
+                add_context(error, cause)
             # It is open for 5 s already.
             log_once("the open_for of a circuit breaker failed; it stays open for 5 s")
             if self._listeners and self._outbox is not None:

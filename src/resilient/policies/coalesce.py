@@ -20,6 +20,7 @@ from resilient._machines.single_flight import Execution, Executions, WaitingCall
 from resilient._policy.admission import DeferredRelease
 from resilient._policy.keys import (
     LambdaKey,
+    check_key,
     key_argument,
     key_of,
     refuse_method,
@@ -196,6 +197,7 @@ class Coalesce(Policy, DeferredRelease):
     def check_function(self, fn: Callable[..., Any]) -> None:
         if self.key is None:
             refuse_method(self, fn)
+        check_key(self.key, fn)
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         if self.key is None:

@@ -13,7 +13,7 @@ from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
 from resilient._events.events import KeyEvicted
 from resilient._events.listeners import Listener, broadcast, send
-from resilient._policy.keys import LambdaKey
+from resilient._policy.keys import LambdaKey, call_key, check_key
 from resilient._policy.policy import F, Policy, Usage
 from resilient._values.checks import count, plain
 from resilient._values.spelling import format_value
@@ -128,7 +128,7 @@ class PerKey(Policy[F]):
                     " key=… function, or the block a key=…"
                 )
         else:
-            key = self.key(*call.args, **call.kwargs)
+            key = call_key(self.key, call.args, call.kwargs)
         policy = self._policy(key, call)
         try:
             outcome = await policy.around(proceed, call)
@@ -281,6 +281,9 @@ class PerKey(Policy[F]):
             self._spellings = (*self._spellings, (usage, classified))
         for _, policy in self._snapshot():
             policy.check_usage(usage, classified=classified)
+
+    def check_function(self, fn: Callable[..., Any]) -> None:
+        check_key(self.key, fn)
 
     def children(self) -> list[Policy[F]]:
         return [policy for _, policy in self._snapshot()]

@@ -19,7 +19,7 @@ from resilient._calls.outcome import SUCCESS, Outcome, UnaskedOutcome, Verdict
 from resilient._edges.driver import Proceed, failed
 from resilient._edges.generators import Inside
 from resilient._edges.lazy import close_unbegun
-from resilient._errors.chains import add_context, error_chain
+from resilient._errors.chains import add_context, annotate, error_chain
 from resilient._errors.errors import RejectedError, format_seconds
 from resilient._events.events import (
     BudgetEmpty,
@@ -33,9 +33,10 @@ from resilient._machines.backoff import Backoff, exponential
 from resilient._policy.policy import Policy, Usage
 from resilient._policy.retry_budget import RetryBudget, budget_argument
 from resilient._runtimes import clock
-from resilient._values.callables import colour_of, takes_call
+from resilient._values.callables import colour_of, refuse_arity, takes_call
 from resilient._values.checks import count
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.spelling import format_value
 from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ _FINAL: Final = (SUCCESS, Verdict.IGNORED)
 
 _NOT_REPEATABLE: Final = "not repeatable"
 """Why it stops where the call says why it must not be made again."""
-
-_NOTE: Final = "resilient: "
 
 
 class Retry(Policy):
@@ -166,11 +165,7 @@ class Retry(Policy):
         super().__init__(name)
         for one in types:
             if not isinstance(one, type):
-                raise TypeError(
-                    f"Retry takes exception types, got {one!r}: predicates go"
-                    " to on=…, and a decorator needs its parentheses,"
-                    " @Retry(SomeError)"
-                )
+                raise _no_type(one)
         self.types: tuple[type[Exception], ...] = types
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", types, on, policy=self, each=True)
@@ -190,12 +185,18 @@ class Retry(Policy):
                 " within=math.inf says for ever"
             )
         if not callable(backoff):
+            hint = ""
+            if isinstance(backoff, (int, float)):
+                hint = f": constant({backoff!r}) waits as long each time"
             raise TypeError(
-                f"`backoff` must be a function of the attempt, got {backoff!r}"
+                f"`backoff` must be a function of the attempt, got {backoff!r}{hint}"
             )
+        refuse_arity("backoff", backoff, "the number of the attempt that failed")
         self.backoff: Delay = backoff
         if on_result is not None and not callable(on_result):
             raise TypeError(f"`on_result` must be a function, got {on_result!r}")
+        if on_result is not None:
+            refuse_arity("on_result", on_result, "the value that was returned")
         self.on_result: Callable[[Any], Answer] | None = on_result
         self.budget = budget
         self._budget = budget_argument(budget, RetryBudget)
@@ -312,6 +313,12 @@ class Retry(Policy):
                         call.attempt -= 1
                         self._give_up(outcome, call, "deadline", began)
                         return outcome
+        except Exception as bug:
+            # In what the user gave us, or gave a policy further in: it must not
+            # hide the error that it looked at, or that an attempt came to.
+            if error is not None:
+                add_context(bug, error)
+            raise
         finally:
             call.retried, call.attempt = retried, counted
             # NB: their tracebacks hold frames that wait for this one.
@@ -448,7 +455,7 @@ class Retry(Policy):
             note = f"{tries} in {format_seconds(elapsed)}; stopped: {told}"
             if outcome.retry_after is not None:
                 note += f"; retry in {format_seconds(outcome.retry_after)}"
-            _annotate(error, note)
+            annotate(error, note)
             if reason != "not retryable":
                 call.give_up(error)
         word = reason.replace(" ", "_")
@@ -458,6 +465,20 @@ class Retry(Policy):
                 self.label, call.name, attempt, elapsed, reason, error_name(error)
             )
             self.emit(event, call, error)
+
+
+def _no_type(thing: object) -> TypeError:
+    """Return the error for what stands where an exception type belongs."""
+    hint = (
+        "predicates go to on=…, and a decorator needs its parentheses,"
+        " @Retry(SomeError)"
+    )
+    if isinstance(thing, tuple):
+        listed = format_value(cast("tuple[object, ...]", thing)).strip("(),")
+        hint = f"write Retry({listed})"
+    elif isinstance(thing, int):
+        hint = f"attempts={thing} says how often"
+    return TypeError(f"Retry takes exception types, got {thing!r}: {hint}")
 
 
 def _unawaitable(retry: Retry, answer: object) -> TypeError:
@@ -478,19 +499,3 @@ def _was_given_up(error: Exception | None, call: Call) -> bool:
 def _is_among(error: BaseException, errors: tuple[Exception, ...]) -> bool:
     # NB: by identity; errors may define what equality they like.
     return any(error is one for one in errors)
-
-
-def _annotate(error: Exception, note: str) -> None:
-    """Add our note to an error, in the place of an older one of ours."""
-    try:
-        notes = getattr(error, "__notes__", None)
-        if isinstance(notes, list):
-            notes[:] = [
-                one
-                for one in cast("list[object]", notes)
-                if not str(one).startswith(_NOTE)
-            ]
-        error.add_note(f"{_NOTE}{note}")
-    except Exception:
-        # It refuses attributes, as a frozen dataclass does: it goes unnoted.
-        pass

@@ -11,6 +11,7 @@ from resilient._calls.call import Call
 from resilient._calls.judging import Condition, Judge, fallback_verdict, judge_by
 from resilient._calls.outcome import Outcome, Verdict
 from resilient._edges.driver import Proceed
+from resilient._errors.chains import add_context
 from resilient._errors.copies import copy_error, forget_origin
 from resilient._errors.errors import is_rejection
 from resilient._events.events import StaleServed, error_name
@@ -18,6 +19,7 @@ from resilient._events.listeners import log_once
 from resilient._machines.freshness import Entries, Freshness, freshness
 from resilient._policy.keys import (
     LambdaKey,
+    check_key,
     key_argument,
     key_of,
     refuse_method,
@@ -219,7 +221,7 @@ class StaleCache(Policy):
     def __init__(
         self,
         ttl: float | timedelta,
-        stale_if_error: float | timedelta,
+        stale_if_error: float | timedelta | None = None,
         *,
         key: Callable[..., Hashable] | None = None,
         max_entries: int = 1000,
@@ -229,6 +231,8 @@ class StaleCache(Policy):
         store: CacheStore | AsyncCacheStore | None = None,
         name: str | None = None,
     ) -> None:
+        # NB: None is refused below: as a decorator without parentheses it gets
+        # a function as `ttl` and nothing else, and `ttl` says so.
         super().__init__(name)
         self.ttl: float = seconds_argument("ttl", ttl, infinite=True)
         self.stale_if_error: float = seconds_argument(
@@ -247,7 +251,7 @@ class StaleCache(Policy):
             else seconds_argument("negative_ttl", negative_ttl, zero=False)
         )
         self.copy: Callable[[Any], Any] | None = (
-            None if copy is None else plain("copy", copy)
+            None if copy is None else plain("copy", copy, "the value")
         )
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self, each=True)
@@ -282,6 +286,7 @@ class StaleCache(Policy):
     def check_function(self, fn: Callable[..., Any]) -> None:
         if self.key is None:
             refuse_method(self, fn)
+        check_key(self.key, fn)
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         key = key_of(self, self.key, call)
@@ -353,8 +358,15 @@ class StaleCache(Policy):
             name = error_name(failure.error)
             event = StaleServed(self.label, call.name, age, name)
             self.emit(event, call, failure.error)
-        failure.discard()
-        return self._answer(value)
+        try:
+            return self._answer(value)
+        except Exception as bug:
+            # In `copy`: it must not hide the failure.
+            if failure.error is not None:
+                add_context(bug, failure.error)
+            raise
+        finally:
+            failure.discard()
 
     # -- Errors
 

@@ -97,7 +97,9 @@ class Timeout(Policy):
         self.seconds: float | None = (
             None
             if seconds is None
-            else seconds_argument("seconds", seconds, zero=False)
+            else seconds_argument(
+                "seconds", seconds, zero=False, hint="; None is no limit"
+            )
         )
         self.abandon: bool = flag("abandon", abandon)
         self.max_threads: int = count("max_threads", max_threads, minimum=1)

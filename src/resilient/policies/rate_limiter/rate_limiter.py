@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
+from resilient._errors.chains import annotate
 from resilient._errors.errors import RateLimitedError, RejectedError
 from resilient._machines.rate_limits import RateLimit
 from resilient._policy.admission import (
@@ -136,8 +137,10 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         self._config = terms(
             None if rate is None else Limit(rate, per=per, burst=burst),
             None if limits is None else checked_limits(limits, per, burst),
-            None if max_wait is None else seconds_argument("max_wait", max_wait),
-            plain("cost", cost) if callable(cost) else copied_cost(cost),
+            None
+            if max_wait is None
+            else seconds_argument("max_wait", max_wait, hint="; None is no limit"),
+            plain("cost", cost, "the Call") if callable(cost) else copied_cost(cost),
             algorithm,
         )
         self._lock = threading.Lock()
@@ -279,7 +282,12 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         """Return what the cost function says that a call takes."""
         terms = self._config
         assert callable(terms.cost)
-        return terms.amounts_of(terms.cost(call), computed=True)
+        try:
+            cost = terms.cost(call)
+        except Exception as error:
+            annotate(error, "`cost` is called with the Call: cost(call)")
+            raise
+        return terms.amounts_of(cost, computed=True)
 
     def _line_up(
         self, call: Call, amounts: tuple[float, ...], wait: float
