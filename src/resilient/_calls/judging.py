@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from weakref import ref
 
 from resilient._calls.outcome import (
@@ -127,6 +127,11 @@ class _Namesakes:
         self._listed = {one.__name__: one for one in types}
         # NB: not the policy, which has this: there may be ten thousand keys.
         self._policy = ref(policy)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # NB: a judge is pickled by value where its function is: see `functions`.
+        types = tuple(self._listed.values())
+        return type(self), (self._parameter, types, self._policy())
 
     def look_at(self, error: BaseException) -> None:
         """Look at an error, or those in a group, none of which is listed."""
