@@ -7,6 +7,7 @@ or "closed" and meets the former would go on with a wrong idea of where it is.
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from resilient._edges import blocks
 from resilient._runtimes import asyncio as asyncio_runtime
 from resilient._runtimes import clock, current, sync
 from resilient._runtimes import trio as trio_runtime
+from resilient._sharing import courier
 
 SOURCES = Path(__file__).parents[1] / "src/resilient"
 
@@ -61,6 +63,11 @@ REASONS: dict[str, str] = {
     "_runtimes/sync.py: SyncRace.start": "RuntimeError: no thread is left",
     "_policy/policy.py: Policy.warn_in_call": "a filter raises; logged",
     "policies/balance/balance.py: Balance._time_out": LOGGED,
+    "_sharing/courier.py: Courier._start": "RuntimeError: no thread is left",
+    "_sharing/courier.py: Courier._wake": "RuntimeError: it is woken already",
+    "_sharing/courier.py: Courier._exchange": "the store failed: members are told",
+    "_sharing/courier.py: Courier._probe": "the store failed: it is tried later",
+    "_sharing/courier.py: Courier._surrender": "what was held ends with its lease",
     "policies/adaptive_concurrency.py: AdaptiveConcurrency._exit_locked": (
         "the user's algorithm, in the call of another caller"
     ),
@@ -231,9 +238,26 @@ def tell_where_a_block_ends(patch: pytest.MonkeyPatch) -> None:
     blocks._is_here(SimpleNamespace(runtime=runtime), None)  # type: ignore[arg-type]
 
 
+def start_a_courier(patch: pytest.MonkeyPatch) -> None:
+    """The thread that talks to a store."""
+    patch.setattr(clock, "start_thread", too_deep)
+    messenger: Any = object.__new__(courier.Courier)
+    messenger._lock, messenger._thread = threading.Lock(), None
+    messenger._start()
+
+
+def wake_a_courier(patch: pytest.MonkeyPatch) -> None:
+    """The same, as it waits."""
+    messenger: Any = object.__new__(courier.Courier)
+    messenger._gate = SimpleNamespace(release=too_deep)
+    messenger._wake()
+
+
 @pytest.mark.parametrize(
     "meet",
     [
+        start_a_courier,
+        wake_a_courier,
         wake_a_thread,
         start_a_thread,
         find_the_runtime,

@@ -127,6 +127,8 @@ class Courier(Link):
                 return
             try:
                 self._thread = clock.start_thread(self._run, "resilient store")
+            except RecursionError:
+                raise
             except RuntimeError:
                 # No thread can be had, now or as the interpreter ends. Members
                 # notice that nobody answers.
@@ -135,6 +137,8 @@ class Courier(Link):
     def _wake(self) -> None:
         try:
             self._gate.release()
+        except RecursionError:
+            raise
         except RuntimeError:
             # It is open already: two wakes before one wait are one.
             pass
