@@ -44,7 +44,7 @@ Condition: TypeAlias = "Criterion | tuple[Criterion, ...]"
 def judge_by(
     parameter: str,
     *conditions: Condition | None,
-    policy: AnyPolicy,
+    policy: AnyPolicy | None = None,
     each: bool = False,
 ) -> Judge | None:
     """Compile what a user says of outcomes into one function.
@@ -63,7 +63,7 @@ def judge_by(
         *conditions: Exception types, tuples of them, functions; None is
             nothing said.
         policy: Whose judge it is; it warns of an error that is not listed, and
-            whose name is.
+            whose name is. None: nothing does.
         each: Whether every error in a group has to be a failure.
 
     Returns:
@@ -101,14 +101,14 @@ def judge_by(
                 )
     if len(functions) > 1:
         raise TypeError(f"`{parameter}` must be one function, got {len(functions)}")
+    if functions and not types and _marks_judged(functions[0]):
+        return as_judged
+    namesakes = None
+    if types and policy is not None:
+        namesakes = _Namesakes(parameter, types, policy)
     if functions:
-        if not types and _marks_judged(functions[0]):
-            return as_judged
-        strange = _Namesakes(parameter, types, policy) if types else None
-        return _by_function(parameter, tuple(types), functions[0], strange, each=each)
-    if not types:
-        return None
-    return _by_types(tuple(types), _Namesakes(parameter, types, policy), each=each)
+        return _by_function(parameter, tuple(types), functions[0], namesakes, each=each)
+    return _by_types(tuple(types), namesakes, each=each) if types else None
 
 
 class _Namesakes:
@@ -192,7 +192,7 @@ def _is_coroutine_function(function: Callable[..., object]) -> bool:
 
 
 def _by_types(
-    types: tuple[type[Exception], ...], strange: _Namesakes | None, *, each: bool
+    types: tuple[type[Exception], ...], namesakes: _Namesakes | None, *, each: bool
 ) -> Judge:
     rejections = tuple(one for one in types if issubclass(one, RejectedError))
     failures = (*types, TimeoutExceededError)
@@ -210,12 +210,12 @@ def _by_types(
             found = _verdict_of_group(map(verdict, leaves(error)), each=each)
         else:
             found = verdict(error)
-        if found is SUCCESS and strange is not None:
-            strange.look_at(error)
+        if found is SUCCESS and namesakes is not None:
+            namesakes.look_at(error)
         return found
 
     if not each:
-        judge.__dict__[_EACH] = _by_types(types, strange, each=True)
+        judge.__dict__[_EACH] = _by_types(types, namesakes, each=True)
     return judge
 
 
@@ -230,7 +230,7 @@ def _by_function(
     parameter: str,
     types: tuple[type[Exception], ...],
     function: Callable[[Outcome], Answer],
-    strange: _Namesakes | None,
+    namesakes: _Namesakes | None,
     *,
     each: bool,
 ) -> Judge:
@@ -254,12 +254,12 @@ def _by_function(
             if error is not None:
                 add_context(bug, error)
             raise
-        if found is SUCCESS and error is not None and strange is not None:
-            strange.look_at(error)
+        if found is SUCCESS and error is not None and namesakes is not None:
+            namesakes.look_at(error)
         return found
 
     if types and not each:
-        strict = _by_function(parameter, types, function, strange, each=True)
+        strict = _by_function(parameter, types, function, namesakes, each=True)
 
         def judge_each(outcome: Outcome) -> Verdict:
             # NB: what the types left open was asked about before.
