@@ -1,6 +1,6 @@
 """What a limit that processes share costs a call, as ratios of CPU time.
 
-Fifty tasks call as often as they can, under a limit that refuses nobody, with a
+Fifty tasks call as often as they can, under a limit that refuses none, with a
 Redis server on the loopback. Contenders take turns; what is compared is the CPU
 time of this process, the server's not counted. Microseconds vary with the
 machine and its load, the ratios much less.

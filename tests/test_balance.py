@@ -453,7 +453,7 @@ async def test_what_ran_in_a_task_of_its_own_is_not_moved(w: World) -> None:
 
 @in_every_colour
 async def test_what_must_not_be_made_again_goes_nowhere_else(w: World) -> None:
-    """Whoever rejects it."""
+    """Also where a policy inside rejects it."""
     balance, asked = Balance(A, B), []
 
     class Arrived(Policy):
@@ -767,7 +767,7 @@ async def test_where_all_ask_for_less_the_first_that_may_is_waited_for(
 
 @in_every_colour
 async def test_a_long_wait_of_the_only_endpoint_is_not_shortened(w: World) -> None:
-    """Nor is that of a call that nobody retries."""
+    """Nor is that of a call that is not retried."""
     balance = Balance(A)
     pipeline = Pipeline(Retry(budget=None), balance, classify=busy)
     with pytest.raises(BusyError) as caught:
@@ -1207,7 +1207,7 @@ def test_two_event_loops_share_it() -> None:
 
 
 def test_a_call_that_is_lost_under_the_lock_is_taken_back() -> None:
-    """As by the collector: whoever has the lock does it."""
+    """As by the collector: the next call that takes the lock does it."""
     balance = Balance(A)
     guard = balance.guard()
     guard.__enter__()

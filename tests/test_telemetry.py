@@ -342,7 +342,7 @@ def test_requests_are_counted_by_what_came_of_them(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["httpx2", "httpx"])
 def test_clients_that_are_made_for_each_request_are_counted(family: str) -> None:
-    """A total rises for ever, whoever counts for it."""
+    """A total never falls, though the policies that count for it come and go."""
     library = importlib.import_module(family)
     ours = importlib.import_module(f"resilient.{family}")
     sdk = Sdk()

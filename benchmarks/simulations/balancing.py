@@ -3,7 +3,7 @@
 Clients, each with a `Balance` of its own, send requests that come as a Poisson
 process to servers of four workers and one queue. The servers need 20 ms on
 average, exponentially distributed; together they are used to 60 % unless said
-otherwise. A client waits for 1 s; the server goes on with what nobody waits for.
+otherwise. A client waits for 1 s; the server works on all the same.
 
 Modelled are servers that are ten times slower, that fail within 1 ms, that
 never answer, that fail some requests, and one that is cold: ten times slower
@@ -95,7 +95,7 @@ class Scene(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What came of the requests after the warm-up.
+    """The results of the requests after the warm-up.
 
     Attributes:
         good: Share of them that was answered in time.
@@ -348,7 +348,7 @@ async def _tower(load: Any, random: Random) -> tuple[float, float, float]:
 async def _weights(which: tuple[int, float], random: Random) -> float:
     """Return how many calls a weight of 3 gets for one of a weight of 1.
 
-    So many are in flight on average, for 20 ms each, whoever answers them.
+    So many are in flight on average, for 20 ms each, on whichever server.
     """
     servers, busy = which
     asked: Counter[bool] = Counter()

@@ -100,7 +100,7 @@ def test_failures_while_it_is_out_say_nothing() -> None:
 
 
 def test_a_success_while_it_is_out_brings_it_back() -> None:
-    """It was sent there because nobody else was left."""
+    """The call was sent there because no other endpoint was left."""
     ejection = ejected()
     assert ejection.succeed(1.0, ejection.era)
     assert IN is ejection.state

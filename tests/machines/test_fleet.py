@@ -57,7 +57,7 @@ def send(
     tried: Iterable[Member] = (),
     refused: Iterable[Member] = (),
 ) -> Member:
-    """Send a call, where there is somebody to have it."""
+    """Send a call to an endpoint; there has to be one."""
     member = fleet.choose(now, draw, [*tried], [*refused])
     assert member is not None
     return member
@@ -270,7 +270,7 @@ def test_fast_failures_say_nothing_of_the_latency() -> None:
 
 
 def test_what_is_known_fades() -> None:
-    """After ten time constants it is nobody's again."""
+    """After ten time constants an endpoint counts like any other again."""
     fleet = fleet_of(A, B)
     for _ in range(200):
         fleet.succeed(fleet.members[B], 0, 0.0, LATENCY)
@@ -360,7 +360,7 @@ def test_who_avoids_one_does_not_turn_the_ring() -> None:
 
 
 def test_who_refused_is_out_of_the_question() -> None:
-    """And nobody is asked instead who takes no part."""
+    """And no endpoint that rests is asked instead."""
     fleet = fleet_of(A, B, C)
     a, b, c = fleet.members.values()
     assert C == send(fleet, 0.0, refusing, refused=[a, b]).address
@@ -389,7 +389,7 @@ def test_who_asks_for_less_rests() -> None:
 
 
 def test_all_resting_are_asked_all_the_same() -> None:
-    """Nobody else is left."""
+    """No other endpoint is left."""
     fleet = fleet_of(A, B)
     for member in fleet.members.values():
         fleet.push_back(member, 0, 0.0, 0.001, 7.0)
@@ -531,7 +531,7 @@ def test_outcomes_from_before_count_and_eject_none() -> None:
 
 
 def test_pushback_is_a_sign_of_life() -> None:
-    """It ejects nobody, and one that was out is back, to rest."""
+    """It ejects no endpoint, and one that was out is back, to rest."""
     fleet = fleet_of(A, B, C)
     member = fleet.members[A]
     for _ in range(10):
@@ -554,7 +554,7 @@ def test_without_rules_none_is_ejected() -> None:
 
 
 def test_a_time_for_one_that_is_gone_changes_nothing() -> None:
-    """It came back before anybody had said for how long it was out."""
+    """It came back before the time of its ejection was set."""
     fleet = fleet_of(A, B, C)
     fail(fleet, A, 5)
     (change,) = took(fleet)
@@ -582,7 +582,7 @@ def test_who_stays_keeps_its_state() -> None:
 
 @pytest.mark.parametrize(("away", "known"), [(59.9, True), (60.0, False)])
 def test_who_comes_back_soon_is_as_it_was(away: float, known: bool) -> None:
-    """Coming and going washes nobody clean."""
+    """An ejection outlasts 59.9 s out of the set, and not 60 s."""
     fleet = fleet_of(A, B, C)
     fail(fleet, A, 5)
     member = fleet.members[A]

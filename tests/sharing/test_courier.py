@@ -198,7 +198,7 @@ def test_a_server_that_is_late_twice_is_lost(wire: Wire) -> None:
 
 
 def test_closing_gives_back_what_is_held(wire: Wire) -> None:
-    """In one last exchange, by whoever closes; later calls have their share."""
+    """In one last exchange, on the thread that closes; later calls still pass."""
     store = store_on(wire, lease=100)
     limiter = limiter_on(store, burst=1_000_000)
     limiter.call(int)
@@ -226,7 +226,7 @@ def test_closing_does_not_wait_for_a_server_that_hangs(wire: Wire) -> None:
     assert 0 == wire.closed
 
 
-def test_where_no_thread_can_be_had_nobody_answers(
+def test_where_no_thread_can_be_had_there_is_no_answer(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As at the end of the interpreter."""
@@ -247,7 +247,7 @@ def test_where_no_thread_can_be_had_nobody_answers(
 def test_two_first_calls_start_one_thread(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever comes second finds it."""
+    """The second call finds it."""
     with store_on(wire) as store:
         limiter_on(store).call(int)
         courier: Any = store.link
@@ -286,7 +286,7 @@ def test_a_reason_is_a_kind_of_error() -> None:
     assert "TimeoutError" == reason_of(TimeoutError("secret"))
 
 
-def test_an_answer_between_two_looks_refuses_nobody(wire: Wire) -> None:
+def test_an_answer_between_two_looks_refuses_no_call(wire: Wire) -> None:
     """Calls that come while an answer does wait for the next one."""
     with store_on(wire, lease=0, members=1) as store:
         limiter = RateLimiter(1e9, shared=store, name="api")

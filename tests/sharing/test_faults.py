@@ -94,7 +94,7 @@ def flush_scripts(server: Server) -> tuple[float, float]:
 
 
 def pause(server: Server) -> tuple[float, float]:
-    """Answer nobody for a second."""
+    """Have the server answer no client for a second."""
     began = time.monotonic()
     with server.client() as client:
         client.client_pause(1000)
