@@ -361,7 +361,7 @@ def test_the_other_convention_is_named(name: str) -> None:
     assert [f"resilient: {note}"] == caught.value.__notes__
 
 
-# -- What else is told to whom writes something else
+# -- Errors name the correction for code written another way
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_a_server_that_is_late_twice_is_lost(wire: Wire) -> None:
 
 
 def test_closing_gives_back_what_is_held(wire: Wire) -> None:
-    """In one last exchange, on the thread that closes; later calls still pass."""
+    """In one last exchange; closing again, or when the server fails, does no harm."""
     store = store_on(wire, lease=100)
     limiter = limiter_on(store, burst=1_000_000)
     limiter.call(int)
