@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import resilient
 from resilient import (
     Bulkhead,
     CircuitBreaker,
+    Fallback,
     Hedge,
     PerKey,
     Pipeline,
@@ -19,6 +21,8 @@ from resilient import (
     RateLimiter,
     RejectedError,
     Retry,
+    StaleCache,
+    Timeout,
 )
 from resilient._observing.health import merged
 
@@ -170,3 +174,24 @@ async def test_a_hedge_shows_its_delay_and_what_it_can_afford(w: World) -> None:
         key: value for key, value in shown.items() if "." in key
     }
     assert learning.name == "learning"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Timeout(-1, name="half"),
+        lambda: Fallback(name="half"),
+        lambda: PerKey(CircuitBreaker, max_keys=0, name="half"),
+        lambda: StaleCache(-1, 0, name="half"),
+        lambda: RateLimiter(-1, name="half"),
+    ],
+    ids=["Timeout", "Fallback", "PerKey", "StaleCache", "RateLimiter"],
+)
+def test_a_policy_whose_construction_failed_is_left_out(
+    make: Callable[[], object],
+) -> None:
+    """It lives as long as the traceback of its error."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make()
+    assert "half" not in resilient.health()
+    assert caught.traceback

@@ -53,27 +53,32 @@ class Reading(NamedTuple):
 def readings() -> Iterator[Reading]:
     """Look at every policy, and at those inside each `PerKey`."""
     for policy in policies():
-        yield from _read(policy, many=False)
-        if Trait.KEYED in policy.traits:
+        reading = _read(policy, many=False)
+        if reading is None:
+            continue
+        yield reading
+        if Trait.KEYED in reading.traits:
             for one in _inside(policy, set()):
-                yield from _read(one, many=True)
+                inside = _read(one, many=True)
+                if inside is not None:
+                    yield inside
 
 
-def _read(policy: Policy[Any], *, many: bool) -> Iterator[Reading]:
+def _read(policy: Policy[Any], *, many: bool) -> Reading | None:
+    """Look at a policy; None: it is half made, or its status fails."""
     try:
         root, pipeline, name = policy.placement
         whole = root()
         named = whole is not None and whole.name is not None
-        reading = Reading(
+        return Reading(
             pipeline, name, named, type(policy), policy.traits, many, policy.status()
         )
     except AttributeError:
-        # Another thread is making it.
-        return
+        # Another thread is making it, or its construction failed.
+        return None
     except Exception:
         log_once(f"the status of a {type(policy).__name__} failed")
-        return
-    yield reading
+        return None
 
 
 def _inside(policy: Policy[Any], seen: set[int]) -> Iterator[Policy[Any]]:
