@@ -28,6 +28,7 @@ __all__ = [
     "CircuitOpenError",
     "ConcurrencyLimitedError",
     "DeadlineExceededError",
+    "NoEndpointError",
     "RateLimitedError",
     "RejectedError",
     "ResilientTransport",
@@ -77,6 +78,10 @@ class ConcurrencyLimitedError(
     _OfRequest, resilient.ConcurrencyLimitedError, httpx2.TransportError
 ):
     """A `resilient.ConcurrencyLimitedError` that is a client's error too."""
+
+
+class NoEndpointError(_OfRequest, resilient.NoEndpointError, httpx2.TransportError):
+    """A `resilient.NoEndpointError` that is a client's error too."""
 
 
 class RateLimitedError(_OfRequest, resilient.RateLimitedError, httpx2.TransportError):
@@ -193,6 +198,7 @@ class ResilientTransport(
                 CircuitOpenError,
                 ConcurrencyLimitedError,
                 DeadlineExceededError,
+                NoEndpointError,
                 RateLimitedError,
                 RejectedError,
                 ThrottledError,

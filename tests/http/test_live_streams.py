@@ -64,7 +64,8 @@ async def test_any_other_body_keeps_the_total(h: Http) -> None:
 async def test_a_stream_that_falls_silent_is_cut(h: Http) -> None:
     """After the limit of an attempt, 10 s by default, and says which."""
     wire = wired(h, LIVE[0], *[b"x", 9.0] * 5, b"x", 11.0, b"late")
-    async with h.client(wire.transport, client={"timeout": 20}) as client:
+    pipeline = h.ours.standard_pipeline(total=30, attempt=10)
+    async with h.client(wire.transport, pipeline, client={"timeout": 20}) as client:
         error = await h.error(h.library.ReadTimeout, h.get, client)
     assert isinstance(error, resilient.TimeoutExceededError)
     assert "timeout 'GET https://api.test' of 10 s exceeded after 10 s" == str(error)

@@ -18,12 +18,17 @@ _PASSED: tuple[str, ...] = (
 )
 
 
+_INSTALLED = ("site-packages", "dist-packages")
+"""Directories of what is not the user's own."""
+
+
 def warn(text: str, past: ModuleType | None = None) -> None:
     """Warn at the line that called into the library, however deep.
 
     Args:
         text: What to say.
-        past: A package through which the user came to us.
+        past: A package through which the user came to us. What is installed
+            beside it, as an SDK, is passed over too.
     """
     level, _ = _caller(past)
     warnings.warn(text, ResilientWarning, stacklevel=level)
@@ -54,7 +59,10 @@ def _caller(past: ModuleType | None) -> tuple[int, FrameType | None]:
     """Return how many frames up the user's line is, for who called this."""
     passed = _PASSED
     if past is not None and past.__file__ is not None:
-        passed = (*passed, os.path.dirname(past.__file__) + os.sep)
+        package = os.path.dirname(past.__file__)
+        beside = os.path.dirname(package)
+        is_installed = os.path.basename(beside) in _INSTALLED
+        passed = (*passed, (beside if is_installed else package) + os.sep)
     level, frame = 0, inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(passed):
         level, frame = level + 1, frame.f_back

@@ -31,7 +31,12 @@ from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange, Family, Rules, checked_idle
 from resilient._http.network import watch
 from resilient._http.semantics import checked_methods, checked_statuses
-from resilient._http.standard import standard_pipeline
+from resilient._http.standard import (
+    UNSTATED,
+    ClientTimeout,
+    standard_pipeline,
+    stated_timeout,
+)
 from resilient._policy.policy import Policy
 from resilient._runtimes.sync import SYNC
 from resilient._values.checks import count, flag, plain
@@ -299,7 +304,12 @@ class Transport(Generic[Request, Response]):
         return self._pipeline
 
     def _compare(self, timeouts: Mapping[str, float | None], total: float) -> None:
-        """Warn, once, of a client that would wait longer than the pipeline."""
+        """Warn, once, of a client that would wait longer than the pipeline.
+
+        NB: not of a client whose library's default it is.
+        """
+        if stated_timeout(timeouts) is UNSTATED:
+            return
         for phase in PHASES:
             own = timeouts.get(phase)
             if own is None or own > total:
@@ -378,7 +388,8 @@ def _checked_header(header: object) -> tuple[str, str] | None:
 def _total(policy: Policy[Any]) -> float | None:
     """Return the seconds for the whole of a request, if they are limited."""
     if isinstance(policy, Timeout):
-        return policy.seconds
+        # NB: what gives way to the client is no limit that it could miss.
+        return None if isinstance(policy, ClientTimeout) else policy.seconds
     if isinstance(policy, Pipeline):
         for one in policy.policies:
             if isinstance(one, (Retry, PerKey)):

@@ -573,7 +573,9 @@ class Exchange(Drive):
         outcome, stream = self.outcome, self._stream
         assert outcome is not None
         error = outcome.error
-        if isinstance(error, self._family.library.TimeoutException):
+        if error is not None and isinstance(
+            error, self._family.library.TimeoutException
+        ):
             error = self._cut_short(error)
         if stream is None:
             self.call.end(outcome)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
+from resilient._calls.call import Call
 from resilient._calls.judging import marks_judged
 from resilient._calls.outcome import Outcome, Verdict
+from resilient._edges.driver import Proceed
+from resilient._http.body import PHASES
 from resilient._policy.policy import Policy
 from resilient.policies.circuit_breaker import CircuitBreaker
 from resilient.policies.per_key import PerKey
@@ -68,10 +71,85 @@ def per_origin(
     return PerKey(factory, max_keys=max_keys)
 
 
+class ClientTimeout(Timeout):
+    """A limit that gives way to what a client states for its requests.
+
+    A client's timeouts are for each phase of a request. Who states some has
+    said how long an attempt may take: as long as the largest of them. A
+    client's own default is nobody's statement.
+
+    Args:
+        seconds: Where nothing is stated.
+        times: Of a limit for all attempts how many there may be; it is
+            never below `seconds` then. None: it is an attempt's.
+        name: Name in errors and events.
+    """
+
+    __slots__ = ("times",)
+
+    def __init__(
+        self, seconds: float, *, times: int | None = None, name: str | None = None
+    ) -> None:
+        super().__init__(seconds, name=name)
+        self.times = times
+
+    def around(  # type: ignore[override]  # no policy needs more than to await it
+        self, proceed: Proceed, call: Call
+    ) -> Awaitable[Outcome]:
+        seconds = stated_timeout(call.args[0].extensions.get("timeout"))
+        if seconds is UNSTATED:
+            return super().around(proceed, call)
+        if seconds is None:
+            return proceed(call)
+        assert self.seconds is not None
+        if self.times is not None:
+            seconds = max(self.seconds, seconds * self.times)
+        limit = object.__new__(Timeout)
+        for name in _SLOTS:
+            if hasattr(self, name):
+                object.__setattr__(limit, name, getattr(self, name))
+        object.__setattr__(limit, "seconds", seconds)
+        # NB: of its own: limits of one duration stand in one line.
+        object.__setattr__(limit, "_shelf", {})
+        return limit.around(proceed, call)
+
+
+_SLOTS: Final = tuple(
+    slot
+    for kind in Timeout.__mro__
+    for slot in getattr(kind, "__slots__", ())
+    if slot != "__weakref__"
+)
+
+UNSTATED: Final = -1.0
+"""No client states it."""
+
+_DEFAULT: Final = dict.fromkeys(PHASES, 5.0)
+"""What both client libraries state where their user does not."""
+
+
+def stated_timeout(timeouts: Mapping[str, float | None] | None) -> float | None:
+    """Return the largest timeout that a client states for its requests.
+
+    Returns:
+        Seconds; None: it states that there is no limit; `UNSTATED`: it has
+        its library's default, or none.
+    """
+    if not timeouts or timeouts == _DEFAULT:
+        return UNSTATED
+    largest = 0.0
+    for phase in PHASES:
+        seconds = timeouts.get(phase)
+        if seconds is None:
+            return None
+        largest = max(largest, seconds)
+    return largest
+
+
 def standard_pipeline(
     *,
-    total: float | timedelta | None = 30.0,
-    attempt: float | timedelta | None = 10.0,
+    total: float | timedelta | Literal["client"] | None = "client",
+    attempt: float | timedelta | Literal["client"] | None = "client",
     attempts: int = 3,
     breaker: bool = True,
 ) -> Pipeline[Any]:
@@ -85,10 +163,13 @@ def standard_pipeline(
 
     Args:
         total: Seconds for a request with all its attempts, and for the body
-            of its response; None: no limit. Default 30, where browsers and
-            load balancers stop waiting too.
+            of its response; None: no limit. "client" (default): 30, where
+            browsers and load balancers stop waiting too, or what all attempts
+            may take by the client's word, whichever is longer.
         attempt: Seconds for the headers of each attempt, and for a body that
-            is read with them; None: no limit.
+            is read with them; None: no limit. "client" (default): the largest
+            timeout that the client states for a request, None for none; 10
+            where it has its library's default.
         attempts: Attempts in all, the first included.
         breaker: Whether a circuit breaker stands around each attempt.
 
@@ -100,12 +181,14 @@ def standard_pipeline(
         policies: list[Policy[Any]] = [Retry(attempts=attempts)]
         if breaker:
             policies.append(CircuitBreaker(name=origin))
-        return Pipeline(*policies, Timeout(attempt), classify=http_verdict)
+        limit = ClientTimeout(10.0) if attempt == "client" else Timeout(attempt)
+        return Pipeline(*policies, limit, classify=http_verdict)
 
     # NB: made once for nothing, so that a bad argument is refused here and not
     # at the first request.
     for_origin("")
-    pipeline = Pipeline(Timeout(total), per_origin(for_origin))
+    limit = ClientTimeout(30.0, times=attempts) if total == "client" else Timeout(total)
+    pipeline = Pipeline(limit, per_origin(for_origin))
     # NB: no name, which errors would have in the place of the request's.
     pipeline.name_after("http")
     return pipeline
