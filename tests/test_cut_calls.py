@@ -37,6 +37,7 @@ from resilient import (
     deadline_after,
     remaining,
 )
+from resilient._runtimes import clock
 
 
 class Learner(AdmissionPolicy):
@@ -83,10 +84,10 @@ LEARNERS: dict[str, Callable[[], Policy[Any]]] = {
         window=calls(100), slow_call_duration=0.1, slow_call_rate=1.0
     ),
     "throttle": lambda: AdaptiveThrottle(
-        padding=999, minimum_calls=1, probe_interval=None
+        window=60, padding=999, minimum_calls=1, probe_interval=None
     ),
     "throttle by function": lambda: AdaptiveThrottle(
-        padding=999, minimum_calls=1, probe_interval=None, on=unasked
+        window=60, padding=999, minimum_calls=1, probe_interval=None, on=unasked
     ),
     "adaptive limit": lambda: AdaptiveConcurrency(_SLOWER),
     "adaptive limit by function": lambda: AdaptiveConcurrency(_SLOWER, on=unasked),
@@ -433,3 +434,35 @@ async def test_an_error_at_the_limit_of_a_timeout_is_the_same(w: World) -> None:
         with pytest.raises(ConnectionError):
             await w.call(Timeout(10), caller)
         assert [verdict] == learner.seen
+
+
+@in_async_colours
+async def test_a_limit_further_in_that_was_used_up_is_a_failure(w: World) -> None:
+    """It had all the time of its own, whatever was left further out."""
+    learner = Learner()
+    with deadline_after(10):
+        await w.sleep(9.8)
+        with pytest.raises(TimeoutExceededError):
+            await w.call(Pipeline(learner, Timeout(0.5)), hung(w))
+    assert [Verdict.FAILURE] == learner.seen
+
+
+@pytest.mark.parametrize("waits", [1.0, 9.0])
+@pytest.mark.parametrize("name", [name for name in LEARNERS if "function" not in name])
+def test_a_thread_that_is_left_at_an_outer_limit_is_counted_by_halves(
+    name: str, waits: float
+) -> None:
+    """As a task that is cut; though a permit may last until the thread ends."""
+
+    @in_sync
+    async def scenario(w: World) -> None:
+        learner = LEARNERS[name]()
+        policy = Pipeline(learner, Timeout(60, abandon=True))
+        with deadline_after(10), pytest.raises(TimeoutExceededError) as caught:
+            clock.sleep(waits)
+            policy.call(lambda: clock.sleep(20))
+        assert caught.value.by_deadline
+        clock.sleep(20)
+        assert (1 if waits < 5 else 0) == failures(learner)
+
+    scenario("sync")

@@ -24,6 +24,7 @@ from resilient._calls.call import Call
 from resilient._calls.outcome import OngoingWork, Outcome
 from resilient._edges.driver import Proceed
 from resilient._errors.chains import add_context
+from resilient._errors.copies import copy_error
 from resilient._errors.errors import NoPermit, RejectedError
 from resilient._events.events import PermitWaited
 from resilient._policy.policy import Policy
@@ -193,7 +194,13 @@ class AdmissionPolicy(Policy):
             outcome: The answer; of a generator its first item.
             ongoing: Where to leave what is done at the end.
         """
-        ongoing.add_release(lambda last: self.settle(permit, last))
+        answer: Outcome | None = None
+        if outcome.error is not None:
+            # A thread that was left behind: how it ends is no news.
+            # NB: the outcome itself is emptied when it is dropped.
+            answer = Outcome(None, copy_error(outcome.error))
+            answer.verdict = outcome.verdict
+        ongoing.add_release(lambda last: self.settle(permit, answer or last))
 
     def readmit(self, wait: Any, call: Call) -> Admission:
         """Decide again, after a wait was woken or its time is up."""
@@ -219,7 +226,11 @@ class AdmissionPolicy(Policy):
             self.settle(permit, call.cut_outcome(unwinding, began))
             raise
         if outcome.ongoing is not None and self.holds_streams:
-            self.defer_settle(permit, outcome, outcome.ongoing)
+            if call.late_outcome(outcome, began) is None:
+                # A thread that was left when little time was left for it.
+                outcome.ongoing.add_release(lambda last: self.settle(permit, None))
+            else:
+                self.defer_settle(permit, outcome, outcome.ongoing)
         elif outcome.error is None:
             self.settle(permit, outcome)
         else:
