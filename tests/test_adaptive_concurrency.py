@@ -616,7 +616,7 @@ def test_the_same_tasks_are_refused(queue: int) -> None:
                     policy.settle(one, None)
             clock.advance(1)
         task("first")
-        cut = policy._slots.group(None, Priority.NORMAL).cut
+        cut = policy._slots.group(None, Priority.NORMAL).shed_below
         assert 0.15 < cut < 0.6
         tasks = [task(str(number)) for number in range(40)]
         # Those that came while 6 of 8 slots were free to all.

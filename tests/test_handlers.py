@@ -55,7 +55,7 @@ REASONS: dict[str, str] = {
     "_observing/health.py: _read": "one policy cannot tell; the others are shown",
     "_observing/subscriptions.py: _undriven": "passed on to the coroutine it drives",
     "_runtimes/asyncio.py: AsyncioWaiter.wake": "RuntimeError: the loop is closed",
-    "_runtimes/asyncio.py: AsyncioErrand.cancel": "RuntimeError: the loop is closed",
+    "_runtimes/asyncio.py: AsyncioTask.cancel": "RuntimeError: the loop is closed",
     "_runtimes/asyncio.py: AsyncioLimits._due": "RuntimeError: changed while read",
     "_runtimes/asyncio.py: AsyncioRace._cancel": "RuntimeError: the loop is closed",
     "_runtimes/current.py: current_runtime": "RuntimeError: no loop runs here",
@@ -190,7 +190,7 @@ def cancel_a_task(patch: pytest.MonkeyPatch) -> None:
     """A task of another loop that no call waits for any more."""
     loop: Any = SimpleNamespace(call_soon_threadsafe=too_deep)
     task: Any = SimpleNamespace(cancel=None)
-    asyncio_runtime.AsyncioErrand(loop, task).cancel()
+    asyncio_runtime.AsyncioTask(loop, task).cancel()
 
 
 def look_whose_time_is_up(patch: pytest.MonkeyPatch) -> None:

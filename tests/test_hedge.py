@@ -52,6 +52,7 @@ from resilient import (
 )
 from resilient._calls.outcome import OngoingWork
 from resilient._edges.driver import leaf
+from resilient._errors import warnings as resilient_warnings
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC, SyncRace
 from resilient.policies.hedge.losers import chain_errors, merge_work
@@ -1311,13 +1312,11 @@ def test_threads_are_said_aloud() -> None:
 
 def test_a_hedge_on_the_thread_of_a_loop() -> None:
     """Works, and warns that it stops the loop."""
-    from resilient._runtimes import sync
-
     policy = hedge(1)
 
     async def main() -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sync, "_warned", False)
+            patch.setattr(resilient_warnings, "_warned", set())
             with pytest.warns(ResilientWarning, match="stops every task of it"):
                 assert "ok" == policy.call(lambda: "ok")
 

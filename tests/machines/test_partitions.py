@@ -161,7 +161,7 @@ def test_of_a_class_that_is_refused_in_part_the_lowest_shed_ranks_go() -> None:
     for _ in range(8):
         slots.release_of(group)
     slots.take_for(group, 1.0)
-    assert 0.25 == group.cut
+    assert 0.25 == group.shed_below
     assert slots.take_for(group, 1.0, shed_rank=0.1)
     for _ in range(4):
         assert slots.take_for(group, 1.0, shed_rank=0.9)
@@ -181,14 +181,14 @@ def test_the_highest_shed_rank_seen_is_not_cut() -> None:
             slots.release_of(group)
     took(slots, group, 6, now=5.0)
     took(slots, group, 1, now=6.0)
-    group.cut = 0.5
+    group.shed_below = 0.5
     group.turn(lapsed=False)
-    assert 0.25 == group.cut
-    assert not group.cuts(0.2)
-    assert not group.cuts(0.2)
-    assert group.cuts(0.1)
-    assert not group.cuts(0.3)
-    assert group.cuts(0.2)
+    assert 0.25 == group.shed_below
+    assert not group.is_shed(0.2)
+    assert not group.is_shed(0.2)
+    assert group.is_shed(0.1)
+    assert not group.is_shed(0.3)
+    assert group.is_shed(0.2)
 
 
 def test_no_call_is_cut_where_none_was_refused() -> None:
@@ -197,17 +197,17 @@ def test_no_call_is_cut_where_none_was_refused() -> None:
     group = slots.group(None, NORMAL)
     took(slots, group, 4, now=0.0)
     took(slots, group, 1, now=1.0)
-    assert 0.0 == group.cut
+    assert 0.0 == group.shed_below
     took(slots, group, 10, now=1.5)
     for _ in range(8):
         slots.release_of(group)
     cuts = []
     for second in range(2, 6):
         took(slots, group, 1, now=second)
-        cuts.append(group.cut)
+        cuts.append(group.shed_below)
     assert [7 / 22, 7 / 44, 7 / 88, 7 / 176] == pytest.approx(cuts)
     took(slots, group, 1, now=60.0)
-    assert 0.0 == group.cut
+    assert 0.0 == group.shed_below
 
 
 # -- Partitions

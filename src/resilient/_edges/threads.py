@@ -40,18 +40,18 @@ class AbandonableThreads:
             if self.running >= self._size:
                 return None
             self.running += 1
-        stint = ThreadCall(self)
+        call = ThreadCall(self)
         context = copy_context()
         try:
             clock.start_thread(
-                lambda: context.run(stint.run, fn, args, kwargs), f"resilient {name}"
+                lambda: context.run(call.run, fn, args, kwargs), f"resilient {name}"
             )
         except BaseException:
             # The system has no thread left to give; or Ctrl-C, and the thread
             # may have begun all the same.
-            stint.cancel_start()
+            call.cancel_start()
             raise
-        return stint
+        return call
 
 
 class ThreadCall:
@@ -60,17 +60,17 @@ class ThreadCall:
     __slots__ = (
         "_begun",
         "_called_off",
-        "_crew",
         "_gate",
         "_left",
         "_outcome",
         "_over",
+        "_threads",
         "_unwinding",
         "ongoing",
     )
 
-    def __init__(self, crew: AbandonableThreads) -> None:
-        self._crew = crew
+    def __init__(self, threads: AbandonableThreads) -> None:
+        self._threads = threads
         self._gate = threading.Lock()
         self._gate.acquire()
         self._begun = self._called_off = self._left = self._over = False
@@ -82,8 +82,8 @@ class ThreadCall:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         """Run the function; called in the thread."""
-        crew = self._crew
-        with crew.lock:
+        threads = self._threads
+        with threads.lock:
             if self._called_off:
                 return
             self._begun = True
@@ -93,21 +93,21 @@ class ThreadCall:
             self._outcome = failed(error)
         except BaseException as unwinding:
             self._unwinding = unwinding
-        with crew.lock:
-            crew.running -= 1
+        with threads.lock:
+            threads.running -= 1
             self._over = True
             if self._left:
-                crew.abandoned -= 1
+                threads.abandoned -= 1
                 self._outcome = self._unwinding = None
             self._gate.release()
         self.ongoing.finish(None)
 
     def cancel_start(self) -> None:
         """Give the place back, unless the thread has begun: then leave it."""
-        with self._crew.lock:
+        with self._threads.lock:
             if not self._begun:
                 self._called_off = True
-                self._crew.running -= 1
+                self._threads.running -= 1
                 return
         self._leave()
 
@@ -124,10 +124,10 @@ class ThreadCall:
         return True
 
     def _leave(self) -> bool:
-        with self._crew.lock:
+        with self._threads.lock:
             if not self._over:
                 self._left = True
-                self._crew.abandoned += 1
+                self._threads.abandoned += 1
             return self._left
 
     def result(self) -> Outcome:

@@ -55,7 +55,7 @@ _lock = threading.RLock()
 
 
 def counters_of(name: str) -> Counters:
-    """Return the tally that all who have this name count in."""
+    """Return the counters of all policies that have this name."""
     with _lock:
         counters = _all_counters.get(name)
         if counters is None:
@@ -68,7 +68,7 @@ def counters_of(name: str) -> Counters:
 
 
 def all_counters() -> dict[str, Counters]:
-    """Return the tallies there are, by name."""
+    """Return all counters, by name."""
     with _lock:
         return dict(_all_counters)
 

@@ -18,9 +18,9 @@ Ground rules:
 * So a share that is not used is lent, and comes back as soon as it is wanted
   and those that borrowed it are done. No call ever runs beyond the limit.
 * Of a class of which a share was refused lately, as large a share is left out
-  of the last quarter of the slots: those of the lowest lots. So of a task's
-  calls, which have one lot, all are served rather than some of each. The
-  highest lot that has lately been there is not left out, however low it is.
+  of the last quarter of the slots: those of the lowest shed ranks. So of a task's
+  calls, which have one shed rank, all are served rather than some of each. The
+  highest shed rank that has lately been there is not left out, however low it is.
 * Where nothing runs, any call may: none would ever leave.
 * A slot that comes free goes to the first in line who may have it.
 
@@ -48,7 +48,7 @@ _PERIOD = 1.0
 
 
 _FOR_ALL = 0.75
-"""Share of the slots that is for all of a class, whatever their lots. With
+"""Share of the slots that is for all of a class, whatever their shed ranks. With
 less of it slots would stay free and unused; with more, fewer tasks are
 served whole. Of tasks of ten calls, two to one too many, that is one in nine,
 and one in fifty without a cut."""
@@ -83,8 +83,8 @@ class Group:
     Attributes:
         in_use: Slots it has.
         waiting: Its tickets in line.
-        cut: What share of its calls was refused lately: those of a lower lot
-            are the first to go.
+        shed_below: What share of its calls was refused lately: those of a
+            lower shed rank are the first to go.
     """
 
     __slots__ = (
@@ -95,10 +95,10 @@ class Group:
         "_last",
         "_peak",
         "_refused",
-        "cut",
         "in_use",
         "partition",
         "priority",
+        "shed_below",
         "waiting",
     )
 
@@ -114,19 +114,19 @@ class Group:
         # Of the calls of this period, how many there were and got a slot.
         self._calls = 0
         self._entered = 0
-        self.cut = 0.0
-        # The highest lot of this period, and of the last.
+        self.shed_below = 0.0
+        # The highest shed rank of this period, and of the last.
         self._highest = self._highest_before = 0.0
 
-    def cuts(self, shed_rank: float) -> bool:
-        """Whether a call of this lot is among the first to go.
+    def is_shed(self, shed_rank: float) -> bool:
+        """Whether a call of this shed rank is among the first to go.
 
-        Never one of the highest lot there is: no other would be served instead.
+        Never one of the highest shed rank there is: no other would be served instead.
         """
-        if shed_rank == 1.0 or not self.cut:
+        if shed_rank == 1.0 or not self.shed_below:
             return False
         self._highest = max(self._highest, shed_rank)
-        return shed_rank < self.cut and shed_rank < max(
+        return shed_rank < self.shed_below and shed_rank < max(
             self._highest, self._highest_before
         )
 
@@ -162,7 +162,7 @@ class Group:
         self._refused = 0
         refused = 1 - self._entered / self._calls if self._calls else 0.0
         # Smoothed: there may be few calls in a period.
-        self.cut = 0.0 if lapsed else (self.cut + refused) / 2
+        self.shed_below = 0.0 if lapsed else (self.shed_below + refused) / 2
         self._calls = self._entered = 0
         self._highest_before, self._highest = self._highest, 0.0
 
@@ -218,7 +218,7 @@ class SharedSlots(Slots[T]):
             self._share_credit(now)
         if (
             group.waiting
-            or (group.cuts(shed_rank) and self.in_use >= self.limit * _FOR_ALL)
+            or (group.is_shed(shed_rank) and self.in_use >= self.limit * _FOR_ALL)
             or not self._may_have(group)
         ):
             if not again:

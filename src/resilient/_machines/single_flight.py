@@ -1,28 +1,28 @@
-"""Flights: who waits for which execution.
+"""Single flight: which callers wait for which execution.
 
 Ground rules:
 
-* A flight is one execution that several callers wait for: its passengers. Who
-  asks for a key that has a flight joins it; else a flight begins with them.
-* It is found by its key until it lands or the last passenger has left. From
+* An execution is run once for several callers that wait for it. A caller that
+  asks for a key with an execution joins it; else one begins with the caller.
+* It is found by its key until it finishes or the last waiter has left. From
   then on the key is free, even while what was cancelled still cleans up.
-* Every method that ends an execution returns so once: the second one, a
-  finish after the last leave or a leave after the finish, changes nothing.
+* Every method that ends an execution returns so once: a finish after the last
+  leave, or a leave after the finish, changes nothing.
 
 ============ =========================== ==================================
-call         flight is under way         flight has ended
+call         execution is under way      execution has ended
 ============ =========================== ==================================
-join         one passenger more          (not called: it is not found)
+join         one waiter more             (not called: it is not found)
 leave        one less; True for the      False
-             last: the flight is over
-land         all passengers, in order    none
+             last: the execution is over
+finish       all waiters, in order       none
 ============ =========================== ==================================
 
-A passenger may itself be inside other flights: those will not land before the
-one it waits for. So flights wait for flights, and `closes_circle` tells who
-must not join.
+A waiter may itself be inside other executions: those will not finish before
+the one it waits for. So executions wait for executions, and `closes_circle`
+tells which callers must not join.
 
-Deliberately not modelled: what an execution is, who runs it, and its result.
+Deliberately not modelled: what an execution is, where it runs, and its result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class WaitingCall:
     """A caller that waits for an execution.
 
     Attributes:
-        around: The flights that it is inside of.
+        around: The executions that it is inside of.
     """
 
     __slots__ = ("around",)
@@ -49,8 +49,8 @@ class Execution:
 
     Attributes:
         key: What it is found by.
-        passengers: Who waits for it, in the order they came.
-        deserted: Whether everybody has left before it could land.
+        waiters: The callers that wait for it, in the order they came.
+        abandoned: Whether all have left before it could finish.
     """
 
     __slots__ = ("abandoned", "key", "waiters")
@@ -65,7 +65,7 @@ F = TypeVar("F", bound=Execution)
 
 
 class Executions(Generic[F]):
-    """The flights that are under way, one a key."""
+    """The executions that are under way, one a key."""
 
     __slots__ = ("_under_way",)
 
@@ -76,7 +76,7 @@ class Executions(Generic[F]):
         return len(self._under_way)
 
     def find(self, key: Hashable) -> F | None:
-        """Return the flight of a key, if one is under way."""
+        """Return the execution of a key, if one is under way."""
         return self._under_way.get(key)
 
     def begin(self, execution: F) -> None:
@@ -107,7 +107,7 @@ class Executions(Generic[F]):
         return waiters
 
     def closes_circle(self, execution: F, around: Collection[Execution]) -> bool:
-        """Whether a flight waits, itself or through others, for one of `around`.
+        """Whether an execution waits, itself or through others, for one of `around`.
 
         Then no caller inside of those may join it: none would ever finish.
         """

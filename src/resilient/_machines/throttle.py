@@ -26,19 +26,19 @@ Ground rules:
 * p may come as near to 1 as it likes, and one call every `probe_interval`
   goes through all the same: with nothing sent nothing would be learnt.
 
-Which calls. p says how many are to go; priority and lot say which:
+Which calls. p says how many are to go; priority and shed rank say which:
 
 * p of all requests go, from the lowest class upwards: while the share of the
   batch calls suffices, no others are rejected. A class that is alone gets p.
-* Within a class, calls with a lot below the class's p go, so that all calls
-  of one task live or die together.
-* The share that is rejected follows p whatever the lots are. If there are few
-  tasks (in the extreme one, that sends all its calls under one lot) then lots
-  say nothing of shares: one task would be let through as a whole, or be
+* Within a class, calls with a shed rank below the class's p go, so that all
+  calls of one task live or die together.
+* The share that is rejected follows p whatever the shed ranks are. If there are
+  few tasks (in the extreme one, that sends all its calls under one shed rank)
+  then shed ranks say nothing of shares: one task would be let through as a whole, or be
   rejected as a whole and, as its rejected calls keep p up, for ever. So what
   is rejected too much or too little is added up, and beyond a *slack* of some
-  calls it is corrected, whatever the lot. Where there are many tasks this
-  overrules few lots.
+  calls it is corrected, whatever the shed rank. Where there are many tasks this
+  overrules few shed ranks.
 
 ============ =================================== ==========================
 call         requests <= k x accepts             otherwise
@@ -69,7 +69,7 @@ _BUCKETS = 40
 """Of a quarter of a second, with the default window: p falls smoothly."""
 
 _SLACK, _SLACK_SHARE = 10.0, 0.1
-"""By how much what is rejected may differ from p because of lots: calls, or a
+"""By how much what is rejected may differ from p because of shed ranks: calls, or a
 share of those in the window that are rejected or that pass, the fewer ones."""
 
 
@@ -152,7 +152,7 @@ class Throttle:
         Args:
             now: Monotonic seconds.
             priority: Its class.
-            shed_rank: Its lot, in [0, 1).
+            shed_rank: Its shed rank, in [0, 1).
         """
         share = self.share(now, priority)
         if share == 0.0:

@@ -126,11 +126,11 @@ class AsyncioRuntime:
         name: str,
         body: Callable[[], Coroutine[Any, Any, None]],
         last: Callable[[], None],
-    ) -> AsyncioErrand:
+    ) -> AsyncioTask:
         loop = asyncio.get_running_loop()
         task = loop.create_task(body(), name=name)
         task.add_done_callback(lambda _: last())
-        return AsyncioErrand(loop, task)
+        return AsyncioTask(loop, task)
 
 
 class AsyncioWaiter(ForkAware):
@@ -174,7 +174,7 @@ def _expire(future: asyncio.Future[bool]) -> None:
         future.set_result(False)
 
 
-class AsyncioErrand:
+class AsyncioTask:
     """A task. The waiting side holds this: the loop alone would not."""
 
     __slots__ = ("loop", "task")

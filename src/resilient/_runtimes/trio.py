@@ -101,8 +101,8 @@ class TrioRuntime:
         name: str,
         body: Callable[[], Coroutine[Any, Any, None]],
         last: Callable[[], None],
-    ) -> TrioErrand:
-        background = TrioErrand()
+    ) -> TrioTask:
+        background = TrioTask()
         # NB: a system task, for no nursery here lasts as long as it may have
         # to; the one that waits for it sees to it that it ends.
         trio.lowlevel.spawn_system_task(
@@ -138,7 +138,7 @@ class TrioWaiter(ForkAware):
         self.event.set()
 
 
-class TrioErrand:
+class TrioTask:
     """A system task and the scope that it runs in."""
 
     __slots__ = ("over", "scope", "token")

@@ -5,8 +5,8 @@ Ground rules:
 * There are four classes, of falling importance. Work that names none is NORMAL.
 * Under pressure the lowest class goes first. A class that is alone still has
   everything: priority orders, it reserves nothing.
-* Within a class calls are cut by their *lot*, a number in [0, 1) that all
-  calls of one task share, in every process: who has a lower lot goes first. A
+* Within a class calls are cut by their *shed rank*, a number in [0, 1) that all
+  calls of one task share, in every process: who has a lower shed rank goes first. A
   task of ten calls of which each is refused one time in ten would else fail
   two times in three, and what its other calls did would be wasted.
 
@@ -52,7 +52,7 @@ PRIORITIES: Final[dict[object, Priority]] = {
 
 
 class TaskPriority:
-    """What a task's calls have in common: class and lot. Never changed."""
+    """What a task's calls have in common: class and shed rank. Never changed."""
 
     __slots__ = ("priority", "shed_rank")
 

@@ -238,7 +238,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         if self._grouped or call.standing is not None:
             self._grouped = True
             group = slots.group(partition, call.priority)
-            if group.cut:
+            if group.shed_below:
                 shed_rank = call.shed_rank
         lock.acquire()  # NB: by hand, see `_policy.admission`
         try:
@@ -265,7 +265,7 @@ class AdaptiveConcurrency(QueueingPolicy):
                     return now, group
         if self.max_queue == 0 or self.max_wait == 0:
             return self._refusal(call, 0.0)
-        if group is not None and group.cuts(shed_rank):
+        if group is not None and group.is_shed(shed_rank):
             # In line it would hold up others of its class.
             return self._refusal(call, 0.0)
         ticket = _Ticket.of(call, now, self.max_wait)

@@ -347,7 +347,7 @@ class Hedge(Policy):
         self._left.discard(attempt)
 
     def _decide(self, hedge_race: HedgeRace) -> Outcome:
-        """Learn from a heat that is over; return what the call comes to."""
+        """Learn from a race that is decided; return what the call comes to."""
         call, winner = hedge_race.call, hedge_race.winner
         left = [one for one in hedge_race.attempts if one.leave_behind(self._left.add)]
         outcome = hedge_race.outcome(left)

@@ -8,7 +8,7 @@ Ground rules:
 * An attempt that reports is *settled*: from then on nothing interrupts it. It
   closes the results that are not wanted, its own or another's, and
   ends. So a result is closed exactly once, and never the one that is returned.
-* Once the heat is *over*, whatever else comes is unwanted.
+* Once the race is *decided*, whatever else comes is unwanted.
 * An attempt that is still under way when the call returns keeps its permits,
   and those of the policies outside (`Outcome.ongoing`), until it has ended.
 """
@@ -58,7 +58,7 @@ class HedgedAttempt:
     __slots__ = (
         "_ended",
         "_forget",
-        "_heat",
+        "_race",
         "_stays",
         "began",
         "call",
@@ -87,11 +87,11 @@ class HedgedAttempt:
         self.ongoing: OngoingWork | None = None
         # What of its own work outlives it.
         self._stays: OngoingWork | None = None
-        self._heat = hedge_race
+        self._race = hedge_race
         self._forget = forget
 
     async def run(self) -> None:
-        hedge_race = self._heat
+        hedge_race = self._race
         try:
             # NB: a thread may come to its first step after all is over.
             if not hedge_race.is_decided:
@@ -111,7 +111,7 @@ class HedgedAttempt:
 
     def ended(self, error: BaseException | None = None) -> None:
         if error is not None:
-            self._heat.unwind(self, error)
+            self._race.unwind(self, error)
         self.call.end()
         self._ended = True
         # NB: after the flag; `leave_behind` looks at it last.
@@ -144,7 +144,7 @@ class HedgeRace:
     """See the module.
 
     Attributes:
-        entrants: The attempts, in the order in which they started.
+        attempts: The attempts, in the order in which they started.
         running: How many have not settled.
         failures: How many failed, and have not been made good for by a hedge.
         later: Whether one was rejected, or was told to come back later.
@@ -361,7 +361,7 @@ class HedgeRace:
         return outcome
 
     def forget(self) -> None:
-        """Let go of the attempts, which know their heat, and of their errors.
+        """Let go of the attempts, which know their race, and of their errors.
 
         NB: they would be cycles: an error keeps the frames it came through.
         """
