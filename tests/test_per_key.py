@@ -4,42 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import gc
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour
 
 from resilient import (
+    AdaptiveConcurrency,
     AdaptiveThrottle,
     Bulkhead,
     BulkheadFullError,
     CallRejected,
     CircuitBreaker,
     CircuitState,
+    Coalesce,
     Event,
     Fallback,
+    Hedge,
     KeyEvicted,
+    KeyOverflowed,
     PerKey,
     Pipeline,
     Policy,
     RateLimitedError,
     RateLimiter,
+    RejectedError,
     ResilientWarning,
     Retry,
+    StaleCache,
     Timeout,
     Trait,
     constant,
 )
 from resilient._calls.outcome import OngoingWork
+from resilient.testing import virtual_time
+
+
+class Pair(NamedTuple):
+    """A tuple of a type of its own."""
+
+    first: object
+    second: object
 
 
 def limiter(key: object) -> RateLimiter:
     """Make a limiter of one call an hour."""
     return RateLimiter(1, per=3600)
+
+
+def generous(key: object) -> RateLimiter:
+    """Make a limiter that a few calls leave neither new nor spent."""
+    return RateLimiter(9, per=3600)
 
 
 async def visit(host: str, path: str = "/") -> str:
@@ -178,12 +198,10 @@ def evictions(hosts: PerKey[Any]) -> list[KeyEvicted]:
 
 def test_the_least_recently_used_goes_first() -> None:
     """A call is a use, and so is a look."""
-    hosts = PerKey(limiter, key=by_host, max_keys=3, name="hosts")
+    hosts = PerKey(generous, key=by_host, max_keys=3, name="hosts")
     events = evictions(hosts)
-    for host in "abc":
+    for host in "abca":
         hosts.call(by_host, host)
-    with pytest.raises(RateLimitedError):
-        hosts.call(by_host, "a")
     hosts["b"]
     hosts.call(by_host, "d")
     assert [True, True, False, True] == [host in hosts for host in "abcd"]
@@ -218,19 +236,22 @@ def test_a_flood_of_new_keys_resets_no_limit_soon() -> None:
 
 @in_every_colour
 async def test_one_in_use_never_goes(w: World) -> None:
-    """There may be more than fit; room is made when the next key comes."""
+    """Nor are there more than fit: further keys share a policy."""
     hosts = PerKey(lambda key: Bulkhead(1), key=by_host, max_keys=1)
 
+    async def inner(host: str) -> None:
+        with pytest.raises(BulkheadFullError):
+            await w.call(hosts, visit, "c")
+
     async def outer(host: str) -> None:
-        await w.call(hosts, visit, "b")
-        # It was idle, and the outer one was not.
+        await w.call(hosts, inner, "b")
         await w.call(hosts, visit, "c")
-        assert [True, False, True] == [host in hosts for host in "abc"]
+        assert [True, False, False] == [host in hosts for host in "abc"]
         with pytest.raises(BulkheadFullError):
             await w.call(hosts, visit, "a")
 
     await w.call(hosts, outer, "a")
-    assert 2 == len(hosts)
+    assert 1 == len(hosts)
     await w.call(hosts, visit, "d")
     assert ["d"] == [host for host in "abcd" if host in hosts]
 
@@ -277,6 +298,7 @@ async def test_it_is_out_of_use_however_a_call_ends(w: World) -> None:
     hosts.reset()
     with pytest.raises(KeyboardInterrupt):
         await w.call(hosts, end, "a", KeyboardInterrupt())
+    hosts.reset()
     await w.call(hosts, visit, "b")
     assert "a" not in hosts
 
@@ -313,11 +335,242 @@ def test_one_that_comes_into_use_meanwhile_is_spared() -> None:
     hosts = PerKey(lambda key: Curious(1), max_keys=1)
     hosts["a"]
     hosts["b"]
-    assert "a" in hosts
-    assert "b" in hosts
-    hosts["c"]
-    assert ["a", "c"] == [key for key in "abc" if key in hosts]
+    assert ["a"] == [key for key in "abc" if key in hosts]
     guards[0].__exit__(None, None, None)
+    hosts["c"]
+    assert ["c"] == [key for key in "abc" if key in hosts]
+
+
+def everything_restrictive() -> dict[str, tuple[Any, Callable[[Any], object]]]:
+    """What each policy has learnt that would be lost, and how it comes by it."""
+
+    def fail() -> None:
+        raise OSError("down")
+
+    def failing(times: int) -> Callable[[Any], object]:
+        def use(policy: Any) -> None:
+            for _ in range(times):
+                with contextlib.suppress(OSError, RejectedError):
+                    policy.call(fail)
+
+        return use
+
+    retry = Retry(OSError, budget="own", backoff=constant(0), attempts=20)
+    return {
+        "a circuit": (CircuitBreaker(consecutive_failures=1), failing(1)),
+        "a forced circuit": (CircuitBreaker(), lambda policy: policy.force_open()),
+        "a limit": (RateLimiter(1, per=3600), lambda policy: policy.call(int)),
+        "a cost": (RateLimiter(3, per=3600, cost=2), lambda policy: policy.call(int)),
+        "a computed cost": (
+            RateLimiter(1, per=3600, cost=lambda call: 1),
+            lambda policy: policy.call(int),
+        ),
+        "a window": (
+            RateLimiter(1, per=3600, algorithm="sliding_window"),
+            lambda policy: policy.call(int),
+        ),
+        "a budget": (retry, failing(1)),
+        "a throttle": (AdaptiveThrottle(), failing(50)),
+        "an adaptive limit": (AdaptiveConcurrency(), failing(5)),
+        "a hedge": (
+            Hedge(1, budget="own", max_threads=2),
+            lambda policy: [policy._budget.withdraw() for _ in range(10)],
+        ),
+        "a pipeline": (Pipeline(Timeout(9), retry.with_(), Bulkhead(9)), failing(1)),
+        "keys": (
+            PerKey(limiter, key=lambda: 1),
+            lambda policy: policy.call(lambda: None),
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", everything_restrictive())
+def test_what_protects_outlives_a_flood(kind: str) -> None:
+    """Keys that are used, and others that are new: these go, the newest too."""
+    with virtual_time():
+        policy, use = everything_restrictive()[kind]
+        assert not policy.is_restrictive()
+        hosts = PerKey(lambda key: policy if key == "a" else generous(key), max_keys=40)
+        hosts["a"]
+        use(policy)
+        assert policy.is_restrictive()
+        for number in range(200):
+            hosts[number].call(int)
+        assert 40 == len(hosts)
+        assert policy is hosts["a"]
+
+
+def test_a_thread_that_was_left_behind_is_not_forgotten() -> None:
+    """It has a place among those that may run, until it ends."""
+    timeout = Timeout(0.001, abandon=True)
+    held = threading.Lock()
+    with held, pytest.raises(TimeoutError):
+        assert not timeout.is_restrictive()
+        try:
+            timeout.call(held.acquire)
+        finally:
+            assert timeout.is_restrictive()
+
+
+def test_new_keys_share_where_each_protects() -> None:
+    """One limit for all of them: there is nothing that could be dropped."""
+    hosts = PerKey(limiter, key=by_host, max_keys=100, name="hosts")
+    events: list[Event] = []
+    hosts.subscribe(events.append)
+    for number in range(100):
+        hosts.call(by_host, number)
+    hosts.call(by_host, "attacker")
+    for host in ("attacker", "another", 0, 99):
+        with pytest.raises(RateLimitedError):
+            hosts.call(by_host, host)
+    assert 100 == len(hosts)
+    assert "attacker" not in hosts
+    assert [KeyOverflowed("hosts", "by_host")] * 3 == [
+        event for event in events if isinstance(event, KeyOverflowed)
+    ]
+    assert hosts["third"] is hosts["fourth"]
+    assert hosts["third"] in hosts.children()
+    assert 4 == sum(isinstance(event, CallRejected) for event in events)
+
+
+def test_what_no_longer_protects_makes_room() -> None:
+    """Found by turns, however many there are."""
+    with virtual_time() as clock:
+        hosts = PerKey(limiter, key=by_host, max_keys=100)
+        for number in range(100):
+            hosts.call(by_host, number)
+        hosts.call(by_host, "shared")
+        clock.advance(3600)
+        hosts.call(by_host, 50)
+        for name in "abc":
+            hosts.call(by_host, name)
+            assert name in hosts
+        assert 50 in hosts
+
+
+# -- Keys that are not what they should be
+
+
+class Unstable:
+    """Its hash changes with its value, and it is equal to what has the same."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        if self.value == "raises":
+            raise ZeroDivisionError("eq")
+        return isinstance(other, Unstable) and self.value == other.value
+
+
+def perkey(max_keys: int) -> Callable[[Any], Any]:
+    """A PerKey of so many keys."""
+    return PerKey(lambda key: Bulkhead(1), key=lambda key: key, max_keys=max_keys)(
+        lambda key: "served"
+    )
+
+
+KEPT: dict[str, Callable[[int], Callable[[Any], Any]]] = {
+    "PerKey": perkey,
+    "StaleCache": lambda most: StaleCache(9, 9, max_entries=most, key=lambda key: key)(
+        lambda key: "served"
+    ),
+    "StaleCache, by arguments": lambda most: StaleCache(9, 9, max_entries=most)(
+        lambda key: "served"
+    ),
+    "Coalesce": lambda most: Coalesce(key=lambda key: key)(lambda key: "served"),
+    "Coalesce, by arguments": lambda most: Coalesce()(lambda key: "served"),
+}
+
+
+@pytest.mark.parametrize("place", ["alone", "in a tuple"])
+@pytest.mark.parametrize("name", KEPT)
+def test_one_bad_key_harms_no_other(name: str, place: str) -> None:
+    """Whether its hash changes while it is kept, or it cannot be compared."""
+    ask = KEPT[name](3)
+
+    def given(key: Unstable) -> Any:
+        return key if place == "alone" else (1, (key,))
+
+    for value in ("raises", "a", "raises", "b", "c", "raises"):
+        assert "served" == ask(given(Unstable(value)))
+    for number in range(20):
+        key = Unstable(number)
+        assert "served" == ask(given(key))
+        key.value = number + 1000
+    twin = {hash("raises"): "of the same hash"}
+    for value in twin:
+        assert "served" == ask(value)
+
+
+def test_equal_keys_are_one_key() -> None:
+    """Whatever their types: as in any dict."""
+    hosts = PerKey(lambda key: Bulkhead(1))
+    for one, other in (
+        (1, 1.0),
+        (Unstable("a"), Unstable("a")),
+        ("free", Plan.FREE),
+        (Plan.PAID, "paid"),
+        (("a", Plan.FREE), ("a", "free")),
+        ("long" * 100, "long" * 100),
+        (b"long" * 100, b"long" * 100),
+    ):
+        assert hosts[one] is hosts[other]
+    assert hosts["long" * 100] is not hosts[b"long" * 100]
+    assert hosts["long" * 100] is not hosts["long" * 101]
+
+
+class Plan(enum.StrEnum):
+    """Keys that are equal to texts."""
+
+    FREE = "free"
+    PAID = "paid"
+
+
+def test_a_long_key_is_not_kept() -> None:
+    """Ten thousand of a megabyte each would be ten gigabytes."""
+    for ask in (perkey(100), StaleCache(9, 9)(lambda key: None), Coalesce()(len)):
+        ask("warm up")
+        tracemalloc.start()
+        for number in range(100):
+            ask((str(number) * 10_000, "x"))
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept < 500_000
+
+
+@pytest.mark.parametrize("policy", [StaleCache(9, 9), Coalesce()])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, True),
+        (1, 1.0),
+        (0.0, -0.0),
+        (0j, -0j),
+        ((1,), (True,)),
+        (((1,), 2), ((1.0,), 2)),
+        ((0.0,), (-0.0,)),
+        (frozenset([1]), frozenset([True])),
+        (Pair(1, 2), (1, 2)),
+        (Pair(1, 2), Pair(True, 2)),
+    ],
+    ids=map(str, range(10)),
+)
+def test_equal_arguments_are_told_apart(policy: Any, one: Any, other: Any) -> None:
+    """By place and by name: they need not mean the same."""
+    asked: list[Any] = []
+    decorated = policy(lambda first, *, second=0: asked.append((first, second)))
+    for thing in (one, other):
+        decorated(thing)
+        decorated(0, second=thing)
+    assert 4 == len(asked)
+    if isinstance(policy, StaleCache):
+        decorated(float("nan"))
+        decorated(float("nan"))
+        assert 5 == len(asked)
 
 
 # -- Listeners

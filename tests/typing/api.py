@@ -47,6 +47,7 @@ from resilient import (
     HedgeLaunched,
     HedgeWon,
     KeyEvicted,
+    KeyOverflowed,
     Limit,
     LimitChanged,
     Outcome,
@@ -377,6 +378,8 @@ def listen(event: Event) -> None:
             assert_type(event.hedge, int)
             assert_type(event.elapsed, float)
         case CircuitNoted() | CallAbandoned() | FallbackUsed() | KeyEvicted():
+            assert_type(event.call, str | None)
+        case KeyOverflowed():
             assert_type(event.call, str | None)
         case CallRejected():
             assert_type(event.retry_after, float | None)

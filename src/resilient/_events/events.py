@@ -320,6 +320,15 @@ class KeyEvicted(Event):
     fresh: bool
 
 
+class KeyOverflowed(Event):
+    """`PerKey` had no room for a new key: it shared a policy with others.
+
+    Every key that is kept is in use, or protects by what it has learnt.
+    """
+
+    __slots__ = ()
+
+
 class EndpointEjected(Event):
     """A `Balance` stops calling an endpoint for a while.
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from resilient._errors.chains import annotate
+from resilient._runtimes.runtime import Sentinel
 from resilient._values.callables import name_of
 from resilient._values.checks import plain
 
@@ -63,10 +64,10 @@ def key_of(
     else:
         if "." in call.name:
             refuse_method(policy, function)
-        made = (args, tuple(map(type, args)))
+        made = tuple([_distinct(one) for one in args])
         if kwargs:
-            named = [(name, kwargs[name]) for name in sorted(kwargs)]
-            made = (made, *((name, one, _type_of(one)) for name, one in named))
+            named = [(name, _distinct(kwargs[name])) for name in sorted(kwargs)]
+            made = (made, *named)
     whole = (function, made)
     try:
         hash(whole)
@@ -127,8 +128,84 @@ def check_key(key: Callable[..., Hashable] | None, fn: Callable[..., Any]) -> No
     )
 
 
-def _type_of(thing: object) -> type[object]:
-    return type(thing)
+_SIMPLE: Final = frozenset(
+    [int, bool, float, complex, type(None), type, types.FunctionType]
+)
+
+_LONGEST: Final = 256
+"""Characters of a text that is kept as it is: what is longer is kept by a hash of
+32 bytes, or ten thousand keys of a megabyte each would take as many gigabytes."""
+
+_LONG: Final = Sentinel("<long>")
+
+
+class StableKey:
+    """An object of a user's as a key: it has one hash, and comparing never fails.
+
+    Else one whose hash changes while it is kept could not be found to be
+    dropped, and one whose `__eq__` raises would do so in whoever has a key of
+    the same hash. It is equal to what its object is equal to.
+    """
+
+    __slots__ = ("_hash", "_key")
+
+    def __init__(self, key: Hashable) -> None:
+        self._key = key
+        self._hash = hash(key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        theirs = other._key if isinstance(other, StableKey) else other
+        try:
+            return self._key is theirs or bool(self._key == theirs)
+        except Exception:
+            # An object that cannot be compared is no other.
+            return False
+
+
+def stable(key: Hashable) -> Hashable:
+    """Return what keeps a key: short, with one hash, and comparable.
+
+    Raises:
+        Exception: What the key's `__hash__` raises.
+    """
+    kind = type(key)
+    if kind is str or kind is bytes:
+        text = cast("str | bytes", key)
+        return text if len(text) <= _LONGEST else _hashed(text)
+    if kind in _SIMPLE:
+        return key
+    if kind is tuple:
+        return tuple([stable(one) for one in cast("tuple[Hashable, ...]", key)])
+    return StableKey(key)
+
+
+def _hashed(text: str | bytes) -> Hashable:
+    # NB: loaded where it is needed: it takes longer than this package's own.
+    from hashlib import blake2b
+
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return _LONG, type(text), len(text), blake2b(data, digest_size=32).digest()
+
+
+def _distinct(thing: Any) -> Hashable:
+    """Tell apart what is equal and need not mean the same, in tuples and sets too.
+
+    What an object of another type is equal to, only its author knows.
+    """
+    kind = type(thing)
+    if kind is float or kind is complex:
+        # NB: 0.0 and -0.0 are equal; NaN is not even equal to itself.
+        return kind, repr(thing)
+    if isinstance(thing, tuple):
+        items: tuple[Any, ...] = thing
+        return kind, tuple([_distinct(one) for one in items])
+    if isinstance(thing, frozenset):
+        members: frozenset[Any] = thing
+        return kind, frozenset([_distinct(one) for one in members])
+    return kind, thing
 
 
 _UNHASHABLE = "an argument is not hashable; say by key=… what tells its calls apart"

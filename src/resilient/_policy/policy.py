@@ -184,6 +184,13 @@ class Policy(Configured, Generic[F]):
         """Whether it is as good as new: `PerKey` drops such policies first."""
         return True
 
+    def is_restrictive(self) -> bool:
+        """Whether it refuses now what a new one would let pass.
+
+        `PerKey` does not drop such policies: their protection would be lost.
+        """
+        return False
+
     # -- Names and copies
 
     @property

@@ -227,6 +227,9 @@ class AdaptiveConcurrency(QueueingPolicy):
         # A baseline that it may have learnt takes it one window to learn again.
         return self._slots.in_use == 0 and self._slots.limit == self._initial
 
+    def is_restrictive(self) -> bool:
+        return self._slots.in_use > 0 or self._slots.limit < self._initial
+
     # -- In
 
     def admit(self, call: Call) -> Admission:

@@ -190,3 +190,6 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
     def is_pristine(self) -> bool:
         with self._locked():
             return self._throttle.is_fresh(clock.now())
+
+    def is_restrictive(self) -> bool:
+        return self.rejecting > 0

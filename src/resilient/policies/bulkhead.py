@@ -160,6 +160,9 @@ class Bulkhead(QueueingPolicy):
     def is_pristine(self) -> bool:
         return self._slots.in_use == 0
 
+    def is_restrictive(self) -> bool:
+        return self._slots.in_use > 0
+
     def admit(self, call: Call) -> Admission:
         lock = self._lock
         lock.acquire()  # NB: by hand, see `_policy.admission`

@@ -425,6 +425,9 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         with self._locked():
             return self._circuit.is_fresh(clock.now())
 
+    def is_restrictive(self) -> bool:
+        return self._circuit.state not in _AT_EASE
+
     # -- Changes
 
     def _changes_locked(self) -> list[Change | Note]:

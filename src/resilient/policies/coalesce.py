@@ -25,6 +25,7 @@ from resilient._policy.keys import (
     key_of,
     refuse_method,
     refuse_object,
+    stable,
 )
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
@@ -194,6 +195,9 @@ class Coalesce(Policy, DeferredRelease):
     def is_pristine(self) -> bool:
         return len(self._executions) == 0
 
+    def is_restrictive(self) -> bool:
+        return len(self._executions) > 0
+
     def check_function(self, fn: Callable[..., Any]) -> None:
         if self.key is None:
             refuse_method(self, fn)
@@ -202,7 +206,7 @@ class Coalesce(Policy, DeferredRelease):
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         if self.key is None:
             refuse_object(self, call)
-        key = (call.runtime.owner(), key_of(self, self.key, call))
+        key = (call.runtime.owner(), stable(key_of(self, self.key, call)))
         while True:
             waiting, callers = self._join(key, call)
             if callers == 1:

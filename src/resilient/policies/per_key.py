@@ -11,10 +11,11 @@ from typing import Any, Final, overload
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
-from resilient._events.events import KeyEvicted
+from resilient._events.events import KeyEvicted, KeyOverflowed
 from resilient._events.listeners import Listener, broadcast, send
-from resilient._policy.keys import LambdaKey, call_key, check_key
+from resilient._policy.keys import LambdaKey, call_key, check_key, stable
 from resilient._policy.policy import F, Policy, Usage
+from resilient._runtimes.runtime import Sentinel
 from resilient._values.checks import count, plain
 from resilient._values.spelling import format_value
 from resilient._values.traits import Trait
@@ -24,12 +25,17 @@ _LOOKED_AT: Final = 32
 new: enough to spare what was learnt, few enough for a flood of new keys."""
 
 
+_OVERFLOW: Final = Sentinel("<overflow>")
+
+
 class PerKey(Policy[F]):
     """Give each key a policy of its own, made when the key is first seen.
 
     At most `max_keys` are kept. Room is made by dropping one that is as good
-    as new, else the least recently used; never one with a call inside. So a
-    flood of new keys cannot reset everybody's limit.
+    as new, else the least recently used; never one with a call inside, and
+    none that refuses calls now: an open circuit, a limit or budget that is
+    spent. Where each is such a one, new keys share one policy, with a
+    `KeyOverflowed` event. So a flood of new keys resets no limit.
 
     ``per_key[key]`` is the key's policy.
 
@@ -51,7 +57,9 @@ class PerKey(Policy[F]):
         "_inside",
         "_left",
         "_lock",
+        "_overflow",
         "_policies",
+        "_spared",
         "_spellings",
         "_told",
         "_traits",
@@ -109,6 +117,10 @@ class PerKey(Policy[F]):
         # an OrderedDict, and there may be ten thousand idle keys: what only
         # some of them have stands elsewhere.
         self._policies: dict[Hashable, Policy[F]] = {}
+        # Those that were to be dropped, but in use, or restrictive.
+        self._spared: dict[Hashable, Policy[F]] = {}
+        # What keys share for which there is no room.
+        self._overflow: Policy[F] | None = None
         # How many calls are inside, for those in use.
         self._inside: dict[Hashable, int] = {}
         # The keys of calls that have left, for the next owner of the lock. NB:
@@ -130,6 +142,10 @@ class PerKey(Policy[F]):
         else:
             key = call_key(self.key, call.args, call.kwargs)
         policy = self._policy(key, call)
+        if policy is self._overflow:
+            # It is never dropped, in use or not.
+            return await policy.around(proceed, call)
+        key = stable(key)
         try:
             outcome = await policy.around(proceed, call)
         except BaseException:
@@ -147,11 +163,12 @@ class PerKey(Policy[F]):
 
     def __len__(self) -> int:
         with self._lock:
-            return len(self._policies)
+            return len(self._policies) + len(self._spared)
 
     def __contains__(self, key: Hashable) -> bool:
+        key = stable(key)
         with self._lock:
-            return key in self._policies
+            return key in self._policies or key in self._spared
 
     def __bool__(self) -> bool:
         # A policy, whatever it holds.
@@ -159,41 +176,73 @@ class PerKey(Policy[F]):
 
     def _policy(self, key: Hashable, call: Call | None) -> Policy[F]:
         """Return the key's policy; in use, if there is a call, until it leaves."""
+        given = key
         try:
+            key = stable(key)
             hash(key)
         except TypeError:
             raise TypeError(
-                f"`key` must be hashable, got an object of {type(key)}"
+                f"`key` must be hashable, got an object of {type(given)}"
             ) from None
-        self._lock.acquire()  # NB: by hand, see `_policy.admission`
-        try:
-            if self._left:
-                self._count_out_locked()
-            policy = self._policies.pop(key, None)
-            if policy is not None:
-                # Put back at the end: used last.
-                self._policies[key] = policy
-                if call is not None:
-                    self._inside[key] = self._inside.get(key, 0) + 1
-                return policy
-        finally:
-            self._lock.release()
-        made = self._made(key)
         with self._lock:
-            # NB: another call may have made one meanwhile; the first stays.
-            policy = self._policies.setdefault(key, made)
-            if call is not None:
-                self._inside[key] = self._inside.get(key, 0) + 1
+            policy = self._enter_locked(key, call)
+        if policy is not None:
+            return policy
+        made: Policy[F] | None = None
+        dropped: list[bool] = []
+        while policy is None:
+            with self._lock:
+                # NB: another call may have made one meanwhile.
+                policy = self._enter_locked(key, call)
+                full = len(self._policies) + len(self._spared) >= self.max_keys
+                if policy is None and made is not None and not full:
+                    self._policies[key] = policy = made
+                    if call is not None:
+                        self._inside[key] = self._inside.get(key, 0) + 1
+            if policy is None and full:
+                pristine = self._make_room()
+                if pristine is None:
+                    return self._overflowing(given, call)
+                dropped.append(pristine)
+            elif policy is None:
+                made = self._made(given)
         try:
             if self._listeners:
                 self._tell(key, policy)
-            self._make_room(key, call)
+            for pristine in dropped:
+                self._dropped(call, pristine=pristine)
         except BaseException:
-            # The policies' own code, or Ctrl-C in a listener.
+            # Ctrl-C in a listener.
             if call is not None:
                 self._left.append(key)
             raise
         return policy
+
+    def _enter_locked(self, key: Hashable, call: Call | None) -> Policy[F] | None:
+        """Return the key's policy, if it is kept: then it is the last one used."""
+        if self._left:
+            self._count_out_locked()
+        policy = self._policies.pop(key, None)
+        if policy is None and self._spared:
+            policy = self._spared.pop(key, None)
+        if policy is not None:
+            self._policies[key] = policy
+            if call is not None:
+                self._inside[key] = self._inside.get(key, 0) + 1
+        return policy
+
+    def _overflowing(self, key: Hashable, call: Call | None) -> Policy[F]:
+        """Return the policy that keys share for which there is no room."""
+        if self._overflow is None:
+            made = self._made(key)
+            with self._lock:
+                self._overflow = self._overflow or made
+            if self._listeners:
+                self._tell(_OVERFLOW, self._overflow)
+        if self._listeners:
+            name = None if call is None else call.name
+            self.emit(KeyOverflowed(self.label, name), call)
+        return self._overflow
 
     def _count_out_locked(self) -> None:
         """Count those that have left as no longer inside."""
@@ -203,8 +252,12 @@ class PerKey(Policy[F]):
             stay = self._inside[key] - 1
             if stay:
                 self._inside[key] = stay
-            else:
-                del self._inside[key]
+                continue
+            del self._inside[key]
+            policy = self._spared.pop(key, None)
+            if policy is not None:
+                # It was spared for being in use, and used last just now.
+                self._policies[key] = policy
 
     def _made(self, key: Hashable) -> Policy[F]:
         policy = self.factory(key)
@@ -216,37 +269,66 @@ class PerKey(Policy[F]):
             policy.check_usage(usage, classified=classified)
         return policy
 
-    def _make_room(self, newest: Hashable, call: Call | None) -> None:
-        while len(self) > self.max_keys:
-            idle = self._least_used(newest)
-            if not idle:
-                # Every one is in use: room is made when the next key comes.
-                return
-            # NB: asked without the lock, for it is the policies' own code.
-            fresh = next((each for each in idle if each[1].is_pristine()), None)
-            key, policy = fresh or idle[0]
-            with self._lock:
-                # It may be in use by now, or be gone: then once more.
-                gone = self._policies.get(key) is policy and key not in self._inside
-                if gone:
-                    del self._policies[key]
-                    self._told.discard(key)
-            if gone and call is not None:
-                call.count("resilient.per_key.evictions", self.placement.policy)
-            if gone and self._listeners:
-                name = None if call is None else call.name
-                self.emit(KeyEvicted(self.label, name, fresh is not None), call)
+    def _make_room(self) -> bool | None:
+        """Drop the policy that protects least.
 
-    def _least_used(self, newest: Hashable) -> list[tuple[Hashable, Policy[F]]]:
-        """Return the least recently used of those that no call is inside."""
+        Returns:
+            Whether it was as good as new; None: each protects, or is in use.
+        """
+        last = False
+        while not last:
+            looked_at, last = self._least_used()
+            # NB: asked without the lock, for it is the policies' own code.
+            free = [one for one in looked_at if not one[1].is_restrictive()]
+            fresh = next((one for one in free if one[1].is_pristine()), None)
+            for key, policy in [fresh] if fresh else free[:1]:
+                with self._lock:
+                    if self._forget_locked(key, policy):
+                        return fresh is not None
+                last = False
+            with self._lock:
+                for key, policy in looked_at:
+                    if (key, policy) not in free and self._policies.get(key) is policy:
+                        self._spared[key] = self._policies.pop(key)
+        return None
+
+    def _forget_locked(self, key: Hashable, policy: Policy[F]) -> bool:
+        """Drop a policy, unless it is in use by now, or gone."""
+        for kept in (self._policies, self._spared):
+            if kept.get(key) is policy and key not in self._inside:
+                del kept[key]
+                self._told.discard(key)
+                return True
+        return False
+
+    def _least_used(self) -> tuple[list[tuple[Hashable, Policy[F]]], bool]:
+        """Return some of the least recently used, and whether there are no others.
+
+        Those in use are put with those that are spared. When no others are
+        left, some of these are looked at again, by turns.
+        """
         with self._lock:
             self._count_out_locked()
-            idle = (
-                (key, policy)
-                for key, policy in self._policies.items()
-                if key not in self._inside and key != newest
-            )
-            return list(islice(idle, _LOOKED_AT))
+            idle: list[tuple[Hashable, Policy[F]]] = []
+            for key, policy in list(islice(self._policies.items(), _LOOKED_AT)):
+                if key in self._inside:
+                    self._spared[key] = self._policies.pop(key)
+                else:
+                    idle.append((key, policy))
+            if idle or self._policies:
+                return idle, False
+            for key, policy in list(islice(self._spared.items(), _LOOKED_AT)):
+                self._spared[key] = self._spared.pop(key)
+                if key not in self._inside:
+                    idle.append((key, policy))
+            return idle, True
+
+    def _dropped(self, call: Call | None, *, pristine: bool) -> None:
+        if call is not None:
+            call.count("resilient.per_key.evictions", self.placement.policy)
+        if self._listeners:
+            name = None if call is None else call.name
+            self.emit(KeyEvicted(self.label, name, pristine), call)
 
     # -- What concerns every key's policy
 
@@ -263,7 +345,8 @@ class PerKey(Policy[F]):
         if not self._subscribers:
             return
         with self._lock:
-            new = key not in self._told and self._policies.get(key) is policy
+            kept = self._policies.get(key) or self._spared.get(key) or self._overflow
+            new = key not in self._told and kept is policy
             if new:
                 self._told.add(key)
         if new:
@@ -299,6 +382,9 @@ class PerKey(Policy[F]):
     def is_pristine(self) -> bool:
         return all(policy.is_pristine() for _, policy in self._snapshot())
 
+    def is_restrictive(self) -> bool:
+        return any(policy.is_restrictive() for _, policy in self._snapshot())
+
     @property
     def traits(self) -> Trait:  # type: ignore[override]  # its factory's policies'
         # NB: those of one factory are alike; none is made for asking.
@@ -306,7 +392,10 @@ class PerKey(Policy[F]):
 
     def _snapshot(self) -> list[tuple[Hashable, Policy[F]]]:
         with self._lock:
-            return list(self._policies.items())
+            kept = [*self._policies.items(), *self._spared.items()]
+            if self._overflow is not None:
+                kept.append((_OVERFLOW, self._overflow))
+            return kept
 
 
 def _takes_a_key(factory: Callable[..., object]) -> bool:

@@ -201,6 +201,9 @@ class Pipeline(Policy[F]):
     def is_pristine(self) -> bool:
         return all(policy.is_pristine() for policy in self.policies)
 
+    def is_restrictive(self) -> bool:
+        return any(policy.is_restrictive() for policy in self.policies)
+
 
 def _are_known(policies: Sequence[Policy[Any]]) -> bool:
     """Whether the traits of policies are final: a `PerKey` learns its own."""

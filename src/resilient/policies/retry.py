@@ -241,6 +241,10 @@ class Retry(Policy):
         own = self._budget if self.budget == "own" else None
         return own is None or own.full
 
+    def is_restrictive(self) -> bool:
+        own = self._budget if self.budget == "own" else None
+        return own is not None and own.balance < 1
+
     def status(self) -> dict[str, Any]:
         budget = self._budget
         if budget is None:

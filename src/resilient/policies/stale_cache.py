@@ -24,6 +24,7 @@ from resilient._policy.keys import (
     key_of,
     refuse_method,
     refuse_object,
+    stable,
 )
 from resilient._policy.policy import Policy, Usage
 from resilient._runtimes import clock
@@ -94,17 +95,17 @@ class _Memory:
     def get(self, key: CacheKey, /) -> tuple[Any, float] | None:
         with self._lock:
             # NB: read under the lock, or an entry could be younger than now.
-            return self._entries.get(key, clock.now())
+            return self._entries.get(stable(key), clock.now())
 
     def set(self, key: CacheKey, value: Any, lifetime: float, /) -> None:
         with self._lock:
-            gone = self._entries.put(key, value, lifetime, clock.now())
+            gone = self._entries.put(stable(key), value, lifetime, clock.now())
         # NB: here, and not under the lock: it may have a destructor.
         del gone
 
     def delete(self, key: CacheKey, /) -> None:
         with self._lock:
-            gone = self._entries.drop(key)
+            gone = self._entries.drop(stable(key))
         del gone
 
     def clear(self) -> None:

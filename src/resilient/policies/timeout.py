@@ -115,6 +115,9 @@ class Timeout(Policy):
     def is_pristine(self) -> bool:
         return self._crew().running == 0
 
+    def is_restrictive(self) -> bool:
+        return self.abandoned > 0
+
     @property
     def abandoned(self) -> int:
         """Threads that were left behind and still run."""

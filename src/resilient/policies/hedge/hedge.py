@@ -204,6 +204,10 @@ class Hedge(Policy):
         idle = not (self._threads or self._left or len(self._latency))
         return idle and (own is None or own.full)
 
+    def is_restrictive(self) -> bool:
+        own = self._budget if self.budget == "own" else None
+        return bool(self._left) or (own is not None and own.balance < 1)
+
     @property
     def abandoned(self) -> int:
         """Losers that were left behind and still run."""

@@ -696,3 +696,12 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             return self._line is None and all(
                 rule.level(now) >= rule.pace.capacity for rule in self._each()
             )
+
+    def is_restrictive(self) -> bool:
+        now = clock.now()
+        amounts = self._config.amounts
+        with self._locked():
+            rules = self._each()
+            wanted = amounts or tuple(min(1.0, rule.pace.capacity) for rule in rules)
+            pairs = zip(rules, wanted, strict=True)
+            return any(rule.wait(now, amount) > 0 for rule, amount in pairs)
