@@ -1143,10 +1143,11 @@ def test_it_reads_as_it_was_written() -> None:
     assert endpoint == pickle.loads(pickle.dumps(endpoint)) == copy.copy(endpoint)
 
 
-def test_a_transport_is_refused() -> None:
-    """It could not tell it where to send a request."""
-    with pytest.raises(TypeError, match="cannot tell a transport where to send"):
-        Balance(A).check_usage("requests")
+@pytest.mark.parametrize("host", ["", "a/b", "me@a", "a b", 3])
+def test_a_host_is_a_host(host: Any) -> None:
+    """And no more."""
+    with pytest.raises(ValueError, match="`host` must be a host, with a port where"):
+        Endpoint("https://10.0.0.1", host=host)
 
 
 # -- Many at once

@@ -179,6 +179,11 @@ class ResilientTransport(
             "attempt" (default): the limit of the attempt; None: no limit.
         deadline_header: Name of a header and its unit, "s" or "ms", that
             tells the server how much time is left.
+        origin: The origin, as in "https://catalogue", whose requests go to
+            the endpoints of the `Balance` in the pipeline: each attempt to the
+            URL of the one that is chosen. The caller sees the origin only:
+            cookies, redirects and ``response.url`` are its. Requests to other
+            origins go where they say.
 
     Raises:
         TypeError, ValueError: An argument is out of range, or the pipeline

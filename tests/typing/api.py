@@ -22,6 +22,7 @@ from resilient import (
     Attempt,
     Attempts,
     Backoff,
+    Balance,
     Bulkhead,
     BulkheadFullError,
     CacheStore,
@@ -38,6 +39,8 @@ from resilient import (
     ConcurrencyLimit,
     ConcurrencyLimitedError,
     DeadlineExceededError,
+    Eject,
+    Endpoint,
     Event,
     Fallback,
     FallbackUsed,
@@ -288,6 +291,14 @@ def values() -> None:
     assert_type(CircuitBreaker(throttle_rate=0.2).state, CircuitState)
     AdaptiveThrottle(k=1.5, window=timedelta(seconds=30), on=(OSError, judge))
     assert_type(AdaptiveThrottle().rejecting, float)
+    replicas = Balance("http://a", Endpoint("http://b", weight=2), load="requests")
+    assert_type(replicas.current, str)
+    assert_type(replicas.endpoints[0].address, str)
+    assert_type(Balance(Endpoint(b"a"), eject=Eject(3)).current, bytes)
+    assert_type(Balance(*[Endpoint(1), Endpoint(2)], eject=None), Balance[int])
+    replicas.replace(["http://c", Endpoint("http://d", host="d.example")])
+    replicas.drain("http://c")
+    assert_type(replicas.call(alone, 1), str)
 
 
 class Fixed:

@@ -235,6 +235,10 @@ class Call:
 
     resends: ClassVar[bool] = False
 
+    # Of an HTTP request: whether it goes to the endpoint that a `Balance`
+    # chooses; False: where it says; None: its transport does not know how.
+    routed: bool | None = True
+
     __slots__ = (
         "_runtime",
         "allowed",

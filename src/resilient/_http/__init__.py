@@ -6,6 +6,7 @@ standard         the pipeline that a transport has unless it is given one
 exchange         one request, attempt by attempt: what may be sent again, and
                  how each attempt is judged
 body             a response's body on its way to the caller
+routing          where requests go that a `Balance` chooses an endpoint for
 engine           the transport, in two colours
 ================ =============================================================
 

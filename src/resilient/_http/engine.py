@@ -30,6 +30,7 @@ from resilient._errors.warnings import warn
 from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange, Family, Rules, checked_idle
 from resilient._http.network import watch
+from resilient._http.routing import Pools, Routing, Target
 from resilient._http.semantics import checked_methods, checked_statuses
 from resilient._http.standard import (
     UNSTATED,
@@ -40,6 +41,7 @@ from resilient._http.standard import (
 from resilient._policy.policy import Policy
 from resilient._runtimes.sync import SYNC
 from resilient._values.checks import count, flag, plain
+from resilient._values.traits import Trait
 from resilient.policies.per_key import PerKey
 from resilient.policies.pipeline import Pipeline
 from resilient.policies.retry import Retry
@@ -72,6 +74,7 @@ class Transport(Generic[Request, Response]):
         max_body: int = 1_048_576,
         stream_idle: float | timedelta | Literal["attempt"] | None = "attempt",
         deadline_header: tuple[str, Literal["s", "ms"]] | None = None,
+        origin: str | None = None,
     ) -> None:
         library = self.family.library
         if pipeline is not None and not isinstance(pipeline, Policy):
@@ -91,6 +94,13 @@ class Transport(Generic[Request, Response]):
             standard_pipeline() if pipeline is None else pipeline
         )
         self._pipeline.check_usage("requests", classified=True)
+        self._routing = None if origin is None else Routing(origin, library)
+        self._check_routing(self._pipeline)
+        if origin is not None and Trait.CHOOSES not in self._pipeline.traits:
+            raise TypeError(
+                f"`origin` must be None without a Balance in the pipeline, got"
+                f" {origin!r}: requests go where they say"
+            )
         self.inner: Any = inner
         self._rules = Rules(
             self.family,
@@ -106,12 +116,17 @@ class Transport(Generic[Request, Response]):
             count("max_body", max_body, minimum=0),
             checked_idle("stream_idle", stream_idle),
             _checked_header(deadline_header),
+            self._routing,
         )
         # NB: what is the class's own is found more slowly.
         self._in_memory: Any = self.family.in_memory
         self._lock = threading.Lock()
         # The inner transport of each colour, from its first use on.
         self._inners: dict[str, Any] = {}
+        # Those for addresses whose certificates have other names; see `Pools`.
+        self._pools: dict[str, Pools] = {}
+        # With an inner transport of the user's: the name at each address.
+        self._names: dict[tuple[str, str, int | None], str] = {}
         # The seconds that the client's timeouts are compared with; None: there
         # is no such limit, or the client was warned.
         self._total: float | None = _total(self._pipeline)
@@ -150,8 +165,11 @@ class Transport(Generic[Request, Response]):
                     exchange.drop()
                 try:
                     sent = exchange.prepare()
+                    sender = inner
+                    if exchange.target is not None:
+                        sender = self._sender("sync", exchange, inner)
                     try:
-                        answer = inner.handle_request(sent)
+                        answer = sender.handle_request(sent)
                         if not isinstance(answer.stream, self._in_memory):
                             whole = exchange.reads(answer) and (exchange.read(answer))
                             if not whole:
@@ -175,6 +193,9 @@ class Transport(Generic[Request, Response]):
             if exchange.response is not None:
                 exchange.drop()
             exchange.leave()
+            if self._pools:
+                for pool in self._unused("sync"):
+                    pool.close()
             # NB: the error's traceback holds this frame.
             outcome = error = None
 
@@ -199,8 +220,11 @@ class Transport(Generic[Request, Response]):
                     await exchange.adrop()
                 try:
                     sent = exchange.prepare()
+                    sender = inner
+                    if exchange.target is not None:
+                        sender = self._sender("async", exchange, inner)
                     try:
-                        answer = await inner.handle_async_request(sent)
+                        answer = await sender.handle_async_request(sent)
                         if not isinstance(answer.stream, self._in_memory):
                             whole = exchange.reads(answer) and (
                                 await exchange.aread(answer)
@@ -235,6 +259,9 @@ class Transport(Generic[Request, Response]):
             try:
                 if exchange.response is not None:
                     await exchange.adrop()
+                if self._pools:
+                    for pool in self._unused("async"):
+                        await pool.aclose()
             finally:
                 exchange.leave()
                 # NB: the error's traceback holds this frame.
@@ -248,12 +275,67 @@ class Transport(Generic[Request, Response]):
         self._pipeline.check_usage(colour, classified=True)
         self._pipeline.start_counting()
         with self._lock:
-            inner = self._inners.get(colour) or self._inner(colour)
-            library = self.family.library
-            if isinstance(inner, (library.HTTPTransport, library.AsyncHTTPTransport)):
-                watch(inner)
+            inner = self._inners.get(colour) or self._watched(self._inner(colour))
             self._inners[colour] = inner
         return inner
+
+    def _watched(self, inner: Any) -> Any:
+        library = self.family.library
+        if isinstance(inner, (library.HTTPTransport, library.AsyncHTTPTransport)):
+            watch(inner)
+        return inner
+
+    def _sender(
+        self, colour: Literal["sync", "async"], exchange: Exchange, inner: Any
+    ) -> Any:
+        """Return the transport that sends an attempt to its endpoint."""
+        target = exchange.target
+        assert target is not None
+        if target.server_name is None:
+            return inner
+        if self.inner is not None:
+            self._check_name(target, target.server_name)
+            return inner
+        pools = self._pools.get(colour)
+        if pools is None:
+            made = Pools(lambda: self._watched(self._inner(colour)))
+            # NB: in one step: another thread may make them, too.
+            pools = self._pools.setdefault(colour, made)
+        return exchange.enter_pool(pools, target)
+
+    def _unused(
+        self, colour: Literal["sync", "async"], *, every: bool = False
+    ) -> list[Any]:
+        """Return transports that are to be closed: the idle ones, or all."""
+        pools = self._pools.get(colour)
+        if pools is None:
+            return []
+        return pools.take_all() if every else pools.take_idle()
+
+    def _check_name(self, target: Target, server_name: str) -> None:
+        library = self.family.library
+        real = (library.HTTPTransport, library.AsyncHTTPTransport)
+        if not isinstance(self.inner, real):
+            return
+        address = target.scheme, target.host, target.port
+        known = self._names.setdefault(address, server_name)
+        if known != server_name:
+            raise ValueError(
+                f"{known!r} and {server_name!r} must not share the connections of"
+                f" `inner` to {target.host!r}, which would be verified for one of"
+                " them: give a transport to each, or none"
+            )
+
+    def _check_routing(self, policy: Policy[Any]) -> None:
+        """Refuse a policy that chooses endpoints no request could be sent to."""
+        if Trait.CHOOSES not in policy.traits:
+            return
+        if self._routing is None:
+            raise TypeError(
+                f"{policy!r} has a Balance, and the transport no `origin`: give it"
+                ' origin="https://…", whose requests go to the endpoints'
+            )
+        self._routing.check(policy)
 
     def _inner(self, colour: Literal["sync", "async"]) -> Any:
         library = self.family.library
@@ -293,6 +375,7 @@ class Transport(Generic[Request, Response]):
                 )
             for usage in ("requests", colour):
                 policy.check_usage(usage, classified=True)
+            self._check_routing(policy)
             policy.start_counting()
             return policy
         if self._total is not None:
@@ -337,10 +420,14 @@ class Transport(Generic[Request, Response]):
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
+        for pool in self._unused("sync", every=True):
+            pool.close()
         self._inners["sync"].__exit__(exc_type, exc_value, traceback)
 
     def close(self) -> None:
         """Close the inner transport."""
+        for pool in self._unused("sync", every=True):
+            pool.close()
         inner = self._inners.get("sync", self.inner)
         if inner is not None:
             inner.close()
@@ -356,10 +443,14 @@ class Transport(Generic[Request, Response]):
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
+        for pool in self._unused("async", every=True):
+            await pool.aclose()
         await self._inners["async"].__aexit__(exc_type, exc_value, traceback)
 
     async def aclose(self) -> None:
         """Close the inner transport."""
+        for pool in self._unused("async", every=True):
+            await pool.aclose()
         inner = self._inners.get("async", self.inner)
         if inner is not None:
             await inner.aclose()

@@ -44,6 +44,7 @@ from resilient._http.body import (
 )
 from resilient._http.faults import Fault
 from resilient._http.response_headers import Allowance
+from resilient._http.routing import Pools, Routing, Target
 from resilient._http.semantics import HEALTHY, REFUSED, UNAVAILABLE
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
@@ -123,6 +124,7 @@ class Rules:
     max_body: int
     stream_idle: float | str | None
     deadline_header: tuple[str, str] | None
+    routing: Routing | None
 
 
 class Summary(NamedTuple):
@@ -173,7 +175,7 @@ class _RequestCall(Call):
     """A call each of whose runs sends the same HTTP request."""
 
     # Every one of them has these, so they are no `_Seldom`.
-    __slots__ = ("key", "limiters", "max_retry_after")
+    __slots__ = ("key", "limiters", "max_retry_after", "routed")
 
     key: Any  # pyright: ignore[reportIncompatibleVariableOverride]
     max_retry_after: Any  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -206,12 +208,14 @@ class Exchange(Drive):
         sent: How often the request was sent.
         response: The last response, until another object owns it; code that
             finds one here closes it.
+        target: The endpoint of the present attempt; None: it goes where it says.
     """
 
     __slots__ = (
         "_allowed",
         "_ended",
         "_family",
+        "_leave_pools",
         "_own",
         "_request",
         "_rules",
@@ -222,6 +226,7 @@ class Exchange(Drive):
         "_upload",
         "response",
         "sent",
+        "target",
     )
 
     # NB: not written before the first attempt. Seconds of the attempt's limit.
@@ -240,9 +245,14 @@ class Exchange(Drive):
         call = _RequestCall(name, (request,), {}, runtime, origin, policy)
         call.limiters = []
         call.max_retry_after = _MAX_RETRY_AFTER
+        routing = rules.routing
+        call.routed = None if routing is None else routing.covers(url)
         super().__init__(policy, call)
         self.response: Any = None
         self.sent: int = 0
+        self.target: Target | None = None
+        # What counts it as no longer in the pools that its attempts were sent by.
+        self._leave_pools: list[Callable[[], None]] = []
         # Whether the call has ended, or ends with the body that the caller has.
         self._ended = False
         self._family = family = rules.family
@@ -310,6 +320,9 @@ class Exchange(Drive):
         request.extensions = extensions = self._own.copy()
         if sent > 1:
             extensions[RESEND_COUNT] = sent - 1
+        self.target = None
+        if self.call.routed:
+            self._route(request)
         timeouts = Timeouts(extensions.get("timeout") or UNLIMITED)
         timeouts.head = None
         extensions["timeout"] = self._timeouts = timeouts
@@ -324,6 +337,20 @@ class Exchange(Drive):
                 f"{left:.3f}" if unit == "s" else str(math.ceil(left * 1000))
             )
         return request
+
+    def _route(self, request: Any) -> None:
+        """Send the attempt to the endpoint that was chosen for it."""
+        routing = self._rules.routing
+        assert routing is not None
+        self.target = routing.target_of(self.call)
+        if self.target is not None:
+            routing.redirect(request, self._request, self.target)
+
+    def enter_pool(self, pools: Pools, target: Target) -> Any:
+        """Return the transport that sends the present attempt."""
+        pool = pools.enter(target)
+        self._leave_pools.append(functools.partial(pools.leave, pool))
+        return pool.transport
 
     def reads(self, response: Any) -> bool:
         """Tell whether the body, not in memory yet, is read in the attempt."""
@@ -599,6 +626,10 @@ class Exchange(Drive):
             )
         if stream is not None:
             self._stream, self._ended, self.outcome = None, True, None
+            for leave_pool in self._leave_pools:
+                # Its connection is in use until the body has ended.
+                stream.ongoing.add_release(_ignoring(leave_pool))
+            self._leave_pools = []
             response.stream = self._streamed(response, stream)
         return response, None
 
@@ -670,6 +701,8 @@ class Exchange(Drive):
 
     def leave(self) -> None:
         """End the call."""
+        for leave_pool in self._leave_pools:
+            leave_pool()
         if not self._ended:
             if self.coroutine is not None:
                 self.coroutine.close()
@@ -680,9 +713,17 @@ class Exchange(Drive):
             request.__dict__.update(sent.__dict__ | _kept_by(request))
 
 
+def _ignoring(function: Callable[[], None]) -> Callable[[Outcome | None], None]:
+    return lambda outcome: function()
+
+
 def _kept_by(request: Any) -> dict[str, Any]:
     """Return what a request keeps although a copy of it was read."""
-    return {"extensions": request.extensions, "headers": request.headers}
+    return {
+        "extensions": request.extensions,
+        "headers": request.headers,
+        "url": request.url,
+    }
 
 
 def _reduce_plain(error: Exception) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast, overload
 
 from resilient._calls.call import PLAIN, RETRY, BranchCall, Call, Choice, running
 from resilient._calls.judging import Condition, Judge, judge_by
@@ -27,7 +27,7 @@ from resilient._machines.backoff import Backoff
 from resilient._machines.ejection import Eject
 from resilient._machines.fleet import Ejected, EndpointState, Fleet, Load, Returned
 from resilient._policy.admission import DeferredRelease
-from resilient._policy.policy import Policy, Usage
+from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.traits import Trait
@@ -36,6 +36,7 @@ from resilient.policies.balance.endpoints import (
     EndpointStatus,
     Member,
     checked_endpoints,
+    is_endpoint,
     name_of,
 )
 
@@ -128,6 +129,25 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         ),
     )
 
+    # NB: of endpoints alone a type checker does not find T in the union.
+    @overload
+    def __init__(
+        self,
+        *addresses: Endpoint[T],
+        load: Load = "latency",
+        eject: Eject | None = ...,
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        *addresses: T | Endpoint[T],
+        load: Load = "latency",
+        eject: Eject | None = ...,
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None: ...
     def __init__(
         self,
         *addresses: T | Endpoint[T],
@@ -160,17 +180,11 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         self._fleet = Fleet(load, eject)
         self._set_endpoints(endpoints)
 
-    def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
-        super().check_usage(usage, classified=classified)
-        if usage == "requests":
-            raise TypeError(
-                f"{self!r} cannot tell a transport where to send a request: put it"
-                f" around a function that sends it to `{self.label}.current`"
-            )
-
     # -- Calls
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        if call.routed is not True:
+            return await self._pass(proceed, call)
         # An attempt of a hedged call keeps away from what the others have tried.
         home = _whole(call) if isinstance(call, BranchCall) else call
         refused: list[Member] = []
@@ -186,20 +200,20 @@ class Balance(Policy, DeferredRelease, Generic[T]):
             extras = call.seldom
             assert extras is not None
             # NB: in the dictionary itself, which `_Seldom` takes ten times as
-            # long to look into.
-            key = extras.get("key")
-            extras["key"] = member.address
+            # long to look into. (An HTTP request has a place for its key.)
+            key = call.key
+            call.key = member.address
             run, runs, booked = call.run, extras.get("runs"), extras.get("bookings")
             if booked is not None:
                 booked = dict(booked)
             try:
                 outcome = await proceed(call)
             except BaseException as unwinding:
-                _restore_key(extras, key)
+                call.key = key
                 cut = call.cut_outcome(unwinding, began)
                 self._settle(member, era, began, cut, call)
                 raise
-            _restore_key(extras, key)
+            call.key = key
             if not isinstance(outcome.error, RejectedError) or (
                 (call.run is PLAIN and run is not PLAIN)
                 or extras.get("runs") != runs
@@ -220,6 +234,19 @@ class Balance(Policy, DeferredRelease, Generic[T]):
             if len(refused) == _MOVES:
                 return rejection
             refused.append(member)
+
+    async def _pass(self, proceed: Proceed, call: Call) -> Outcome:
+        """Let an HTTP request pass that goes where it says.
+
+        Raises:
+            TypeError: Its transport sends none elsewhere.
+        """
+        if call.routed is None:
+            raise TypeError(
+                f"{self!r} cannot tell a transport where to send a request: give"
+                ' the transport an origin="https://…", whose requests it is for'
+            )
+        return await proceed(call)
 
     def _choose(
         self, now: float, call: Call, home: Call, refused: list[Member]
@@ -460,7 +487,9 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         self._drain_endpoint(endpoint, draining=False)
 
     def _drain_endpoint(self, endpoint: T | Endpoint[T], *, draining: bool) -> None:
-        address: Any = endpoint.address if isinstance(endpoint, Endpoint) else endpoint
+        address: Any = endpoint
+        if is_endpoint(endpoint):
+            address = endpoint.address
         with self._locked() as effects:
             known = address in self._fleet.members
             if known:
@@ -534,13 +563,6 @@ def _keep(call: Call, choice: Choice) -> None:
         call.seldom = {"choices": choice}
     else:
         call.seldom["choices"] = choice
-
-
-def _restore_key(extras: dict[str, Any], key: object) -> None:
-    if key is None:
-        extras.pop("key", None)
-    else:
-        extras["key"] = key
 
 
 def _undo(call: Call, run: object, booked: dict[Any, Any] | None) -> None:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import FunctionType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeGuard, TypeVar, cast
 
 from resilient._errors.warnings import warn
 from resilient._machines.endpoint_load import Member
 from resilient._machines.fleet import EndpointState
-from resilient._values.checks import number
+from resilient._values.checks import flag, number
 from resilient._values.records import Record
-from resilient._values.spelling import format_value
+from resilient._values.spelling import format_call, format_value
 
-__all__ = ["Endpoint", "EndpointStatus", "Member", "checked_endpoints", "name_of"]
+__all__ = [
+    "Endpoint",
+    "EndpointStatus",
+    "Member",
+    "as_endpoint",
+    "checked_endpoints",
+    "name_of",
+]
 
 T = TypeVar("T")
 
@@ -31,6 +38,12 @@ class Endpoint(Record, Generic[T]):
         name: Its name in events and errors. Default: a text is its own name,
             and so is a pair; of any other object the name of its type.
         weight: Its share of the calls, relative to the others'. Default 1.
+        host: For HTTP transports: the name by which the server at this address
+            is asked, with a port where it is not the default. It is the
+            ``Host`` of requests, and with TLS the name in the certificate.
+            Default: the host of the address.
+        plaintext: For HTTP transports: whether requests to an https origin may
+            be sent here without TLS, as to a sidecar on the same machine.
 
     Raises:
         TypeError: The address is not hashable, or an argument of a wrong type.
@@ -38,14 +51,22 @@ class Endpoint(Record, Generic[T]):
             user, a query or a fragment: it would be shown in events.
     """
 
-    __slots__ = ("address", "name", "weight")
+    __slots__ = ("address", "host", "name", "plaintext", "weight")
 
     address: T
     name: str | None
     weight: float
+    host: str | None
+    plaintext: bool
 
     def __init__(
-        self, address: T, *, name: str | None = None, weight: float = 1.0
+        self,
+        address: T,
+        *,
+        name: str | None = None,
+        weight: float = 1.0,
+        host: str | None = None,
+        plaintext: bool = False,
     ) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a string, got {name!r}")
@@ -58,13 +79,12 @@ class Endpoint(Record, Generic[T]):
         except ValueError as error:
             text = str(error).replace("`weight`", f"`weight` of {spelt!r}", 1)
             raise ValueError(text) from None
-        super().__init__(address, name, weight)
+        if host is not None:
+            _check_host(host)
+        super().__init__(address, name, weight, host, flag("plaintext", plaintext))
 
     def __repr__(self) -> str:
-        text = f"Endpoint({self.address!r}"
-        if self.name is not None:
-            text += f", name={self.name!r}"
-        return text + (")" if self.weight == 1.0 else f", weight={self.weight!r})")
+        return format_call(self, Record)
 
 
 class EndpointStatus(Record, Generic[T]):
@@ -110,7 +130,7 @@ def checked_endpoints(addresses: Iterable[Any]) -> dict[Any, Endpoint[Any]]:
     names: set[str] = set()
     repeated: list[str] = []
     for each in addresses:
-        endpoint = each if isinstance(each, Endpoint) else Endpoint(each)
+        endpoint = as_endpoint(each)
         address = endpoint.address
         if address in found:
             repeated.append(found[address].name or "")
@@ -121,7 +141,7 @@ def checked_endpoints(addresses: Iterable[Any]) -> dict[Any, Endpoint[Any]]:
             number += 1
             name = f"{plain} {number}"
         names.add(name)
-        found[address] = Endpoint(address, name=name, weight=endpoint.weight)
+        found[address] = endpoint.__replace__(name=name)
     if repeated:
         shown = ", ".join([repr(name) for name in dict.fromkeys(repeated)][:5])
         warn(
@@ -131,8 +151,19 @@ def checked_endpoints(addresses: Iterable[Any]) -> dict[Any, Endpoint[Any]]:
     return found
 
 
+def as_endpoint(address: object) -> Endpoint[Any]:
+    """Return an endpoint as it is, and of an address the one it means."""
+    return address if is_endpoint(address) else Endpoint[Any](address)
+
+
+def is_endpoint(address: object) -> TypeGuard[Endpoint[Any]]:
+    """Tell an endpoint from an address."""
+    return isinstance(address, Endpoint)
+
+
 def name_of(address: object) -> str:
     """Return what to call an endpoint that was given no name."""
+    kind = type(address).__name__
     if isinstance(address, (str, int)):
         return str(address)
     if isinstance(address, tuple):
@@ -140,14 +171,15 @@ def name_of(address: object) -> str:
         if all(isinstance(part, (str, int)) for part in parts):
             return ":".join([str(part) for part in parts])
     # NB: the text of an object may be secret; its type is not.
-    return type(address).__name__
+    return kind
 
 
 def _check_address(address: object) -> None:
+    kind = type(address).__name__
     if isinstance(address, (list, set, dict)):
         raise TypeError(
-            f"an endpoint must be one address, got a {type(address).__name__}:"
-            " list them one by one, as in Balance(*addresses)"
+            f"an endpoint must be one address, got a {kind}: list them one"
+            " by one, as in Balance(*addresses)"
         )
     if isinstance(address, (FunctionType, type)):
         raise TypeError(
@@ -162,6 +194,14 @@ def _check_address(address: object) -> None:
         ) from None
     if isinstance(address, str) and "://" in address:
         _check_url(address)
+
+
+def _check_host(host: object) -> None:
+    if not isinstance(host, str) or not host or set(host) & set("/@?# "):
+        raise ValueError(
+            "`host` must be a host, with a port where it is not the default, got"
+            f" {host!r}"
+        )
 
 
 def _check_url(url: str) -> None:
