@@ -572,6 +572,7 @@ def test_a_policy_of_ones_own_stands_in_line_as_well() -> None:
             own.call(int)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.real
 def test_a_child_that_was_really_forked_holds_nothing() -> None:
     """The hook of the interpreter runs."""

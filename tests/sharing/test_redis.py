@@ -129,6 +129,7 @@ def test_the_rights_that_it_needs(server: Server) -> None:
         assert not store.up
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_is_another_member(server: Server, store: RedisStore) -> None:
     """With a thread and a connection of its own."""
     limiter = RateLimiter(100, per=1000, shared=store, name="api")
