@@ -9,6 +9,9 @@ Ground rules:
 * An outcome is judged here, where request and response are known.
 * The caller's request stays as it came, but for its ``Idempotency-Key``: a
   request object is one operation, however often sent, also twice at once.
+
+The module is long because an exchange is one state, that both colours drive:
+what is read of methods, headers, errors and bytes stands in modules of its own.
 """
 
 from __future__ import annotations
@@ -391,9 +394,10 @@ class Exchange(Drive):
                 if room < 0:
                     response.stream = Rest(parts, chunks, body)
                     return False
-        finally:
-            if room >= 0:
-                body.close()
+        except BaseException:
+            body.close()
+            raise
+        body.close()
         response.stream = self._kept(parts)
         return True
 

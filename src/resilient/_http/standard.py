@@ -106,8 +106,7 @@ class ClientTimeout(Timeout):
             seconds = max(self.seconds, seconds * self.times)
         limit = object.__new__(Timeout)
         for name in _SLOTS:
-            if hasattr(self, name):
-                object.__setattr__(limit, name, getattr(self, name))
+            object.__setattr__(limit, name, getattr(self, name))
         object.__setattr__(limit, "seconds", seconds)
         # NB: of its own: limits of one duration stand in one line.
         object.__setattr__(limit, "_shelf", {})
