@@ -14,11 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+import resilient
 from resilient import (
     CallRejected,
     CircuitChanged,
@@ -31,6 +33,7 @@ from resilient.__main__ import main
 from resilient.demo.day import LULL, RATE, Day, Fault, Phase
 from resilient.demo.figures import percentile
 from resilient.demo.load import Log, Request, Tell
+from resilient.demo.report import Report
 from resilient.demo.server import Server, fingerprint
 
 SECONDS, SEED = 9, 7
@@ -321,6 +324,37 @@ def test_the_demo_fits_a_terminal(rehearsed: str) -> None:
     assert [] == [line for line in rehearsed.splitlines() if len(line) > 80]
 
 
+@pytest.mark.parametrize("columns", [50, 60, 80, 200])
+def test_the_demo_fits_the_terminal_that_it_has(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without bars where there is no room for them."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(demo, "play", rehearse)
+    assert 0 == main(["demo"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [] == [line for line in lines if len(line) > min(columns, 80)]
+    assert (columns >= 80) == any("█" in line for line in lines)
+
+
+def test_a_terminal_without_bars_gets_letters() -> None:
+    """What its encoding cannot show is written in ASCII."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    report = Report(stream)
+    log = Log([Request(0.5, [0.5], 0.6)], [Request(0.5, [0.5], 0.6, "ReadError")])
+    report.second(1, log, NEVER)
+    stream.seek(0)
+    assert "    1 s fair        ##########   1 of 1     ..........   0 of 1" in (
+        stream.read()
+    )
+
+
+def test_the_table_opens_with_what_matters(rehearsed: str) -> None:
+    """Fair weather, the recovery, and what the server was spared in the outage."""
+    lines = [line.split("  ")[1] for line in rehearsed.splitlines() if "%  " in line]
+    assert lines[0].startswith("answered in fair weather")
+
+
 def test_every_second_has_its_line(rehearsed: str) -> None:
     """It says what was answered, and what the circuit does."""
     lines = rehearsed.splitlines()
@@ -339,11 +373,11 @@ def test_the_table_says_what_came_of_it(rehearsed: str) -> None:
     told = [" ".join(line.split()) for line in rehearsed.splitlines()]
 
     for line in (
+        "answered in fair weather 100.0% 100.0%",
+        "in the 3 s of recovery 100.0% 100.0%",
+        "answered in the outage 0.0% 100.0%",
+        "answered, all day 70.0% 100.0%",
         "requests 960 960",
-        "answered 70.0% 100.0%",
-        "in fair weather 100.0% 100.0%",
-        "in the outage 0.0% 100.0%",
-        "in the 3 s after it 100.0% 100.0%",
         "p99 in fair weather 20 ms 20 ms",
         "attempts per request 1.00 1.00",
         "attempts in the outage 288 288",
@@ -358,6 +392,37 @@ def test_the_table_says_what_came_of_it(rehearsed: str) -> None:
 
 
 # -- The command line
+
+
+def test_it_knows_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """That of the distribution, by both ways."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert 0 == stopped.value.code
+    assert f"resilient {resilient.__version__}\n" == capsys.readouterr().out
+
+
+@pytest.mark.real
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes differ there")
+@pytest.mark.parametrize("arguments", ["demo --seconds=8", "dashboards {}"])
+def test_a_reader_that_has_enough_ends_it_quietly(
+    arguments: str, tmp_path: Path
+) -> None:
+    """As `head -1` does: no traceback, and the exit code of a closed pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-W", "error", "-m", "resilient"),
+            *arguments.format(tmp_path).split(),
+        ],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    os.close(writing)
+    _, complaints = process.communicate(timeout=60)
+    assert (141, "") == (process.returncode, complaints)
 
 
 def test_without_a_command_the_commands_are_listed(

@@ -9,8 +9,13 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Final
 
+import resilient
+
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells count."""
+
+UNREAD: Final = 141
+"""Exit code where nobody reads what is printed: 128 + SIGPIPE, likewise."""
 
 DASHBOARDS: Final = ("resilient.dashboard.json", "resilient.rules.yml")
 """What is shipped in ``telemetry/dashboards``, and written out by that name."""
@@ -51,6 +56,8 @@ def dashboards(arguments: argparse.Namespace) -> None:
             with open(path, "xb") as file:
                 file.write(content)
             sys.stdout.write(f"{path}\n")
+    except BrokenPipeError:
+        raise
     except OSError as error:
         sys.exit(
             f"resilient dashboards: cannot write {error.filename}: {error.strerror}"
@@ -80,6 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resilient",
         description="Resilience policies that compose: see them at work.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {resilient.__version__}"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -166,11 +176,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "command" not in parsed:
         parser.print_help()
         return 0
+    unread = False
+    code: int | None = None
     try:
-        code: int | None = parsed.command(parsed)
+        try:
+            code = parsed.command(parsed)
+            sys.stdout.flush()
+        except* BrokenPipeError:
+            # NB: a group where a task printed.
+            unread = True
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return INTERRUPTED
+    if unread:
+        # NB: the interpreter flushes it once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
     return code or 0
 
 

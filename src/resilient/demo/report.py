@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final, TextIO
@@ -12,7 +13,10 @@ from resilient.demo.figures import Figures, Results
 from resilient.demo.load import PATIENCE, Log, Request
 
 WIDTH: Final = 78
-"""Columns; a terminal has 80."""
+"""Columns, at most; a terminal has 80."""
+
+_GLYPHS: Final = {"█": "#", "░": ".", "→": "->", "–": "-", "─": "-"}
+"""What stands for a character that a terminal cannot show."""
 
 _REASONS: Final = (
     "the whole call: the bare client waits no longer either",
@@ -54,9 +58,23 @@ class Report:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        columns = shutil.get_terminal_size().columns
+        self._width = max(40, min(WIDTH, columns - 2))
+        self._narrow = self._width < WIDTH
+        try:
+            "".join(_GLYPHS).encode(stream.encoding or "utf-8")
+            self._glyphs: dict[int, str] = {}
+        except UnicodeEncodeError:
+            self._glyphs = str.maketrans(_GLYPHS)
 
     def _print(self, *lines: str) -> None:
-        print(*lines, sep="\n", file=self._stream, flush=True)
+        for line in lines:
+            text = line.translate(self._glyphs)
+            for part in textwrap.wrap(text, self._width, subsequent_indent="    ") or [
+                ""
+            ]:
+                print(part, file=self._stream)
+        self._stream.flush()
 
     def plan(self, day: Day, pipeline: Pipeline) -> None:
         """Say what is about to happen."""
@@ -80,7 +98,7 @@ class Report:
                 " answered, second by second:"
             ),
             "",
-            f"  {'':5}{'':12}{'bare':<24}{'protected':<24}circuit",
+            f"  {'':5}{'':12}{'bare':<{self._cell}}{'protected':<{self._cell}}circuit",
         )
 
     def second(self, now: int, log: Log, day: Day) -> None:
@@ -88,19 +106,28 @@ class Report:
         over = now > day.seconds
         weather = "last calls" if over else _WEATHER[day.phase(now - 0.5)]
         bare, protected = (
-            _ended_between(requests, now - 1, now)
+            _ended_between(requests, now - 1, now, bar=not self._narrow)
             for requests in (log.bare, log.protected)
         )
         self._print(
-            f"  {now:>3} s {weather:<11} {bare:<24}{protected:<24}{_circuit(log)}"
+            f"  {now:>3} s {weather:<11} {bare:<{self._cell}}"
+            f"{protected:<{self._cell}}{_circuit(log)}"
         )
+
+    @property
+    def _cell(self) -> int:
+        """Columns for what one client got in a second."""
+        return 11 if self._narrow else 24
 
     def table(self, results: Results) -> None:
         """Show the results."""
-        rule = "  " + "─" * (WIDTH - 4)
-        self._print("", f"  {'':<38}{'bare':>16}{'protected':>16}", rule)
+        rule = "  " + "─" * (self._width - 4)
+        title_width, cell = (24, 10) if self._narrow else (38, 16)
+        head = f"  {'':<{title_width}}{'bare':>{cell}}{'protected':>{cell}}"
+        self._print("", head, rule)
         for title, cells in _rows(results.bare, results.protected):
-            self._print(f"  {title:<38}" + "".join(f"{cell:>16}" for cell in cells))
+            told = "".join(f"{one:>{cell}}" for one in cells)
+            self._print(f"  {title:<{title_width}}{told}")
         self._print(rule)
         for one in results.circuit:
             change = f"{one.old} → {one.new}".replace("_", "-")
@@ -121,18 +148,21 @@ class Report:
 
 def _rows(*clients: Figures) -> Iterator[tuple[str, list[str]]]:
     """Yield the rows of the table: a title and a cell for each client."""
-    yield "requests", [f"{one.requests}" for one in clients]
     for phase, title in (
-        ("all", "answered"),
-        (Phase.FAIR.value, "  in fair weather"),
-        (Phase.OUTAGE.value, "  in the outage"),
-        (Phase.SETTLING.value, "  in the 3 s after it"),
+        (Phase.FAIR.value, "answered in fair weather"),
+        (Phase.SETTLING.value, "  in the 3 s of recovery"),
     ):
         yield title, [f"{one.answered[phase]:.1%}" for one in clients]
+    yield "attempts in the outage", [f"{one.attempts_in_outage}" for one in clients]
     yield "p50 in fair weather", [f"{one.p50 * 1000:.0f} ms" for one in clients]
     yield "p99 in fair weather", [f"{one.p99 * 1000:.0f} ms" for one in clients]
     yield "attempts per request", [f"{one.attempts_per_request:.2f}" for one in clients]
-    yield "attempts in the outage", [f"{one.attempts_in_outage}" for one in clients]
+    yield (
+        "answered in the outage",
+        [f"{one.answered[Phase.OUTAGE.value]:.1%}" for one in clients],
+    )
+    yield "answered, all day", [f"{one.answered['all']:.1%}" for one in clients]
+    yield "requests", [f"{one.requests}" for one in clients]
 
 
 def _moral(results: Results) -> str:
@@ -148,15 +178,19 @@ def _moral(results: Results) -> str:
     )
 
 
-def _ended_between(requests: Sequence[Request], begin: float, end: float) -> str:
+def _ended_between(
+    requests: Sequence[Request], begin: float, end: float, *, bar: bool
+) -> str:
     ended = [
         one for one in requests if one.ended is not None and begin <= one.ended < end
     ]
     good = sum(one.error is None for one in ended)
     if not ended:
         return "–"
-    bar = "█" * round(10 * good / len(ended))
-    return f"{bar:░<10} {good:>3} of {len(ended)}"
+    if not bar:
+        return f"{good} of {len(ended)}"
+    full = "█" * round(10 * good / len(ended))
+    return f"{full:░<10} {good:>3} of {len(ended)}"
 
 
 def _circuit(log: Log) -> str:
