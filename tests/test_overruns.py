@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import warnings
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,13 +16,16 @@ from resilient import (
     PerKey,
     Pipeline,
     Policy,
+    ResilientWarning,
     Retry,
     TimedOut,
     Timeout,
+    WarningRaised,
     constant,
     deadline_after,
     remaining,
 )
+from resilient._errors.warnings import warn_once
 from resilient._events import listeners
 from resilient._runtimes import clock
 from resilient.testing import virtual_time
@@ -174,3 +179,51 @@ def test_names_that_never_end_cost_no_memory() -> None:
             slow.__qualname__ = f"slow{number}"
             timeout.call(slow)
     assert listeners._MOST == len(listeners._logged)
+
+
+# -- Warnings during a call
+
+
+@pytest.mark.parametrize("how", ["call", "guard", "attempts"])
+def test_a_filter_that_raises_takes_no_result_away(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a pause on a loop's thread, and of a block that cannot be cut."""
+    events: list[Any] = []
+    tries: list[int] = []
+
+    def flaky() -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise KeyError
+        return "answer"
+
+    async def main() -> object:
+        policy = Pipeline(Timeout(5), Retry(KeyError, backoff=constant(0.001)))
+        if how == "call":
+            policy.subscribe(events.append)
+            return policy.call(flaky)
+        tries.append(1)
+        timeout = Timeout(5)
+        timeout.subscribe(events.append)
+        if how == "guard":
+            with timeout.guard():
+                return flaky()
+        for attempt in timeout.attempts():
+            with attempt:
+                return flaky()
+        raise AssertionError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "answer" == asyncio.run(main())
+    (event,) = [one for one in events if isinstance(one, WarningRaised)]
+    assert f"{event.text} (logged once)" in caplog.messages
+
+
+def test_a_filter_may_raise_where_there_is_no_call() -> None:
+    """Then there is no result to keep."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ResilientWarning, match="unheard of"):
+            warn_once("unheard of")

@@ -122,6 +122,8 @@ class AnyPolicy(Protocol):
 
     def warn_in_call(self, text: str) -> None: ...
 
+    def warning_raised(self, text: str) -> None: ...
+
 
 class Limiter(Protocol):
     """A rate limiter that learns from the headers of the answer to its call."""

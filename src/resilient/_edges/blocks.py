@@ -110,7 +110,8 @@ def _warn_if_deaf(policy: AnyPolicy) -> None:
         warn_once(
             f"{policy.label!r} cannot interrupt the synchronous block in {{function}}:"
             " use"
-            " `async with` (`async for`) on a thread that runs an event loop"
+            " `async with` (`async for`) on a thread that runs an event loop",
+            policy.warning_raised,
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import os
 import warnings
+from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Final
 
@@ -34,11 +35,13 @@ def warn(text: str, past: ModuleType | None = None) -> None:
     warnings.warn(text, ResilientWarning, stacklevel=level)
 
 
-def warn_once(text: str) -> None:
+def warn_once(text: str, raised: Callable[[str], object] | None = None) -> None:
     """Warn at the line that called into the library, the first time.
 
     Args:
         text: What to say; ``{function}`` is the function of that line.
+        raised: Called with the text where a filter makes an error of the
+            warning, which would take the place of a call's result.
     """
     level, frame = _caller(None)
     place = ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
@@ -48,7 +51,12 @@ def warn_once(text: str) -> None:
     _warned.add((text, *place))
     function = "" if frame is None else frame.f_code.co_qualname
     text = text.replace("{function}", repr(function))
-    warnings.warn(text, ResilientWarning, stacklevel=level)
+    try:
+        warnings.warn(text, ResilientWarning, stacklevel=level)
+    except Exception:
+        if raised is None:
+            raise
+        raised(text)
 
 
 _MOST: Final = 1000

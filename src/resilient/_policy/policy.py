@@ -409,11 +409,15 @@ class Policy(Configured, Generic[F]):
         try:
             warn(text, past)
         except Exception:
-            log_warning_once(text, "%s", text)
-            if self._listeners:
-                call = running()
-                name = None if call is None else call.name
-                self.emit(WarningRaised(self.label, name, text), call)
+            self.warning_raised(text)
+
+    def warning_raised(self, text: str) -> None:
+        """Log a warning that a filter made an error of, and tell listeners."""
+        log_warning_once(text, "%s", text)
+        if self._listeners:
+            call = running()
+            name = None if call is None else call.name
+            self.emit(WarningRaised(self.label, name, text), call)
 
     # -- The five spellings
 

@@ -172,14 +172,16 @@ running_call: Callable[[], Any] | None = None
 
 def _warn_of_stall() -> None:
     call = None if running_call is None else running_call()
-    who = "a synchronous call"
+    who, raised = "a synchronous call", None
     if call is not None:
         who = f"{call.name!r}, synchronous and"
         if call.policy is not None:
             who += f" under {call.policy.label!r},"
+            raised = call.policy.warning_raised
     warn_once(
         f"{who} sleeps on a thread that runs an event loop, and stops every task"
-        " of it; use the async spelling there"
+        " of it; use the async spelling there",
+        raised,
     )
 
 
