@@ -62,6 +62,7 @@ REASONS: dict[str, str] = {
     "_runtimes/sync.py: SyncWaiter.wake": "RuntimeError: it is woken already",
     "_runtimes/sync.py: SyncRace.start": "RuntimeError: no thread is left",
     "_errors/warnings.py: warn_once": "a filter raises; logged, where there is a call",
+    "_policy/keys.py: StableKey.__eq__": "a key that cannot be compared is no other",
     "_policy/policy.py: Policy.warn_in_call": "a filter raises; logged",
     "policies/balance/balance.py: Balance._time_out": LOGGED,
     "_sharing/courier.py: Courier._start": "RuntimeError: no thread is left",
