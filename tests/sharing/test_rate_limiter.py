@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour
 
@@ -26,6 +27,7 @@ from resilient import (
 )
 from resilient._runtimes.sync import SyncWaiter
 from resilient._sharing import store as store_module
+from resilient.httpx2 import ResilientTransport
 from resilient.policies.rate_limiter.queue import Ticket
 from resilient.testing import MemoryStore, virtual_time
 
@@ -717,3 +719,16 @@ def test_a_copy_shares_through_the_same_store() -> None:
     assert "RateLimiter(5, shared=MemoryStore(), name='api')" == repr(limiter)
     assert store is limiter.with_(per=2).shared
     assert RateLimiter(5).shared is None
+
+
+def test_a_transport_tells_a_shared_limit_its_origins() -> None:
+    """Requests to another origin lift what the first one said, as for any limit."""
+    with virtual_time():
+        (limiter,) = fleet(MemoryStore(), 20, per=60, size=1)
+        answering = httpx2.MockTransport(lambda request: httpx2.Response(200))
+        transport = ResilientTransport(Pipeline(limiter), inner=answering)
+        with httpx2.Client(transport=transport) as client:
+            client.get("https://one.test")
+            client.get("https://two.test")
+        limiter.learn(0, 60, origin="https://one.test")
+        assert 18.0 == pytest.approx(limiter.available())

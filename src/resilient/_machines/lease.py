@@ -296,7 +296,8 @@ class Lease(RateLimit):
         """Return for how many seconds a call waits for an answer; 0: for none."""
         if self._awaited_from is None:
             return 0.0
-        return max(0.0, self._awaited_from + self.patience - now)
+        left = self._awaited_from + self.patience - now
+        return min(self.patience, max(0.0, left))
 
     @property
     def due_by(self) -> float:
@@ -654,7 +655,7 @@ class Lease(RateLimit):
         fast = self._granted - self.unused - self._have(now) - self._slow
         arrived = fast - self._fast + self._tried
         self._fast, self._tried = fast, 0.0
-        window = max(self.lease, self.patience)
+        window = self.lease or self.patience
         elapsed = now - self._counted_at
         self._counted_at = now
         if elapsed > 0.0:

@@ -148,13 +148,17 @@ class AsyncioWaiter(ForkAware):
         self.woken = False
 
     def wake(self) -> bool:
+        return self.wake_with([self])
+
+    def wake_with(self, waiters: Sequence[AsyncioWaiter]) -> bool:
+        """Wake waiters of this one's loop."""
         if self.is_copy():
             return False
         if asyncio._get_running_loop() is self.loop:
-            self._wake()
+            _wake(waiters)
             return True
         try:
-            self.loop.call_soon_threadsafe(self._wake)
+            self.loop.call_soon_threadsafe(_wake, waiters)
         except RecursionError:
             raise
         except RuntimeError:
@@ -162,11 +166,13 @@ class AsyncioWaiter(ForkAware):
             return False
         return True
 
-    def _wake(self) -> None:
-        if self.future is None or self.future.done():
-            self.woken = True
+
+def _wake(waiters: Sequence[AsyncioWaiter]) -> None:
+    for waiter in waiters:
+        if waiter.future is None or waiter.future.done():
+            waiter.woken = True
         else:
-            self.future.set_result(True)
+            waiter.future.set_result(True)
 
 
 def _expire(future: asyncio.Future[bool]) -> None:

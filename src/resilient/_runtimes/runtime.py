@@ -87,6 +87,27 @@ class Waiter(Protocol):
         ...
 
 
+def wake_all(waiters: Sequence[Waiter]) -> list[bool]:
+    """Wake several, from any thread; return for each whether somebody waits there.
+
+    Those of one loop are woken by one call into it: a call wakes the loop's
+    thread by a byte through a socket, which takes longer than all else.
+    """
+    if len(waiters) < 2:
+        return [waiter.wake() for waiter in waiters]
+    groups: dict[object, list[Waiter]] = {}
+    for waiter in waiters:
+        groups.setdefault(getattr(waiter, "loop", waiter), []).append(waiter)
+    woken: dict[Waiter, bool] = {}
+    for group in groups.values():
+        first: Any = group[0]
+        if len(group) > 1:
+            woken.update(dict.fromkeys(group, first.wake_with(group)))
+        else:
+            woken[first] = first.wake()
+    return [woken[waiter] for waiter in waiters]
+
+
 class ForkAware:
     """Something of the process that it was made in.
 

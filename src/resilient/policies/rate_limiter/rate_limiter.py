@@ -24,6 +24,7 @@ from resilient._policy.admission import (
     Wait,
 )
 from resilient._runtimes import clock
+from resilient._runtimes.runtime import wake_all
 from resilient._values.checks import number, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.traits import Trait
@@ -43,7 +44,12 @@ from resilient.policies.rate_limiter.queue import (
     latest_start,
     sums,
 )
-from resilient.policies.rate_limiter.shared import SharedLease, SharedLine, can_park
+from resilient.policies.rate_limiter.shared import (
+    NO_WAITER,
+    SharedLease,
+    SharedLine,
+    can_park,
+)
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -293,39 +299,79 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         self, call: Call, amounts: tuple[float, ...], wait: float
     ) -> Admission:
         """Get in line, if a wait of so many seconds is not too long."""
+        shared = self._shared
+        if shared is not None:
+            return self._line_up_shared(shared, call, amounts, wait)
         now = clock.now()
         give_up_at = self._give_up_at(now)
         latest = latest_start(call, give_up_at)
-        fits = now + wait <= latest
-        again = call.limiters is not None and self._see(call.key)
-        if self._shared is not None:
-            self._shared.link.poll(now)
-            again = True
-        if again:
+        if call.limiters is not None and self._see(call.key):
             with self._locked():
                 wait = self._try_take_locked(now, amounts)
-                # NB: under the same lock: an answer changes what fits.
-                fits = self._fits(now, wait, latest)
             if wait == 0.0:
                 self._note(call, amounts, now)
                 return _PERMIT
-        if fits:
-            if self._shared is not None and not can_park(call):
-                return self._take_aside(call, amounts, wait)
+        if now + wait <= latest:
             ticket = Ticket(call.runtime.waiter(call), amounts, latest, give_up_at)
             with self._locked():
                 # NB: others may have come or gone meanwhile.
                 wait = self._try_take_locked(now, amounts)
-                joins = wait > 0.0 and self._fits(now, wait, latest)
-                if joins:
+                if wait > 0.0 and now + wait <= latest:
                     self._join_locked(ticket, now + wait)
-            if joins:
-                return ticket if self._shared is None else self.readmit(ticket, call)
+                    return ticket
             if wait == 0.0:
                 self._note(call, amounts, now)
                 return _PERMIT
-        self._follow(now)
         return self._rejection(call, wait, fits=now + wait <= give_up_at)
+
+    def _line_up_shared(
+        self,
+        shared: SharedLine,
+        call: Call,
+        amounts: tuple[float, ...],
+        wait: float,
+    ) -> Admission:
+        """Get in line for a store's answer, or for a permit as `_line_up` does."""
+        now = clock.now()
+        if call.limiters is not None:
+            self._see(call.key)
+        give_up_at = self._give_up_at(now)
+        latest = latest_start(call, give_up_at)
+        arrived = shared.link.poll(now)
+        # NB: a wait so short may be one for an answer, which always fits; and it
+        # is looked at again under the lock, for the answer changes it.
+        if arrived or wait <= shared.lease.patience or now + wait <= latest:
+            parks = can_park(call)
+            ticket = Ticket(
+                call.runtime.waiter(call) if parks else NO_WAITER,
+                amounts,
+                latest,
+                give_up_at,
+            )
+            with self._locked():
+                wait = self._try_take_locked(now, amounts)
+                joins = wait > 0.0 and self._fits(now, wait, latest)
+                if joins and parks:
+                    self._join_locked(ticket, now + wait)
+                elif joins and shared.lease.take_aside(now, amounts[0]):
+                    wait = 0.0
+            self._follow(now)
+            if wait == 0.0:
+                self._note(call, amounts, now)
+                return _PERMIT
+            if joins and parks:
+                # NB: a store in memory answers while it is asked.
+                if ticket.granted or not self._waits(ticket):
+                    return self.readmit(ticket, call)
+                shared.limit_sleep(ticket, call)
+                return ticket
+        else:
+            self._follow(now)
+        return self._rejection(call, wait, fits=now + wait <= give_up_at)
+
+    def _waits(self, ticket: Ticket) -> bool:
+        line = self._line
+        return line is not None and ticket in line.tickets
 
     def _fits(self, now: float, wait: float, latest: float) -> bool:
         """Whether a wait is over in time; one for a store's answer always is."""
@@ -333,28 +379,17 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             self._rule is not None and wait <= self._rule.grace(now)
         )
 
-    def _take_aside(
-        self, call: Call, amounts: tuple[float, ...], wait: float
-    ) -> Admission:
-        """Decide about a call that cannot wait for a store's answer."""
-        assert self._shared is not None
-        now = clock.now()
-        with self._locked():
-            taken = self._shared.lease.take_aside(now, amounts[0])
-        self._follow(now)
-        if not taken:
-            return self._rejection(call, wait, fits=False)
-        self._note(call, amounts, now)
-        return _PERMIT
-
     def readmit(self, wait: Ticket, call: Call) -> Admission:
+        if wait.granted and call.deadline is None:
+            self._note(call, wait.amounts, clock.now())
+            return _PERMIT
         permit = self._decide(wait, call)
-        if self._shared is not None and permit is wait:
-            # NB: a store in memory answers while it is asked.
-            if self._follow(clock.now()):
+        shared = self._shared
+        if shared is not None and permit is wait:
+            if shared.follow(clock.now()):
                 permit = self._decide(wait, call)
             if permit is wait:
-                self._shared.limit_sleep(wait, call)
+                shared.limit_sleep(wait, call)
         return permit
 
     def _decide(self, wait: Ticket, call: Call) -> Admission:
@@ -477,6 +512,10 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         if not any(amounts):
             # A free call does not wait.
             return 0.0
+        grace = 0.0 if self._rule is None else self._rule.grace(now)
+        if grace > 0.0:
+            # Those ahead wait for a store's answer.
+            return grace
         wait = self._wait_of_queue_locked(now, sums(self._line.total, amounts))
         if wait == 0.0:
             # Those in line are due too, and only not awake yet.
@@ -567,8 +606,9 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
 
     def _after_unlock(self, effects: list[Ticket]) -> None:
         """Wake those who have to look anew."""
-        for ticket in effects:
-            if not ticket.waiter.wake():
+        woken = wake_all([ticket.waiter for ticket in effects])
+        for ticket, waits in zip(effects, woken, strict=True):
+            if not waits:
                 # Its event loop is gone: the next one is first.
                 self._deferred.append(ticket)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final
 
 from resilient._calls.call import Call
 from resilient._machines.lease import Lease
-from resilient._runtimes.sync import loop_runs_here
+from resilient._runtimes.sync import SyncWaiter, loop_runs_here
 from resilient._sharing.member import LeaseMember
 from resilient._sharing.store import SharedStore, shared_name
 from resilient.policies.rate_limiter.config import LimiterConfig
 from resilient.policies.rate_limiter.queue import Queue, Ticket
 
-__all__ = ["SharedLease", "SharedLine", "can_park"]
+__all__ = ["NO_WAITER", "SharedLease", "SharedLine", "can_park"]
 
 
 class SharedLease(Lease):
@@ -74,10 +74,16 @@ class SharedLine(LeaseMember):
 
     def limit_sleep(self, ticket: Ticket, call: Call) -> None:
         """Have it look again when its deadline comes, or an answer may."""
-        # NB: only the first in line looks, and wakes the others.
+        if not ticket.sleeps and call.deadline is None:
+            # Only the first in line looks, and wakes the others.
+            return
         until = [ticket.until, call.deadline]
         until += [self.next_delivery] if ticket.sleeps else []
         ticket.until = min([one for one in until if one is not None], default=None)
+
+
+NO_WAITER: Final = SyncWaiter()
+"""What a call has that cannot wait."""
 
 
 def can_park(call: Call) -> bool:
