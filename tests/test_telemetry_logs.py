@@ -25,6 +25,7 @@ from resilient import (
 )
 from resilient._events.events import located
 from resilient._runtimes import clock
+from resilient.telemetry import _logs
 from resilient.telemetry._attributes import attributes_of, name_of
 from resilient.telemetry._logs import LINES, SECONDS, Logs
 
@@ -179,3 +180,30 @@ def test_a_line_stays_one_line(caplog: pytest.LogCaptureFixture) -> None:
     Logs()(PermitWaited("two\nlines", "get", 1.0))
     [record] = caplog.records
     assert "permit_waited policy='two\\nlines' call=get waited=1" == record.getMessage()
+
+
+def test_a_name_reaches_no_line_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """A formatter writes that of the logger, too, with its line breaks."""
+    caplog.set_level(logging.INFO)
+    logs = Logs()
+    logs(PermitWaited("two\nlines", "get\x1b[31m", 1.0))
+    assert ["resilient.'two\\nlines'"] == [one.name for one in caplog.records]
+    assert "\x1b" not in caplog.records[0].getMessage()
+
+
+def test_names_without_end_share_a_logger(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`logging` forgets none: a pipeline for each request would fill the memory."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(_logs, "LOGGERS", 2)
+    logs = Logs()
+    for name in ("first", "second", "third", "fourth", "first"):
+        logs(PermitWaited(name, "get", 1.0))
+    assert [
+        "resilient.first",
+        "resilient.second",
+        "resilient",
+        "resilient",
+        "resilient.first",
+    ] == [one.name for one in caplog.records]

@@ -28,6 +28,10 @@ SECONDS: Final = 60.0
 """... in so many seconds; further ones are counted. An outage makes thousands a
 second, and the first ten say all: what is not logged is in the metrics."""
 
+LOGGERS: Final = 1000
+"""Pipelines that have a logger of their own; others share that of the library, for
+`logging` keeps each for as long as the process lasts."""
+
 LEVELS: Final[dict[type[Event], int]] = dict.fromkeys(
     (
         BudgetEmpty,
@@ -81,9 +85,13 @@ class Logs:
         kind = type(event)
         level = LEVELS.get(kind, logging.INFO)
         pipeline = event.pipeline or event.policy
+        if pipeline not in self._loggers and len(self._loggers) >= LOGGERS:
+            pipeline = ""
         logger = self._loggers.get(pipeline)
         if logger is None:
-            name = f"{SCOPE}.{pipeline}"
+            # NB: a formatter writes the logger's name as it is.
+            name = pipeline if pipeline.isprintable() else ascii(pipeline)
+            name = f"{SCOPE}.{name}" if name else SCOPE
             logger = self._loggers[pipeline] = logging.getLogger(name)
         if not logger.isEnabledFor(level):
             return
