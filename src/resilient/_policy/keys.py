@@ -190,22 +190,21 @@ def _hashed(text: str | bytes) -> Hashable:
     return _LONG, type(text), len(text), blake2b(data, digest_size=32).digest()
 
 
-def _distinct(thing: Any) -> Hashable:
+def _distinct(thing: object) -> Hashable:
     """Tell apart what is equal and need not mean the same, in tuples and sets too.
 
     What an object of another type is equal to, only its author knows.
     """
     kind = type(thing)
+    members: Any = thing
     if kind is float or kind is complex:
         # NB: 0.0 and -0.0 are equal; NaN is not even equal to itself.
-        return kind, repr(thing)
+        return kind, repr(members)
     if isinstance(thing, tuple):
-        items: tuple[Any, ...] = thing
-        return kind, tuple([_distinct(one) for one in items])
+        return kind, tuple([_distinct(one) for one in members])
     if isinstance(thing, frozenset):
-        members: frozenset[Any] = thing
         return kind, frozenset([_distinct(one) for one in members])
-    return kind, thing
+    return kind, members
 
 
 _UNHASHABLE = "an argument is not hashable; say by key=… what tells its calls apart"

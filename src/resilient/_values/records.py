@@ -162,7 +162,9 @@ class Configured:
     def __setattr__(self, name: str, value: object) -> None:
         # NB: by who assigns: to ask whether it is there already takes three
         # times as long, and each attribute of each new policy comes by here.
-        if name in self._arguments and not _constructs(sys._getframe(1)):
+        if name in self._arguments and not _constructs(
+            sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # it is documented
+        ):
             raise self._fixed(name, "set")
         _set(self, name, value)
 

@@ -208,7 +208,9 @@ class Pipeline(Policy[F]):
 def _are_known(policies: Sequence[Policy[Any]]) -> bool:
     """Whether the traits of policies are final: a `PerKey` learns its own."""
     return not any(
-        one._traits is None if isinstance(one, Pipeline) else Trait.KEYED in one.traits
+        one._traits is None  # pyright: ignore[reportPrivateUsage]  # a sibling's
+        if isinstance(one, Pipeline)
+        else Trait.KEYED in one.traits
         for one in policies
     )
 
