@@ -169,3 +169,11 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/cost.py", "--page")
     session.run("python", "benchmarks/telemetry.py")
     session.run("python", "benchmarks/transport.py")
+
+
+@nox.session(python=PYTHONS)
+def interrupts(session: nox.Session) -> None:
+    """Interrupts each policy 3000 times by a real signal, in each colour."""
+    session.install(".[test]")
+    chosen = ["tests/test_interrupts.py", "-k", "random_moment", *session.posargs]
+    session.run("pytest", *chosen, env={"RESILIENT_INTERRUPTS": "3000"})

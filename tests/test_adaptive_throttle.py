@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour
+from tests.interrupts import amid_change
 from tests.test_cut_calls import cancelled_by_the_caller
 
 from resilient import (
@@ -377,12 +378,12 @@ def test_what_ends_while_the_lock_is_held_is_counted_afterwards() -> None:
     """The next call that takes the lock counts it, before it decides."""
     throttle = watching(Throttle)
     call = Call("f", runtime=SYNC)
-    with throttle._lock:
+    with amid_change(throttle):
         for _ in range(100):
             throttle.settle(Priority.NORMAL, Outcome("ok"))
     assert Priority.NORMAL is throttle.admit(call)
     assert [] == throttle._deferred
-    with throttle._lock:
+    with amid_change(throttle):
         throttle.settle(Priority.NORMAL, Outcome("ok"))
     throttle.settle(Priority.NORMAL, Outcome("ok"))
     assert [] == throttle._deferred

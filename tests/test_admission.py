@@ -200,8 +200,10 @@ def test_what_can_be_given_back_has_to_be_taken() -> None:
 
 
 def test_a_queueing_policy_implements_what_its_slots_are() -> None:
-    """Each of the five."""
+    """Each of the six."""
     policy, call = QueueingPolicy(), Call("call")
+    with pytest.raises(NotImplementedError):
+        policy._admit(None)
     with pytest.raises(NotImplementedError):
         policy._take_locked(None)
     with pytest.raises(NotImplementedError):
@@ -209,6 +211,6 @@ def test_a_queueing_policy_implements_what_its_slots_are() -> None:
     with pytest.raises(NotImplementedError):
         policy._enter_locked(None, 0.0)
     with pytest.raises(NotImplementedError):
-        policy._exit_locked(None)
+        policy._leave_locked(None)
     with pytest.raises(NotImplementedError):
         policy._refusal(call, 0.0)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.interrupts import amid_change
 
 import resilient
 from resilient import (
@@ -1213,7 +1214,7 @@ def test_a_call_that_is_lost_under_the_lock_is_taken_back() -> None:
     guard = balance.guard()
     guard.__enter__()
     assert 1 == in_flight(balance)
-    with balance._lock:
+    with amid_change(balance):
         guard.__exit__(None, None, None)
         assert 1 == balance._fleet.members[A].in_flight
     with balance.guard():

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.interrupts import amid_change
 
 from resilient import (
     Bulkhead,
@@ -1097,11 +1098,11 @@ def test_a_probe_given_back_under_the_lock_is_there_for_the_next() -> None:
             breaker.call(_raise)
         clock.advance(1)
         probe = breaker.admit(Call("lost"))
-        with breaker._lock:
+        with amid_change(breaker):
             breaker.settle(probe, None)
         probe = breaker.admit(Call("next"))
         assert not isinstance(probe, CircuitOpenError)
-        with breaker._lock:
+        with amid_change(breaker):
             breaker.settle(probe, Outcome("ok"))
             assert HALF_OPEN is breaker.state
         assert 0 == breaker.statistics().in_flight_probes

@@ -317,6 +317,7 @@ def test_a_forked_child_hands_no_slot_to_its_parents_waiters() -> None:
     """The call that forks goes on in both; those that waited, in one."""
     bulkhead, began = Bulkhead(1, max_queue=1, max_wait=30), threading.Event()
     waiting = threading.Thread(target=bulkhead.call, args=(began.set,))
+    permit = bulkhead.admit(Call("forks"))
 
     def forks() -> None:
         waiting.start()
@@ -326,11 +327,12 @@ def test_a_forked_child_hands_no_slot_to_its_parents_waiters() -> None:
 
     def goes_on() -> None:
         # As the rest of the call does when it ends.
-        bulkhead.settle(Call("forks"), None)
+        bulkhead.settle(permit, None)
         assert (0, 0) == (bulkhead.in_use, bulkhead.queued)
         assert 1 == bulkhead.call(abs, -1)
 
-    bulkhead.call(forks)
+    forks()
+    bulkhead.settle(permit, None)
     assert began.wait(30)
     waiting.join(30)
     assert (0, 0) == (bulkhead.in_use, bulkhead.queued)

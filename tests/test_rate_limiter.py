@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour
+from tests.interrupts import amid_change
 
 from resilient import (
     Call,
@@ -1205,7 +1206,7 @@ def test_a_lost_waiter_leaves_even_while_the_lock_is_held() -> None:
     limiter.call(bool)
     call = Call("lost", runtime=SYNC)
     wait = limiter.admit(call)
-    with limiter._lock:
+    with amid_change(limiter):
         limiter.withdraw(wait)
         assert 1 == limiter.queued
     following = limiter.admit(Call("next", runtime=SYNC))
@@ -1220,7 +1221,7 @@ def test_a_call_puts_a_lost_waiter_out_of_line() -> None:
         limiter = RateLimiter(1, per=60, max_wait=None)
         limiter.call(bool)
         wait = limiter.admit(Call("lost", runtime=SYNC))
-        with limiter._lock:
+        with amid_change(limiter):
             limiter.withdraw(wait)
         limiter.call(bool)
         assert 60.0 == clock.now()
@@ -1233,7 +1234,7 @@ def test_a_waiter_of_one_limiter_is_none_of_another() -> None:
     assert limiter._deferred is other._deferred
     limiter.call(bool)
     wait = limiter.admit(Call("lost", runtime=SYNC))
-    with limiter._lock:
+    with amid_change(limiter):
         limiter.withdraw(wait)
         assert [wait] == limiter._deferred
         assert [] == other._deferred

@@ -194,7 +194,7 @@ async def test_the_verdict_is_shared_too(w: World) -> None:
 
     class Looking(Bulkhead):
         def settle(self, permit: Any, outcome: Any) -> None:
-            seen.append((outcome.verdict, outcome.retry_after, permit.classified))
+            seen.append((outcome.verdict, outcome.retry_after, permit.call.classified))
             super().settle(permit, outcome)
 
     def classify(outcome: Any) -> Verdict:

@@ -17,6 +17,7 @@ import trio
 from tests.coalesce.callers import Slow, callers, together
 from tests.colours import World, in_sync
 from tests.errors import SingleError
+from tests.interrupts import amid_change
 
 from resilient import (
     Call,
@@ -266,10 +267,9 @@ def test_the_holder_of_the_lock_takes_back_for_others() -> None:
         await asyncio.sleep(0)
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        coalesce._lock.acquire()
-        coroutine.close()
-        assert 1 == coalesce.in_flight
-        coalesce._lock.release()
+        with amid_change(coalesce):
+            coroutine.close()
+            assert 1 == len(coalesce._executions)
         done = threading.Thread(target=coalesce._release_deferred)
         done.start()
         done.join()

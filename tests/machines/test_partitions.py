@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -22,29 +23,55 @@ CRITICAL, NORMAL, BATCH = Priority.CRITICAL, Priority.NORMAL, Priority.BATCH
 class Ticket:
     """A waiting call."""
 
-    def __init__(self, group: Group, name: object = None) -> None:
+    def __init__(self, group: Group | None, name: object = None) -> None:
         self.group = group
         self.name = name
         self.granted = False
 
     @property
     def priority(self) -> Priority:
+        assert self.group is not None
         return self.group.priority
 
     def __repr__(self) -> str:
         return f"Ticket({self.name!r})"
 
 
+class ByGroup(SharedSlots[Ticket]):
+    """Slots that are taken and given back by any ticket of a group."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.holders: list[Ticket] = []
+
+    def take_in(self, group: Group | None, now: float = 0.0, **options: Any) -> bool:
+        ticket = Ticket(group)
+        if group is None:
+            self.take(ticket)
+        else:
+            self.take_for(ticket, now, **options)
+        if ticket.granted:
+            self.holders.append(ticket)
+        return ticket.granted
+
+    def give_back(self, group: Group | None) -> list[Ticket]:
+        ticket = next(one for one in self.holders if one.group is group)
+        self.holders.remove(ticket)
+        granted = self.leave(ticket)
+        self.holders += granted
+        return granted
+
+
 def slots_of(
     limit: int, queue: int = 0, partitions: Mapping[str, float] | None = None
-) -> SharedSlots[Ticket]:
+) -> ByGroup:
     """Return slots that are all free."""
-    return SharedSlots(limit, queue, partitions)
+    return ByGroup(limit, queue, partitions)
 
 
-def took(slots: SharedSlots[Ticket], group: Group, calls: int, now: float = 0.0) -> int:
+def took(slots: ByGroup, group: Group, calls: int, now: float = 0.0) -> int:
     """Let so many calls ask for a slot; return how many got one."""
-    return sum(slots.take_for(group, now) for _ in range(calls))
+    return sum(slots.take_in(group, now) for _ in range(calls))
 
 
 # -- Classes
@@ -64,7 +91,7 @@ def test_a_class_leaves_free_what_higher_ones_had_lately() -> None:
     critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
     assert 4 == took(slots, critical, 4)
     for _ in range(4):
-        slots.release_of(critical)
+        slots.give_back(critical)
     assert 6 == took(slots, batch, 10)
     assert 4 == took(slots, critical, 4)
     assert 0 == took(slots, batch, 1)
@@ -76,7 +103,7 @@ def test_what_higher_ones_were_refused_is_left_free_as_well() -> None:
     critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
     assert 10 == took(slots, batch, 10)
     assert 0 == took(slots, critical, 1)
-    slots.release_of(batch)
+    slots.give_back(batch)
     assert 0 == took(slots, batch, 1)
     assert 1 == took(slots, critical, 1)
 
@@ -86,13 +113,13 @@ def test_who_waits_or_asks_again_is_one_demand() -> None:
     slots = slots_of(4, 4)
     critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
     took(slots, batch, 4)
-    assert not slots.take_for(critical, 0.0)
-    assert not slots.take_for(critical, 0.0, again=True)
+    assert not slots.take_in(critical, 0.0)
+    assert not slots.take_in(critical, 0.0, again=True)
     ticket = Ticket(critical)
     slots.join(ticket)
     assert 1 == critical.demand
-    assert [ticket] == slots.release_of(batch)
-    slots.release_of(batch)
+    assert [ticket] == slots.give_back(batch)
+    slots.give_back(batch)
     assert 1 == took(slots, batch, 4)
 
 
@@ -102,7 +129,7 @@ def test_a_demand_is_forgotten_soon() -> None:
     critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
     took(slots, critical, 4, now=0.0)
     for _ in range(4):
-        slots.release_of(critical)
+        slots.give_back(critical)
     assert 6 == took(slots, batch, 10, now=0.9)
     assert 0 == took(slots, batch, 10, now=1.9)
     assert 4 == took(slots, batch, 10, now=2.9)
@@ -114,7 +141,7 @@ def test_a_demand_is_forgotten_at_once_after_a_long_silence() -> None:
     critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
     took(slots, critical, 4, now=0.0)
     for _ in range(4):
-        slots.release_of(critical)
+        slots.give_back(critical)
     assert 10 == took(slots, batch, 10, now=60.0)
 
 
@@ -123,19 +150,19 @@ def test_where_nothing_runs_any_call_may() -> None:
     slots = slots_of(2)
     critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
     took(slots, critical, 2)
-    slots.release_of(critical)
+    slots.give_back(critical)
     assert 0 == took(slots, batch, 1)
-    slots.release_of(critical)
+    slots.give_back(critical)
     assert 1 == took(slots, batch, 2)
 
 
 def test_a_slot_taken_without_a_group_counts_for_the_limit() -> None:
     """Calls that began before any had a class take such slots."""
     slots = slots_of(3)
-    assert slots.take()
-    assert slots.take()
+    assert slots.take_in(None)
+    assert slots.take_in(None)
     assert 1 == took(slots, slots.group(None, CRITICAL), 2)
-    assert [] == slots.release()
+    assert [] == slots.give_back(None)
     assert 2 == slots.in_use
 
 
@@ -144,8 +171,8 @@ def test_every_demand_can_be_forgotten() -> None:
     slots = slots_of(10)
     critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
     took(slots, critical, 4)
-    slots.release_of(critical)
-    slots.release_of(critical)
+    slots.give_back(critical)
+    slots.give_back(critical)
     slots.forget()
     assert 8 == took(slots, batch, 10)
 
@@ -159,16 +186,16 @@ def test_of_a_class_that_is_refused_in_part_the_lowest_shed_ranks_go() -> None:
     group = slots.group(None, NORMAL)
     took(slots, group, 16, now=0.0)
     for _ in range(8):
-        slots.release_of(group)
-    slots.take_for(group, 1.0)
+        slots.give_back(group)
+    slots.take_in(group, 1.0)
     assert 0.25 == group.shed_below
-    assert slots.take_for(group, 1.0, shed_rank=0.1)
+    assert slots.take_in(group, 1.0, shed_rank=0.1)
     for _ in range(4):
-        assert slots.take_for(group, 1.0, shed_rank=0.9)
+        assert slots.take_in(group, 1.0, shed_rank=0.9)
     assert 6 == slots.in_use
-    assert not slots.take_for(group, 1.0, shed_rank=0.1)
-    assert slots.take_for(group, 1.0, shed_rank=0.25)
-    assert slots.take_for(group, 1.0, shed_rank=1.0)
+    assert not slots.take_in(group, 1.0, shed_rank=0.1)
+    assert slots.take_in(group, 1.0, shed_rank=0.25)
+    assert slots.take_in(group, 1.0, shed_rank=1.0)
 
 
 def test_the_highest_shed_rank_seen_is_not_cut() -> None:
@@ -178,7 +205,7 @@ def test_the_highest_shed_rank_seen_is_not_cut() -> None:
     for second in range(3):
         took(slots, group, 16, now=second)
         for _ in range(8):
-            slots.release_of(group)
+            slots.give_back(group)
     took(slots, group, 6, now=5.0)
     took(slots, group, 1, now=6.0)
     group.shed_below = 0.5
@@ -200,7 +227,7 @@ def test_no_call_is_cut_where_none_was_refused() -> None:
     assert 0.0 == group.shed_below
     took(slots, group, 10, now=1.5)
     for _ in range(8):
-        slots.release_of(group)
+        slots.give_back(group)
     cuts = []
     for second in range(2, 6):
         took(slots, group, 1, now=second)
@@ -240,7 +267,7 @@ def test_what_was_lent_comes_back_to_its_owner() -> None:
         assert 1 == took(slots, live, 2)
         assert 0 == took(slots, batch, 1)
         assert running == live.in_use
-        slots.release_of(batch)
+        slots.give_back(batch)
     assert 0 == took(slots, live, 1)
     assert 1 == took(slots, batch, 3)
 
@@ -261,7 +288,7 @@ def test_a_class_goes_first_in_its_own_partition_only() -> None:
     critical = slots.group("batch", CRITICAL)
     took(slots, critical, 4)
     for _ in range(4):
-        slots.release_of(critical)
+        slots.give_back(critical)
     # 4 slots are kept for the batch jobs' share, as for any of their classes.
     assert 6 == took(slots, slots.group("live", BATCH), 10)
     assert 0 == took(slots, slots.group("batch", BATCH), 1)
@@ -286,11 +313,11 @@ def test_a_free_slot_goes_to_the_first_who_may_have_it() -> None:
     took(slots, live, 1)
     one, two = Ticket(batch, "batch"), Ticket(live, "live")
     for ticket in (one, two):
-        assert not slots.take_for(ticket.group, 0.0)
+        assert not slots.take_in(ticket.group, 0.0)
         assert slots.join(ticket) is None
-    assert [two] == slots.release_of(batch)
+    assert [two] == slots.give_back(batch)
     assert (2, 2, 1) == (batch.in_use, live.in_use, slots.queued)
-    assert [one] == slots.release_of(batch)
+    assert [one] == slots.give_back(batch)
     assert 0 == slots.queued == batch.waiting == live.waiting
 
 
@@ -300,13 +327,13 @@ def test_no_call_overtakes_its_own_group() -> None:
     critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
     took(slots, critical, 1)
     took(slots, batch, 1)
-    assert not slots.take_for(critical, 0.0)
+    assert not slots.take_in(critical, 0.0)
     first = Ticket(batch, "first")
     slots.join(first)
     # What critical wanted and was refused is kept for it.
-    assert [] == slots.release_of(batch)
-    assert not slots.take_for(batch, 0.0)
-    assert slots.take_for(critical, 0.0)
+    assert [] == slots.give_back(batch)
+    assert not slots.take_in(batch, 0.0)
+    assert slots.take_in(critical, 0.0)
 
 
 @pytest.mark.parametrize(("lifo", "names"), [(False, "cda"), (True, "dcb")])
@@ -315,10 +342,10 @@ def test_the_queue_is_served_by_class_and_age(lifo: bool, names: str) -> None:
     slots = slots_of(1, 9)
     slots.lifo = lifo
     batch, critical = slots.group(None, BATCH), slots.group(None, CRITICAL)
-    assert slots.take()
+    assert slots.take_in(None)
     for name in "abcd":
         slots.join(Ticket(critical if name in "cd" else batch, name))
-    slots.release()
+    slots.give_back(None)
     assert 1 == slots.in_use
     assert names[1:] == "".join(str(one.name) for one in slots.resize(3))
     assert 1 == slots.queued
@@ -328,7 +355,7 @@ def test_a_ticket_that_leaves_the_queue_no_longer_counts_as_waiting() -> None:
     """Before it is granted a slot, right after, and when it leaves twice."""
     slots = slots_of(1, 2)
     group = slots.group(None, NORMAL)
-    assert slots.take()
+    assert slots.take_in(None)
     one, two = Ticket(group), Ticket(group)
     slots.join(one)
     slots.join(two)
@@ -336,7 +363,7 @@ def test_a_ticket_that_leaves_the_queue_no_longer_counts_as_waiting() -> None:
     assert [] == slots.leave(two)
     assert [] == slots.leave(two)
     assert 1 == group.waiting
-    assert [one] == slots.release()
+    assert [one] == slots.give_back(None)
     assert (1, 0) == (group.in_use, group.waiting)
     assert [] == slots.leave(one)
     assert [] == slots.leave(one)
@@ -347,7 +374,7 @@ def test_a_ticket_put_out_of_the_queue_no_longer_counts_as_waiting() -> None:
     """A ticket for which the queue has no place never did."""
     slots = slots_of(1, 1)
     batch, critical = slots.group(None, BATCH), slots.group(None, CRITICAL)
-    assert slots.take()
+    assert slots.take_in(None)
     low, high, late = Ticket(batch), Ticket(critical), Ticket(batch)
     assert slots.join(low) is None
     assert low is slots.join(high)
@@ -375,10 +402,9 @@ class ManyGroups(RuleBasedStateMachine):
     @rule(partition=st.sampled_from("abc"), priority=st.sampled_from(list(Priority)))
     def arrive(self, partition: str, priority: Priority) -> None:
         ticket = Ticket(self.slots.group(partition, priority))
-        if self.slots.take_for(ticket.group, self.now):
+        if self.slots.take_for(ticket, self.now):
             assert len(self.running) < self.slots.limit
             self.running.append(ticket)
-            ticket.granted = True
             return
         put_out = self.slots.join(ticket)
         if put_out is not ticket:
@@ -391,13 +417,13 @@ class ManyGroups(RuleBasedStateMachine):
     def end(self, place: int) -> None:
         if self.running:
             ticket = self.running.pop(place % len(self.running))
-            self.admitted(self.slots.release_of(ticket.group))
+            self.admitted(self.slots.leave(ticket))
 
     @rule(place=st.integers(0, 9))
     def give_up(self, place: int) -> None:
         if self.waiting:
             ticket = self.waiting.pop(place % len(self.waiting))
-            assert [] == self.slots.leave(ticket)
+            self.admitted(self.slots.leave(ticket))
 
     @rule(limit=st.integers(1, 6))
     def resize(self, limit: int) -> None:

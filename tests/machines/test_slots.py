@@ -23,6 +23,8 @@ LETTERS = {"c": Priority.CRITICAL, "n": NORMAL, "b": Priority.BATCH}
 class Ticket:
     """A waiting call, with a name to tell it apart."""
 
+    group = None
+
     def __init__(self, name: object = None, priority: Priority = NORMAL) -> None:
         self.name = name
         self.priority = priority
@@ -32,21 +34,40 @@ class Ticket:
         return f"Ticket({self.name!r})"
 
 
-def full(limit: int, max_queue: int, *, lifo: bool = False) -> Slots[Ticket]:
+class Remembered(Slots[Ticket]):
+    """Slots that are taken and given back by any ticket."""
+
+    def __init__(self, limit: int, max_queue: int, *, lifo: bool = False) -> None:
+        super().__init__(limit, max_queue, lifo=lifo)
+        self.holders: list[Ticket] = []
+
+    def take_one(self) -> bool:
+        ticket = Ticket()
+        if self.take(ticket):
+            self.holders.append(ticket)
+        return ticket.granted
+
+    def give_back(self) -> list[Ticket]:
+        granted = self.leave(self.holders.pop(0))
+        self.holders += granted
+        return granted
+
+
+def full(limit: int, max_queue: int, *, lifo: bool = False) -> Remembered:
     """Return slots that are all taken."""
-    slots: Slots[Ticket] = Slots(limit, max_queue, lifo=lifo)
-    assert [True] * limit == [slots.take() for _ in range(limit)]
+    slots = Remembered(limit, max_queue, lifo=lifo)
+    assert [True] * limit == [slots.take_one() for _ in range(limit)]
     return slots
 
 
-def enqueue(slots: Slots[Ticket], names: str) -> list[Ticket]:
+def enqueue(slots: Remembered, names: str) -> list[Ticket]:
     """Let a ticket join the queue for each letter."""
     tickets = [Ticket(name) for name in names]
     assert [None] * len(tickets) == [slots.join(ticket) for ticket in tickets]
     return tickets
 
 
-def arrive(slots: Slots[Ticket], names: str) -> list[object]:
+def arrive(slots: Remembered, names: str) -> list[object]:
     """Let a ticket of a class join for each name; return who has no place."""
     tickets = [Ticket(name, LETTERS[name[0]]) for name in names.split()]
     put_out = [slots.join(ticket) for ticket in tickets]
@@ -56,10 +77,10 @@ def arrive(slots: Slots[Ticket], names: str) -> list[object]:
 def test_no_more_than_the_limit_are_taken() -> None:
     """The third of two is refused, and takes nothing."""
     slots = full(2, 0)
-    assert not slots.take()
+    assert not slots.take_one()
     assert 2 == slots.in_use
-    assert [] == slots.release()
-    assert slots.take()
+    assert [] == slots.give_back()
+    assert slots.take_one()
 
 
 def test_the_queue_is_bounded() -> None:
@@ -81,12 +102,12 @@ def test_a_free_slot_goes_straight_to_the_next_in_the_queue(
     slots = full(1, 3, lifo=lifo)
     enqueue(slots, "abc")
     for name in order:
-        [granted] = slots.release()
+        [granted] = slots.give_back()
         assert name == granted.name
         assert granted.granted
         assert 1 == slots.in_use
-        assert not slots.take()
-    assert [] == slots.release()
+        assert not slots.take_one()
+    assert [] == slots.give_back()
     assert 0 == slots.in_use
 
 
@@ -103,7 +124,7 @@ def test_a_slot_granted_to_a_ticket_that_leaves_goes_to_the_next() -> None:
     """Granted and cancelled in the same instant: nothing leaks."""
     slots = full(1, 2)
     first, second = enqueue(slots, "ab")
-    assert [first] == slots.release()
+    assert [first] == slots.give_back()
     assert [second] == slots.leave(first)
     assert not first.granted
     assert second.granted
@@ -114,7 +135,7 @@ def test_leaving_twice_gives_back_once() -> None:
     """A dead event loop and the collector may both report the same ticket."""
     slots = full(1, 2)
     [ticket] = enqueue(slots, "a")
-    slots.release()
+    slots.give_back()
     assert [] == slots.leave(ticket)
     assert [] == slots.leave(ticket)
     assert 0 == slots.in_use
@@ -136,7 +157,7 @@ def test_shrinking_interrupts_no_call() -> None:
     [ticket] = enqueue(slots, "a")
     assert [] == slots.resize(2)
     assert 5 == slots.in_use
-    assert [[], [], [], [ticket]] == [slots.release() for _ in range(4)]
+    assert [[], [], [], [ticket]] == [slots.give_back() for _ in range(4)]
     assert 2 == slots.in_use
 
 
@@ -149,7 +170,7 @@ def test_the_highest_class_goes_first(lifo: bool, order: str) -> None:
     slots = full(1, 6, lifo=lifo)
     assert [None] * 6 == arrive(slots, "b1 n1 c1 b2 c2 n2")
     assert ["c1", "c2", "n1", "n2", "b1", "b2"] == [one.name for one in slots.waiting()]
-    assert order.split() == [slots.release()[0].name for _ in range(6)]
+    assert order.split() == [slots.give_back()[0].name for _ in range(6)]
 
 
 @pytest.mark.parametrize(("lifo", "last"), [(False, "b2"), (True, "b1")])
@@ -214,7 +235,7 @@ class NaiveSlots(RuleBasedStateMachine):
     @rule(target=tickets, priority=st.sampled_from(Priority))
     def arrive(self, priority: Priority) -> Ticket:
         ticket = Ticket(priority=priority)
-        if self.slots.take():
+        if self.slots.take(ticket):
             assert not self.waiting
             self.running.append(ticket)
             assert len(self.running) <= self.limit
@@ -238,7 +259,7 @@ class NaiveSlots(RuleBasedStateMachine):
             assert [] == self.slots.leave(ticket)
         elif ticket in self.running:
             self.running.remove(ticket)
-            granted = self.slots.release()
+            granted = self.slots.leave(ticket)
             assert self.settle() == granted
         else:
             assert [] == self.slots.leave(ticket)

@@ -182,16 +182,26 @@ class OngoingWork:
         Args:
             outcome: How the work ended; None: not to be counted.
         """
-        with self._lock:
-            self._ended = True
-            self._close = None
-            releases, self._releases = self._releases, []
         errors: list[BaseException] = []
-        for release in releases:
-            try:
-                release(outcome)
-            except BaseException as error:
-                errors.append(error)
+        releases: list[Callable[[Outcome | None], None]] = []
+        try:
+            with self._lock:
+                self._ended = True
+                self._close = None
+                releases, self._releases = self._releases, releases
+            while releases:
+                try:
+                    releases[0](outcome)
+                except Exception as error:
+                    errors.append(error)
+                except BaseException as error:
+                    errors.append(error)
+                    # Ctrl-C, perhaps before it did anything.
+                    releases[0](None)
+                del releases[0]
+        finally:
+            # NB: what an interrupt kept from its turn is left for `__del__`.
+            self._releases += releases
         if errors:
             raise raise_first(errors)
 
@@ -199,7 +209,8 @@ class OngoingWork:
         # The code that was to end the work is gone. NB: before 3.13 that
         # happens to an async generator whose consumer is lost in the middle
         # of a step: Python calls it "already running" and never closes it.
-        if self._releases:
+        # And before 3.12 one that was only half made has a destructor, too.
+        if getattr(self, "_releases", None):
             self.finish(None)
 
 

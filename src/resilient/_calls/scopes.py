@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from resilient._calls.call import Call, enter_call, leave_call
+from resilient._calls.call import Call, enter_call, forget_call, leave_call
 from resilient._runtimes import clock
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.priority import (
@@ -39,7 +39,11 @@ class _Scope:
             )
         self._call = call = Call(name)
         self._tell(call)
-        self._token = enter_call(call)
+        try:
+            self._token = enter_call(call)
+        except BaseException:
+            forget_call(call)
+            raise
 
     def __exit__(self, *exc: object) -> None:
         call, self._call = self._call, None

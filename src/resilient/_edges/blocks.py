@@ -20,7 +20,7 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from resilient._calls.call import AnyPolicy, Call, enter_call, leave_call
+from resilient._calls.call import AnyPolicy, Call, enter_call, forget_call, leave_call
 from resilient._edges.driver import DONE, RUN, Drive
 from resilient._errors.errors import ResilientWarning
 from resilient._errors.tracebacks import strip
@@ -83,7 +83,11 @@ class _Stay:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.place = call.runtime.task_or_thread()
-        self.token: Token[Call | None] = enter_call(call)
+        try:
+            self.token: Token[Call | None] = enter_call(call)
+        except BaseException:
+            forget_call(call)
+            raise
 
     def leave(self) -> None:
         """End it.
@@ -164,7 +168,11 @@ class Guard:
     def __enter__(self) -> Call:
         _warn_if_deaf(self._policy)
         drive = self._open(SYNC)
-        return self._enter(drive, drive.in_sync(drive.begin()))
+        try:
+            return self._enter(drive, drive.in_sync(drive.begin()))
+        except BaseException:
+            drive.close()
+            raise
 
     @_frameless
     def __exit__(
@@ -173,17 +181,24 @@ class Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> Literal[False]:
-        drive = self._leave(error)
+        drive = self._drive
+        assert drive is not None
         try:
+            self._leave(error)
             standstill = drive.in_sync(drive.ended(error, drive.call.result))
         except BaseException as raised:
+            drive.close()
             return _unwinds(raised, error)
         return self._exit(drive, standstill, error)
 
     @_aframeless
     async def __aenter__(self) -> Call:
         drive = self._open(None)
-        return self._enter(drive, await drive.forward(drive.begin()))
+        try:
+            return self._enter(drive, await drive.forward(drive.begin()))
+        except BaseException:
+            drive.close()
+            raise
 
     @_aframeless
     async def __aexit__(
@@ -192,11 +207,14 @@ class Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> Literal[False]:
-        drive = self._leave(error)
+        drive = self._drive
+        assert drive is not None
         try:
+            self._leave(error)
             ended = drive.ended(error, drive.call.result)
             standstill = await drive.forward(ended)
         except BaseException as raised:
+            drive.close()
             return _unwinds(raised, error)
         return self._exit(drive, standstill, error)
 
@@ -214,16 +232,15 @@ class Guard:
         self._stay = _Stay(drive.call)
         return drive.call
 
-    def _leave(self, error: BaseException | None) -> Drive:
-        assert self._drive is not None
+    def _leave(self, error: BaseException | None) -> None:
         try:
             self._stay.leave()
         except RuntimeError:
+            assert self._drive is not None
             self._drive.close()
             # NB: the collector leaves blocks wherever it runs.
             if not isinstance(error, GeneratorExit):
                 raise
-        return self._drive
 
     def _exit(
         self, drive: Drive, standstill: object, error: BaseException | None

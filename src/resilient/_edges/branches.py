@@ -20,6 +20,7 @@ from resilient._edges.driver import (
 )
 from resilient._edges.lazy import awaited, is_lazy, refuse_lazy
 from resilient._runtimes.sync import SYNC
+from resilient._values.callables import colour_of
 
 
 class Branch(Drive):
@@ -50,6 +51,9 @@ class Branch(Drive):
         # NB: `end` empties the call, and a caller who waits no more ends it.
         args, kwargs = call.args, call.kwargs or {}
         in_sync = call.runtime is SYNC
+        # NB: what is surely awaitable goes through no hands of ours, where
+        # Ctrl-C would find it un-awaited.
+        plain = not in_sync and colour_of(fn) != "async"
         enter_call(call)
         value: Any = None
         refusal: TypeError | None = None
@@ -63,8 +67,10 @@ class Branch(Drive):
                 if standstill is DONE:
                     break
                 try:
-                    if not in_sync:
+                    if plain:
                         value = Outcome(await awaited(fn(*args, **kwargs)))
+                    elif not in_sync:
+                        value = Outcome(await fn(*args, **kwargs))
                     elif call.thread_runner is None:
                         value = Outcome(fn(*args, **kwargs))
                     else:

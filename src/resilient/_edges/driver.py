@@ -114,10 +114,10 @@ class Drive:
         try:
             # NB: a policy may decide as soon as it is called.
             self.coroutine = self._around(self.call)
+            return self.send(None)
         except BaseException:
-            self.call.end()
+            self.close()
             raise
-        return self.send(None)
 
     def send(self, value: object) -> object:
         """Resume with an outcome, or with what the loop answered."""
@@ -128,7 +128,8 @@ class Drive:
             self.outcome = stop.value
             return DONE
         except BaseException:
-            self.call.end()
+            # NB: after Ctrl-C in this very frame it is still under way.
+            self.close()
             raise
 
     def throw(self, error: BaseException) -> object:
@@ -146,6 +147,7 @@ class Drive:
             self.outcome = stop.value
             return DONE
         except BaseException as raised:
+            self.coroutine.close()
             self.call.end()
             if raised is error:
                 BaseException.with_traceback(raised, trace)
@@ -182,6 +184,6 @@ class Drive:
 
     def close(self) -> None:
         """Give everything back: this is never resumed."""
-        assert self.coroutine is not None
-        self.coroutine.close()
+        if self.coroutine is not None:
+            self.coroutine.close()
         self.call.end()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from contextvars import Token
 from typing import Any, cast
 
 from resilient._calls import call as call_module
@@ -56,12 +57,13 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
         if not driver.enabled:
             return fn(*args, **kwargs)
         call = Call(name, args, kwargs, SYNC, None, policy, fn)
-        token = call_module.enter_call(call)
+        token: Token[Call | None] | None = None
         value: Any = None
         outcome: Outcome | None = None
         trace: types.TracebackType | None = None
         coroutine: Driven | None = None
         try:
+            token = call_module.enter_call(call)
             if call.deadline is not None:
                 outcome = overdue(call, clock.now())
             if outcome is None:
@@ -108,12 +110,15 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                 return outcome.value
             raise raised_by(policy, outcome.error)
         finally:
-            call_module.leave_call(token)
-            call.end(outcome)
+            if token is None:
+                call_module.forget_call(call)
+            else:
+                call_module.leave_call(token)
             if coroutine is not None:
                 # NB: after Ctrl-C in this very frame it is still under way,
                 # and the error's traceback would keep it.
                 coroutine.close()
+            call.end(outcome)
             # NB: the error's traceback holds this frame; the frame must not
             # hold the error.
             outcome = value = trace = None
@@ -152,11 +157,13 @@ def async_edge(
         if not driver.enabled:
             return await run(*args, **kwargs)
         call = Call(name, args, kwargs, None, None, policy, fn)
-        token = call_module.enter_call(call)
+        token: Token[Call | None] | None = None
         value: Any = None
         outcome: Outcome | None = None
         trace: types.TracebackType | None = None
+        coroutine: Driven | None = None
         try:
+            token = call_module.enter_call(call)
             if call.deadline is not None:
                 outcome = overdue(call, clock.now())
             if outcome is None:
@@ -171,6 +178,12 @@ def async_edge(
                     except BaseException as error:
                         if error is value:
                             BaseException.with_traceback(error, trace)
+                        elif getattr(coroutine, "cr_suspended", False):
+                            # NB: Ctrl-C in this very frame. They may have to
+                            # wait as they unwind, so they cannot be closed.
+                            value, trace = error, error.__traceback__
+                            resume = coroutine.throw
+                            continue
                         raise
                     # NB: the user's call has a `try` of its own: its
                     # StopIteration is none of ours.
@@ -212,11 +225,17 @@ def async_edge(
             raise raised_by(policy, outcome.error)
         finally:
             try:
-                call_module.leave_call(token)
+                if token is None:
+                    call_module.forget_call(call)
+                else:
+                    call_module.leave_call(token)
             except ValueError:
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.
                 pass
+            if coroutine is not None:
+                # NB: as in `sync_edge`.
+                coroutine.close()
             call.end(outcome)
             # NB: the error's traceback holds this frame; the frame must not
             # hold the error.

@@ -29,7 +29,14 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resilient._calls.call import AnyPolicy, Call, enter_call, leave_call, overdue
+from resilient._calls.call import (
+    AnyPolicy,
+    Call,
+    enter_call,
+    forget_call,
+    leave_call,
+    overdue,
+)
 from resilient._calls.outcome import OngoingWork, Outcome, UnaskedOutcome
 from resilient._edges import driver
 from resilient._edges.driver import RUN, Drive, failed
@@ -61,7 +68,11 @@ class Inside:
         self.call = call
 
     def __enter__(self) -> None:
-        self.token: Token[Call | None] = enter_call(self.call)
+        try:
+            self.token: Token[Call | None] = enter_call(self.call)
+        except BaseException:
+            forget_call(self.call)
+            raise
 
     def __exit__(self, *exc: object) -> None:
         try:

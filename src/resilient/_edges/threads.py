@@ -36,13 +36,14 @@ class AbandonableThreads:
         kwargs: Mapping[str, Any],
     ) -> ThreadCall | None:
         """Run ``fn(*args, **kwargs)`` in a thread; None: all are taken."""
-        with self.lock:
-            if self.running >= self._size:
-                return None
-            self.running += 1
         call = ThreadCall(self)
-        context = copy_context()
         try:
+            with self.lock:
+                if self.running >= self._size:
+                    return None
+                self.running += 1
+                call.counted = True
+            context = copy_context()
             clock.start_thread(
                 lambda: context.run(call.run, fn, args, kwargs), f"resilient {name}"
             )
@@ -66,6 +67,7 @@ class ThreadCall:
         "_over",
         "_threads",
         "_unwinding",
+        "counted",
         "ongoing",
     )
 
@@ -74,6 +76,8 @@ class ThreadCall:
         self._gate = threading.Lock()
         self._gate.acquire()
         self._begun = self._called_off = self._left = self._over = False
+        # Whether it is counted among those that run.
+        self.counted: bool = False
         self._outcome: Outcome | None = None
         self._unwinding: BaseException | None = None
         self.ongoing = OngoingWork()
@@ -107,7 +111,8 @@ class ThreadCall:
         with self._threads.lock:
             if not self._begun:
                 self._called_off = True
-                self._threads.running -= 1
+                self._threads.running -= self.counted
+                self.counted = False
                 return
         self._leave()
 

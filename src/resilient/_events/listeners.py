@@ -6,12 +6,12 @@ nothing.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from resilient._events.events import Event
+from resilient._values.locks import Lock
 
 Listener: TypeAlias = Callable[[Event], Any]
 
@@ -24,11 +24,12 @@ class Outbox:
     causes further events leaves them to the delivery it is part of.
     """
 
-    __slots__ = ("_busy", "_events")
+    __slots__ = ("_busy", "_events", "_lock")
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
-        self._busy = threading.Lock()
+        self._lock = Lock()
+        self._busy = False
 
     def put(self, event: Event) -> None:
         self._events.append(event)
@@ -36,12 +37,18 @@ class Outbox:
     def deliver(self, listeners: Callable[[], tuple[Listener, ...]]) -> None:
         # NB: looked at again after each release: another thread may have
         # put an event, found the outbox busy and left it to this one.
-        while self._events and self._busy.acquire(blocking=False):
+        while self._events:
+            mine = False
             try:
+                with self._lock:
+                    if self._busy:
+                        return
+                    self._busy = mine = True
                 while self._events:
                     send(listeners(), self._events.popleft())
             finally:
-                self._busy.release()
+                if mine:
+                    self._busy = False
 
 
 def send(listeners: tuple[Listener, ...], event: Event) -> None:

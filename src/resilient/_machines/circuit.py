@@ -296,6 +296,11 @@ class Circuit:
             state = _HALF_OPEN
         if state is _HALF_OPEN:
             self._expire_probes(now)
+            if self._votes and not self._probes:
+                # Ctrl-C came between the last vote and its decision.
+                self._decide(now)
+                if self.state is not _HALF_OPEN:
+                    return self.admit(now)
             state = self.state
             if state is _HALF_OPEN and self._has_place():
                 return self._issue_probe(now)
@@ -547,7 +552,9 @@ class Circuit:
             # order, a reclaim needs to look at the first lease only.
             deadline = max(deadline, self._probes[-1].deadline)
         probe = Probe(self.era, deadline)
-        self._probes.append(probe)
+        # NB: no call after it, so that an interrupt cannot come before the owner
+        # has it.
+        self._probes += (probe,)
         return probe
 
     def _expire_probes(self, now: float) -> None:
@@ -584,10 +591,14 @@ class Circuit:
             self.stale += 1
 
     def _vote(self, now: float, failed: bool, slow: bool) -> None:
-        """Count a vote, and decide if those to come cannot change it."""
+        """Count a vote."""
         self._votes += 1
         self._votes_failed += failed
         self._votes_slow += slow
+        self._decide(now)
+
+    def _decide(self, now: float) -> None:
+        """Close or open, if the votes to come cannot change it."""
         size = self._half_open_calls
         to_come = size - self._votes
 
@@ -619,28 +630,30 @@ class Circuit:
         self, new: CircuitState, now: float, reason: Reason, trip: Trip | None = None
     ) -> None:
         """Begin a new era, with nothing left of the last one."""
+        openings, kept = self.openings, self._trip
+        if new is _OPEN:
+            openings, kept = openings + 1, trip
+        elif new is not _HALF_OPEN and new is not _RAMPING:
+            openings, kept = 0, None
+        era, old = self.era + 1, self.state
+        change = Change(old, new, now, reason, era, openings, trip)
+        self._window.clear()
+        # NB: no call from here on: Ctrl-C would leave half of a state behind.
+        self.state, self.era = new, era
+        self.openings, self._trip = openings, kept
         self._recording = new is _CLOSED or new is _OBSERVING or new is _RAMPING
         self._nothing_to_forget = self._recording
-        self.era += 1
-        self._window.clear()
         self._in_a_row = 0
         self._would_open = False
-        self._probes.clear()
+        self._probes = []
         self._votes = self._votes_failed = self._votes_slow = 0
-        if new is _OPEN:
-            self.openings += 1
-            self._trip = trip
-        elif new is not _HALF_OPEN and new is not _RAMPING:
-            self.openings = 0
-            self._trip = None
         # A reset of a closed circuit begins an era and changes no state.
-        if new is not self.state:
-            self._enter_state(new, now, reason, trip)
+        if new is not old:
+            self._since, self._share_credit = now, 1.0
+            self.changes += (change,)
 
-    def _enter_state(
-        self, new: CircuitState, now: float, reason: Reason, trip: Trip | None = None
-    ) -> None:
+    def _enter_state(self, new: CircuitState, now: float, reason: Reason) -> None:
         """Go to another state, and keep the era."""
-        old, self.state, self._since = self.state, new, now
-        self._share_credit = 1.0
-        self.changes += (Change(old, new, now, reason, self.era, self.openings, trip),)
+        change = Change(self.state, new, now, reason, self.era, self.openings, None)
+        self.state, self._since, self._share_credit = new, now, 1.0
+        self.changes += (change,)

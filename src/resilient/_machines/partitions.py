@@ -135,9 +135,8 @@ class Group:
         """Slots that it has or wanted at once, now or lately."""
         return max(self._peak, self._last, self.in_use + self.waiting)
 
-    def enter(self) -> None:
-        """Take note that it has a slot more."""
-        self.in_use += 1
+    def entered(self) -> None:
+        """Take note that it has got a slot more."""
         self._refused = 0
         self._calls += 1
         self._entered += 1
@@ -149,11 +148,10 @@ class Group:
         self._calls += 1
         self._peak = max(self._peak, self.in_use + self.waiting + self._refused)
 
-    def line_up(self) -> None:
+    def queued(self) -> None:
         """Take note that who was refused just now waits."""
         self._refused = max(0, self._refused - 1)
         self._calls = max(0, self._calls - 1)
-        self.waiting += 1
 
     def turn(self, *, lapsed: bool) -> None:
         """Begin another period."""
@@ -168,17 +166,17 @@ class Group:
 
 
 class GroupedTicket(Ticket, Protocol):
-    """A call in the queue, and the group that it is of."""
+    """A ticket, and its group; None as long as there is only one."""
 
     @property
-    def group(self) -> Group: ...
+    def group(self) -> Group | None: ...
 
 
 T = TypeVar("T", bound=GroupedTicket)
 
 
 class SharedSlots(Slots[T]):
-    """Slots for groups; `take` and `release` without one work as well.
+    """Slots for groups; `take` and `leave` without one work as well.
 
     Args:
         limit: Slots.
@@ -204,18 +202,20 @@ class SharedSlots(Slots[T]):
         return self._partitions.get(partition, self._rest).groups[priority]
 
     def take_for(
-        self, group: Group, now: float, *, shed_rank: float = 1.0, again: bool = False
+        self, ticket: T, now: float, *, shed_rank: float = 1.0, again: bool = False
     ) -> bool:
-        """Take a slot for a group if it may have one and none of it waits.
+        """Take a slot if the ticket's group may have one and none of it waits.
 
         Args:
-            group: The group.
+            ticket: The call.
             now: Monotonic seconds.
             shed_rank: That of the call; 1.0: never the first to go.
             again: Whether the same call was refused just now.
         """
+        group = ticket.group
+        assert group is not None
         if now >= self._turns:
-            self._share_credit(now)
+            self._begin_period(now)
         if (
             group.waiting
             or (group.is_shed(shed_rank) and self.in_use >= self.limit * _FOR_ALL)
@@ -224,29 +224,13 @@ class SharedSlots(Slots[T]):
             if not again:
                 group.refuse()
             return False
-        self.in_use += 1
-        group.enter()
+        self._give(ticket)
         return True
 
-    def release_of(self, group: Group) -> list[T]:
-        """Give the slot of a group back."""
-        group.in_use -= 1
-        return self.release()
-
-    def join(self, ticket: T) -> T | None:
-        put_out = super().join(ticket)
-        if put_out is not ticket:
-            ticket.group.line_up()
-            if put_out is not None:
-                put_out.group.waiting -= 1
-        return put_out
-
-    def leave(self, ticket: T) -> list[T]:
-        if ticket.granted:
-            ticket.group.in_use -= 1
-        elif self._in_line(ticket):
-            ticket.group.waiting -= 1
-        return super().leave(ticket)
+    def line_up(self, ticket: T, *, first: bool = False) -> None:
+        if ticket.group is not None:
+            ticket.group.queued()
+        super().line_up(ticket, first=first)
 
     def forget(self) -> None:
         """Forget every demand but those of the present."""
@@ -255,21 +239,20 @@ class SharedSlots(Slots[T]):
             for group in partition.groups:
                 group.turn(lapsed=True)
 
-    def _grant(self) -> list[T]:
-        granted: list[T] = []
+    def _next(self) -> T | None:
         for priority in sorted(self.lines, reverse=True):
             line = self.lines[priority]
-            for ticket in list(reversed(line) if self.lifo else line):
+            for ticket in reversed(line) if self.lifo else line:
                 if self.in_use >= self.limit:
-                    return granted
-                if self._may_have(ticket.group):
-                    # NB: it leaves the line before it is granted.
-                    self.leave(ticket)
-                    ticket.granted = True
-                    ticket.group.enter()
-                    self.in_use += 1
-                    granted.append(ticket)
-        return granted
+                    return None
+                if ticket.group is None or self._may_have(ticket.group):
+                    return ticket
+        return None
+
+    def _give(self, ticket: T) -> None:
+        super()._give(ticket)
+        if ticket.group is not None:
+            ticket.group.entered()
 
     def _may_have(self, group: Group) -> bool:
         """Whether a group may have one slot more."""
@@ -294,7 +277,7 @@ class SharedSlots(Slots[T]):
         )
         return in_use + above + others < limit
 
-    def _share_credit(self, now: float) -> None:
+    def _begin_period(self, now: float) -> None:
         lapsed = now >= self._turns + _PERIOD
         self._turns = now + _PERIOD
         for partition in (self._rest, *self._partitions.values()):

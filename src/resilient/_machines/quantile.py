@@ -83,8 +83,11 @@ class Quantile:
             sample: Any number but NaN, in any unit.
         """
         recent, ordered = self._recent, self._sorted
+        one = array("d", (sample,))
+        # NB: no call from here on but the last, or Ctrl-C would leave one list
+        # without the other.
         if len(recent) < SIZE:
-            recent.append(sample)
+            recent += one
         else:
             place = self._next
             del ordered[bisect_left(ordered, recent[place])]

@@ -328,9 +328,10 @@ class TokenBucket(RateLimit):
         and takes as many periods to pay as before.
         """
         pace = _bucket_pace(rate, per, burst)
-        self._tokens = self._own_level(now) / self.pace.capacity * pace.capacity
-        self.pace = pace
+        tokens = self._own_level(now) / self.pace.capacity * pace.capacity
         self._seen = max(now, self._seen)
+        self._tokens = tokens
+        self.pace = pace
 
     def _own_level(self, now: float) -> float:
         # NB: `wait` relies on this never falling as `now` grows. Subtraction,
@@ -356,14 +357,17 @@ class TokenBucket(RateLimit):
         return wait
 
     def _spend(self, now: float, amount: float) -> None:
-        self._tokens = self._own_level(now) - amount
+        tokens = self._own_level(now) - amount
+        # NB: no call between the two, or Ctrl-C could let tokens come back twice.
         self._seen = max(now, self._seen)
+        self._tokens = tokens
 
     def _credit(self, now: float, amount: float, since: float | None) -> None:
         # Clipped later than it would have been if the cost had been known at
         # once, thus never too generous, whenever it was taken.
-        self._tokens = min(self.pace.capacity, self._own_level(now) + amount)
+        tokens = min(self.pace.capacity, self._own_level(now) + amount)
         self._seen = max(now, self._seen)
+        self._tokens = tokens
 
 
 class SlidingWindow(RateLimit):
@@ -409,8 +413,9 @@ class SlidingWindow(RateLimit):
             and 0 < len(leaving) < _LONGEST_LOG
             and leaves > leaving[-1]
         ):
-            leaving.append(leaves)
-            self._amounts.append(amount)
+            # NB: plain statements, which Ctrl-C cannot come between; as below.
+            leaving += (leaves,)
+            self._amounts += (amount,)
             self._used = used
             return 0.0
         return super().try_take(now, amount)
@@ -458,13 +463,13 @@ class SlidingWindow(RateLimit):
             self._leaving, self._amounts = [], []
         if len(self._leaving) >= _LONGEST_LOG:
             self._thin_out()
-        self._used += amount
         leaves = now + self.pace.per
         if self._leaving and leaves <= self._leaving[-1]:
             self._amounts[-1] += amount
         else:
-            self._leaving.append(leaves)
-            self._amounts.append(amount)
+            self._leaving += (leaves,)
+            self._amounts += (amount,)
+        self._used += amount
 
     def _credit(self, now: float, amount: float, since: float | None) -> None:
         # From the oldest entries: those leave first, so that the credit never
@@ -472,24 +477,27 @@ class SlidingWindow(RateLimit):
         self._forget(now)
         if since is not None and since + self.pace.per <= now:
             return
-        for index, taken in enumerate(self._amounts):
+        amounts: list[float] = []
+        for taken in self._amounts:
             credited = min(taken, amount)
-            self._amounts[index] -= credited
+            amounts.append(taken - credited)
             amount -= credited
-        self._used = math.fsum(self._amounts)
+        used = math.fsum(amounts)
+        self._amounts, self._used = amounts, used
 
     def _forget(self, now: float) -> None:
         """Drop what has left the window."""
         gone = bisect.bisect_right(self._leaving, now)
         if gone:
             left = math.fsum(self._amounts[:gone])
-            del self._leaving[:gone]
-            del self._amounts[:gone]
             # Whole numbers are subtracted without error; fractions are added
             # up afresh, or their errors would pile up for years.
-            self._used -= left
-            if not (left.is_integer() and self._used.is_integer()):
-                self._used = math.fsum(self._amounts)
+            used = self._used - left
+            if not (left.is_integer() and used.is_integer()):
+                used = math.fsum(self._amounts[gone:])
+            del self._leaving[:gone]
+            del self._amounts[:gone]
+            self._used = used
 
     def _thin_out(self) -> None:
         """Let what leaves at nearly the same time leave with its last."""

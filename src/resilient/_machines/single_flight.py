@@ -51,14 +51,16 @@ class Execution:
         key: What it is found by.
         waiters: The callers that wait for it, in the order they came.
         abandoned: Whether all have left before it could finish.
+        over: Whether it has ended, or was abandoned.
     """
 
-    __slots__ = ("abandoned", "key", "waiters")
+    __slots__ = ("abandoned", "key", "over", "waiters")
 
     def __init__(self, key: Hashable, first: WaitingCall) -> None:
         self.key: Hashable = key
         self.waiters: dict[WaitingCall, None] = {first: None}
         self.abandoned: bool = False
+        self.over: bool = False
 
 
 F = TypeVar("F", bound=Execution)
@@ -94,17 +96,25 @@ class Executions(Generic[F]):
         del execution.waiters[waiting]
         if execution.waiters:
             return False
-        execution.abandoned = True
-        del self._under_way[execution.key]
+        execution.abandoned = execution.over = True
+        self._forget(execution)
         return True
 
     def finish(self, execution: F) -> list[WaitingCall]:
         """End it; return who is waiting for it."""
+        self._forget(execution)
         waiters = list(execution.waiters)
-        if waiters:
-            execution.waiters.clear()
-            del self._under_way[execution.key]
+        execution.over = True
+        execution.waiters = {}
         return waiters
+
+    def find_all(self) -> list[F]:
+        """Return those that are under way."""
+        return list(self._under_way.values())
+
+    def _forget(self, execution: F) -> None:
+        if self._under_way.get(execution.key) is execution:
+            del self._under_way[execution.key]
 
     def closes_circle(self, execution: F, around: Collection[Execution]) -> bool:
         """Whether an execution waits, itself or through others, for one of `around`.

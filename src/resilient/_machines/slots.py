@@ -2,18 +2,23 @@
 
 Ground rules:
 
-* A ticket waits in line until it is granted a slot, is put out or leaves. Of
-  what it is the machine knows its ``priority`` alone.
+* A ticket is a call. It has a slot (`granted`), waits in line, or neither. Of
+  what it is the machine knows its ``priority``, and the `Group` that its slot
+  or its place in line is counted for, if there is one.
 * A slot that comes free goes straight to the next in line: `in_use` does not
-  fall in between, so no caller can overtake.
+  fall in between, so that no call can overtake.
 * Next is the highest class, and within a class the oldest ("lifo": the
-  newest). Where the queue is full, the one served last of a class
-  below the newcomer's is put out for it: as many wait as may, whatever their
-  class, and the least important of them go first.
+  newest). Where the line is full, the ticket that would be served last of a
+  class below the newcomer's is put out for it: as many wait as may, whatever
+  their class, and the least important of them go first.
 * Every method that frees slots returns the tickets it granted, in order, for
   the caller to wake once it has left its lock.
-* A caller that leaves may have been granted a slot in the same instant:
-  `leave` then passes the slot on.
+* `leave` gives back whatever a ticket has, and does nothing for one that has
+  nothing: it may be called again after it was interrupted.
+* An interrupt (Ctrl-C) may end a method at any call that it makes. So each
+  change is a run of plain statements, without a call between them, after which
+  everything is in order again; what then remains to be done, granting, the
+  next `leave` or `grant` does.
 
 ============ ============================== ================================
 call         in_use < limit, empty queue    otherwise
@@ -21,13 +26,16 @@ call         in_use < limit, empty queue    otherwise
 take         in_use + 1, True               False
 join         (not called)                   in line, perhaps for another; or
                                             back: line is full
-release      in_use - 1                     slot passes to the next in line
-leave        out of line                    granted: as release
-resize       grants as many as now fit      no call is interrupted
-============ ============================== ================================
 
 To take a slot and to release one is so little with no queue that an owner
 in a hurry does it in place: both are the first lines of their methods.
+=======
+leave        in_use - 1, or out of line     slot passes to the next in line
+resize       grants as many as now fit      nobody is interrupted
+============ ============================== ================================
+
+To take a slot and to give one back is so little where nobody waits that an
+owner in a hurry does it in place: the first lines of `take` and of `leave`.
 
 Deliberately not modelled: time. How long a call waits is the policy's. A
 class that never gets a turn waits until its policy says that it was enough.
@@ -41,13 +49,28 @@ from typing import Generic, Protocol, TypeVar
 from resilient._values.priority import Priority
 
 
+class Group(Protocol):
+    """Calls that are counted together.
+
+    Attributes:
+        in_use: Slots they have.
+        waiting: Their tickets in line.
+    """
+
+    in_use: int
+    waiting: int
+
+
 class Ticket(Protocol):
-    """A call in the queue."""
+    """A call that wants a slot, waits for one, or has one."""
 
     granted: bool
 
     @property
     def priority(self) -> Priority: ...
+
+    @property
+    def group(self) -> Group | None: ...
 
 
 T = TypeVar("T", bound=Ticket)
@@ -64,23 +87,24 @@ class Slots(Generic[T]):
 
     Attributes:
         in_use: Slots that are taken.
-        lines: The queues by class: one for each class that has a waiting
-            call, and no empty one.
+        queued: Tickets in line.
+        lines: Who waits, by class: a line for each class that has tickets in
+            line, and no empty one.
+        called: Tickets that were granted a slot in line and have not `come` for
+            it yet; None: no ticket ever was.
     """
 
-    __slots__ = ("in_use", "lifo", "limit", "lines", "max_queue")
+    __slots__ = ("called", "in_use", "lifo", "limit", "lines", "max_queue", "queued")
 
     def __init__(self, limit: int, max_queue: int, *, lifo: bool = False) -> None:
         self.limit = limit
         self.max_queue = max_queue
         self.in_use: int = 0
+        # NB: counted, not summed up: it is read without the lock.
+        self.queued: int = 0
         self.lifo = lifo
         self.lines: dict[Priority, OrderedDict[T, None]] = {}
-
-    @property
-    def queued(self) -> int:
-        """Tickets in line."""
-        return sum(map(len, self.lines.values()))
+        self.called: dict[T, None] | None = None
 
     def waiting(self) -> list[T]:
         """Return who is in line: highest class first, then oldest first."""
@@ -90,10 +114,10 @@ class Slots(Generic[T]):
             for ticket in self.lines[priority]
         ]
 
-    def take(self) -> bool:
-        """Take a slot if one is free and no call waits for it."""
+    def take(self, ticket: T) -> bool:
+        """Take a slot if one is free and no ticket waits for it."""
         if self.in_use < self.limit and not self.lines:
-            self.in_use += 1
+            self._give(ticket)
             return True
         return False
 
@@ -101,55 +125,95 @@ class Slots(Generic[T]):
         """Stand in line.
 
         Returns:
-            The ticket without a place, if any: this one, or one of a lower
-            class that was put out of the queue for it.
+            Whom there is no place for: None, this ticket, or one of a lower
+            class that was put out of line for it.
         """
         put_out: T | None = None
         if self.queued >= self.max_queue:
             lowest = min(self.lines, default=ticket.priority)
             if lowest >= ticket.priority:
                 return ticket
-            put_out = self._pop(lowest, last=not self.lifo)
-        self.lines.setdefault(ticket.priority, OrderedDict())[ticket] = None
+            line = self.lines[lowest]
+            put_out = next(iter(line) if self.lifo else reversed(line))
+            self._remove(put_out)
+        self.line_up(ticket)
         return put_out
 
+    def line_up(self, ticket: T, *, first: bool = False) -> None:
+        """Put a ticket into the line of its class, at its end or `first`."""
+        line = self.lines.get(ticket.priority)
+        group = ticket.group
+        if line is None:
+            line = OrderedDict[T, None]()
+        line[ticket] = None
+        self.lines[ticket.priority] = line
+        self.queued += 1
+        if group is not None:
+            group.waiting += 1
+        if first:
+            line.move_to_end(ticket, last=False)
+
     def leave(self, ticket: T) -> list[T]:
-        """Leave the line, or give back a slot granted in the same instant."""
+        """Give a slot back, or leave the line."""
+        group = ticket.group
+        self.come(ticket)
         if ticket.granted:
             ticket.granted = False
-            return self.release()
-        if self._in_line(ticket):
-            line = self.lines[ticket.priority]
-            del line[ticket]
-            if not line:
-                del self.lines[ticket.priority]
-        return []
-
-    def release(self) -> list[T]:
-        """Give a slot back."""
-        self.in_use -= 1
-        return self._grant() if self.lines else []
+            self.in_use -= 1
+            if group is not None:
+                group.in_use -= 1
+        elif self.is_in_line(ticket):
+            self._remove(ticket)
+        return self.grant() if self.lines else []
 
     def resize(self, limit: int) -> list[T]:
         """Set another limit."""
         self.limit = limit
-        return self._grant()
+        return self.grant()
 
-    def _grant(self) -> list[T]:
+    def grant(self) -> list[T]:
+        """Give the slots that are free to those next in line."""
         granted: list[T] = []
-        while self.lines and self.in_use < self.limit:
-            ticket = self._pop(max(self.lines), last=self.lifo)
-            ticket.granted = True
-            self.in_use += 1
-            granted.append(ticket)
+        while (ticket := self._next()) is not None:
+            self._remove(ticket)
+            if self.called is None:
+                self.called = {}
+            self.called[ticket] = None
+            self._give(ticket)
+            granted += (ticket,)
         return granted
 
-    def _in_line(self, ticket: T) -> bool:
+    def come(self, ticket: T) -> None:
+        """Take note that a ticket knows that it was granted a slot."""
+        if self.called is not None and ticket in self.called:
+            del self.called[ticket]
+
+    def is_in_line(self, ticket: T) -> bool:
+        """Whether a ticket waits."""
         return ticket in self.lines.get(ticket.priority, ())
 
-    def _pop(self, priority: Priority, *, last: bool) -> T:
-        line = self.lines[priority]
-        ticket, _ = line.popitem(last=last)
+    def _next(self) -> T | None:
+        """Return the ticket that a slot is free for."""
+        if not self.lines or self.in_use >= self.limit:
+            return None
+        line = self.lines[max(self.lines)]
+        return next(reversed(line) if self.lifo else iter(line))
+
+    def _give(self, ticket: T) -> None:
+        """Give a slot to a ticket that has none and is not in line."""
+        group = ticket.group
+        ticket.granted = True
+        self.in_use += 1
+        if group is not None:
+            group.in_use += 1
+
+    def _remove(self, ticket: T) -> None:
+        """Take a ticket out of line."""
+        line = self.lines[ticket.priority]
+        group = ticket.group
+        del line[ticket]
         if not line:
-            del self.lines[priority]
-        return ticket
+            del self.lines[ticket.priority]
+        self.queued -= 1
+        if group is not None:
+            group.waiting -= 1

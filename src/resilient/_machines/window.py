@@ -212,7 +212,11 @@ class TimeWindow:
         self.calls = self._closed_calls = self.calls - oldest_calls
         self.failures = self._closed_failures = self.failures - oldest_failures
         self.slow = self._closed_slow = self.slow - oldest_slow
-        self._next = (at + 3) % len(ring)
+        at += 3
+        self._next = at if at < 3 * (self._buckets - 1) else 0
+
+
+_MARKS = (b"\0", b"\1", b"\2", b"\3")
 
 
 class CountWindow:
@@ -245,8 +249,9 @@ class CountWindow:
     def record(self, now: float, failed: bool, slow: bool) -> None:
         """Count a call that ended; when it did is of no importance here."""
         mark = (1 if failed else 0) | (2 if slow else 0)
+        # NB: plain statements, which Ctrl-C cannot come between.
         if self.calls < self._size:
-            self._marks.append(mark)
+            self._marks += _MARKS[mark]
             self.calls += 1
         else:
             at = self._next

@@ -174,8 +174,14 @@ class Policy(Configured, Generic[F]):
 
     def bind(self, proceed: Proceed) -> Proceed:
         """Return `around` with what is inside: the same for every call."""
-        # NB: positional: a keyword would double what the call costs.
-        return functools.partial(self.around, proceed)
+        around = self.around
+
+        # NB: no partial. As a call of C's ends, Ctrl-C may come, and leave a
+        # coroutine that is never awaited.
+        def bound(call: Call) -> Awaitable[Outcome]:
+            return around(proceed, call)
+
+        return bound
 
     def reset(self) -> None:
         """Forget everything learnt: as new. Calls under way go on."""
@@ -214,10 +220,12 @@ class Policy(Configured, Generic[F]):
 
     def name_after(self, protected: str) -> None:
         """Take a name from the first thing that it protects."""
-        if self._alias is None:
-            self._used_directly().alias = protected
-            self._forget_placement()
-            self.counters = counters_of(self.placement.policy)
+        # NB: whoever comes second waits for the counters to go by that name.
+        with _naming:
+            if self._alias is None:
+                self._used_directly().alias = protected
+                self._forget_placement()
+                self.counters = counters_of(self.placement.policy)
 
     def error_name(self, call: Call) -> str:
         """Return what to call this policy in an error of `call`.
@@ -468,8 +476,9 @@ class Policy(Configured, Generic[F]):
         use = self._used_directly()
         if usage not in use.checked:
             self.check_usage(usage)
-            use.checked = (*use.checked, usage)
+            # NB: first, for another thread goes by what it sees here.
             self.start_counting()
+            use.checked = (*use.checked, usage)
 
     @overload
     def __call__(
@@ -645,7 +654,9 @@ def check_listener(listener: object) -> None:
         )
 
 
-_subscribing = threading.Lock()
+# NB: it may be taken again by a signal handler or finalizer on the same thread.
+_subscribing = threading.RLock()
+_naming = threading.RLock()
 
 living: WeakValueDictionary[int, Policy[Any]] = WeakValueDictionary()
 """Every policy there is but those inside a `PerKey`, oldest first."""

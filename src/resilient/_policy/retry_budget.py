@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Literal
 
 from resilient._machines.budget import Budget
 from resilient._runtimes import clock
+from resilient._values.locks import Lock, ReenteredError
 from resilient._values.priority import Priority
 
 
@@ -45,7 +45,7 @@ class RetryBudget:
         self, ratio: float = 0.1, capacity: float = 10.0, per_second: float = 0.1
     ) -> None:
         self._machine = Budget(ratio, capacity, per_second)
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def __repr__(self) -> str:
         machine = self._machine
@@ -65,15 +65,24 @@ class RetryBudget:
         # NB: read without the lock. The full budget of a good day costs one
         # comparison; who just misses a withdrawal loses one deposit.
         if self._machine.saved < self._machine.capacity:
-            with self._lock:
-                self._machine.deposit()
+            try:
+                self._lock.run(self._machine.deposit)
+            except ReenteredError:
+                # In the middle of a change, on the same thread: one less.
+                pass
 
     def withdraw(
         self, amount: float = 1.0, *, priority: Priority = Priority.NORMAL
     ) -> bool:
         """Take `amount` retries; return whether there were as many."""
-        with self._lock:
-            return self._machine.withdraw(clock.now(), amount, priority)
+        try:
+            return self._lock.run(self._withdraw_locked, amount, priority)
+        except ReenteredError:
+            # In the middle of a change, on the same thread.
+            return False
+
+    def _withdraw_locked(self, amount: float, priority: Priority) -> bool:
+        return self._machine.withdraw(clock.now(), amount, priority)
 
     @property
     def balance(self) -> float:

@@ -16,6 +16,7 @@ Source: hashed timing wheels without the wheel; Varghese and Lauck, 1987.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
@@ -82,7 +83,7 @@ class AsyncioRuntime:
         loop = task.get_loop()
         limits: AsyncioLimits
         if limits_by_loop is None:
-            limits = _LoneLimits(loop)
+            limits = _TidyLimits(loop)
         else:
             try:
                 limits = limits_by_loop[loop]
@@ -90,10 +91,14 @@ class AsyncioRuntime:
                 limits = _add_limits(limits_by_loop, loop)
         if call in limits.entries:
             # The policy stands around itself, by way of a `PerKey` perhaps.
-            limits = _LoneLimits(loop)
+            limits = _TidyLimits(loop)
         limits.entries[call] = (deadline, task, task.cancelling())
-        if limits.timer is None:
-            limits.arm(deadline)
+        try:
+            if limits.timer is None:
+                limits.arm(deadline)
+        except BaseException:
+            limits.entries.pop(call, None)
+            raise
         return limits
 
     def is_cancellation(self, error: BaseException) -> bool:
@@ -128,9 +133,34 @@ class AsyncioRuntime:
         last: Callable[[], None],
     ) -> AsyncioTask:
         loop = asyncio.get_running_loop()
-        task = loop.create_task(body(), name=name)
-        task.add_done_callback(lambda _: last())
-        return AsyncioTask(loop, task)
+        task = _start(loop, body, name)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            # NB: looked at, or Ctrl-C in its first step would be logged as well.
+            if not task.cancelled():
+                task.exception()
+            last()
+
+        try:
+            task.add_done_callback(ended)
+            return AsyncioTask(loop, task)
+        except BaseException:
+            task.cancel()
+            raise
+
+
+def _start(
+    loop: asyncio.AbstractEventLoop,
+    body: Callable[[], Coroutine[Any, Any, None]],
+    name: str,
+) -> asyncio.Task[None]:
+    """Run ``body()`` in a task; Ctrl-C leaves no coroutine un-awaited."""
+    work = body()
+    try:
+        return loop.create_task(work, name=name)
+    except BaseException:
+        work.close()
+        raise
 
 
 class AsyncioWaiter(ForkAware):
@@ -166,6 +196,9 @@ class AsyncioWaiter(ForkAware):
             return False
         return True
 
+    def is_gone(self) -> bool:
+        return self.is_copy() or self.loop.is_closed()
+
 
 def _wake(waiters: Sequence[AsyncioWaiter]) -> None:
     for waiter in waiters:
@@ -190,6 +223,10 @@ class AsyncioTask:
     ) -> None:
         self.loop = loop
         self.task = task
+
+    @property
+    def has_ended(self) -> bool:
+        return self.task.done()
 
     def cancel(self) -> None:
         if asyncio._get_running_loop() is self.loop:
@@ -238,11 +275,15 @@ class AsyncioLimits:
         try:
             del self.entries[call]
         except KeyError:
-            return self.late.pop(call).leave(error)
+            late = self.late.pop(call, None)
+            return IN_TIME if late is None else late.leave(error)
         return IN_TIME
 
     def arm(self, deadline: float) -> None:
-        delay = max(0.0, deadline - clock.now())
+        # NB: for a second at a time, or it would be armed for as long as the
+        # limit is after the last call has left. To cancel it then, each time,
+        # is what all this is to spare.
+        delay = min(max(0.0, deadline - clock.now()), clock.patrol)
         self.timer = self.loop.call_later(delay, self.expire)
 
     def expire(self) -> None:
@@ -281,15 +322,21 @@ class AsyncioLimits:
             return due, None
 
 
-class _LoneLimits(AsyncioLimits):
-    """A limit whose duration is not shared: its timer goes with it."""
+class _TidyLimits(AsyncioLimits):
+    """Limits whose timer goes with the last of them.
+
+    For one whose duration no other call shares; and in virtual time, where a
+    timer that no call needs would still look like something to wait for.
+    """
 
     __slots__ = ()
 
     def leave(self, call: Caller, error: BaseException | None) -> End:
-        if self.timer is not None:
+        end = super().leave(call, error)
+        if not self.entries and self.timer is not None:
             self.timer.cancel()
-        return super().leave(call, error)
+            self.timer = None
+        return end
 
 
 class _Late:
@@ -340,7 +387,8 @@ def _add_limits(
     for other in tuple(limits_by_loop):
         if other.is_closed():
             limits_by_loop.pop(other, None)
-    limits = limits_by_loop[loop] = AsyncioLimits(loop)
+    kind = AsyncioLimits if clock.patrol < math.inf else _TidyLimits
+    limits = limits_by_loop[loop] = kind(loop)
     return limits
 
 
@@ -363,7 +411,7 @@ class AsyncioRace:
         self._waiter = AsyncioWaiter(loop)
 
     def start(self, racer: Racer) -> bool:
-        task = self._loop.create_task(racer.run(), name=racer.name)
+        task = _start(self._loop, racer.run, racer.name)
         self._tasks[task] = racer
         task.add_done_callback(self._ended)
         return True
@@ -373,6 +421,9 @@ class AsyncioRace:
         if task.cancelled():
             # NB: before its first step; it never ran at all.
             racer.ended(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            # Ctrl-C in its first step, or its last.
+            racer.ended(error)
         _left.discard(task)
         self._waiter.wake()
 
@@ -380,6 +431,10 @@ class AsyncioRace:
         self._waiter.wake()
 
     def wait(self, until: float | None) -> Coroutine[Any, Any, bool]:
+        # NB: not for ever: Ctrl-C may have kept a task from waking this.
+        look = clock.now() + clock.patrol
+        if until is None and look < math.inf:
+            until = look
         return ASYNCIO.park(self._waiter, until)
 
     def cleanup(self, racer: Racer) -> AbstractContextManager[object]:
@@ -395,7 +450,7 @@ class AsyncioRace:
         try:
             while self._running():
                 try:
-                    if not await self.wait(until):
+                    if not await self.wait(until) and until is not None:
                         break
                 except asyncio.CancelledError as again:
                     # Passed on, as if the work were awaited here; and as a

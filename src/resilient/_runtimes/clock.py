@@ -103,6 +103,11 @@ skip: Callable[[float], None] | None = None
 """Set while waits take no time (`resilient.testing.instant`): what is about
 to sleep for s seconds calls ``skip(s)`` instead, which moves `now` forward."""
 
+patrol: float = 1.0
+"""Seconds after which a call that waits for another looks whether that one is
+still there; infinite in virtual time, where none is ever gone and to look
+around would look like something to do."""
+
 # NB: without this, every worker that a server forks after the import draws the
 # same numbers: jitter would send all their retries at the same instants.
 if hasattr(os, "register_at_fork"):  # pragma: no branch - missing on Windows

@@ -86,6 +86,10 @@ class Waiter(Protocol):
         """
         ...
 
+    def is_gone(self) -> bool:
+        """Whether `wake` would return False; asked from any thread."""
+        ...
+
 
 def wake_all(waiters: Sequence[Waiter]) -> list[bool]:
     """Wake several, from any thread; return for each whether somebody waits there.
@@ -298,6 +302,11 @@ class Runtime(Protocol):
 
 class BackgroundTask(Protocol):
     """Something that runs in a task of its own."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has, and perhaps could not say so."""
+        ...
 
     def cancel(self) -> None:
         """Cancel it, from any thread."""

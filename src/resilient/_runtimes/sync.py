@@ -105,6 +105,9 @@ class SyncWaiter(ForkAware):
             pass
         return True
 
+    def is_gone(self) -> bool:
+        return self.is_copy()
+
 
 class SyncRace:
     """Daemon threads, which are left to end by themselves."""

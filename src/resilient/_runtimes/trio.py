@@ -88,7 +88,12 @@ class TrioRuntime:
 
     async def race(self, call: Caller) -> TrioRace:
         manager = trio.open_nursery()
-        return TrioRace(manager, await manager.__aenter__())
+        nursery = await manager.__aenter__()
+        try:
+            return TrioRace(manager, nursery)
+        except BaseException as error:
+            await manager.__aexit__(type(error), error, error.__traceback__)
+            raise
 
     def task_or_thread(self) -> object:
         return trio.lowlevel.current_task()
@@ -105,7 +110,7 @@ class TrioRuntime:
         background = TrioTask()
         # NB: a system task, for no nursery here lasts as long as it may have
         # to; the one that waits for it sees to it that it ends.
-        trio.lowlevel.spawn_system_task(
+        background.task = trio.lowlevel.spawn_system_task(
             background.run, body, last, name=name, context=copy_context()
         )
         return background
@@ -134,17 +139,31 @@ class TrioWaiter(ForkAware):
             return False
         return True
 
+    def is_gone(self) -> bool:
+        if self.is_copy():
+            return True
+        try:
+            self.token.run_sync_soon(_nothing, idempotent=True)
+        except trio.RunFinishedError:
+            return True
+        return False
+
     def _wake(self) -> None:
         self.event.set()
+
+
+def _nothing() -> None:
+    """What a run is given to do to see whether it goes on."""
 
 
 class TrioTask:
     """A system task and the scope that it runs in."""
 
-    __slots__ = ("over", "scope", "token")
+    __slots__ = ("over", "scope", "task", "token")
 
     def __init__(self) -> None:
         self.token = trio.lowlevel.current_trio_token()
+        self.task: trio.lowlevel.Task | None = None
         self.scope = trio.CancelScope()
         self.over = trio.Event()
 
@@ -171,7 +190,15 @@ class TrioTask:
 
     async def ended(self) -> None:
         with trio.CancelScope(shield=True):
-            await self.over.wait()
+            while not self.has_ended:
+                with trio.move_on_after(clock.patrol):
+                    await self.over.wait()
+
+    @property
+    def has_ended(self) -> bool:
+        # NB: one that is killed before its first step sets nothing.
+        killed = self.task is not None and self.task.coro.cr_frame is None
+        return killed or self.over.is_set()
 
 
 class TrioLimit:
@@ -287,9 +314,13 @@ class TrioRace:
                 scope.deadline = trio.current_time() + grace
             else:
                 scope.cancel()
+        # NB: once; what Ctrl-C keeps from it does it again.
+        manager, self._manager = self._manager, None
+        if manager is None:
+            return
         # NB: without the error that unwinds, which would come out wrapped in a
         # group. A cancellation does not interrupt this, but what it waits for.
-        await self._manager.__aexit__(None, None, None)
+        await manager.__aexit__(None, None, None)
 
     def abandon(self) -> None:
         # The nursery stays open: closing a coroutine inside one breaks

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from resilient._machines.lease import Lease
@@ -24,24 +23,25 @@ class LeaseMember(abc.ABC):
     Args:
         link: The store's.
         key: Kind and name of what is shared.
-        lease: The machine; what `locked` enters is held around its methods.
-        locked: Enters the policy's lock, and yields whom to wake afterwards.
+        lease: The machine; its methods are called through `run`.
+        run: Calls a function under the policy's lock, with a list for whom to
+            wake afterwards and with further arguments.
     """
 
-    __slots__ = ("__weakref__", "id", "key", "lease", "link", "locked")
+    __slots__ = ("__weakref__", "id", "key", "lease", "link", "run")
 
     def __init__(
         self,
         link: Link,
         key: str,
         lease: Lease,
-        locked: Callable[[], AbstractContextManager[list[Any]]],
+        run: Callable[..., Any],
     ) -> None:
         self.link = link
         self.key = key
         self.id = os.urandom(8).hex()
         self.lease = lease
-        self.locked = locked
+        self.run = run
         link.join(self)
         if not link.up:
             lease.cut(clock.now())
@@ -76,39 +76,53 @@ class LeaseMember(abc.ABC):
     # -- Called by the link
 
     def collect(self, now: float) -> Ask | None:
-        with self.locked():
-            return self.lease.collect(now, *self.waiting_locked())
+        ask: Ask | None = self.run(self._collect_locked, now)
+        return ask
 
     def surrender(self, now: float) -> Ask | None:
-        with self.locked():
-            return self.lease.surrender(now)
+        ask: Ask | None = self.run(lambda woken: self.lease.surrender(now))
+        return ask
 
     def deliver(self, answer: Answer, now: float, *, up: bool) -> None:
-        with self.locked() as woken:
-            self.lease.absorb(now, answer, up=up)
-            woken += self.serve_locked(now)
-            self.lease.end_round(now)
+        self.run(self._deliver_locked, answer, now, up)
         self.follow(now)
 
     def fail(self, now: float, *, sent: bool) -> None:
-        with self.locked() as woken:
-            self.lease.fail(now, sent=sent)
-            woken += self.serve_locked(now)
+        self.run(self._fail_locked, now, sent)
 
     def cut(self, now: float) -> None:
-        with self.locked() as woken:
-            self.lease.cut(now)
-            woken += self.serve_locked(now)
+        self.run(self._cut_locked, now)
 
     def restore(self, now: float) -> None:
-        with self.locked() as woken:
-            self.lease.restore()
-            woken += self.serve_locked(now)
+        self.run(self._restore_locked, now)
         self.follow(now)
 
     def see(self, now: float, members: int) -> None:
-        with self.locked():
-            self.lease.see(now, members)
+        self.run(lambda woken: self.lease.see(now, members))
+
+    # -- Called under the lock
+
+    def _collect_locked(self, woken: list[Any], now: float) -> Ask | None:
+        return self.lease.collect(now, *self.waiting_locked())
+
+    def _deliver_locked(
+        self, woken: list[Any], answer: Answer, now: float, up: bool
+    ) -> None:
+        self.lease.absorb(now, answer, up=up)
+        woken += self.serve_locked(now)
+        self.lease.end_round(now)
+
+    def _fail_locked(self, woken: list[Any], now: float, sent: bool) -> None:
+        self.lease.fail(now, sent=sent)
+        woken += self.serve_locked(now)
+
+    def _cut_locked(self, woken: list[Any], now: float) -> None:
+        self.lease.cut(now)
+        woken += self.serve_locked(now)
+
+    def _restore_locked(self, woken: list[Any], now: float) -> None:
+        self.lease.restore()
+        woken += self.serve_locked(now)
 
     def forget(self) -> None:
         self.id = os.urandom(8).hex()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resilient._calls.call import Call
 from resilient._calls.judging import Condition, Judge, judge_by
@@ -21,6 +20,7 @@ from resilient._policy.queueing import QueueingPolicy, Ticket
 from resilient._runtimes import clock
 from resilient._values.checks import count, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
@@ -31,33 +31,36 @@ _SUCCESS, _IGNORED = Verdict.SUCCESS, Verdict.IGNORED
 _TOLD_EVERY = 1.0
 """Seconds between two events about the limit."""
 
-_Permit: TypeAlias = "tuple[float, Group | None]"
-"""When the call began; and its group, None as long as there is one only."""
 
-
-class _Ended(NamedTuple):
-    """A call that has answered while the lock was taken.
+class _Answer(NamedTuple):
+    """What there is to learn from a call.
 
     Attributes:
-        leaves: Whether it gives its slot back.
-        group: That of its permit.
-        began, now: Monotonic seconds.
-        congested: Whether it met congestion; None: it says nothing.
+        began, now: When it began and answered, in monotonic seconds.
+        congested: Whether it met congestion.
     """
 
-    leaves: bool
-    group: Group | None
     began: float
     now: float
-    congested: bool | None
+    congested: bool
 
 
 class _Ticket(Ticket):
-    """A call in line."""
+    """A call.
 
-    __slots__ = ("group",)
+    Attributes:
+        began: When it got its slot, in monotonic seconds.
+        group: Its group, None as long as there is only one.
+        answer: What there is to learn from it, when it gives its slot back.
+    """
 
-    group: Group
+    __slots__ = ("answer", "began", "group")
+
+    def __init__(self, call: Call, began: float) -> None:
+        super().__init__(call)
+        self.began: float = began
+        self.group: Group | None = None  # type: ignore[assignment]  # base: never
+        self.answer: _Answer | None = None
 
 
 class AdaptiveConcurrency(QueueingPolicy):
@@ -116,6 +119,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         "_initial",
         "_judge",
         "_lock",
+        "_looked_at",
         "_slots",
         "_tell_at",
         "_told",
@@ -173,8 +177,9 @@ class AdaptiveConcurrency(QueueingPolicy):
         )
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self)
-        self._lock = threading.Lock()
-        self._deferred: list[_Ended | _Ticket] = []
+        self._lock = Lock()
+        self._deferred: list[_Answer | _Ticket] = []
+        self._looked_at = -math.inf
         self._algorithm = algorithm.anew()
         self._initial = max(1, int(self._algorithm.limit(clock.now())))
         self._slots = SharedSlots(self._initial, self.max_queue, self.partitions)
@@ -188,6 +193,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         self._tell_at = -math.inf
 
     def status(self) -> dict[str, Any]:
+        self._release_deferred()
         slots = self._slots
         return {
             "concurrency.in_use": slots.in_use,
@@ -204,11 +210,13 @@ class AdaptiveConcurrency(QueueingPolicy):
     @property
     def in_flight(self) -> int:
         """Calls that run now, those granted a slot but not yet awake included."""
+        self._release_deferred()
         return self._slots.in_use
 
     @property
     def queued(self) -> int:
         """Calls that wait now."""
+        self._release_deferred()
         return self._slots.queued
 
     def reset(self) -> None:
@@ -218,10 +226,14 @@ class AdaptiveConcurrency(QueueingPolicy):
         """
         now = clock.now()
         algorithm = self.algorithm.anew()
-        with self._locked() as granted:
-            self._algorithm, self._epoch = algorithm, now
-            self._slots.forget()
-            granted += self._slots.resize(self._initial)
+        self._run(self._reset_locked, algorithm, now)
+
+    def _reset_locked(
+        self, woken: list[_Ticket], algorithm: ConcurrencyLimit, now: float
+    ) -> None:
+        self._algorithm, self._epoch = algorithm, now
+        self._slots.forget()
+        woken += self._slots.resize(self._initial)
 
     def is_pristine(self) -> bool:
         # A baseline that it may have learnt takes it one window to learn again.
@@ -232,50 +244,54 @@ class AdaptiveConcurrency(QueueingPolicy):
 
     # -- In
 
-    def admit(self, call: Call) -> Admission:
+    def _ticket(self, call: Call) -> _Ticket:
+        return _Ticket(call, clock.now())
+
+    def _admit(self, ticket: _Ticket) -> Admission:
+        call, now, slots = ticket.call, ticket.began, self._slots
         partition = None if self.by is None else self._partition_of(call)
-        now = clock.now()
-        slots, lock = self._slots, self._lock
-        group: Group | None = None
         shed_rank = 1.0
         if self._grouped or call.standing is not None:
             self._grouped = True
-            group = slots.group(partition, call.priority)
+            group = ticket.group = slots.group(partition, call.priority)
             if group.shed_below:
                 shed_rank = call.shed_rank
-        lock.acquire()  # NB: by hand, see `_policy.admission`
-        try:
-            if (
-                slots.take()
-                if group is None
-                else slots.take_for(group, now, shed_rank=shed_rank)
-            ):
-                return now, group
-            stale = bool(self._deferred) or slots.limit != self._algorithm.limit(now)
-        finally:
-            lock.release()
-            if self._deferred:
-                self._release_deferred()
-        if stale:
-            # A slot was given back and not taken back yet, or a probe is over.
-            with self._locked() as granted:
-                granted += self._adopt_locked(self._algorithm.limit(now))
-                if (
-                    slots.take()
-                    if group is None
-                    else slots.take_for(group, now, shed_rank=shed_rank, again=True)
-                ):
-                    return now, group
+        taken = self._lock.run(self._try_take_locked, ticket, now, shed_rank)
+        if taken is None:
+            taken = self._run(self._take_again_locked, ticket, now, shed_rank)
+        if taken:
+            return ticket
         if self.max_queue == 0 or self.max_wait == 0:
             return self._refusal(call, 0.0)
-        if group is not None and group.is_shed(shed_rank):
+        if ticket.group is None:
+            ticket.group = slots.group(partition, call.priority)
+        elif ticket.group.is_shed(shed_rank):
             # In line it would hold up others of its class.
             return self._refusal(call, 0.0)
-        ticket = _Ticket.of(call, now, self.max_wait)
-        if ticket is None:
-            return self._refusal(call, 0.0, by_deadline=True)
-        ticket.group = group or slots.group(partition, call.priority)
-        return self._queue(ticket)
+        return self._queue(ticket, now, self.max_wait)
+
+    def _try_take_locked(
+        self, ticket: _Ticket, now: float, shed_rank: float
+    ) -> bool | None:
+        """Take a slot; None: there may be one all the same."""
+        slots = self._slots
+        if ticket.group is None:
+            if slots.take(ticket):
+                return True
+        elif slots.take_for(ticket, now, shed_rank=shed_rank):
+            return True
+        stale = self._deferred or slots.limit != self._algorithm.limit(now)
+        return None if stale else False
+
+    def _take_again_locked(
+        self, woken: list[_Ticket], ticket: _Ticket, now: float, shed_rank: float
+    ) -> bool:
+        # A slot was given back and not taken back yet, or a probe is over.
+        woken += self._adopt_locked(self._algorithm.limit(now))
+        slots = self._slots
+        if ticket.group is None:
+            return slots.take(ticket)
+        return slots.take_for(ticket, now, shed_rank=shed_rank, again=True)
 
     def _partition_of(self, call: Call) -> object:
         assert self.by is not None
@@ -288,15 +304,18 @@ class AdaptiveConcurrency(QueueingPolicy):
         return partition
 
     def _take_locked(self, ticket: _Ticket) -> bool:
-        return self._slots.take_for(ticket.group, ticket.began, again=True)
+        assert ticket.wait is not None
+        return self._slots.take_for(ticket, ticket.wait.began, again=True)
 
     def _may_wait_locked(self, ticket: _Ticket) -> bool:
-        ticket.limit_wait(self._codel.give_up_at(ticket.began, self._slots.queued))
+        wait = ticket.wait
+        assert wait is not None
+        wait.limit_to(self._codel.give_up_at(wait.began, self._slots.queued))
         self._slots.lifo = self._codel.standing
         return True
 
-    def _enter_locked(self, ticket: _Ticket, now: float) -> _Permit:
-        return now, ticket.group
+    def _enter_locked(self, ticket: _Ticket, now: float) -> None:
+        ticket.began = now
 
     def _refusal(
         self, call: Call, waited: float, *, by_deadline: bool = False
@@ -310,77 +329,89 @@ class AdaptiveConcurrency(QueueingPolicy):
 
     # -- Out
 
-    def settle(self, permit: _Permit, outcome: Outcome | None) -> None:
-        began, group = permit
-        congested: bool | None = None
+    def settle(self, permit: _Ticket, outcome: Outcome | None) -> None:
         try:
             if outcome is not None:
-                congested = self._judged(outcome)
+                permit.answer = self._answer(permit, outcome)
         finally:
             # NB: a judge that raises is a bug that reaches the caller, after
             # the slot has gone back.
-            now = clock.now()
-            lock, slots = self._lock, self._slots
-            if lock.acquire(False):  # NB: by hand, see `_policy.admission`
-                granted: list[_Ticket] = []
-                change: LimitChanged | None = None
-                try:
-                    if congested is not None and began >= self._epoch:
-                        granted = self._learn_locked(now, now - began, congested)
-                finally:
-                    freed = (
-                        slots.release() if group is None else slots.release_of(group)
-                    )
-                    if self._listeners and self._told != slots.limit:
-                        change = self._change_locked(now)
-                    lock.release()
-                    if granted or freed:
-                        self._after_unlock(granted + freed)
-                    if self._deferred:
-                        self._release_deferred()
-                if change is not None:
-                    self.emit(change)
-            else:
-                self._release(_Ended(True, group, began, now, congested))
+            self._settle(permit)
+
+    def _note_cut(self, ticket: _Ticket, cut: Outcome) -> None:
+        ticket.answer = self._answer(ticket, cut)
+
+    def _settle(self, ticket: _Ticket) -> None:
+        woken: list[_Ticket] = []
+        change: LimitChanged | None = None
+        try:
+            change = self._lock.run(self._settle_locked, ticket, woken)
+        except ReenteredError:
+            self._deferred.append(ticket)
+        finally:
+            if woken:
+                self._after_unlock(woken)
+            if self._deferred:
+                self._release_deferred()
+        if change is not None:
+            self.emit(change)
+
+    def _settle_locked(
+        self, ticket: _Ticket, woken: list[_Ticket]
+    ) -> LimitChanged | None:
+        answer, ticket.answer = ticket.answer, None
+        try:
+            if answer is not None:
+                woken += self._learn_locked(answer)
+        finally:
+            woken += self._slots.leave(ticket)
+        if self._listeners and self._told != self._slots.limit:
+            return self._change_locked(clock.now())
+        return None
 
     def defer_settle(
-        self, permit: _Permit, outcome: Outcome, ongoing: OngoingWork
+        self, permit: _Ticket, outcome: Outcome, ongoing: OngoingWork
     ) -> None:
         # NB: the slot first, for a judge that raises must not keep it.
-        began, group = permit
         ongoing.add_release(lambda last: self.settle(permit, None))
-        congested = self._judged(outcome)
-        self._release(_Ended(False, group, began, clock.now(), congested))
+        answer = self._answer(permit, outcome)
+        if answer is not None:
+            self._release(answer)
 
-    def _judged(self, outcome: Outcome) -> bool | None:
-        """Whether a call met congestion; None: it says nothing."""
+    def _answer(self, ticket: _Ticket, outcome: Outcome) -> _Answer | None:
+        """Return what there is to learn from a call; None: it says nothing."""
         judge = self._judge
         verdict = outcome.verdict if judge is None else judge(outcome)
         if verdict is _IGNORED or outcome.health is _IGNORED:
             return None
-        return verdict is not _SUCCESS
+        return _Answer(ticket.began, clock.now(), verdict is not _SUCCESS)
 
-    def _learn_locked(
-        self, now: float, latency: float, congested: bool
-    ) -> list[_Ticket]:
+    def _learn_locked(self, answer: _Answer) -> list[_Ticket]:
+        began, now, congested = answer
+        if began < self._epoch:
+            return []
         slots = self._slots
-        limit = self._algorithm.update(now, latency, slots.in_use, congested)
+        limit = self._algorithm.update(now, now - began, slots.in_use, congested)
         return [] if limit == slots.limit else self._adopt_locked(limit)
 
-    def _exit_locked(self, item: _Ended) -> list[_Ticket]:
-        granted: list[_Ticket] = []
+    def _release_locked(self, item: _Answer | _Ticket) -> list[_Ticket]:
+        if isinstance(item, Ticket):
+            return self._leave_locked(item)
+        return self._learn_quietly_locked(item)
+
+    def _leave_locked(self, item: _Ticket) -> list[_Ticket]:
+        answer, item.answer = item.answer, None
+        woken = [] if answer is None else self._learn_quietly_locked(answer)
+        woken += self._slots.leave(item)
+        return woken
+
+    def _learn_quietly_locked(self, answer: _Answer) -> list[_Ticket]:
         try:
-            if item.congested is not None and item.began >= self._epoch:
-                latency = item.now - item.began
-                granted = self._learn_locked(item.now, latency, item.congested)
+            return self._learn_locked(answer)
         except Exception:
             # NB: no place to raise or log it: this may be any call, and
             # holds the lock. It is raised in calls that find the lock free.
-            pass
-        if item.leaves:
-            slots, group = self._slots, item.group
-            granted += slots.release() if group is None else slots.release_of(group)
-        return granted
+            return []
 
     def _adopt_locked(self, limit: int) -> list[_Ticket]:
         # NB: a limit of 0 would let no call in to learn from.

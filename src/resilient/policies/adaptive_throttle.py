@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, Never
 
 from resilient._calls.call import Call
@@ -14,6 +13,7 @@ from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRele
 from resilient._runtimes import clock
 from resilient._values.checks import count, flag, number
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.locks import Lock, ReenteredError
 from resilient._values.priority import Priority
 from resilient._values.traits import Trait
 
@@ -120,7 +120,7 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
         self.count_throttled: bool = flag("count_throttled", count_throttled)
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._deferred: list[tuple[float, Priority, bool]] = []
         self._throttle = Throttle(
             k=self.k,
@@ -137,16 +137,13 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
         if not throttle.pressed:
             return priority
         now, shed_rank = clock.now(), call.shed_rank
-        lock = self._lock
-        lock.acquire()  # NB: by hand, for rejections have to be cheap too
         try:
-            if self._deferred:
-                self._release_deferred_locked()
-            admitted = throttle.admit(now, priority, shed_rank)
-        finally:
-            lock.release()
-            if self._deferred:
-                self._release_deferred()
+            admitted = self._lock.run(self._admit_locked, now, priority, shed_rank)
+        except ReenteredError:
+            # It began in the middle of a change, on the same thread.
+            return priority
+        if self._deferred:
+            self._release_deferred()
         if throttle.pressed:
             call.discourage_hedging()
         return priority if admitted else ThrottledError(self.error_name(call))
@@ -158,16 +155,19 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
         verdict = outcome.verdict if judge is None else judge(outcome)
         if verdict is IGNORED or outcome.health is IGNORED:
             return
-        now, lock = clock.now(), self._lock
-        if not lock.acquire(False):  # NB: by hand, see `_policy.admission`
-            self._release((now, permit, verdict is SUCCESS))
-            return
+        item = clock.now(), permit, verdict is SUCCESS
         try:
-            self._throttle.record(now, permit, verdict is SUCCESS)
-        finally:
-            lock.release()
+            self._lock.run(self._release_locked, item)
+        except ReenteredError:
+            self._deferred.append(item)
+            return
         if self._deferred:
             self._release_deferred()
+
+    def _admit_locked(self, now: float, priority: Priority, shed_rank: float) -> bool:
+        if self._deferred:
+            self._release_deferred_locked()
+        return self._throttle.admit(now, priority, shed_rank)
 
     def _release_locked(self, item: tuple[float, Priority, bool]) -> list[Any]:
         self._throttle.record(*item)
@@ -179,17 +179,14 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
     @property
     def rejecting(self) -> float:
         """Which share of all calls would be rejected now, from 0 to 1."""
-        with self._locked():
-            return self._throttle.share_of_all(clock.now())
+        return self._run(lambda effects: self._throttle.share_of_all(clock.now()))
 
     def reset(self) -> None:
         """Forget every call: none is rejected. Calls under way will count."""
-        with self._locked():
-            self._throttle.reset()
+        self._run(lambda effects: self._throttle.reset())
 
     def is_pristine(self) -> bool:
-        with self._locked():
-            return self._throttle.is_fresh(clock.now())
+        return self._run(lambda effects: self._throttle.is_fresh(clock.now()))
 
     def is_restrictive(self) -> bool:
         return self.rejecting > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient._calls.call import Call
@@ -15,6 +14,7 @@ from resilient._policy.queueing import QueueingPolicy, Ticket
 from resilient._runtimes import clock
 from resilient._values.checks import LARGEST, choice, count, number
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.locks import Lock
 from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Bulkhead(QueueingPolicy):
     __slots__ = (
         "_deferred",
         "_lock",
+        "_looked_at",
         "_slot_owners",
         "_slots",
         "max_queue",
@@ -91,12 +92,13 @@ class Bulkhead(QueueingPolicy):
             else seconds_argument("max_wait", max_wait, hint="; None is no limit")
         )
         self.order = choice("order", order, "fifo", "lifo")
-        self._lock = threading.Lock()
-        self._deferred: list[Call | Ticket] = []
+        self._lock = Lock()
+        self._deferred: list[Ticket] = []
+        self._looked_at = -math.inf
         self._slots: Slots[Ticket] = Slots(limit, self.max_queue, lifo=order == "lifo")
         # Who holds a slot, where a wait may be endless; None where it cannot.
         endless = self.max_queue > 0 and self.max_wait is None
-        self._slot_owners: list[Call] | None = [] if endless else None
+        self._slot_owners: dict[Ticket, None] | None = {} if endless else None
 
     @classmethod
     def for_load(
@@ -131,14 +133,17 @@ class Bulkhead(QueueingPolicy):
     @property
     def in_use(self) -> int:
         """Calls that run now, those granted a slot but not yet awake included."""
+        self._release_deferred()
         return self._slots.in_use
 
     @property
     def queued(self) -> int:
         """Calls that wait now."""
+        self._release_deferred()
         return self._slots.queued
 
     def status(self) -> dict[str, Any]:
+        self._release_deferred()
         slots = self._slots
         return {
             "bulkhead.in_use": slots.in_use,
@@ -154,8 +159,10 @@ class Bulkhead(QueueingPolicy):
         not given out again until few enough are in use.
         """
         limit = count("max_concurrency", max_concurrency, minimum=1)
-        with self._locked() as granted:
-            granted += self._slots.resize(limit) or self._break_circle_locked()
+        self._run(self._resize_locked, limit)
+
+    def _resize_locked(self, woken: list[Ticket], limit: int) -> None:
+        woken += self._slots.resize(limit) or self._break_circle_locked()
 
     def is_pristine(self) -> bool:
         return self._slots.in_use == 0
@@ -163,77 +170,64 @@ class Bulkhead(QueueingPolicy):
     def is_restrictive(self) -> bool:
         return self._slots.in_use > 0
 
-    def admit(self, call: Call) -> Admission:
-        lock = self._lock
-        lock.acquire()  # NB: by hand, see `_policy.admission`
-        try:
-            slots = self._slots
-            if slots.in_use < slots.limit and not slots.lines:
-                # What `Slots.take` and `_permit_locked` do, without the calls.
+    def _admit(self, ticket: Ticket) -> Admission:
+        slots, lock, owners = self._slots, self._lock, self._slot_owners
+        with lock:
+            if slots.in_use < slots.limit and not slots.lines and not lock.changing:
+                # What `_take_again_locked` does, without a call.
                 slots.in_use += 1
-                if self._slot_owners is not None:
-                    self._slot_owners.append(call)
-                return call
-            stale = bool(self._deferred)
-        finally:
-            lock.release()
-            if self._deferred:
-                self._release_deferred()
-        if stale:
-            # A slot had been given back, but not been taken back yet.
-            with self._locked():
-                if self._slots.take():
-                    return self._permit_locked(call)
-        if self.max_queue == 0 or self.max_wait == 0:
-            return self._refusal(call, 0.0)
-        ticket = Ticket.of(call, clock.now(), self.max_wait)
-        if ticket is None:
-            return self._refusal(call, 0.0, by_deadline=True)
-        return self._queue(ticket)
-
-    learns = False
-
-    def settle(self, permit: Call, outcome: Outcome | None) -> None:
-        lock = self._lock
-        if not lock.acquire(False):  # NB: by hand, see `_policy.admission`
-            self._release(permit)
-            return
-        try:
-            granted = None
-            slots = self._slots
-            if slots.lines or self._slot_owners is not None:
-                granted = self._exit_locked(permit)
-            else:
-                slots.in_use -= 1
-        finally:
-            lock.release()
-        if granted:
-            self._after_unlock(granted)
+                ticket.granted = True
+                if owners is not None:
+                    owners[ticket] = None
+                return ticket
         if self._deferred:
+            # A slot was given back, but not taken back yet.
+            taken = self._run(self._take_again_locked, ticket)
+            if taken:
+                return ticket
+        if self.max_queue == 0 or self.max_wait == 0:
+            return self._refusal(ticket.call, 0.0)
+        return self._queue(ticket, clock.now(), self.max_wait)
+
+    def settle(self, permit: Ticket, outcome: Outcome | None) -> None:
+        slots, lock, owners = self._slots, self._lock, self._slot_owners
+        with lock:
+            # NB: one that is not granted has been given back, by an interrupt.
+            if permit.granted and not slots.lines and not lock.changing:
+                # What `_leave_locked` does, without a call.
+                permit.granted = False
+                slots.in_use -= 1
+                if owners is not None and permit in owners:
+                    del owners[permit]
+        if permit.granted:
+            self._release(permit)
+        elif self._deferred:
             self._release_deferred()
 
-    def _exit_locked(self, item: Call) -> list[Ticket]:
-        if self._slot_owners is not None:
-            self._slot_owners.remove(item)
-        return self._slots.release() or self._break_circle_locked()
+    def _take_again_locked(self, woken: list[Ticket], ticket: Ticket) -> bool:
+        if not self._take_locked(ticket):
+            return False
+        self._enter_locked(ticket, 0.0)
+        return True
 
-    def _enter_locked(self, ticket: Ticket, now: float) -> Call:
-        return self._permit_locked(ticket.call)
+    def _leave_locked(self, item: Ticket) -> list[Ticket]:
+        if self._slot_owners is not None:
+            self._slot_owners.pop(item, None)
+        return self._slots.leave(item) or self._break_circle_locked()
+
+    def _enter_locked(self, ticket: Ticket, now: float) -> None:
+        if self._slot_owners is not None:
+            self._slot_owners[ticket] = None
 
     def _take_locked(self, ticket: Ticket) -> bool:
-        return self._slots.take()
+        return self._slots.take(ticket)
 
     def _may_wait_locked(self, ticket: Ticket) -> bool:
         if self._closes_circle_locked(ticket):
-            ticket.reason = "circle"
+            assert ticket.wait is not None
+            ticket.wait.reason = "circle"
             return False
         return True
-
-    def _permit_locked(self, call: Call) -> Call:
-        """Return the permit of a slot that was taken: its holder."""
-        if self._slot_owners is not None:
-            self._slot_owners.append(call)
-        return call
 
     def _refusal(
         self, call: Call, waited: float, *, by_deadline: bool = False
@@ -247,13 +241,14 @@ class Bulkhead(QueueingPolicy):
 
     def _closes_circle_locked(self, ticket: Ticket) -> bool:
         """Whether all who hold a slot would wait for one, and without end."""
-        if ticket.until is not None:
+        assert ticket.wait is not None
+        if ticket.wait.latest is not None:
             return False
         blocked = self._held_around_locked(ticket)
         if not blocked:
             return False
         for other in self._slots.waiting():
-            if other.until is None:
+            if other.wait is not None and other.wait.latest is None:
                 blocked |= self._held_around_locked(other)
         return len(blocked) == self._slots.in_use
 
@@ -264,19 +259,21 @@ class Bulkhead(QueueingPolicy):
         """
         for ticket in reversed(self._slots.waiting()):
             if self._closes_circle_locked(ticket):
+                assert ticket.wait is not None
                 self._slots.leave(ticket)
-                ticket.reason = "circle"
-                ticket.put_out()
+                ticket.wait.reason = "circle"
+                ticket.wait.put_out()
                 return [ticket]
         return []
 
     def _held_around_locked(self, ticket: Ticket) -> set[Call]:
         """Return the calls around that of a ticket which hold a slot."""
         assert self._slot_owners is not None
+        owners = {owner.call for owner in self._slot_owners}
         around: set[Call] = set()
         call = ticket.call.enclosing
         while call is not None:
-            if call in self._slot_owners:
+            if call in owners:
                 around.add(call)
             call = call.enclosing
         return around

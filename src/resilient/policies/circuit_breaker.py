@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Never, cast
@@ -30,6 +29,7 @@ from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRele
 from resilient._runtimes import clock
 from resilient._values.checks import count, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.locks import Lock, ReenteredError
 from resilient._values.records import Record
 from resilient._values.traits import Trait
 
@@ -231,7 +231,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
             )
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._deferred: list[tuple[Any, float, bool | None, bool]] = []
         self._outbox: Outbox | None = None
         self._circuit = Circuit(
@@ -259,19 +259,23 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         permit: Any = self._circuit.era  # NB: first, see `admit`
         if self._circuit.state is not _CLOSED or self.slow_call_duration is not None:
             permit = self.admit(call)
+        settling = False
+        began: float | None = None
+        try:
             if isinstance(permit, RejectedError):
                 return self.reject(permit, call)
-        began = None if call.allowed is None else clock.now()
-        try:
+            if call.allowed is not None:
+                began = clock.now()
             outcome = await proceed(call)
+            counted: Outcome | None = outcome
+            if began is not None and outcome.error is not None:
+                counted = call.late_outcome(outcome, began)
+            settling = True
+            self.settle(permit, counted)
+            return outcome
         except BaseException as unwinding:
-            self.settle(permit, call.cut_outcome(unwinding, began))
+            self._unwind(permit, None if settling else call, unwinding, began)
             raise
-        if began is None or outcome.error is None:
-            self.settle(permit, outcome)
-        else:
-            self.settle(permit, call.late_outcome(outcome, began))
-        return outcome
 
     def admit(self, call: Call) -> Admission:
         circuit = self._circuit
@@ -282,39 +286,65 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         if circuit.state is _CLOSED:
             return (era, clock.now()) if timed else era
         now = clock.now()
-        lock = self._lock
-        lock.acquire()  # NB: by hand, for rejections have to be cheap too
+        given: list[Probe] = []
+        try:
+            permit = self._admit(now, given)
+            if isinstance(permit, Refusal):
+                return self._rejection(permit, call)
+            if circuit.state not in _AT_EASE:
+                call.discourage_hedging()
+            if permit.__class__ is Probe:
+                call.set_run(Run.PROBE)
+            elif circuit.would_open:
+                kind = CircuitOpenError.__name__
+                call.count(
+                    "resilient.rejections", self.placement.policy, kind, "observing"
+                )
+            return (permit, now) if timed else permit
+        except BaseException:
+            # Ctrl-C, in a listener too: the probe is held already.
+            for probe in given:
+                self._release((probe, now, None, False))
+            raise
+
+    def _admit(self, now: float, given: list[Probe]) -> int | Probe | Refusal:
+        """Ask the circuit.
+
+        Args:
+            now: Monotonic seconds.
+            given: Where a probe is left at once, for who is interrupted.
+        """
+        circuit = self._circuit
         try:
             # First what was given back: it may be the probe that is wanted.
-            changes = self._release_deferred_locked() if self._deferred else []
-            permit = circuit.admit(now)
-            if circuit.changes:
-                changes += self._changes_locked()
-        finally:
-            lock.release()
-        try:
-            if changes:
-                self._after_unlock(changes)
-            if self._deferred:
-                self._release_deferred()
-        except BaseException:
-            # Ctrl-C in a listener: the probe is held already.
-            if not isinstance(permit, Refusal):
-                self.settle((permit, now) if timed else permit, None)
-            raise
-        if isinstance(permit, Refusal):
-            if changes:
-                # It has just opened again, for a time that only now is known.
-                permit.retry_after = circuit.retry_after(now)
-            return self._rejection(permit, call)
-        if circuit.state not in _AT_EASE:
-            call.discourage_hedging()
+            permit, changes = self._lock.run(self._admit_locked, now, given)
+        except ReenteredError:
+            # It began in the middle of a change, on the same thread: what is
+            # not closed lets no further call through.
+            if circuit.state is CircuitState.DISABLED:
+                return circuit.era
+            return Refusal("half_open_full", None, None)
+        if changes:
+            self._after_unlock(changes)
+        if self._deferred:
+            self._release_deferred()
+        if changes and isinstance(permit, Refusal):
+            # It has just opened again, for a time that only now is known.
+            permit.retry_after = circuit.retry_after(now)
+        return permit
+
+    def _admit_locked(
+        self, now: float, given: list[Probe]
+    ) -> tuple[int | Probe | Refusal, list[Change | Note]]:
+        changes = self._release_deferred_locked() if self._deferred else []
+        circuit = self._circuit
+        permit = circuit.admit(now)
+        # NB: no call before the next line.
         if permit.__class__ is Probe:
-            call.set_run(Run.PROBE)
-        elif circuit.would_open:
-            kind = CircuitOpenError.__name__
-            call.count("resilient.rejections", self.placement.policy, kind, "observing")
-        return (permit, now) if timed else permit
+            given += (permit,)
+        if circuit.changes:
+            changes += self._changes_locked()
+        return permit, changes
 
     def settle(self, permit: Any, outcome: Outcome | None) -> None:
         failed: bool | None = None
@@ -338,26 +368,35 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
             if self.slow_call_duration is not None:
                 permit, began = permit
                 slow = now - began > self.slow_call_duration
-            circuit, lock = self._circuit, self._lock
-            if lock.acquire(False):  # NB: by hand, see `_policy.admission`
-                try:
-                    circuit.settle(permit, now, failed, slow)
-                    changes = self._changes_locked() if circuit.changes else None
-                finally:
-                    lock.release()
+            item = permit, now, failed, slow
+            try:
+                changes = self._lock.run(self._release_locked, item)
+            except ReenteredError:
+                self._deferred.append(item)
+            else:
                 if changes:
                     error = None if outcome is None else outcome.error
                     self._after_unlock(changes, error)
                 if self._deferred:
                     self._release_deferred()
-            else:
-                self._release((permit, now, failed, slow))
+
+    def _unwind(
+        self,
+        permit: Admission,
+        call: Call | None,
+        unwinding: BaseException,
+        began: float | None = None,
+    ) -> None:
+        if not isinstance(permit, RejectedError):
+            # NB: a probe that was settled is no more among those in flight.
+            cut = None if call is None else call.cut_outcome(unwinding, began)
+            self.settle(permit, cut)
 
     def _release_locked(
         self, item: tuple[Any, float, bool | None, bool]
     ) -> list[Change | Note]:
         self._circuit.settle(*item)
-        return self._changes_locked()
+        return self._changes_locked() if self._circuit.changes else []
 
     def _rejection(self, refusal: Refusal, call: Call) -> CircuitOpenError:
         trip = refusal.trip
@@ -384,8 +423,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
 
     def statistics(self) -> CircuitStatistics:
         """Return what the circuit knows now."""
-        with self._locked():
-            return self._circuit.statistics(clock.now())
+        return self._run(lambda changes: self._circuit.statistics(clock.now()))
 
     def status(self) -> dict[str, Any]:
         seen = self.statistics()
@@ -416,14 +454,16 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         self._control(self._circuit.observe)
 
     def _control(self, control: Callable[[float], None]) -> None:
-        now = clock.now()
-        with self._locked() as changes:
-            control(now)
-            changes += self._changes_locked()
+        self._run(self._control_locked, control)
+
+    def _control_locked(
+        self, changes: list[Change | Note], control: Callable[[float], None]
+    ) -> None:
+        control(clock.now())
+        changes += self._changes_locked()
 
     def is_pristine(self) -> bool:
-        with self._locked():
-            return self._circuit.is_fresh(clock.now())
+        return self._run(lambda changes: self._circuit.is_fresh(clock.now()))
 
     def is_restrictive(self) -> bool:
         return self._circuit.state not in _AT_EASE
@@ -477,8 +517,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
                 noted = CircuitNoted(self.label, None, "open_for_failed")
                 self._outbox.put(located(noted, *self.placement[1:], error))
             return
-        with self._locked():
-            self._circuit.set_open_time(change.era, seconds)
+        self._run(lambda changes: self._circuit.set_open_time(change.era, seconds))
 
     def _event(self, change: Change | Note) -> Event:
         if isinstance(change, Note):

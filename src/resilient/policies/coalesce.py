@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
+import os
 from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Never, cast, overload
@@ -30,6 +30,7 @@ from resilient._policy.keys import (
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
+from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
@@ -64,17 +65,20 @@ class _WaitingCall(WaitingCall):
         "delivered",
         "execution",
         "given_up",
+        "leads",
         "outcome",
         "trace",
         "unwinding",
         "waiter",
     )
 
-    def __init__(self, call: Call, waiter: Waiter | None) -> None:
+    def __init__(self, call: Call) -> None:
         super().__init__()
         self.call = call
-        self.waiter = waiter
-        self.execution: _SharedExecution
+        self.waiter: Waiter | None = None
+        # Whether it began the execution.
+        self.leads: bool = False
+        self.execution: _SharedExecution | None = None
         self.delivered: bool = False
         self.outcome: Outcome | None = None
         self.unwinding: BaseException | None = None
@@ -97,6 +101,18 @@ class _SharedExecution(Execution):
         self.outcome: Outcome | None = None
         self.unwinding: BaseException | None = None
         self.given_up: tuple[Exception, ...] = ()
+
+    @property
+    def owner(self) -> Hashable:
+        """The event loop, or process, that it runs in."""
+        return cast("tuple[Hashable, Hashable]", self.key)[0]
+
+    def is_gone(self) -> bool:
+        """Whether its loop is closed, or it was in another process."""
+        if isinstance(self.owner, int):
+            return self.owner != os.getpid()
+        waiters = [cast("_WaitingCall", one).waiter for one in list(self.waiters)]
+        return any(one is not None and one.is_gone() for one in waiters)
 
 
 class Coalesce(Policy, DeferredRelease):
@@ -149,7 +165,7 @@ class Coalesce(Policy, DeferredRelease):
     one's cancellation.
     """
 
-    __slots__ = ("_deferred", "_executing", "_executions", "_lock", "key")
+    __slots__ = ("_deferred", "_executing", "_executions", "_lock", "_owners", "key")
 
     traits = Trait.ANSWERS | Trait.SHARES
     metrics: tuple[tuple[str, ...], ...] = (("resilient.coalesce.joins",),)
@@ -181,19 +197,25 @@ class Coalesce(Policy, DeferredRelease):
                 " decorator needs its parentheses, @Coalesce()"
             )
         self.key: Callable[..., Hashable] | None = key_argument(key)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._deferred: list[_WaitingCall | _SharedExecution] = []
         self._executions: Executions[_SharedExecution] = Executions()
         # Which flight a call is, for those under way.
         self._executing: dict[Call, _SharedExecution] = {}
+        # The event loops, and the process, that calls have come from. NB: by
+        # `id`, for this must not keep a loop alive.
+        self._owners: set[int] = set()
 
     @property
     def in_flight(self) -> int:
         """Executions that are under way and waited for."""
-        return len(self._executions)
+        return sum(not one.is_gone() for one in self._under_way())
+
+    def _under_way(self) -> list[_SharedExecution]:
+        return self._run(lambda effects: self._executions.find_all())
 
     def is_pristine(self) -> bool:
-        return len(self._executions) == 0
+        return self.in_flight == 0
 
     def is_restrictive(self) -> bool:
         return len(self._executions) > 0
@@ -206,52 +228,87 @@ class Coalesce(Policy, DeferredRelease):
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         if self.key is None:
             refuse_object(self, call)
-        key = (call.runtime.owner(), stable(key_of(self, self.key, call)))
+        owner = call.runtime.owner()
+        key = (owner, stable(key_of(self, self.key, call)))
+        if id(owner) not in self._owners:
+            self._welcome(owner)
         while True:
-            waiting, callers = self._join(key, call)
-            if callers == 1:
-                if call.runtime is SYNC:
-                    return await self._run_here(waiting.execution, proceed, call)
-                self._spawn(waiting.execution, proceed, call)
-            outcome = await self._wait(waiting, callers)
+            waiting = _WaitingCall(call)
+            try:
+                try:
+                    callers = self._join(key, waiting)
+                except ReenteredError:
+                    # It began in the middle of a change, on the same thread.
+                    return await proceed(call)
+                if callers == 1:
+                    if call.runtime is SYNC:
+                        return await self._run_here(waiting, proceed, call)
+                    self._spawn(waiting, proceed, call)
+                outcome = await self._wait(waiting, callers)
+            except BaseException:
+                self._abandon(waiting)
+                raise
             if outcome is not None:
                 return outcome
 
-    # -- Boarding
+    def _welcome(self, owner: Hashable) -> None:
+        """Forget executions of event loops that are closed, and of a parent."""
+        for execution in self._under_way():
+            if execution.is_gone():
+                self._release(execution)
+        self._owners = {*(id(one.owner) for one in self._under_way()), id(owner)}
 
-    def _join(self, key: Hashable, call: Call) -> tuple[_WaitingCall, int]:
-        """Join the flight of a key, or begin one; tell how many are on it."""
+    def _abandon(self, waiting: _WaitingCall) -> None:
+        """Give up what a call has joined or begun; harmless where it has not."""
+        execution = waiting.execution
+        if execution is None:
+            return
+        if waiting.leads and execution.background is None:
+            # The others see that nothing was delivered, and run it again.
+            self._release(execution)
+        self._release(waiting)
+
+    # -- Joining
+
+    def _join(self, key: Hashable, waiting: _WaitingCall) -> int:
+        """Join the execution of a key, or begin one; tell how many are in it."""
+        call = waiting.call
         alone = call.runtime is SYNC
         # NB: a sync call that begins one never waits, so may be where none can.
-        waiter = None if alone else call.runtime.waiter(call)
+        waiting.waiter = None if alone else call.runtime.waiter(call)
         while True:
-            waiting = _WaitingCall(call, waiter)
-            self._lock.acquire()  # NB: by hand, see `_policy.admission`
-            try:
-                if call.enclosing is not None:
-                    waiting.around = self._around_locked(call)
-                execution = self._executions.find(key)
-                if execution is None:
-                    own = call if alone else _Execution(call)
-                    execution = waiting.execution = _SharedExecution(key, waiting, own)
-                    self._executions.begin(execution)
-                    self._executing[own] = execution
-                    return waiting, 1
-                circle = self._executions.closes_circle(execution, waiting.around)
-                if waiter is not None and not circle:
-                    self._executions.join(execution, waiting)
-                    waiting.execution = execution
-                    return waiting, len(execution.waiters)
-            finally:
-                self._lock.release()
-                if self._deferred:
-                    self._release_deferred()
-            if circle:
+            callers = self._run(self._join_locked, key, waiting)
+            if callers is None:
                 raise RuntimeError(
                     f"{call.name!r} would wait for itself: it was called from inside"
                     f" the execution that {self!r} would have it share"
                 )
-            waiter = call.runtime.waiter(call)
+            if callers:
+                return callers
+            waiting.waiter = call.runtime.waiter(call)
+
+    def _join_locked(
+        self, effects: list[Any], key: Hashable, waiting: _WaitingCall
+    ) -> int | None:
+        """Return how many are in it; 0: a waiter is needed; None: it is a circle."""
+        call = waiting.call
+        if call.enclosing is not None:
+            waiting.around = self._around_locked(call)
+        execution = self._executions.find(key)
+        if execution is None:
+            own = call if call.runtime is SYNC else _Execution(call)
+            execution = waiting.execution = _SharedExecution(key, waiting, own)
+            waiting.leads = True
+            self._executing[own] = execution
+            self._executions.begin(execution)
+            return 1
+        if self._executions.closes_circle(execution, waiting.around):
+            return None
+        if waiting.waiter is None:
+            return 0
+        waiting.execution = execution
+        self._executions.join(execution, waiting)
+        return len(execution.waiters)
 
     def _around_locked(self, call: Call) -> tuple[_SharedExecution, ...]:
         """Return the flights that a call is inside of."""
@@ -267,31 +324,21 @@ class Coalesce(Policy, DeferredRelease):
     # -- The execution
 
     async def _run_here(
-        self, execution: _SharedExecution, proceed: Proceed, call: Call
+        self, waiting: _WaitingCall, proceed: Proceed, call: Call
     ) -> Outcome:
-        try:
-            outcome = await proceed(call)
-        except BaseException:
-            # The others see that nothing was delivered, and run it again.
-            self._release(execution)
-            raise
+        execution = waiting.execution
+        assert execution is not None
+        outcome = await proceed(call)
         execution.given_up = call.given_up
         execution.outcome = outcome
         # NB: delivered here and now: what is further out may change it.
-        self._lock.acquire()  # NB: by hand, see `_policy.admission`
-        try:
-            effects = self._release_locked(execution)
-        finally:
-            self._lock.release()
-        self._after_unlock(effects)
-        if self._deferred:
-            self._release_deferred()
+        self._release(execution)
         return outcome
 
-    def _spawn(
-        self, execution: _SharedExecution, proceed: Proceed, first: Call
-    ) -> None:
+    def _spawn(self, waiting: _WaitingCall, proceed: Proceed, first: Call) -> None:
         runtime = cast("AsyncRuntime", first.runtime)
+        execution = waiting.execution
+        assert execution is not None
 
         async def body() -> None:
             call = execution.call
@@ -307,39 +354,50 @@ class Coalesce(Policy, DeferredRelease):
                 execution.given_up = call.given_up
                 call.end()
 
-        try:
-            execution.background = runtime.spawn(
-                f"resilient {execution.call.name}",
-                body,
-                lambda: self._release(execution),
-            )
-        except BaseException:
-            # The loop is closing.
-            self._release(execution)
-            raise
+        # NB: the loop may be closing.
+        execution.background = runtime.spawn(
+            f"resilient {execution.call.name}", body, lambda: self._release(execution)
+        )
 
     # -- The landing
 
     async def _wait(self, waiting: _WaitingCall, callers: int) -> Outcome | None:
         """Wait for what is delivered; None: nothing was, so once more."""
         execution, call = waiting.execution, waiting.call
+        assert execution is not None
         until = call.deadline
         if until is not None and execution.background is not None:
             until += _GRACE
+        missed = False
         try:
             if callers > 1:
                 call.count("resilient.coalesce.joins", self.placement.policy)
                 if self._listeners:
                     self.emit(CallCoalesced(self.label, call.name, callers), call)
             while not waiting.delivered:
-                woken = await call.runtime.park(waiting.waiter, until)
-                if not woken and until is not None and clock.now() >= until:
+                look = clock.now() + clock.patrol
+                if until is not None and until <= look:
+                    look = until
+                await call.runtime.park(
+                    waiting.waiter, None if look == math.inf else look
+                )
+                if waiting.delivered:
+                    break
+                if until is not None and clock.now() >= until:
                     await self._leave(waiting, cut=True)
                     if not waiting.delivered:
                         return overdue(call, clock.now())
+                elif missed:
+                    # It was over a while ago: Ctrl-C kept it from delivering
+                    # anything. So once more.
+                    self._release(execution)
+                    if not waiting.delivered:
+                        return None
+                missed = execution.over or (
+                    execution.background is not None and execution.background.has_ended
+                )
         except GeneratorExit:
             # NB: perhaps in a collection: waiting is impossible here.
-            self._release(waiting)
             raise
         except BaseException as unwinding:
             await self._leave(waiting, cut=call.is_cut(unwinding))
@@ -347,14 +405,16 @@ class Coalesce(Policy, DeferredRelease):
         return self._delivered(waiting)
 
     async def _leave(self, waiting: _WaitingCall, *, cut: bool) -> None:
-        if waiting.execution.background is not None:
+        execution = waiting.execution
+        assert execution is not None
+        if execution.background is not None:
             # NB: the execution ends with the last to leave.
-            own = waiting.execution.call
+            own = execution.call
             own.cut, own.allowed = cut, waiting.call.allowed
         self._release(waiting)
-        with self._locked():
-            # The owner of the lock has left the rest to this call, by now.
-            execution = waiting.execution
+        # NB: another thread may be in the middle of a change, and take it back
+        # when that is done.
+        self._run(lambda effects: None)
         if execution.abandoned:
             # NB: a call leaves no task behind.
             assert execution.background is not None
@@ -365,7 +425,9 @@ class Coalesce(Policy, DeferredRelease):
         unwinding, waiting.unwinding = waiting.unwinding, None
         trace, waiting.trace = waiting.trace, None
         call = waiting.call
-        call.judged_by = waiting.execution.call.judged_by or call.judged_by
+        execution = waiting.execution
+        assert execution is not None
+        call.judged_by = execution.call.judged_by or call.judged_by
         for error in waiting.given_up:
             if not any(error is one for one in call.given_up):
                 call.give_up(error)
@@ -387,9 +449,10 @@ class Coalesce(Policy, DeferredRelease):
         if isinstance(item, _SharedExecution):
             self._executing.pop(item.call, None)
             return [(item, self._executions.finish(item))]
-        if self._executions.leave(item.execution, item):
-            self._executing.pop(item.execution.call, None)
-            return [(item.execution, None)]
+        execution = item.execution
+        if execution is not None and self._executions.leave(execution, item):
+            self._executing.pop(execution.call, None)
+            return [(execution, None)]
         return []
 
     def _after_unlock(self, effects: list[Any]) -> None:

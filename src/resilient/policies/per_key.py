@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Hashable
 from itertools import islice
 from typing import Any, Final, overload
@@ -17,6 +16,7 @@ from resilient._policy.keys import LambdaKey, call_key, check_key, stable
 from resilient._policy.policy import F, Policy, Usage
 from resilient._runtimes.runtime import Sentinel
 from resilient._values.checks import count, plain
+from resilient._values.locks import Lock, ReenteredError
 from resilient._values.spelling import format_value
 from resilient._values.traits import Trait
 
@@ -26,6 +26,19 @@ new: enough to spare what was learnt, few enough for a flood of new keys."""
 
 
 _OVERFLOW: Final = Sentinel("<overflow>")
+
+
+class _Use:
+    """A call inside a key's policy.
+
+    Attributes:
+        key: The key, while it is counted as inside; else None.
+    """
+
+    __slots__ = ("key",)
+
+    def __init__(self) -> None:
+        self.key: tuple[Hashable] | None = None
 
 
 class PerKey(Policy[F]):
@@ -112,7 +125,7 @@ class PerKey(Policy[F]):
         )
         self.max_keys: int = count("max_keys", max_keys, minimum=1)
         self._traits: Trait = Trait.KEYED
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # Least recently used first. NB: a plain dict takes half the memory of
         # an OrderedDict, and there may be ten thousand idle keys: what only
         # some of them have stands elsewhere.
@@ -123,10 +136,10 @@ class PerKey(Policy[F]):
         self._overflow: Policy[F] | None = None
         # How many calls are inside, for those in use.
         self._inside: dict[Hashable, int] = {}
-        # The keys of calls that have left, for the next owner of the lock. NB:
-        # who leaves takes none, for the collector may close a call on the very
-        # thread that has it.
-        self._left: list[Hashable] = []
+        # Calls that have left, for the next owner of the lock. NB: who leaves
+        # takes none, for the collector may close a call on the very thread that
+        # has it.
+        self._left: list[_Use] = []
         # Which have our listener, once there is one.
         self._told: set[Hashable] = set()
         self._spellings: tuple[tuple[Usage, bool], ...] = ()
@@ -141,25 +154,23 @@ class PerKey(Policy[F]):
                 )
         else:
             key = call_key(self.key, call.args, call.kwargs)
-        policy = self._policy(key, call)
-        if policy is self._overflow:
-            # It is never dropped, in use or not.
-            return await policy.around(proceed, call)
-        key = stable(key)
+        # NB: given back though nothing was counted, which does nothing.
+        use = _Use()
         try:
+            policy = self._policy(key, call, use)
             outcome = await policy.around(proceed, call)
         except BaseException:
-            self._left.append(key)
+            self._left.append(use)
             raise
         if outcome.ongoing is None:
-            self._left.append(key)
+            self._left.append(use)
         else:
             # Its permits last as long as its stream, and so does its use.
-            outcome.ongoing.add_release(lambda last: self._left.append(key))
+            outcome.ongoing.add_release(lambda last: self._left.append(use))
         return outcome
 
     def __getitem__(self, key: Hashable) -> Policy[F]:
-        return self._policy(key, None)
+        return self._policy(key, None, None)
 
     def __len__(self) -> int:
         with self._lock:
@@ -174,7 +185,7 @@ class PerKey(Policy[F]):
         # A policy, whatever it holds.
         return True
 
-    def _policy(self, key: Hashable, call: Call | None) -> Policy[F]:
+    def _policy(self, key: Hashable, call: Call | None, use: _Use | None) -> Policy[F]:
         """Return the key's policy; in use, if there is a call, until it leaves."""
         given = key
         try:
@@ -184,21 +195,19 @@ class PerKey(Policy[F]):
             raise TypeError(
                 f"`key` must be hashable, got an object of {type(given)}"
             ) from None
-        with self._lock:
-            policy = self._enter_locked(key, call)
+        try:
+            policy = self._lock.run(self._enter_locked, key, use)
+        except ReenteredError:
+            # It began in the middle of a change, on the same thread.
+            policy = self._policies.get(key) or self._spared.get(key)
+            if policy is None:
+                raise
         if policy is not None:
             return policy
         made: Policy[F] | None = None
         dropped: list[bool] = []
         while policy is None:
-            with self._lock:
-                # NB: another call may have made one meanwhile.
-                policy = self._enter_locked(key, call)
-                full = len(self._policies) + len(self._spared) >= self.max_keys
-                if policy is None and made is not None and not full:
-                    self._policies[key] = policy = made
-                    if call is not None:
-                        self._inside[key] = self._inside.get(key, 0) + 1
+            policy, full = self._lock.run(self._add_locked, key, made, use)
             if policy is None and full:
                 pristine = self._make_room()
                 if pristine is None:
@@ -206,30 +215,47 @@ class PerKey(Policy[F]):
                 dropped.append(pristine)
             elif policy is None:
                 made = self._made(given)
-        try:
-            if self._listeners:
-                self._tell(key, policy)
-            for pristine in dropped:
-                self._dropped(call, pristine=pristine)
-        except BaseException:
-            # Ctrl-C in a listener.
-            if call is not None:
-                self._left.append(key)
-            raise
+        if self._listeners:
+            self._tell(key, policy)
+        for pristine in dropped:
+            self._dropped(call, pristine=pristine)
         return policy
 
-    def _enter_locked(self, key: Hashable, call: Call | None) -> Policy[F] | None:
+    def _add_locked(
+        self, key: Hashable, made: Policy[F] | None, use: _Use | None
+    ) -> tuple[Policy[F] | None, bool]:
+        """Keep the policy that was made, if there is room; tell if there is none."""
+        # NB: another call may have made one meanwhile.
+        policy = self._enter_locked(key, use)
+        full = len(self._policies) + len(self._spared) >= self.max_keys
+        if policy is None and made is not None and not full:
+            self._policies[key] = policy = made
+            self._count_in_locked(key, use)
+        return policy, full
+
+    def _enter_locked(self, key: Hashable, use: _Use | None) -> Policy[F] | None:
         """Return the key's policy, if it is kept: then it is the last one used."""
         if self._left:
             self._count_out_locked()
-        policy = self._policies.pop(key, None)
-        if policy is None and self._spared:
-            policy = self._spared.pop(key, None)
+        policy = self._policies.get(key)
         if policy is not None:
+            # NB: no call between the two, which Ctrl-C could come in.
+            del self._policies[key]
             self._policies[key] = policy
-            if call is not None:
-                self._inside[key] = self._inside.get(key, 0) + 1
+        elif self._spared:
+            policy = self._spared.get(key)
+            if policy is not None:
+                self._policies[key] = policy
+                del self._spared[key]
+        if policy is not None:
+            self._count_in_locked(key, use)
         return policy
+
+    def _count_in_locked(self, key: Hashable, use: _Use | None) -> None:
+        if use is not None:
+            counted = (key,)
+            self._inside[key] = self._inside.get(key, 0) + 1
+            use.key = counted
 
     def _overflowing(self, key: Hashable, call: Call | None) -> Policy[F]:
         """Return the policy that keys share for which there is no room."""
@@ -247,17 +273,26 @@ class PerKey(Policy[F]):
     def _count_out_locked(self) -> None:
         """Count those that have left as no longer inside."""
         while self._left:
-            key = self._left.pop()
-            # NB: the policy is still this key's: one in use is never dropped.
-            stay = self._inside[key] - 1
-            if stay:
-                self._inside[key] = stay
-                continue
-            del self._inside[key]
-            policy = self._spared.pop(key, None)
-            if policy is not None:
-                # It was spared for being in use, and used last just now.
-                self._policies[key] = policy
+            # NB: the first. Other threads append, without the lock.
+            use = self._left[0]
+            if use.key is not None:
+                self._leave_locked(use, *use.key)
+            del self._left[0]
+
+    def _leave_locked(self, use: _Use, key: Hashable) -> None:
+        # NB: the policy is still this key's: one in use is never dropped.
+        stay = self._inside[key] - 1
+        if stay:
+            self._inside[key] = stay
+            use.key = None
+            return
+        del self._inside[key]
+        use.key = None
+        policy = self._spared.get(key)
+        if policy is not None:
+            # It was spared for being in use, and used last just now.
+            self._policies[key] = policy
+            del self._spared[key]
 
     def _made(self, key: Hashable) -> Policy[F]:
         policy = self.factory(key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -217,22 +216,18 @@ def _are_known(policies: Sequence[Policy[Any]]) -> bool:
 
 def _judging(proceed: Proceed, judge: Judge) -> Proceed:
     """Return what proceeds, and judges the outcome if it was not judged."""
-    if judge is as_judged:
-        return functools.partial(_kept, proceed)
-    return functools.partial(_judged, proceed, judge)
 
+    # NB: no partials, see `Policy.bind`.
+    def kept(call: Call) -> Awaitable[Outcome]:
+        call.judged_by = as_judged
+        return proceed(call)
 
-def _kept(proceed: Proceed, call: Call) -> Awaitable[Outcome]:
-    """Proceed, for what comes of it is judged already."""
-    call.judged_by = as_judged
-    return proceed(call)
+    async def judged(call: Call) -> Outcome:
+        outcome = await proceed(call)
+        verdict = judge(outcome)
+        if verdict is not outcome.verdict:
+            outcome.verdict, outcome.health = verdict, None
+        call.judged_by = judge
+        return outcome
 
-
-async def _judged(proceed: Proceed, judge: Judge, call: Call) -> Outcome:
-    """Proceed, and judge the outcome by the pipeline's ``classify``."""
-    outcome = await proceed(call)
-    verdict = judge(outcome)
-    if verdict is not outcome.verdict:
-        outcome.verdict, outcome.health = verdict, None
-    call.judged_by = judge
-    return outcome
+    return kept if judge is as_judged else judged

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, overload
 
@@ -30,6 +29,7 @@ from resilient._policy.policy import Policy, Usage
 from resilient._runtimes import clock
 from resilient._values.checks import count, plain
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
@@ -81,36 +81,55 @@ class AsyncCacheStore(Protocol):
 
 
 class _Memory:
-    """A `CacheStore` in this process, of a bounded number of entries."""
+    """A `CacheStore` in this process, of a bounded number of entries.
+
+    Asked in the middle of its own change, on the same thread, it has nothing
+    and keeps nothing.
+    """
 
     __slots__ = ("_entries", "_lock")
 
     def __init__(self, max_entries: int) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._entries: Entries[Any] = Entries(max_entries)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: CacheKey, /) -> tuple[Any, float] | None:
-        with self._lock:
-            # NB: read under the lock, or an entry could be younger than now.
-            return self._entries.get(stable(key), clock.now())
+        try:
+            return self._lock.run(self._get_locked, stable(key))
+        except ReenteredError:
+            return None
+
+    def _get_locked(self, key: Hashable) -> tuple[Any, float] | None:
+        # NB: read under the lock, or an entry could be younger than now.
+        return self._entries.get(key, clock.now())
 
     def set(self, key: CacheKey, value: Any, lifetime: float, /) -> None:
-        with self._lock:
-            gone = self._entries.put(stable(key), value, lifetime, clock.now())
+        try:
+            gone = self._lock.run(self._set_locked, stable(key), value, lifetime)
+        except ReenteredError:
+            return
         # NB: here, and not under the lock: it may have a destructor.
         del gone
 
+    def _set_locked(
+        self, key: Hashable, value: Any, lifetime: float
+    ) -> tuple[object, ...]:
+        return self._entries.put(key, value, lifetime, clock.now())
+
     def delete(self, key: CacheKey, /) -> None:
-        with self._lock:
-            gone = self._entries.drop(stable(key))
+        held = stable(key)
+        try:
+            gone = self._lock.run(self._entries.drop, held)
+        except ReenteredError:
+            # NB: what is no longer so must go all the same; it is one step.
+            gone = self._entries.drop(held)
         del gone
 
     def clear(self) -> None:
-        with self._lock:
-            gone = self._entries.clear()
+        gone = self._lock.run(self._entries.clear)
         del gone
 
 

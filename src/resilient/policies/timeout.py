@@ -160,13 +160,14 @@ class Timeout(Policy):
         limit = call.runtime.limit(call, self._shelf, self.seconds, deadline)
         try:
             outcome = await proceed(call)
+            call.deadline = outer
+            end = limit.leave(call, outcome.error)
         except BaseException as error:
             call.deadline, call.allowed = outer, allowed
+            # NB: for the second time, where Ctrl-C came during the first.
             if limit.leave(call, error) is not CUT:
                 raise
             return self._exceeded(call, deadline, error)
-        call.deadline, call.allowed = outer, allowed
-        end = limit.leave(call, outcome.error)
         if end is CUT:
             return await self._replaced(outcome, call, deadline)
         if outcome.ongoing is not None:

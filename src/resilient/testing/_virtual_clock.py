@@ -53,7 +53,7 @@ PATIENCE = 2.0
 SLICE = 0.001
 """Real seconds between two looks at what cannot notify: a gate, a thread."""
 
-_REPLACED = ("now", "sleep", "wait", "start_thread", "random", "skip")
+_REPLACED = ("now", "sleep", "wait", "start_thread", "random", "skip", "patrol")
 
 
 class VirtualTimeError(RuntimeError):
@@ -144,6 +144,7 @@ class VirtualClock:
     # What replaces the attributes of `resilient._runtimes.clock`:
 
     skip = None
+    patrol = math.inf
 
     def sleep(self, seconds: float) -> None:
         """Block the calling thread until so many virtual seconds are over."""

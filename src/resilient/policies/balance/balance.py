@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast, overload
 
@@ -30,6 +29,7 @@ from resilient._policy.admission import DeferredRelease
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
 from resilient.policies.balance.endpoints import (
     Endpoint,
@@ -175,7 +175,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
             )
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._deferred: list[_Ended] = []
         self._fleet = Fleet(load, eject)
         self._set_endpoints(endpoints)
@@ -252,30 +252,9 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         self, now: float, call: Call, home: Call, refused: list[Member]
     ) -> tuple[Member | None, int]:
         """Return who gets the call, and the era that this is for it."""
-        fleet, lock = self._fleet, self._lock
-        effects: list[_Effect] = []
-        era = 0
-        lock.acquire()  # NB: by hand, see `_policy.admission`
-        try:
-            if self._deferred:
-                effects = self._release_deferred_locked()
-            choices = home.choices if home.seldom is not None else None
-            tried = () if choices is None else self._members_in(choices)
-            member = fleet.choose(now, clock.random, tried, refused)
-            if fleet.changes:
-                effects += self._changes_locked(call)
-            if member is not None:
-                if member in tried:
-                    # All were: from now on it avoids this one alone.
-                    choices = self._without_own(choices)
-                if member.ejection is not None:
-                    era = member.ejection.era
-                made = (self, member, member.address, choices)
-                _keep(home, made)
-                if home is not call:
-                    _keep(call, (self, member, member.address, call.choices))
-        finally:
-            lock.release()
+        member, era, effects = self._lock.run(
+            self._choose_locked, now, call, home, refused
+        )
         try:
             if effects:
                 self._after_unlock(effects)
@@ -287,6 +266,28 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 self._settle(member, era, now, None, call)
             raise
         return member, era
+
+    def _choose_locked(
+        self, now: float, call: Call, home: Call, refused: list[Member]
+    ) -> tuple[Member | None, int, list[_Effect]]:
+        fleet, era = self._fleet, 0
+        effects = self._release_deferred_locked() if self._deferred else []
+        choices = home.choices if home.seldom is not None else None
+        tried = () if choices is None else self._members_in(choices)
+        member = fleet.choose(now, clock.random, tried, refused)
+        if fleet.changes:
+            effects += self._changes_locked(call)
+        if member is not None:
+            if member in tried:
+                # All were: from now on it avoids this one alone.
+                choices = self._without_own(choices)
+            if member.ejection is not None:
+                era = member.ejection.era
+            made = (self, member, member.address, choices)
+            _keep(home, made)
+            if home is not call:
+                _keep(call, (self, member, member.address, call.choices))
+        return member, era, effects
 
     def _members_in(self, choice: Choice | None) -> list[Member]:
         """Return the endpoints that were chosen here for a call."""
@@ -323,9 +324,10 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         """
         if outcome.retry_after is None:
             return
-        with self._locked():
-            tried = self._members_in(home.choices)
-            wait = self._fleet.wait_for_another(member, tried, clock.now())
+        tried = self._members_in(home.choices)
+        wait = self._run(
+            lambda effects: self._fleet.wait_for_another(member, tried, clock.now())
+        )
         if wait is not None:
             outcome.retry_after = min(wait, outcome.retry_after)
 
@@ -361,14 +363,11 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         return verdict
 
     def _end(self, ended: _Ended) -> None:
-        lock = self._lock
-        if not lock.acquire(False):  # NB: by hand, see `_policy.admission`
-            self._release(ended)
-            return
         try:
-            effects = self._release_locked(ended)
-        finally:
-            lock.release()
+            effects = self._lock.run(self._release_locked, ended)
+        except ReenteredError:
+            self._deferred.append(ended)
+            return
         if effects:
             self._after_unlock(effects)
         if self._deferred:
@@ -403,8 +402,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                     self.emit(EndpointReturned(self.label, name, endpoint), call)
                 continue
             seconds = self._time_out(change.times)
-            with self._locked():
-                self._fleet.set_time(change, seconds)
+            self._run(self._set_time_locked, change, seconds)
             if call is not None:
                 metric_name = self.placement.policy
                 call.count("resilient.endpoint.ejections", metric_name, change.reason)
@@ -413,6 +411,11 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                     self.label, name, endpoint, change.reason, seconds, change.times
                 )
                 self.emit(event, call)
+
+    def _set_time_locked(
+        self, effects: list[_Effect], change: Ejected, seconds: float
+    ) -> None:
+        self._fleet.set_time(change, seconds)
 
     def _time_out(self, times: int) -> float:
         """Return for how many seconds an endpoint gets no calls."""
@@ -450,23 +453,24 @@ class Balance(Policy, DeferredRelease, Generic[T]):
     @property
     def endpoints(self) -> tuple[EndpointStatus[T], ...]:
         """What is known of each endpoint now."""
-        now = clock.now()
-        with self._locked():
-            fleet = self._fleet
-            return tuple(
-                [
-                    EndpointStatus(
-                        member.address,
-                        member.endpoint.name,
-                        member.endpoint.weight,
-                        state,
-                        member.in_flight,
-                        member.latency if fleet.knows_latency else None,
-                        member.success,
-                    )
-                    for member, state in fleet.look(now)
-                ]
-            )
+        return self._run(self._look_locked)
+
+    def _look_locked(self, effects: list[_Effect]) -> tuple[EndpointStatus[T], ...]:
+        fleet = self._fleet
+        return tuple(
+            [
+                EndpointStatus(
+                    member.address,
+                    member.endpoint.name,
+                    member.endpoint.weight,
+                    state,
+                    member.in_flight,
+                    member.latency if fleet.knows_latency else None,
+                    member.success,
+                )
+                for member, state in fleet.look(clock.now())
+            ]
+        )
 
     def drain(self, endpoint: T | Endpoint[T]) -> None:
         """Send an endpoint no new calls, though it be the last one.
@@ -490,16 +494,20 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         address: Any = endpoint
         if is_endpoint(endpoint):
             address = endpoint.address
-        with self._locked() as effects:
-            known = address in self._fleet.members
-            if known:
-                self._fleet.drain(address, clock.now(), draining=draining)
-                effects += self._changes_locked(None)
-        if not known:
+        if not self._run(self._drain_locked, address, draining):
             raise KeyError(
                 f"{self.label!r} has no endpoint {name_of(address)!r} to"
                 f" {'drain' if draining else 'restore'}"
             )
+
+    def _drain_locked(
+        self, effects: list[_Effect], address: Any, draining: bool
+    ) -> bool:
+        known = address in self._fleet.members
+        if known:
+            self._fleet.drain(address, clock.now(), draining=draining)
+            effects += self._changes_locked(None)
+        return known
 
     def replace(self, endpoints: Iterable[T | Endpoint[T]]) -> None:
         """Have these endpoints from now on, and no others.
@@ -519,12 +527,17 @@ class Balance(Policy, DeferredRelease, Generic[T]):
 
     def _set_endpoints(self, endpoints: dict[Any, Endpoint[Any]]) -> None:
         listed = [(key, each, each.weight) for key, each in endpoints.items()]
-        with self._locked() as effects:
-            joined, left = self._fleet.replace(listed, clock.now())
-            effects += self._changes_locked(None)
+        joined, left = self._run(self._replace_locked, listed)
         if self._listeners and (joined or left):
             added, removed = len(joined), len(left)
             self.emit(EndpointsChanged(self.label, None, added, removed, len(listed)))
+
+    def _replace_locked(
+        self, effects: list[_Effect], listed: list[tuple[Any, Endpoint[Any], float]]
+    ) -> tuple[Any, Any]:
+        changed = self._fleet.replace(listed, clock.now())
+        effects += self._changes_locked(None)
+        return changed
 
     # -- As every policy
 
@@ -538,13 +551,14 @@ class Balance(Policy, DeferredRelease, Generic[T]):
 
     def reset(self) -> None:
         """Forget what is known of the endpoints; those drained stay so."""
-        with self._locked() as effects:
-            self._fleet.reset(clock.now())
-            effects += self._changes_locked(None)
+        self._run(self._reset_locked)
+
+    def _reset_locked(self, effects: list[_Effect]) -> None:
+        self._fleet.reset(clock.now())
+        effects += self._changes_locked(None)
 
     def is_pristine(self) -> bool:
-        with self._locked():
-            return self._fleet.is_pristine
+        return self._run(lambda effects: self._fleet.is_pristine)
 
 
 _NOTHING: Final = (0.0, 0.0, IGNORED, None, False, None)

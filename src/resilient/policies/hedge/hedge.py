@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from resilient._calls.call import Call
@@ -17,6 +16,7 @@ from resilient._policy.retry_budget import RetryBudget, budget_argument
 from resilient._runtimes import clock
 from resilient._values.checks import count, number
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
 from resilient.policies.hedge.race import HedgedAttempt, HedgeRace
 
@@ -159,7 +159,7 @@ class Hedge(Policy):
             if max_threads is None
             else count("max_threads", max_threads, minimum=1)
         )
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._latency = Quantile(self.percentile)
         # NB: changed by single operations, without the lock: an attempt may
         # end in the collector, on a thread that has the lock.
@@ -226,15 +226,23 @@ class Hedge(Policy):
         if delay is None or self._attempts == 1:
             return await self._unhedged(proceed, call)
         race = await call.runtime.race(call)
-        hedge_race = HedgeRace(call, proceed, self._judge, race)
+        hedge_race: HedgeRace | None = None
         try:
+            hedge_race = HedgeRace(call, proceed, self._judge, race)
             await self._race(hedge_race, delay)
             if hedge_race.attempts:
                 return self._decide(hedge_race)
             # There was no thread for it.
             return await self._unhedged(proceed, call)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # NB: it has been left, unless Ctrl-C came before it could be.
+            await race.leave(self.grace, unwinding=True)
+            raise
         finally:
-            hedge_race.forget()
+            if hedge_race is not None:
+                hedge_race.forget()
 
     async def _unhedged(self, proceed: Proceed, call: Call) -> Outcome:
         began = clock.now()
@@ -332,18 +340,17 @@ class Hedge(Policy):
 
     def _start(self, hedge_race: HedgeRace) -> bool:
         attempt = HedgedAttempt(hedge_race, len(hedge_race.attempts), self._forget)
-        with self._lock:
-            if not self._has_room(hedge_race.call):
-                return False
-            if hedge_race.call.runtime.name == "sync":
-                self._threads.add(attempt)
+        started = False
         try:
+            with self._lock:
+                if not self._has_room(hedge_race.call):
+                    return False
+                if hedge_race.call.runtime.name == "sync":
+                    self._threads.add(attempt)
             started = hedge_race.start(attempt)
-        except BaseException:
-            self._forget(attempt)
-            raise
-        if not started:
-            self._forget(attempt)
+        finally:
+            if not started:
+                self._forget(attempt)
         return started
 
     def _forget(self, attempt: HedgedAttempt) -> None:
@@ -367,11 +374,17 @@ class Hedge(Policy):
                 self.emit(abandoned, call)
         return outcome
 
+    def _learn_locked(self, latency: float) -> None:
+        self._latency.add(latency)
+
     def _learn(self, latency: float, call: Call) -> None:
         """Take a success into account: its latency, and what it pays in."""
         if self.delay is None:
-            with self._lock:
-                self._latency.add(latency)
+            try:
+                self._lock.run(self._learn_locked, latency)
+            except ReenteredError:
+                # In the middle of a change, on the same thread: one less.
+                pass
         if self._budget is not None:
             self._budget.deposit()
             call.budget_paid = self._budget

@@ -221,9 +221,9 @@ class HedgeRace:
             self.running += 1
         if self.race.start(attempt):
             return True
-        self.attempts.pop()
         with self._lock:
             self.running -= 1
+            del self.attempts[-1]
         return False
 
     # -- What attempts report
@@ -240,7 +240,7 @@ class HedgeRace:
         answered = not is_rejection(outcome.error)
         unwanted: list[Outcome] = []
         with self._lock:
-            attempt.settled, attempt.settled_at = True, clock.now()
+            attempt.settled_at = clock.now()
             attempt.verdict = verdict
             first = self.attempts[0] if self.attempts else attempt
             won = False
@@ -248,7 +248,7 @@ class HedgeRace:
                 attempt.stays(outcome.ongoing)
                 unwanted.append(outcome)
             elif answered and verdict in (SUCCESS, IGNORED):
-                self.is_decided = won = True
+                won = True
                 self._kept = outcome.value
                 if first.outcome is not None:
                     unwanted.append(first.outcome)
@@ -268,9 +268,11 @@ class HedgeRace:
                 if won or attempt is first:
                     attempt.outcome, attempt.context = outcome, copy_context()
             kept = self._kept
-            # NB: these last, for the call looks at them without the lock.
+            # NB: these last, for the call looks at them without the lock; and
+            # without a call in between, or Ctrl-C would keep it waiting.
+            attempt.settled = True
             if won:
-                self.winner = attempt
+                self.winner, self.is_decided = attempt, True
             self.running -= 1
         # NB: attempts may all return one object, which the caller now has.
         unwanted = [

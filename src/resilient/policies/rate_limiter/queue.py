@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from resilient._calls.call import Call
 from resilient._policy.admission import Wait
+from resilient._runtimes import clock
 from resilient._runtimes.runtime import Waiter
 from resilient._values.checks import number
 
@@ -27,12 +28,22 @@ class Ticket(Wait):
     Attributes:
         amounts: What it wants, by rule.
         latest: When it has waited long enough.
-        patience: The same, if it had no deadline.
+        give_up_at: The same, if it had no deadline.
+        due: When its turn comes, if all before it have theirs.
         missing: Seconds it would have had to wait, once it is rejected.
         granted: Whether it has been served, and left the line.
+        rejected: Whether a change of the rate has put it out of line.
     """
 
-    __slots__ = ("amounts", "give_up_at", "granted", "latest", "missing")
+    __slots__ = (
+        "amounts",
+        "due",
+        "give_up_at",
+        "granted",
+        "latest",
+        "missing",
+        "rejected",
+    )
 
     def __init__(
         self,
@@ -45,8 +56,31 @@ class Ticket(Wait):
         self.give_up_at: float = give_up_at
         self.amounts: tuple[float, ...] = amounts
         self.latest: float = latest
+        self.due: float = math.inf
         self.missing: float = 0.0
         self.granted: bool = False
+        self.rejected: bool = False
+
+    def wait_until(self, due: float, *, first: bool) -> None:
+        """Wait for the turn of the first in line; or else, somewhat longer.
+
+        Whoever is not the first is woken when it is. It looks by itself when
+        its turn is long over: those before it may never come for theirs.
+        """
+        self.due = due
+        # NB: only the first waits for time alone.
+        self.sleeps = first
+        until = due if first else min(self.latest, due + clock.patrol)
+        self.until = None if until >= LAST_MOMENT else until
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether its turn has come, and it does not.
+
+        Its event loop is closed, is not run any more, or is blocked.
+        """
+        return self.due <= now and (
+            self.waiter.is_gone() or self.due + clock.patrol <= now
+        )
 
 
 class Queue:
@@ -68,13 +102,18 @@ class Queue:
     def first(self) -> Ticket:
         return next(iter(self.tickets))
 
-    def join(self, ticket: Ticket) -> None:
+    def join(self, ticket: Ticket, *, first: bool = False) -> None:
+        # NB: no call between the two, here and below, for Ctrl-C to come in.
+        total = sums(self.total, ticket.amounts)
         self.tickets[ticket] = None
-        self.total = sums(self.total, ticket.amounts)
+        self.total = total
+        if first:
+            self.tickets.move_to_end(ticket, last=False)
 
     def leave(self, ticket: Ticket) -> None:
+        total = sums(self.total, [-amount for amount in ticket.amounts])
         del self.tickets[ticket]
-        self.total = sums(self.total, [-amount for amount in ticket.amounts])
+        self.total = total
 
     def total_until(self, ticket: Ticket) -> list[float]:
         """Return what those up to `ticket` want together."""

@@ -7,9 +7,8 @@ made with stands in `config`, the calls that wait for it in `queue`.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Awaitable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
@@ -27,6 +26,7 @@ from resilient._runtimes import clock
 from resilient._runtimes.runtime import wake_all
 from resilient._values.checks import number, plain
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
 from resilient.policies.rate_limiter.config import (
     Algorithm,
@@ -64,7 +64,13 @@ _SEVERAL: Final = object()
 """Origins: what one of them says of its limit is nothing to the others."""
 
 # Shared by all limiters without a queue so far; never written to.
-_NO_TICKETS: Final[list[Ticket]] = []
+_NOTHING: Final[list[Any]] = []
+
+
+class _Debt(NamedTuple):
+    """What was taken without the lock, and is to be booked."""
+
+    amounts: tuple[float, ...]
 
 
 class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
@@ -149,8 +155,8 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             plain("cost", cost, "the Call") if callable(cost) else copied_cost(cost),
             algorithm,
         )
-        self._lock = threading.Lock()
-        self._deferred: list[Ticket] = _NO_TICKETS
+        self._lock = Lock()
+        self._deferred: list[Ticket | _Debt] = _NOTHING
         self._line: Queue | None = None
         # The origin of the HTTP requests that pass; `_SEVERAL` once there are.
         self._origin: object = None
@@ -161,7 +167,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
                 shared,
                 name,
                 self._config,
-                self._locked,
+                self._run,
                 lambda: self._line,
                 self._serve_locked,
             ).lease
@@ -239,20 +245,10 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         if amounts is None:
             amounts = self._computed(call)
         now = clock.now()
-        lock = self._lock
-        lock.acquire()  # NB: by hand, see `_policy.admission`
-        try:
-            rule = self._rule
-            if rule is None or self._line is not None:
-                wait = self._try_take_locked(now, amounts)
-            else:
-                wait = rule.try_take(now, amounts[0])
-        finally:
-            lock.release()
-            if self._deferred:
-                self._release_deferred()
+        wait = self._try_take(now, amounts)
         if wait != 0.0:
             return self._around_late(proceed, call, amounts, wait)
+        rule = self._rule
         if rule is not None and rule.due:
             self._follow(now)
         if self._config.cost_may_change or call.limiters is not None:
@@ -263,8 +259,17 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         self, proceed: Proceed, call: Call, amounts: tuple[float, ...], wait: float
     ) -> Outcome:
         permit = self._line_up(call, amounts, wait)
-        if isinstance(permit, Wait):
-            permit = await self._await_permit(permit, call)
+        try:
+            if isinstance(permit, Wait):
+                queued_at = clock.now()
+                while isinstance(permit, Wait):
+                    await self._park(permit, call)
+                    permit = self.readmit(permit, call)
+                if not isinstance(permit, RejectedError):
+                    self._count_wait(clock.now() - queued_at, call)
+        except BaseException as unwinding:
+            self._unwind(permit, call, unwinding)
+            raise
         if isinstance(permit, RejectedError):
             return self.reject(permit, call)
         return await proceed(call)
@@ -272,13 +277,27 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     def admit(self, call: Call) -> Admission:
         amounts = self._config.amounts or self._computed(call)
         now = clock.now()
-        with self._locked():
-            wait = self._try_take_locked(now, amounts)
+        wait = self._try_take(now, amounts)
         if wait != 0.0:
             return self._line_up(call, amounts, wait)
         self._follow(now)
         self._note(call, amounts, now)
         return _PERMIT
+
+    def _try_take(self, now: float, amounts: tuple[float, ...]) -> float:
+        """Take what can be taken now; return the wait, 0.0 if it was taken."""
+        try:
+            wait = self._lock.run(self._try_take_locked, now, amounts)
+        except ReenteredError:
+            # It began in the middle of a change, on the same thread: it passes,
+            # and what it takes is a debt that later calls wait for.
+            if self._deferred is _NOTHING:
+                self._deferred = []
+            self._deferred.append(_Debt(amounts))
+            return 0.0
+        if self._deferred:
+            self._release_deferred()
+        return wait
 
     def _follow(self, now: float) -> bool:
         """Ask the store what is to be asked; return whether it has answered."""
@@ -306,19 +325,20 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         give_up_at = self._give_up_at(now)
         latest = latest_start(call, give_up_at)
         if call.limiters is not None and self._see(call.key):
-            with self._locked():
-                wait = self._try_take_locked(now, amounts)
+            wait = self._try_take(now, amounts)
             if wait == 0.0:
                 self._note(call, amounts, now)
                 return _PERMIT
         if now + wait <= latest:
             ticket = Ticket(call.runtime.waiter(call), amounts, latest, give_up_at)
-            with self._locked():
+            try:
                 # NB: others may have come or gone meanwhile.
-                wait = self._try_take_locked(now, amounts)
-                if wait > 0.0 and now + wait <= latest:
-                    self._join_locked(ticket, now + wait)
-                    return ticket
+                wait, joins = self._run(self._join_locked, ticket, now)
+            except BaseException:
+                self._release(ticket)
+                raise
+            if joins:
+                return ticket
             if wait == 0.0:
                 self._note(call, amounts, now)
                 return _PERMIT
@@ -348,18 +368,19 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
                 latest,
                 give_up_at,
             )
-            with self._locked():
-                wait = self._try_take_locked(now, amounts)
-                joins = wait > 0.0 and self._fits(now, wait, latest)
-                if joins and parks:
-                    self._join_locked(ticket, now + wait)
-                elif joins and shared.lease.take_aside(now, amounts[0]):
-                    wait = 0.0
+            try:
+                if parks:
+                    wait, joins = self._run(self._join_locked, ticket, now)
+                else:
+                    wait, joins = self._run(self._take_aside_locked, ticket, now)
+            except BaseException:
+                self._release(ticket)
+                raise
             self._follow(now)
             if wait == 0.0:
                 self._note(call, amounts, now)
                 return _PERMIT
-            if joins and parks:
+            if joins:
                 # NB: a store in memory answers while it is asked.
                 if ticket.granted or not self._waits(ticket):
                     return self.readmit(ticket, call)
@@ -379,7 +400,21 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             self._rule is not None and wait <= self._rule.grace(now)
         )
 
-    def readmit(self, wait: Ticket, call: Call) -> Admission:
+    def _take_aside_locked(
+        self, woken: list[Ticket], ticket: Ticket, now: float
+    ) -> tuple[float, bool]:
+        """Decide about a call that cannot wait for a store's answer."""
+        wait = self._try_take_locked(now, ticket.amounts)
+        assert self._shared is not None
+        if (
+            wait > 0.0
+            and self._fits(now, wait, ticket.latest)
+            and self._shared.lease.take_aside(now, ticket.amounts[0])
+        ):
+            wait = 0.0
+        return wait, False
+
+    def readmit(self, wait: Any, call: Call) -> Admission:
         if wait.granted and call.deadline is None:
             self._note(call, wait.amounts, clock.now())
             return _PERMIT
@@ -395,35 +430,70 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     def _decide(self, wait: Ticket, call: Call) -> Admission:
         now = clock.now()
         overdue = call.deadline is not None and now >= call.deadline
-        with self._locked() as woken:
-            line = self._line
-            if wait.granted:
-                # It was served, by an answer of a store.
-                if overdue:
-                    self._each()[0].book(now, -wait.amounts[0], since=now)
-            elif line is None or wait not in line.tickets:
-                # A change of the rate put it out of the line.
-                fits = now + wait.missing <= wait.give_up_at
-                return self._rejection(call, wait.missing, fits=fits)
-            elif line.first is wait:
-                wait.missing = self._wait_of_head_locked(now, wait.amounts)
-                fits = self._fits(now, wait.missing, wait.latest) and not overdue
-                if fits and wait.missing > 0.0:
-                    wait.until, wait.sleeps = now + wait.missing, True
-                    return wait
-            elif not overdue and (wait.until is None or now < wait.until):
-                return wait
-            else:
-                wait.missing = self._wait_of_queue_locked(now, line.total_until(wait))
-            granted = wait.missing == 0.0 and not overdue
-            if granted and not wait.granted:
-                self._take_locked(now, wait.amounts)
-            woken += self._leave_locked(wait)
+        granted = self._run(self._decide_locked, wait, now, overdue)
+        if granted is None:
+            return wait
         if granted:
             self._note(call, wait.amounts, now)
             return _PERMIT
         fits = now + wait.missing <= wait.give_up_at
         return self._rejection(call, wait.missing, fits=fits)
+
+    def _decide_locked(
+        self, woken: list[Ticket], wait: Ticket, now: float, overdue: bool
+    ) -> bool | None:
+        """Whether a call that waits may pass now; None: it waits on."""
+        if wait.granted:
+            # It was served, by an answer of a store.
+            if overdue:
+                self._each()[0].book(now, -wait.amounts[0], since=now)
+            return not overdue
+        if wait.rejected:
+            return False
+        self._pass_over_locked(now, wait)
+        if self._line is None:
+            self._line = Queue(len(self._config.each))
+        line = self._line
+        if wait not in line.tickets:
+            # It did not come when its turn was over, and others went on.
+            line.join(wait, first=True)
+        if line.first is wait:
+            wait.missing = self._wait_of_head_locked(now, wait.amounts)
+            fits = self._fits(now, wait.missing, wait.latest) and not overdue
+            if fits and wait.missing > 0.0:
+                wait.wait_until(now + wait.missing, first=True)
+                return None
+        else:
+            wait.missing = self._wait_of_queue_locked(now, line.total_until(wait))
+            if not overdue and (wait.until is None or now < wait.latest):
+                self._wait_behind_locked(wait, now + wait.missing)
+                return None
+        granted = wait.missing == 0.0 and not overdue
+        if granted:
+            self._take_locked(now, wait.amounts)
+        woken += self._leave_locked(wait)
+        return granted
+
+    def _wait_behind_locked(self, wait: Ticket, due: float) -> None:
+        """Have a call wait that is not the first in line."""
+        wait.wait_until(due, first=False)
+        if self._shared is not None and wait.latest <= self._shared.lease.due_by:
+            # The first one in line learns, and wakes the others.
+            wait.until = None
+
+    def _pass_over_locked(self, now: float, but: Ticket | None = None) -> None:
+        """Put those first in line out of it who do not come for their turn.
+
+        Should one come after all, it is first again.
+        """
+        while (line := self._line) is not None:
+            first = line.first
+            if first is but or not first.is_overdue(now):
+                return
+            if self._shared is not None and not first.waiter.is_gone():
+                # It waits for the store's answer, whenever that comes.
+                return
+            self._leave_locked(first)
 
     def withdraw(self, wait: Ticket) -> None:
         self._release(wait)
@@ -453,27 +523,37 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         """
         if origin == self._origin or self._origin is _SEVERAL:
             return False
-        with self._locked() as woken:
-            if self._origin is None:
-                self._origin = origin
-                return False
-            self._origin = _SEVERAL
-            for rule in self._each():
-                rule.forget_server()
-            woken += [] if self._line is None else [self._line.first]
+        return self._run(self._see_locked, origin)
+
+    def _see_locked(self, woken: list[Ticket], origin: object) -> bool:
+        if self._origin is None:
+            self._origin = origin
+            return False
+        self._origin = _SEVERAL
+        for rule in self._each():
+            rule.forget_server()
+        woken += self._first_locked()
         return True
 
     def _correct(
         self, costs: Mapping[str, float], amounts: tuple[float, ...], at: float
     ) -> None:
         """Book the difference to the `amounts` that were taken at `at`."""
+        self._run(self._correct_locked, costs, amounts, at)
+
+    def _correct_locked(
+        self,
+        woken: list[Ticket],
+        costs: Mapping[str, float],
+        amounts: tuple[float, ...],
+        at: float,
+    ) -> None:
         now = clock.now()
-        with self._locked() as woken:
-            limits = self._config.each
-            for limit, rule, amount in zip(limits, self._each(), amounts, strict=True):
-                if limit.unit in costs:
-                    rule.book(now, costs[limit.unit] - amount, since=at)
-            woken += [] if self._line is None else [self._line.first]
+        limits = self._config.each
+        for limit, rule, amount in zip(limits, self._each(), amounts, strict=True):
+            if limit.unit in costs:
+                rule.book(now, costs[limit.unit] - amount, since=at)
+        woken += self._first_locked()
 
     def _give_up_at(self, now: float) -> float:
         """Return when a wait that begins now has been as long as it may be."""
@@ -504,7 +584,11 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
 
     def _try_take_locked(self, now: float, amounts: tuple[float, ...]) -> float:
         """Take what can be taken now; return the wait, 0.0 if it was taken."""
+        if self._line is not None:
+            self._pass_over_locked(now)
         if self._line is None:
+            if self._rule is not None:
+                return self._rule.try_take(now, amounts[0])
             wait = self._wait_of_head_locked(now, amounts)
             if wait == 0.0:
                 self._take_locked(now, amounts)
@@ -540,20 +624,28 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         for rule, amount in zip(self._each(), amounts, strict=True):
             rule.take(now, amount)
 
-    def _join_locked(self, ticket: Ticket, until: float) -> None:
-        """Put a ticket at the end of the line."""
-        if self._line is None:
-            self._line = Queue(len(self._config.each))
-            if self._deferred is _NO_TICKETS:
-                # NB: under the lock, and before anything may be returned.
-                self._deferred = []
-            ticket.until, ticket.sleeps = until, True
-        else:
-            ticket.until = None if ticket.latest == LAST_MOMENT else ticket.latest
-            if self._shared is not None and ticket.latest <= self._shared.lease.due_by:
-                # The first one in line learns, and wakes the others.
-                ticket.until = None
-        self._line.join(ticket)
+    def _join_locked(
+        self, woken: list[Ticket], ticket: Ticket, now: float
+    ) -> tuple[float, bool]:
+        """Put a ticket at the end of the line, if its wait is not too long.
+
+        Returns:
+            The wait, and whether it has begun; 0.0: there was none, and what it
+            wants is taken.
+        """
+        wait = self._try_take_locked(now, ticket.amounts)
+        joins = wait > 0.0 and self._fits(now, wait, ticket.latest)
+        if joins:
+            if self._line is None:
+                self._line = Queue(len(self._config.each))
+                if self._deferred is _NOTHING:
+                    # NB: under the lock, and before anything may be returned.
+                    self._deferred = []
+                ticket.wait_until(now + wait, first=True)
+            else:
+                self._wait_behind_locked(ticket, now + wait)
+            self._line.join(ticket)
+        return wait, joins
 
     def _leave_locked(self, ticket: Ticket) -> list[Ticket]:
         """Take a ticket out of line; return who is first now, if that changed."""
@@ -564,8 +656,16 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         line.leave(ticket)
         if not line.tickets:
             self._line = None
+        return self._first_locked() if was_first else []
+
+    def _first_locked(self) -> list[Ticket]:
+        """Return who is first in line, to be woken: there is news for it."""
+        if self._line is None:
             return []
-        return [line.first] if was_first else []
+        first = self._line.first
+        # NB: it has time to come, however long ago it was due.
+        first.due = max(first.due, clock.now())
+        return [first]
 
     def _recheck_waiters_locked(self, now: float) -> list[Ticket]:
         """Put calls that no longer fit out of the queue; return those to wake."""
@@ -578,11 +678,13 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
                     self._wait_of_head_locked(now, ticket.amounts),
                     self._wait_of_queue_locked(now, ahead.total),
                 )
+                ticket.due = now + ticket.missing
                 if not self._fits(now, ticket.missing, ticket.latest):
                     ahead.leave(ticket)
+                    ticket.rejected = True
                     woken.append(ticket)
             self._line = ahead if ahead.tickets else None
-            woken += [ahead.first] if ahead.tickets else []
+            woken += self._first_locked()
         return woken
 
     def _serve_locked(self, now: float) -> list[Ticket]:
@@ -598,9 +700,13 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             woken.append(first)
         return woken + self._recheck_waiters_locked(now)
 
-    def _release_locked(self, item: Ticket) -> list[Ticket]:
+    def _release_locked(self, item: Ticket | _Debt) -> list[Ticket]:
+        now = clock.now()
+        if not isinstance(item, Ticket):
+            self._take_locked(now, item.amounts)
+            return []
         if item.granted:
-            now = clock.now()
+            item.granted = False
             self._each()[0].book(now, -item.amounts[0], since=now)
         return self._leave_locked(item)
 
@@ -640,19 +746,29 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
                 counts that unit, or the `cost` of a call would never fit.
                 Nothing has changed then.
         """
+        self._run(self._set_rate_locked, rate, per, burst, unit)
+
+    def _set_rate_locked(
+        self,
+        woken: list[Ticket],
+        rate: float,
+        per: float | timedelta | None,
+        burst: float | None,
+        unit: str | None,
+    ) -> None:
         now = clock.now()
-        with self._locked() as woken:
-            place = self._config.place_of(unit)
-            old = self._config.each[place]
-            limit = Limit(
-                rate,
-                per=old.per if per is None else per,
-                unit=old.unit,
-                burst=old.burst if burst is None else burst,
-            )
-            self._config = self._config.with_limit(place, limit)
-            self._each()[place].change(now, limit.rate, limit.per, limit.burst)
-            woken += self._recheck_waiters_locked(now)
+        place = self._config.place_of(unit)
+        old = self._config.each[place]
+        limit = Limit(
+            rate,
+            per=old.per if per is None else per,
+            unit=old.unit,
+            burst=old.burst if burst is None else burst,
+        )
+        config = self._config.with_limit(place, limit)
+        self._each()[place].change(now, limit.rate, limit.per, limit.burst)
+        self._config = config
+        woken += self._recheck_waiters_locked(now)
 
     def learn(
         self,
@@ -690,18 +806,31 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             if max_hold is None
             else seconds_argument("max_hold", max_hold, infinite=True)
         )
+        self._run(self._learn_locked, place, remaining, reset, most, origin)
+
+    def _learn_locked(
+        self,
+        woken: list[Ticket],
+        place: int,
+        remaining: float,
+        reset: float,
+        most: float,
+        origin: str | None,
+    ) -> None:
+        if origin is not None and self._origin is _SEVERAL:
+            return
         now = clock.now()
-        with self._locked() as woken:
-            if origin is not None and self._origin is _SEVERAL:
-                return
-            self._each()[place].learn(now, remaining, reset, most)
-            woken += self._recheck_waiters_locked(now)
+        self._each()[place].learn(now, remaining, reset, most)
+        woken += self._recheck_waiters_locked(now)
 
     def available(self, unit: str | None = None) -> float:
         """Return the units that could be taken now; below 0 in debt."""
         place = self._config.place_of(unit)
-        with self._locked():
-            return self._each()[place].level(clock.now())
+        return self._run(self._levels_locked)[place]
+
+    def _levels_locked(self, woken: list[Ticket]) -> list[float]:
+        now = clock.now()
+        return [rule.level(now) for rule in self._each()]
 
     @property
     def queued(self) -> int:
@@ -710,38 +839,43 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         return 0 if line is None else len(line.tickets)
 
     def status(self) -> dict[str, Any]:
-        now = clock.now()
-        levels: dict[str, float] = {}
-        with self._locked():
-            for limit, rule in zip(self._config.each, self._each(), strict=True):
-                level = rule.level(now)
-                levels[limit.unit] = min(level, levels.get(limit.unit, level))
-        return {"limiter.tokens": levels, "limiter.queued": self.queued}
+        tokens: dict[str, float] = {}
+        levels = self._run(self._levels_locked)
+        for limit, level in zip(self._config.each, levels, strict=True):
+            tokens[limit.unit] = min(level, tokens.get(limit.unit, level))
+        return {"limiter.tokens": tokens, "limiter.queued": self.queued}
 
     def reset(self) -> None:
         """Forget what was taken, not the rate. Who waits goes on at once.
 
         Of a shared limit this process forgets what it was told: it asks anew.
         """
-        with self._locked() as woken:
-            if self._shared is None:
-                self._rule, self._rules = self._config.new_rules()
-            else:
-                self._shared.lease.forget()
-            woken += [] if self._line is None else [self._line.first]
+        self._run(self._reset_locked)
+
+    def _reset_locked(self, woken: list[Ticket]) -> None:
+        if self._shared is None:
+            self._rule, self._rules = self._config.new_rules()
+        else:
+            self._shared.lease.forget()
+        woken += self._first_locked()
 
     def is_pristine(self) -> bool:
+        return self._run(self._is_pristine_locked)
+
+    def _is_pristine_locked(self, woken: list[Ticket]) -> bool:
         now = clock.now()
-        with self._locked():
-            return self._line is None and all(
-                rule.level(now) >= rule.pace.capacity for rule in self._each()
-            )
+        return self._line is None and all(
+            rule.level(now) >= rule.pace.capacity for rule in self._each()
+        )
 
     def is_restrictive(self) -> bool:
+        return self._run(self._is_restrictive_locked)
+
+    def _is_restrictive_locked(self, woken: list[Ticket]) -> bool:
         now = clock.now()
-        amounts = self._config.amounts
-        with self._locked():
-            rules = self._each()
-            wanted = amounts or tuple(min(1.0, rule.pace.capacity) for rule in rules)
-            pairs = zip(rules, wanted, strict=True)
-            return any(rule.wait(now, amount) > 0 for rule, amount in pairs)
+        rules = self._each()
+        wanted = self._config.amounts or tuple(
+            min(1.0, rule.pace.capacity) for rule in rules
+        )
+        pairs = zip(rules, wanted, strict=True)
+        return any(rule.wait(now, amount) > 0 for rule, amount in pairs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from resilient._calls.call import Call
@@ -36,7 +35,7 @@ class SharedLine(LeaseMember):
         store: The store.
         name: The limiter's.
         config: What the limiter was made with.
-        locked: Enters the limiter's lock.
+        run: Calls a function under the limiter's lock: see `LeaseMember`.
         line: Returns who waits for it.
         serve: Serves them, the lock being held; returns whom to wake.
 
@@ -51,7 +50,7 @@ class SharedLine(LeaseMember):
         store: SharedStore,
         name: str | None,
         config: LimiterConfig,
-        locked: Callable[[], AbstractContextManager[list[Any]]],
+        run: Callable[..., Any],
         line: Callable[[], Queue | None],
         serve: Callable[[float], list[Ticket]],
     ) -> None:
@@ -62,7 +61,7 @@ class SharedLine(LeaseMember):
         self._line = line
         self._serve = serve
         self.store = store
-        super().__init__(store.link, "bucket:" + shared_name(name), lease, locked)
+        super().__init__(store.link, "bucket:" + shared_name(name), lease, run)
 
     def waiting_locked(self) -> tuple[float, float]:
         line = self._line()

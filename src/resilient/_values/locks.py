@@ -1,0 +1,75 @@
+"""A lock that neither Ctrl-C nor a call from inside can break.
+
+Ground rules:
+
+* CPython runs signal handlers - Ctrl-C raises in one - and from 3.12 on the
+  collector where it enters a Python function, after a call of a C function and
+  at the end of a loop, and nowhere else. So a lock that was taken by
+  ``acquire`` may stay locked: the interrupt comes before the ``try``. ``with``
+  enters and leaves a lock of C's without such a moment.
+* By the same rule a run of plain statements, without a call, cannot be
+  interrupted under the lock: ``with lock:`` alone will do.
+* What calls anything is run by `Lock.run`. What a signal handler, a destructor
+  or the ``__eq__`` of a user's key does then, on the very thread that has the
+  lock, neither waits for that thread nor sees a half-made change: it is told,
+  by `ReenteredError`, and answers without the lock if it can.
+"""
+
+from __future__ import annotations
+
+from _thread import RLock
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class ReenteredError(RuntimeError):
+    """A thread came to a lock in the middle of its own change under it."""
+
+    def __init__(
+        self,
+        text: str = "a policy was used in the middle of its own decision, on the"
+        " same thread, by a signal handler, a destructor or a comparison of keys:"
+        " use it outside of those",
+    ) -> None:
+        super().__init__(text)
+
+
+# NB: a subclass without `__enter__` and `__exit__`: those stay C's.
+class Lock(RLock):  # type: ignore[misc]  # typeshed has it final, CPython does not
+    """A lock; see the module.
+
+    Attributes:
+        changing: Whether a thread is in the middle of `run`.
+    """
+
+    __slots__ = ("changing",)
+
+    def __init__(self) -> None:
+        self.changing: bool = False
+
+    def run(self, change: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call ``change(*args)`` under the lock.
+
+        Raises:
+            ReenteredError: This thread is in the middle of another change.
+        """
+        with self:
+            if self.changing:
+                raise ReenteredError
+            self.changing = True
+            try:
+                return change(*args)
+            finally:
+                self.changing = False
+
+    def locked(self) -> bool:
+        """Return whether any thread has it."""
+        if self._is_owned():  # type: ignore[attr-defined]  # of every RLock
+            return True
+        if self.acquire(blocking=False):
+            self.release()
+            return False
+        return True

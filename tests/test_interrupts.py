@@ -1,0 +1,493 @@
+"""Ctrl-C, signal handlers and destructors at any moment of a call.
+
+Nothing may be left behind: no lock locked, no permit lost, no place in a
+queue, no call that is still current, no coroutine of ours un-awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from typing import Any
+
+import pytest
+import trio
+from tests.interrupts import Moment, ctrl_c, every_moment
+
+import resilient
+from resilient import (
+    AIMD,
+    AdaptiveConcurrency,
+    AdaptiveThrottle,
+    Bulkhead,
+    CircuitBreaker,
+    Coalesce,
+    Fallback,
+    Hedge,
+    Limit,
+    PerKey,
+    Pipeline,
+    Policy,
+    RateLimiter,
+    RejectedError,
+    Retry,
+    StaleCache,
+    Timeout,
+)
+from resilient._runtimes import clock
+
+BOUND = 20.0
+"""Real seconds in which what does not hang has ended, on a loaded machine."""
+
+Make = Callable[[], Policy[Any]]
+
+
+def half_open() -> Policy[Any]:
+    """A circuit whose next call is its only probe."""
+    breaker = CircuitBreaker(
+        consecutive_failures=1, open_for=0.0, half_open_calls=1, on=ValueError
+    )
+    with pytest.raises(ValueError):
+        breaker.call(int, "x")
+    return breaker
+
+
+def pressed() -> Policy[Any]:
+    """A throttle that has something to decide."""
+    throttle = AdaptiveThrottle(minimum_calls=1, probe_interval=1e-9, on=ValueError)
+    for _ in range(20):
+        try:
+            throttle.call(int, "x")
+        except (ValueError, resilient.ThrottledError):
+            pass
+    return throttle
+
+
+def seven() -> Policy[Any]:
+    """Seven policies."""
+    return Pipeline(
+        Fallback("no", on=OSError),
+        Timeout(60),
+        Retry(OSError),
+        CircuitBreaker(),
+        RateLimiter(1e9),
+        Bulkhead(10),
+        Timeout(10),
+    )
+
+
+MAKE: dict[str, Make] = {
+    "bulkhead": lambda: Bulkhead(10),
+    "bulkhead that may wait for ever": lambda: Bulkhead(10, max_queue=5),
+    "bulkhead that may wait": lambda: Bulkhead(10, max_queue=5, max_wait=1),
+    "limiter": lambda: RateLimiter(1e9),
+    "limiter of two units": lambda: RateLimiter(
+        limits=[Limit(1e9), Limit(1e9, unit="tokens")],
+        cost={"requests": 1, "tokens": 5},
+    ),
+    "sliding window": lambda: RateLimiter(1e9, algorithm="sliding_window"),
+    "fixed window": lambda: RateLimiter(1e9, algorithm="fixed_window"),
+    "breaker": CircuitBreaker,
+    "breaker of slow calls": lambda: CircuitBreaker(slow_call_duration=5.0),
+    "half-open breaker": half_open,
+    "adaptive limit": AdaptiveConcurrency,
+    "adaptive limit that queues": lambda: AdaptiveConcurrency(AIMD(), max_queue=5),
+    "partitions": lambda: AdaptiveConcurrency(
+        partitions={"live": 0.9, "batch": 0.1}, by=lambda call: "live"
+    ),
+    "throttle": AdaptiveThrottle,
+    "pressed throttle": pressed,
+    "retry": lambda: Retry(OSError),
+    "timeout": lambda: Timeout(60),
+    "fallback": lambda: Fallback("no", on=OSError),
+    "cache": lambda: StaleCache(10, 10),
+    "coalesce": Coalesce,
+    "keys": lambda: PerKey(lambda key: Bulkhead(10), key=lambda: "one", max_keys=1),
+    "seven": seven,
+}
+SYNC: dict[str, Make] = {
+    **MAKE,
+    "abandoning timeout": lambda: Timeout(60, abandon=True),
+    "hedge": lambda: Hedge(30, max_threads=2),
+}
+ASYNC: dict[str, Make] = {**MAKE, "hedge": lambda: Hedge(30, max_threads=2)}
+
+
+def work() -> int:
+    """Succeed."""
+    return 1
+
+
+async def awork() -> int:
+    """Succeed, after a moment."""
+    await asyncio.sleep(0)
+    return 1
+
+
+def held(policy: Policy[Any]) -> dict[str, Any]:
+    """Return what a policy and those inside it say of calls under way."""
+    found: dict[str, Any] = {}
+    for inner in (policy, *policy.children()):
+        for name, value in inner.status().items():
+            if name.split(".")[-1] in ("in_use", "queued", "abandoned"):
+                found[f"{type(inner).__name__} {name}"] = value
+        if isinstance(inner, CircuitBreaker):
+            found["probes"] = inner.statistics().in_flight_probes
+        if isinstance(inner, Coalesce):
+            found["in flight"] = inner.in_flight
+        if isinstance(inner, PerKey):
+            # NB: one with a call inside would not go.
+            for key in ("two", "three"):
+                inner[key]
+            found["keys"] = len(inner) - 1
+    return {name: value for name, value in found.items() if value}
+
+
+def elsewhere(function: Callable[[], Any]) -> Any:
+    """Call a function in another thread, where a lock of this one is locked."""
+    result: list[Any] = []
+
+    def run() -> None:
+        try:
+            result.append(function())
+        except Exception as error:
+            result.append(repr(error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(BOUND)
+    return result[0] if result else "hangs: a lock was left locked"
+
+
+@contextmanager
+def complaints() -> Iterator[list[str]]:
+    """Collect what is warned of, also by the collector."""
+    found: list[str] = []
+    hook = sys.unraisablehook
+
+    def note(event: Any) -> None:
+        # NB: what is raised in a destructor goes no further, in any Python.
+        if not isinstance(event.exc_value, KeyboardInterrupt):
+            found.append(repr(event.exc_value))
+
+    sys.unraisablehook = note
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield found
+            gc.collect()
+            found += [str(one.message) for one in caught]
+    finally:
+        sys.unraisablehook = hook
+
+
+def left(policy: Policy[Any]) -> list[Any]:
+    """Return what is left of a call that was interrupted."""
+    found: list[Any] = []
+    with suppress(LookupError):
+        found.append(resilient.current_call())
+    found.append(elsewhere(lambda: held(policy)))
+    answer = elsewhere(lambda: policy(work)())
+    found.append(None if answer == 1 else answer)
+    return [one for one in found if one]
+
+
+@pytest.mark.parametrize("name", SYNC)
+def test_ctrl_c_at_any_moment_of_a_call_leaves_nothing(name: str) -> None:
+    """A decorated function, interrupted at each moment in turn."""
+    found: dict[str, list[Any]] = {}
+
+    def interrupt(moment: Moment) -> None:
+        with complaints() as warned:
+            policy = SYNC[name]()
+            protected = policy(work)
+            try:
+                with moment:
+                    protected()
+            except KeyboardInterrupt:
+                pass
+            del protected
+        if remains := left(policy) + warned:
+            found[moment.where] = remains
+
+    for moment in every_moment(ctrl_c):
+        copy_context().run(interrupt, moment)
+    assert {} == found
+
+
+NURSERY = "trio loses a nursery in which Ctrl-C comes as a wait is handed to it"
+
+
+@pytest.fixture(autouse=True)
+def brief_patrols(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for another looks soon whether that one is still there."""
+    monkeypatch.setattr(clock, "patrol", 0.02)
+
+
+def run_asyncio(moment: Moment, policy: Policy[Any]) -> None:
+    """Call an async function on a loop, as a notebook does: it goes on later."""
+    loop = asyncio.new_event_loop()
+    protected = policy(awork)
+    try:
+        task = loop.create_task(protected())
+        try:
+            with moment:
+                loop.run_until_complete(task)
+        except KeyboardInterrupt:
+            pass
+        else:
+            assert 1 == task.result()
+        for _ in range(2):
+            # NB: the first may be stopped, by the end that was interrupted.
+            with suppress(KeyboardInterrupt, RuntimeError):
+                loop.run_until_complete(asyncio.wait([task], timeout=BOUND))
+        # NB: looked at, or it is logged that nothing did.
+        assert task.done()
+        task.cancelled() or task.exception()
+        del task
+        loop.run_until_complete(asyncio.sleep(0))
+        assert not asyncio.all_tasks(loop)
+        assert 1 == loop.run_until_complete(protected())
+    finally:
+        loop.close()
+
+
+def run_trio(moment: Moment, policy: Policy[Any]) -> None:
+    """Call an async function in a run of trio's."""
+
+    async def tawork() -> int:
+        await trio.sleep(0)
+        return 1
+
+    async def main() -> None:
+        try:
+            with moment:
+                await policy(tawork)()
+        except KeyboardInterrupt:
+            pass
+
+    try:
+        trio.run(main)
+    except* (KeyboardInterrupt, trio.TrioInternalError):
+        # NB: trio shields its system tasks from Ctrl-C, which this is not.
+        pass
+    trio.run(policy(tawork))
+
+
+@pytest.mark.parametrize("run", [run_asyncio, run_trio])
+@pytest.mark.parametrize("name", ASYNC)
+def test_ctrl_c_at_any_moment_of_an_async_call_leaves_nothing(
+    name: str, run: Callable[[Moment, Policy[Any]], None]
+) -> None:
+    """On a loop that goes on; no coroutine of ours is left un-awaited."""
+    if name == "hedge" and run is run_trio:
+        pytest.skip(NURSERY)
+    found: dict[str, list[Any]] = {}
+
+    def interrupt(moment: Moment) -> None:
+        with complaints() as warned:
+            policy = ASYNC[name]()
+            try:
+                run(moment, policy)
+            except Exception as error:
+                warned.append(repr(error))
+        if remains := left(policy) + warned:
+            found[moment.where] = remains
+
+    for moment in every_moment(ctrl_c):
+        copy_context().run(interrupt, moment)
+    assert {} == found
+
+
+# -- Calls from inside: signal handlers, destructors
+
+
+@pytest.mark.parametrize("name", SYNC)
+def test_a_call_from_inside_a_call_neither_hangs_nor_harms(name: str) -> None:
+    """Under the same policy, at each moment in turn, as a signal handler's is.
+
+    It is answered, refused, or told that it came in the middle of a decision.
+    """
+    found: dict[str, Any] = {}
+
+    def interrupt(moment: Moment, policy: Policy[Any], inside: list[Any]) -> None:
+        def act() -> None:
+            try:
+                inside.append(policy(work)())
+                policy.status()
+            except (RejectedError, RuntimeError) as error:
+                inside.append(str(error))
+
+        moment.act = act
+        try:
+            with moment:
+                inside.append(policy(work)())
+        except RejectedError as error:
+            inside.append(str(error))
+
+    for moment in every_moment(ctrl_c):
+        policy, inside = SYNC[name](), list[Any]()
+        elsewhere(lambda: interrupt(moment, policy, inside))  # noqa: B023
+        if not inside or ((remains := left(policy)) and name != "half-open breaker"):
+            found[moment.where] = inside, remains
+    assert {} == found
+
+
+@pytest.mark.parametrize("name", SYNC)
+def test_a_reading_from_inside_a_call_is_safe(name: str) -> None:
+    """`health` in a handler of SIGUSR1 answers, or leaves a policy out."""
+    for moment in every_moment(resilient.health):
+        policy = SYNC[name]()
+        with moment:
+            assert 1 == policy(work)()
+        assert [] == left(policy)
+
+
+class Meddler:
+    """A key that calls the policy while it is compared."""
+
+    def __init__(self, policy: Policy[Any]) -> None:
+        self.policy = policy
+        self.busy = False
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        if not self.busy:
+            self.busy = True
+            self.policy(len)("of another key")
+        return self is other
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: StaleCache(10, 10), Coalesce], ids=["cache", "coalesce"]
+)
+def test_a_key_may_call_the_policy_that_compares_it(make: Make) -> None:
+    """It gets an answer of its own, and the other one too."""
+    policy = make()
+    decorated = policy(lambda key: policy(lambda other: other)(Meddler(policy)) and 1)
+    assert 1 == elsewhere(lambda: decorated(Meddler(policy)))
+
+
+# -- By real signals
+
+
+ROUNDS = int(os.environ.get("RESILIENT_INTERRUPTS", "100"))
+"""Interrupts of each policy and colour; `nox -s interrupts` has the whole 3000."""
+
+
+def interrupted(function: Callable[[], object]) -> None:
+    """Call a function, and raise KeyboardInterrupt at a random moment, once."""
+    armed = True
+
+    def handler(*args: Any) -> None:
+        nonlocal armed
+        if trio.lowlevel.in_trio_run() and trio.lowlevel.currently_ki_protected():
+            # NB: as trio's own handler does, for its own code must not break.
+            signal.setitimer(signal.ITIMER_REAL, 2e-5)
+        elif armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-5, 4e-4))
+            function()
+        finally:
+            armed = False
+    except KeyboardInterrupt:
+        pass
+    except RuntimeError as error:
+        # NB: a `Condition` of the standard library is not safe: `Thread.start`.
+        assert "un-acquired" in str(error) or "unlocked" in str(error)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def spin_sync(policy: Policy[Any]) -> None:
+    """Call until it is interrupted."""
+    protected = policy(work)
+
+    def spin() -> None:
+        # NB: an interrupt in a destructor is swallowed: so not for ever.
+        for _ in range(500):
+            protected()
+
+    interrupted(spin)
+
+
+def spin_asyncio(policy: Policy[Any]) -> None:
+    """Call until it is interrupted, on a loop that goes on."""
+    protected = policy(awork)
+
+    async def spin() -> None:
+        for _ in range(100):
+            await protected()
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+    try:
+        calling = spin()
+        task = loop.create_task(calling)
+        # NB: bounded, for what is interrupted may be the loop's own code.
+        waiting = asyncio.wait([task], timeout=0.2)
+        interrupted(lambda: loop.run_until_complete(waiting))
+        for _ in range(2):
+            task.cancel()
+            with suppress(KeyboardInterrupt, RuntimeError):
+                loop.run_until_complete(asyncio.wait([task], timeout=0.1))
+        if not task.done():
+            # NB: what was interrupted was the loop itself, and the task is lost.
+            calling.close()
+    finally:
+        loop.close()
+
+
+def spin_trio(policy: Policy[Any]) -> None:
+    """Call until it is interrupted, in a run of trio's."""
+
+    async def tawork() -> int:
+        await trio.sleep(0)
+        return 1
+
+    async def spin() -> None:
+        protected = policy(tawork)
+        for _ in range(100):
+            await protected()
+
+    interrupted(lambda: trio.run(spin))
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("spin", [spin_sync, spin_asyncio, spin_trio])
+@pytest.mark.parametrize("name", SYNC)
+def test_ctrl_c_at_a_random_moment_leaves_nothing(
+    name: str, spin: Callable[[Policy[Any]], None]
+) -> None:
+    """As `test_ctrl_c_at_any_moment…`, by a timer's signal, in our code or not."""
+    if name == "hedge" and spin is spin_trio:
+        pytest.skip(NURSERY)
+    if name == "abandoning timeout" and spin is not spin_sync:
+        pytest.skip("for plain functions only")
+    rounds = ROUNDS if spin is spin_sync else max(1, ROUNDS // 3)
+    with warnings.catch_warnings():
+        # NB: the user's own coroutine, on 3.11.
+        warnings.filterwarnings("ignore", "coroutine '(awork|.*spin|.*tawork)' was")
+        for _ in range(rounds):
+            policy = SYNC[name]()
+            copy_context().run(spin, policy)
+            if name not in ("hedge", "abandoning timeout"):
+                assert {} == elsewhere(lambda: held(policy))  # noqa: B023
+            assert 1 == elsewhere(lambda: policy(work)())  # noqa: B023
