@@ -148,10 +148,13 @@ class Loads:
         """Note a success that took so many seconds."""
         if now - member.sampled > FRESH:
             self.fade(member, now)
+        member.latency += _LATENCY_SHARE * (latency - member.latency)
         if member.success < 1.0:
             member.success += _SUCCESS_SHARE * (1.0 - member.success)
-        member.latency += _LATENCY_SHARE * (latency - member.latency)
-        self._weigh(member)
+            self._weigh(member)
+        elif self._by_latency and member.latency > _LEAST_LATENCY:
+            # What `_weigh` comes to.
+            member.cost = member.latency
         mean = self.mean or 0.0
         if self._samples < 1 / _MEAN_SHARE:
             # The plain mean, or the first of all would count for long.
