@@ -1281,8 +1281,7 @@ async def test_ctrl_c_as_a_call_is_sent_gives_it_back(w: World) -> None:
     await w.sleep(4)
     guard = balance.guard()
     guard.__enter__()
-    with balance._lock:
-        guard.__exit__(None, None, None)
+    balance._lock.run(guard.__exit__, None, None, None)
 
     def interrupt(event: Event) -> None:
         raise KeyboardInterrupt
@@ -1336,10 +1335,9 @@ async def test_ctrl_c_where_there_is_no_endpoint(w: World) -> None:
     await w.sleep(4)
     guard = balance.guard()
     guard.__enter__()
-    with balance._lock:
-        guard.__exit__(None, None, None)
-        for each in (A, B, C):
-            balance._fleet.drain(each, w.now(), draining=True)
+    balance._lock.run(guard.__exit__, None, None, None)
+    for each in (A, B, C):
+        balance._fleet.drain(each, w.now(), draining=True)
 
     def interrupt(event: Event) -> None:
         raise KeyboardInterrupt

@@ -196,7 +196,7 @@ class Fleet:
                     member = self._gone.pop(address)[0]
                 else:
                     member = Member(address, endpoint, weight)
-                    self._loads.start(member, now)
+                    self._loads.start(member)
                 joined.append(member)
             member.endpoint, member.weight = endpoint, weight / least
             self.members[address] = member
@@ -222,7 +222,7 @@ class Fleet:
         self._loads = Loads(by_latency=self.load == "latency")
         self._gone.clear()
         for member in self.members.values():
-            self._loads.start(member, now)
+            self._loads.start(member)
             member.resting_until = 0.0
             if member.is_out:
                 self.changes.append(Returned(member))
