@@ -51,6 +51,8 @@ from resilient._events.events import (
     RetryCancelled,
     RetryScheduled,
     StaleServed,
+    StoreBack,
+    StoreLost,
     TimedOut,
     WarningRaised,
 )
@@ -162,6 +164,8 @@ __all__ = [
     "RetryScheduled",
     "StaleCache",
     "StaleServed",
+    "StoreBack",
+    "StoreLost",
     "ThrottledError",
     "TimedOut",
     "Timeout",

@@ -6,6 +6,7 @@ Two limiters of one name are what two processes have.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
@@ -22,8 +23,11 @@ from resilient import (
     Pipeline,
     RateLimitedError,
     RateLimiter,
+    StoreBack,
+    StoreLost,
     current_call,
     deadline_after,
+    health,
 )
 from resilient._runtimes.sync import SyncWaiter
 from resilient._sharing import store as store_module
@@ -732,3 +736,30 @@ def test_a_transport_tells_a_shared_limit_its_origins() -> None:
             client.get("https://two.test")
         limiter.learn(0, 60, origin="https://one.test")
         assert 18.0 == pytest.approx(limiter.available())
+
+
+@in_every_colour
+async def test_a_loss_and_the_return_are_told_once(w: World) -> None:
+    """To the listeners of each policy, whatever goes on meanwhile."""
+    store = MemoryStore(members=1)
+    (limiter,) = fleet(store, 100, size=1)
+    events: list[Any] = []
+    limiter.subscribe(events.append)
+    await passes(w, limiter)
+    store.lose()
+    for _ in range(100):
+        await passes(w, limiter)
+        await w.sleep(0.01)
+    assert "lost" == limiter.status()["shared.store"]
+    store.recover()
+    for _ in range(100):
+        await passes(w, limiter)
+        await w.sleep(0.01)
+    lost, back = [one for one in events if isinstance(one, (StoreLost, StoreBack))]
+    assert StoreLost("api", None, "unreachable") == lost
+    assert (StoreBack, "api", None) == (type(back), back.policy, back.call)
+    assert 0.9 < back.seconds < 2.0
+    status = limiter.status()
+    assert ("up", 1) == (status["shared.store"], status["shared.members"])
+    assert 0 < back.alone == status["shared.alone"]
+    assert limiter.name in json.dumps(health())

@@ -71,6 +71,8 @@ from resilient import (
     RetryScheduled,
     StaleCache,
     StaleServed,
+    StoreBack,
+    StoreLost,
     ThrottledError,
     TimedOut,
     Timeout,
@@ -398,6 +400,11 @@ def listen(event: Event) -> None:
             assert_type(event.callers, int)
         case WarningRaised():
             assert_type(event.text, str)
+        case StoreBack():
+            assert_type(event.seconds, float)
+            assert_type(event.alone, int)
+        case StoreLost():
+            assert_type(event.reason, str)
         case StaleServed():
             assert_type(event.age, float)
             assert_type(event.error_type, str | None)

@@ -390,6 +390,33 @@ class EndpointsChanged(Event):
     total: int
 
 
+class StoreLost(Event):
+    """The store of a shared policy does not answer: the policy does without it.
+
+    Attributes:
+        reason: What happened, in a word: "slow", "ConnectionError", or the code
+            with which a server refuses.
+    """
+
+    __slots__ = ("reason",)
+
+    reason: str
+
+
+class StoreBack(Event):
+    """A shared policy relies on its store again.
+
+    Attributes:
+        seconds: For how long it did without.
+        alone: Calls that it decided meanwhile.
+    """
+
+    __slots__ = ("alone", "seconds")
+
+    seconds: float
+    alone: int
+
+
 def located(
     event: Event,
     pipeline: str,

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from resilient._events.events import StoreBack, StoreLost
 from resilient._machines.lease import Lease
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
@@ -26,9 +27,20 @@ class LeaseMember(abc.ABC):
         lease: The machine; its methods are called through `run`.
         run: Calls a function under the policy's lock, with a list for whom to
             wake afterwards and with further arguments.
+        emit: Tells the policy's listeners of an event: its type, and its values
+            but for the policy and the call.
     """
 
-    __slots__ = ("__weakref__", "id", "key", "lease", "link", "run")
+    __slots__ = (
+        "__weakref__",
+        "_alone_before",
+        "emit",
+        "id",
+        "key",
+        "lease",
+        "link",
+        "run",
+    )
 
     def __init__(
         self,
@@ -36,12 +48,15 @@ class LeaseMember(abc.ABC):
         key: str,
         lease: Lease,
         run: Callable[..., Any],
+        emit: Callable[..., None],
     ) -> None:
         self.link = link
         self.key = key
         self.id = os.urandom(8).hex()
         self.lease = lease
         self.run = run
+        self.emit = emit
+        self._alone_before = 0
         link.join(self)
         if not link.up:
             lease.cut(clock.now())
@@ -90,11 +105,13 @@ class LeaseMember(abc.ABC):
     def fail(self, now: float, *, sent: bool) -> None:
         self.run(self._fail_locked, now, sent)
 
-    def cut(self, now: float) -> None:
+    def cut(self, now: float, reason: str) -> None:
         self.run(self._cut_locked, now)
+        self.emit(StoreLost, reason)
 
-    def restore(self, now: float) -> None:
-        self.run(self._restore_locked, now)
+    def restore(self, now: float, seconds: float) -> None:
+        alone = self.run(self._restore_locked, now)
+        self.emit(StoreBack, seconds, alone)
         self.follow(now)
 
     def see(self, now: float, members: int) -> None:
@@ -118,11 +135,14 @@ class LeaseMember(abc.ABC):
 
     def _cut_locked(self, woken: list[Any], now: float) -> None:
         self.lease.cut(now)
+        self._alone_before = self.lease.alone
         woken += self.serve_locked(now)
 
-    def _restore_locked(self, woken: list[Any], now: float) -> None:
+    def _restore_locked(self, woken: list[Any], now: float) -> int:
         self.lease.restore()
+        alone = self.lease.alone - self._alone_before
         woken += self.serve_locked(now)
+        return alone
 
     def forget(self) -> None:
         self.id = os.urandom(8).hex()

@@ -66,12 +66,12 @@ class Member(Protocol):
         """Learn that what was asked is lost, or may be if it was sent."""
         ...
 
-    def cut(self, now: float) -> None:
-        """Do without the store."""
+    def cut(self, now: float, reason: str) -> None:
+        """Do without the store, and tell why."""
         ...
 
-    def restore(self, now: float) -> None:
-        """Rely on it again."""
+    def restore(self, now: float, seconds: float) -> None:
+        """Rely on it again, after so long."""
         ...
 
     def see(self, now: float, members: int) -> None:
@@ -134,15 +134,16 @@ class Link(abc.ABC):
         """Learn that the store did not answer in time."""
         if self._contact.failed(now):
             for member in self.members():
-                member.cut(now)
+                member.cut(now, reason)
 
     def _answered(self, now: float, took: float = 0.0) -> bool:
         """Learn that it answered; return whether it is to be relied on."""
         if self._contact.too_late(took > self.patience):
             self._failed(now, "slow")
-        if self._contact.answered(now) is not None:
+        seconds = self._contact.answered(now)
+        if seconds is not None:
             for member in self.members():
-                member.restore(now)
+                member.restore(now, seconds)
         return self._contact.up
 
     def _enlists(self, member: Member, now: float) -> bool:

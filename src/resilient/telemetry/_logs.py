@@ -16,6 +16,7 @@ from resilient._events.events import (
     FallbackUsed,
     RetriesExhausted,
     StaleServed,
+    StoreLost,
     TimedOut,
     WarningRaised,
 )
@@ -42,6 +43,7 @@ LEVELS: Final[dict[type[Event], int]] = dict.fromkeys(
         FallbackUsed,
         RetriesExhausted,
         StaleServed,
+        StoreLost,
         TimedOut,
         WarningRaised,
     ),

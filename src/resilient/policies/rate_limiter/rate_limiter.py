@@ -15,6 +15,7 @@ from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
 from resilient._errors.chains import annotate
 from resilient._errors.errors import RateLimitedError, RejectedError
+from resilient._events.events import Event
 from resilient._machines.rate_limits import RateLimit
 from resilient._policy.admission import (
     Admission,
@@ -168,6 +169,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
                 name,
                 self._config,
                 self._run,
+                self._emit_of_store,
                 lambda: self._line,
                 self._serve_locked,
             ).lease
@@ -298,6 +300,10 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         if self._deferred:
             self._release_deferred()
         return wait
+
+    def _emit_of_store(self, kind: type[Event], *values: Any) -> None:
+        if self._listeners:
+            self.emit(kind(self.label, None, *values))
 
     def _follow(self, now: float) -> bool:
         """Ask the store what is to be asked; return whether it has answered."""
@@ -843,7 +849,16 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         levels = self._run(self._levels_locked)
         for limit, level in zip(self._config.each, levels, strict=True):
             tokens[limit.unit] = min(level, tokens.get(limit.unit, level))
-        return {"limiter.tokens": tokens, "limiter.queued": self.queued}
+        status: dict[str, Any] = {
+            "limiter.tokens": tokens,
+            "limiter.queued": self.queued,
+        }
+        if self._shared is not None:
+            lease = self._shared.lease
+            status["shared.store"] = "lost" if lease.is_cut else "up"
+            status["shared.members"] = lease.members
+            status["shared.alone"] = lease.alone
+        return status
 
     def reset(self) -> None:
         """Forget what was taken, not the rate. Who waits goes on at once.

@@ -36,6 +36,7 @@ class SharedLine(LeaseMember):
         name: The limiter's.
         config: What the limiter was made with.
         run: Calls a function under the limiter's lock: see `LeaseMember`.
+        emit: Tells its listeners of an event.
         line: Returns who waits for it.
         serve: Serves them, the lock being held; returns whom to wake.
 
@@ -51,6 +52,7 @@ class SharedLine(LeaseMember):
         name: str | None,
         config: LimiterConfig,
         run: Callable[..., Any],
+        emit: Callable[..., None],
         line: Callable[[], Queue | None],
         serve: Callable[[float], list[Ticket]],
     ) -> None:
@@ -61,7 +63,7 @@ class SharedLine(LeaseMember):
         self._line = line
         self._serve = serve
         self.store = store
-        super().__init__(store.link, "bucket:" + shared_name(name), lease, run)
+        super().__init__(store.link, "bucket:" + shared_name(name), lease, run, emit)
 
     def waiting_locked(self) -> tuple[float, float]:
         line = self._line()
