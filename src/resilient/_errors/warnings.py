@@ -44,11 +44,13 @@ def warn_once(text: str, raised: Callable[[str], object] | None = None) -> None:
             warning, which would take the place of a call's result.
     """
     level, frame = _caller(None)
-    place = ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+    file, line = "", 0
+    if frame is not None:
+        file, line = frame.f_code.co_filename, frame.f_lineno
     # NB: bounded, since lines may be made as a program goes.
-    if (text, *place) in _warned or len(_warned) >= _MOST:
+    if (text, file, line) in _warned or len(_warned) >= _MOST:
         return
-    _warned.add((text, *place))
+    _warned.add((text, file, line))
     function = "" if frame is None else frame.f_code.co_qualname
     text = text.replace("{function}", repr(function))
     try:

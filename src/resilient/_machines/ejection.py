@@ -168,7 +168,7 @@ class Ejection:
 
     def __init__(self, rules: Eject) -> None:
         self.state = IN
-        self.era = 0
+        self.era: int = 0
         self.until = 0.0
         self.times = 0
         self._rules = rules

@@ -105,10 +105,8 @@ def wake_all(waiters: Sequence[Waiter]) -> list[bool]:
     woken: dict[Waiter, bool] = {}
     for group in groups.values():
         first: Any = group[0]
-        if len(group) > 1:
-            woken.update(dict.fromkeys(group, first.wake_with(group)))
-        else:
-            woken[first] = first.wake()
+        known: bool = first.wake_with(group) if len(group) > 1 else first.wake()
+        woken.update(dict.fromkeys(group, known))
     return [woken[waiter] for waiter in waiters]
 
 

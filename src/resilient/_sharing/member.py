@@ -95,7 +95,7 @@ class LeaseMember(abc.ABC):
         return ask
 
     def surrender(self, now: float) -> Ask | None:
-        ask: Ask | None = self.run(lambda woken: self.lease.surrender(now))
+        ask: Ask | None = self.run(self._surrender_locked, now)
         return ask
 
     def deliver(self, answer: Answer, now: float, *, up: bool) -> None:
@@ -115,12 +115,18 @@ class LeaseMember(abc.ABC):
         self.follow(now)
 
     def see(self, now: float, members: int) -> None:
-        self.run(lambda woken: self.lease.see(now, members))
+        self.run(self._see_locked, now, members)
 
     # -- Called under the lock
 
     def _collect_locked(self, woken: list[Any], now: float) -> Ask | None:
         return self.lease.collect(now, *self.waiting_locked())
+
+    def _surrender_locked(self, woken: list[Any], now: float) -> Ask | None:
+        return self.lease.surrender(now)
+
+    def _see_locked(self, woken: list[Any], now: float, members: int) -> None:
+        self.lease.see(now, members)
 
     def _deliver_locked(
         self, woken: list[Any], answer: Answer, now: float, up: bool

@@ -338,7 +338,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
     ) -> tuple[int | Probe | Refusal, list[Change | Note]]:
         changes = self._release_deferred_locked() if self._deferred else []
         circuit = self._circuit
-        permit = circuit.admit(now)
+        permit: Any = circuit.admit(now)
         # NB: no call before the next line.
         if permit.__class__ is Probe:
             given += (permit,)
