@@ -52,6 +52,7 @@ from resilient import (
     current_call,
     deadline_after,
 )
+from resilient._machines.fleet import Fleet
 from resilient._runtimes import clock
 
 A, B, C = "ABC"
@@ -1248,6 +1249,50 @@ def test_a_call_that_ends_during_a_choice_is_taken_back_after_it(
         assert 1 == sum(each.in_flight for each in balance._fleet.members.values())
 
 
+def test_a_call_that_ends_while_another_is_taken_back_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is taken back by the same thread, a moment later."""
+    balance = Balance(A)
+
+    @balance
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    steps = numbers()
+    next(steps)
+    fail = Fleet.fail
+
+    def end(*args: Any) -> None:
+        steps.close()  # type: ignore[attr-defined]  # it is a generator
+        fail(*args)
+
+    monkeypatch.setattr(Fleet, "fail", end)
+    with pytest.raises(DownError), balance.guard():
+        raise DownError
+    assert 0 == balance._fleet.members[A].in_flight
+
+
+@in_sync
+async def test_ctrl_c_as_a_call_is_sent_gives_it_back(w: World) -> None:
+    """A listener was told what another call had left to be done."""
+    balance = Balance(A, B, C, eject=Eject(1, eject_for=4), load="round_robin")
+    await failing(w, balance, A, 1)
+    await w.sleep(4)
+    guard = balance.guard()
+    guard.__enter__()
+    balance._lock.run(guard.__exit__, None, None, None)
+
+    def interrupt(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    unsubscribe = balance.subscribe(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        await w.call(balance, Replicas(balance).ask)
+    unsubscribe()
+    assert 0 == in_flight(balance)
+
+
 @in_sync
 async def test_an_overdue_probe_is_seen_by_who_changes_the_set(w: World) -> None:
     """No call caused that."""
@@ -1265,6 +1310,23 @@ async def test_an_overdue_probe_is_seen_by_who_changes_the_set(w: World) -> None
     guard.__exit__(None, None, None)
 
 
+@in_every_colour
+async def test_an_overdue_probe_is_seen_by_a_retry(w: World) -> None:
+    """Its lease ended in the pause."""
+    balance = Balance(A, B, C, eject=Eject(1, eject_for=4), load="round_robin")
+    events = listening(balance)
+    await failing(w, balance, A, 1)
+    await w.sleep(4)
+    member = balance._fleet.choose(w.now(), clock.random)
+    assert member is balance._fleet.members[A]
+    replicas = Replicas(balance, B=DownError(), C=DownError())
+    retry = Retry(DownError, attempts=2, backoff=constant(31), budget=None)
+    with pytest.raises(DownError):
+        await w.call(Pipeline(retry, balance), replicas.ask)
+    reasons = [each.reason for each in events if isinstance(each, EndpointEjected)]
+    assert ["consecutive_failures", "probe_overdue"] == reasons
+
+
 @in_sync
 async def test_ctrl_c_where_there_is_no_endpoint(w: World) -> None:
     """What came back was told of, and there is nothing to take back."""
@@ -1273,10 +1335,9 @@ async def test_ctrl_c_where_there_is_no_endpoint(w: World) -> None:
     await w.sleep(4)
     guard = balance.guard()
     guard.__enter__()
-    with balance._lock:
-        guard.__exit__(None, None, None)
-        for each in (A, B, C):
-            balance._fleet.drain(each, w.now(), draining=True)
+    balance._lock.run(guard.__exit__, None, None, None)
+    for each in (A, B, C):
+        balance._fleet.drain(each, w.now(), draining=True)
 
     def interrupt(event: Event) -> None:
         raise KeyboardInterrupt

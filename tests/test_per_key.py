@@ -796,6 +796,8 @@ async def test_a_key_whose_coming_fails_is_not_in_use(w: World) -> None:
     await w.call(hosts, visit, "a")
     with pytest.raises(KeyboardInterrupt):
         await w.call(hosts, visit, "b")
+    with pytest.raises(KeyboardInterrupt):
+        hosts["c"]
     assert {} == in_use(hosts)
     hosts = PerKey(lambda key: Odd(), key=by_host, max_keys=1)
     await w.call(hosts, visit, "a")

@@ -293,6 +293,18 @@ def test_one_failure_in_ten_seconds_shuns_for_fifteen_at_most() -> None:
     assert fleet.members[A].cost < 1.2 * fleet.members[B].cost
 
 
+def test_a_clock_that_goes_back_changes_nothing() -> None:
+    """As when virtual time begins after a set was made, and used, before."""
+    fleet = fleet_of(A, B, now=1e9)
+    succeed(fleet, A, now=1e9)
+    fail(fleet, B, 1, now=1e9)
+    (member, _), (other, _) = fleet.look(0.0)
+    assert (LATENCY, 0.7) == (member.latency, other.success)
+    assert {A, B} == set(flooded(fleet, 50, now=0.0))
+    succeed(fleet, B, now=0.1)
+    assert 0.7 < other.success
+
+
 def test_a_latency_of_nothing_leaves_calls_in_flight_to_decide() -> None:
     """As under a clock that stands still."""
     fleet = fleet_of(A, B)

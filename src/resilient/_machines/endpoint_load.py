@@ -37,7 +37,7 @@ out; the factors come from simulations (docs/explanation/simulations.md).
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, inf
 from typing import Any, Final
 
 from resilient._machines.ejection import IN, Ejection
@@ -137,21 +137,24 @@ class Loads:
         self._samples = 0
         self._by_latency = by_latency
 
-    def start(self, member: Member, now: float) -> None:
+    def start(self, member: Member) -> None:
         """Assume of a member what is known of the others."""
         member.success = 1.0
         member.latency = 1.0 if self.mean is None else self.mean
-        member.sampled = now
+        member.sampled = -inf
         self._weigh(member)
 
     def succeed(self, member: Member, now: float, latency: float) -> None:
         """Note a success that took so many seconds."""
         if now - member.sampled > FRESH:
             self.fade(member, now)
+        member.latency += _LATENCY_SHARE * (latency - member.latency)
         if member.success < 1.0:
             member.success += _SUCCESS_SHARE * (1.0 - member.success)
-        member.latency += _LATENCY_SHARE * (latency - member.latency)
-        self._weigh(member)
+            self._weigh(member)
+        elif self._by_latency and member.latency > _LEAST_LATENCY:
+            # What `_weigh` comes to.
+            member.cost = member.latency
         mean = self.mean or 0.0
         if self._samples < 1 / _MEAN_SHARE:
             # The plain mean, or the first of all would count for long.
@@ -176,7 +179,8 @@ class Loads:
 
     def fade(self, member: Member, now: float) -> None:
         """Bring what is known of a member up to date."""
-        kept = exp((member.sampled - now) / _DECAY)
+        # NB: virtual time may begin after what was learnt in real time.
+        kept = exp(min(0.0, (member.sampled - now) / _DECAY))
         member.sampled = now
         member.success = 1.0 - (1.0 - member.success) * kept
         if self.mean is not None:

@@ -46,6 +46,9 @@ _MOVES: Final = 5
 """Endpoints that a call goes on to at most after the first one's policies have
 rejected it; as many as are drawn at most for a choice."""
 
+_OURS: Final = 2
+"""What a call has in its dictionary that had none before: an endpoint, a key."""
+
 _LOADS: Final = ("latency", "requests", "round_robin", "random")
 
 _Effect: TypeAlias = "tuple[Ejected | Returned, Call | None]"
@@ -192,20 +195,18 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         reason = ""
         while True:
             began = clock.now()
-            member, era = self._choose(began, call, home, refused)
+            member, era, fresh = self._choose(began, call, home, refused)
             if member is None:
                 return self._refuse(call) if rejection is None else rejection
             if refused:
                 self._move(refused[-1], reason, call)
             extras = call.seldom
             assert extras is not None
-            # NB: in the dictionary itself, which `_Seldom` takes ten times as
-            # long to look into. (An HTTP request has a place for its key.)
-            key = call.key
-            call.key = member.address
-            run, runs, booked = call.run, extras.get("runs"), extras.get("bookings")
-            if booked is not None:
-                booked = dict(booked)
+            run, key, runs, booked = call.run, None, None, None
+            if not fresh:
+                key, call.key = call.key, member.address
+                runs = extras.get("runs")
+                booked = dict(call.bookings or ())
             try:
                 outcome = await proceed(call)
             except BaseException as unwinding:
@@ -213,6 +214,21 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 cut = call.cut_outcome(unwinding, began)
                 self._settle(member, era, began, cut, call)
                 raise
+            if outcome.error is None:
+                if (
+                    fresh
+                    and len(extras) == _OURS
+                    and not call.retried
+                    and outcome.ongoing is None
+                ):
+                    # Nothing of it is wanted any more.
+                    call.seldom = None
+                else:
+                    call.key = key
+                verdict = self._settle(member, era, began, outcome, call)
+                if verdict is Verdict.PUSHBACK and call.retried:
+                    self._shorten_wait(outcome, member, home)
+                return outcome
             call.key = key
             if not isinstance(outcome.error, RejectedError) or (
                 (call.run is PLAIN and run is not PLAIN)
@@ -220,9 +236,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 or call.unrepeatable is not None
                 or isinstance(outcome.error, DeadlineExceededError)
             ):
-                seen: Outcome | None = outcome
-                if outcome.error is not None:
-                    seen = call.late_outcome(outcome, began)
+                seen = call.late_outcome(outcome, began)
                 verdict = self._settle(member, era, began, seen, call)
                 if verdict is Verdict.PUSHBACK and call.retried:
                     self._shorten_wait(outcome, member, home)
@@ -250,44 +264,56 @@ class Balance(Policy, DeferredRelease, Generic[T]):
 
     def _choose(
         self, now: float, call: Call, home: Call, refused: list[Member]
-    ) -> tuple[Member | None, int]:
-        """Return who gets the call, and the era that this is for it."""
-        member, era, effects = self._lock.run(
+    ) -> tuple[Member | None, int, bool]:
+        """Return who gets the call, its era, and whether the call has its key."""
+        member, era, fresh, effects = self._lock.run(
             self._choose_locked, now, call, home, refused
         )
-        try:
-            if effects:
+        if effects or self._deferred:
+            try:
                 self._after_unlock(effects)
-            if self._deferred:
                 self._release_deferred()
-        except BaseException:
-            # Ctrl-C in a listener: the call is in flight already.
-            if member is not None:
-                self._settle(member, era, now, None, call)
-            raise
-        return member, era
+            except BaseException:
+                # Ctrl-C in a listener: the call is in flight already.
+                if member is not None:
+                    self._settle(member, era, now, None, call)
+                raise
+        return member, era, fresh
 
     def _choose_locked(
         self, now: float, call: Call, home: Call, refused: list[Member]
-    ) -> tuple[Member | None, int, list[_Effect]]:
-        fleet, era = self._fleet, 0
-        effects = self._release_deferred_locked() if self._deferred else []
-        choices = home.choices if home.seldom is not None else None
-        tried = () if choices is None else self._members_in(choices)
-        member = fleet.choose(now, clock.random, tried, refused)
-        if fleet.changes:
-            effects += self._changes_locked(call)
-        if member is not None:
-            if member in tried:
-                # All were: from now on it avoids this one alone.
-                choices = self._without_own(choices)
-            if member.ejection is not None:
-                era = member.ejection.era
-            made = (self, member, member.address, choices)
-            _keep(home, made)
-            if home is not call:
-                _keep(call, (self, member, member.address, call.choices))
-        return member, era, effects
+    ) -> tuple[Member | None, int, bool, list[_Effect]]:
+        fleet, era, fresh = self._fleet, 0, False
+        effects: list[_Effect] = []
+        if call.seldom is None and home is call and not self._deferred:
+            # What follows, for the first attempt of nearly every call. Changes
+            # are taken when it ends.
+            member = fleet.choose(now, clock.random)
+            if member is not None:
+                address = member.address
+                call.seldom = {"choices": (self, member, address, None)}
+                # NB: an HTTP request has a place of its own for its key.
+                fresh = not call.resends
+                if fresh:
+                    call.seldom["key"] = address
+        else:
+            if self._deferred:
+                effects = self._release_deferred_locked()
+            choices = home.choices
+            tried = self._members_in(choices)
+            member = fleet.choose(now, clock.random, tried, refused)
+            if fleet.changes:
+                effects += self._changes_locked(call)
+            if member is not None:
+                if member in tried:
+                    # All were: from now on it avoids this one alone.
+                    choices = self._without_own(choices)
+                _keep(home, (self, member, member.address, choices))
+                if home is not call:
+                    _keep(call, (self, member, member.address, call.choices))
+        if member is not None and member.ejection is not None:
+            era = member.ejection.era
+        return member, era, fresh, effects
 
     def _members_in(self, choice: Choice | None) -> list[Member]:
         """Return the endpoints that were chosen here for a call."""
@@ -342,6 +368,18 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         call: Call,
     ) -> Verdict:
         """Take a call back; return the verdict on it."""
+        if (
+            outcome is not None
+            and outcome.error is None
+            and outcome.verdict is SUCCESS
+            and outcome.ongoing is None
+            and outcome.health is None
+            and self._judge is None
+        ):
+            # What follows, for nearly every call.
+            now = clock.now()
+            self._end((member, era, now, began, SUCCESS, None, False, call))
+            return SUCCESS
         verdict, retry_after, ongoing = IGNORED, None, None
         try:
             if outcome is not None:
