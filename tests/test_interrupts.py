@@ -28,9 +28,11 @@ from resilient import (
     AIMD,
     AdaptiveConcurrency,
     AdaptiveThrottle,
+    Balance,
     Bulkhead,
     CircuitBreaker,
     Coalesce,
+    Eject,
     Fallback,
     Hedge,
     Limit,
@@ -85,6 +87,14 @@ def seven() -> Policy[Any]:
     )
 
 
+def failed_replica() -> Policy[Any]:
+    """A balance one of whose replicas is out, and is to be probed."""
+    balance = Balance("a", "b", "c", eject=Eject(1, eject_for=0))
+    with suppress(ValueError):
+        balance.call(int, "x")
+    return balance
+
+
 MAKE: dict[str, Make] = {
     "bulkhead": lambda: Bulkhead(10),
     "bulkhead that may wait for ever": lambda: Bulkhead(10, max_queue=5),
@@ -112,6 +122,8 @@ MAKE: dict[str, Make] = {
     "cache": lambda: StaleCache(10, 10),
     "coalesce": Coalesce,
     "keys": lambda: PerKey(lambda key: Bulkhead(10), key=lambda: "one", max_keys=1),
+    "balance": lambda: Balance("a", "b", "c"),
+    "balance after a failure": failed_replica,
     "seven": seven,
 }
 SYNC: dict[str, Make] = {
@@ -140,6 +152,8 @@ def held(policy: Policy[Any]) -> dict[str, Any]:
         for name, value in inner.status().items():
             if name.split(".")[-1] in ("in_use", "queued", "abandoned"):
                 found[f"{type(inner).__name__} {name}"] = value
+        if isinstance(inner, Balance):
+            found["sent"] = sum(one.in_flight for one in inner.endpoints)
         if isinstance(inner, CircuitBreaker):
             found["probes"] = inner.statistics().in_flight_probes
         if isinstance(inner, Coalesce):

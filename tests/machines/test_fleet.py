@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from resilient import Eject, EndpointState
 from resilient._machines import fleet as fleet_machine
 from resilient._machines.endpoint_load import Member
-from resilient._machines.fleet import Ejected, Fleet, Load, Returned
+from resilient._machines.fleet import Ejected, Fleet, Load, Returned, Ticket
 from resilient._machines.proportions import (
     Turns,
     draw_other_place,
@@ -574,6 +574,23 @@ def test_a_time_for_one_that_is_gone_changes_nothing() -> None:
     assert isinstance(change, Ejected)
     fleet.set_time(change, 60.0)
     assert A in asked(fleet, 100, now=0.0)
+
+
+# -- Tickets
+
+
+@pytest.mark.parametrize("load", ["latency", "round_robin"])
+def test_a_ticket_has_the_member_that_counts_the_call(load: Load) -> None:
+    """It leaves once, though it be told to twice."""
+    for addresses in ((A,), (A, B)):
+        fleet, ticket = fleet_of(*addresses, load=load), Ticket()
+        member = fleet.choose(0.0, Random(1).random, (), (), ticket)
+        assert member is not None
+        assert member is ticket.member
+        assert 1 == member.in_flight
+        for _ in range(2):
+            ticket.leave()
+            assert (0, None) == (member.in_flight, ticket.member)
 
 
 # -- Who is in the set

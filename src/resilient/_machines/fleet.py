@@ -62,7 +62,7 @@ from resilient._machines.proportions import (
     running_sums,
 )
 
-__all__ = ["Ejected", "EndpointState", "Fleet", "Load", "Returned"]
+__all__ = ["Ejected", "EndpointState", "Fleet", "Load", "Returned", "Ticket"]
 
 Load: TypeAlias = Literal["latency", "requests", "round_robin", "random"]
 _Draw: TypeAlias = Callable[[], float]
@@ -117,6 +117,34 @@ class Returned(NamedTuple):
     """A member that was ejected takes part again."""
 
     member: Member
+
+
+class Ticket:
+    """What a call has of a set: a member that counts it as in flight.
+
+    Attributes:
+        member: That member; None: the call is not in flight.
+    """
+
+    __slots__ = ("member",)
+
+    member: Member | None
+
+    def __init__(self) -> None:
+        self.member = None
+
+    def leave(self) -> None:
+        """Count the call as no longer in flight; twice is harmless."""
+        member, self.member = self.member, None
+        if member is not None:
+            member.in_flight -= 1
+
+
+def _counted(member: Member, ticket: Ticket | None) -> Member:
+    member.in_flight += 1
+    if ticket is not None:
+        ticket.member = member
+    return member
 
 
 class Fleet:
@@ -270,6 +298,7 @@ class Fleet:
         draw: _Draw,
         tried: Collection[Member] = (),
         refused: Collection[Member] = (),
+        ticket: Ticket | None = None,
     ) -> Member | None:
         """Return who gets the next call; it is in flight from now on.
 
@@ -279,6 +308,7 @@ class Fleet:
             tried: Who is avoided where there is another.
             refused: Who is out of the question. With any, nobody is chosen
                 who does not take part now.
+            ticket: Is given the member, in the moment in which it is counted.
 
         Returns:
             The member; None: there is none.
@@ -289,16 +319,11 @@ class Fleet:
         pool, sums = self._ready, self._sums
         if self._due or tried or refused or len(pool) < 2:
             pool = self._narrowed(now, tried, refused)
-            if not pool:
-                return None
-            if len(pool) == 1:
-                pool[0].in_flight += 1
-                return pool[0]
+            if len(pool) < 2:
+                return _counted(pool[0], ticket) if pool else None
             sums = running_sums(pool)
         elif self._in_turn:
-            member = self._turns.next(pool, draw)
-            member.in_flight += 1
-            return member
+            return _counted(self._turns.next(pool, draw), ticket)
         size = len(pool)
         place = int(draw() * size) if sums is None else draw_place(sums, draw())
         member = pool[place]
@@ -324,7 +349,10 @@ class Fleet:
             ) * member.cost:
                 # What `load_of` comes to for equal weights.
                 member = second
+        # NB: as in `_counted`: no interrupt comes between plain statements.
         member.in_flight += 1
+        if ticket is not None:
+            ticket.member = member
         return member
 
     def _narrowed(

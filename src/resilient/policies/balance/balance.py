@@ -24,7 +24,14 @@ from resilient._events.events import (
 from resilient._events.listeners import log_once
 from resilient._machines.backoff import Backoff
 from resilient._machines.ejection import Eject
-from resilient._machines.fleet import Ejected, EndpointState, Fleet, Load, Returned
+from resilient._machines.fleet import (
+    Ejected,
+    EndpointState,
+    Fleet,
+    Load,
+    Returned,
+    Ticket,
+)
 from resilient._policy.admission import DeferredRelease
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
@@ -53,9 +60,9 @@ _LOADS: Final = ("latency", "requests", "round_robin", "random")
 
 _Effect: TypeAlias = "tuple[Ejected | Returned, Call | None]"
 
-# A call that has ended, or its stream: the member, and what `_note_locked` takes.
+# A call that has ended, or its stream: what `_release_locked` reads.
 _Ended: TypeAlias = (
-    "tuple[Member, int, float, float, Verdict, float | None, bool, Call | None]"
+    "tuple[Ticket, int, float, float, Verdict, float | None, bool, Call | None]"
 )
 
 
@@ -192,62 +199,72 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         home = _whole(call) if isinstance(call, BranchCall) else call
         refused: list[Member] = []
         rejection: Outcome | None = None
-        reason = ""
-        while True:
-            began = clock.now()
-            member, era, fresh = self._choose(began, call, home, refused)
-            if member is None:
-                return self._refuse(call) if rejection is None else rejection
-            if refused:
-                self._move(refused[-1], reason, call)
-            extras = call.seldom
-            assert extras is not None
-            run, key, runs, booked = call.run, None, None, None
-            if not fresh:
-                key, call.key = call.key, member.address
-                runs = extras.get("runs")
-                booked = dict(call.bookings or ())
-            try:
+        reason, era, began = "", 0, 0.0
+        # NB: to ask the call for its key takes a tenth of all this.
+        key = None if call.seldom is None and not call.resends else call.key
+        # NB: in this frame before anything is chosen: what another one has when
+        # Ctrl-C comes is lost.
+        ticket = Ticket()
+        try:
+            while True:
+                began = clock.now()
+                era, fresh = self._choose(began, call, home, refused, ticket)
+                member = ticket.member
+                if member is None:
+                    return self._refuse(call) if rejection is None else rejection
+                if refused:
+                    self._move(refused[-1], reason, call)
+                extras = call.seldom
+                assert extras is not None
+                run, runs, booked = call.run, None, None
+                if not fresh:
+                    call.key = member.address
+                    runs = extras.get("runs")
+                    booked = dict(call.bookings or ())
                 outcome = await proceed(call)
-            except BaseException as unwinding:
+                if outcome.error is None:
+                    if (
+                        fresh
+                        and len(extras) == _OURS
+                        and not call.retried
+                        and outcome.ongoing is None
+                    ):
+                        # Nothing of it is wanted any more.
+                        call.seldom = None
+                    else:
+                        call.key = key
+                    verdict = self._settle(ticket, era, began, outcome, call)
+                    if verdict is Verdict.PUSHBACK and call.retried:
+                        self._shorten_wait(outcome, member, home)
+                    return outcome
+                call.key = key
+                if not isinstance(outcome.error, RejectedError) or (
+                    (call.run is PLAIN and run is not PLAIN)
+                    or extras.get("runs") != runs
+                    or call.unrepeatable is not None
+                    or isinstance(outcome.error, DeadlineExceededError)
+                ):
+                    seen = call.late_outcome(outcome, began)
+                    verdict = self._settle(ticket, era, began, seen, call)
+                    if verdict is Verdict.PUSHBACK and call.retried:
+                        self._shorten_wait(outcome, member, home)
+                    return outcome
+                self._settle(ticket, era, began, None, call)
+                _undo(call, run, booked)
+                reason = type(outcome.error).__name__
+                if rejection is None:
+                    rejection = outcome
+                else:
+                    rejection = _sooner(rejection, outcome)
+                if len(refused) == _MOVES:
+                    return rejection
+                refused.append(member)
+        except BaseException as unwinding:
+            if ticket.member is not None:
                 call.key = key
                 cut = call.cut_outcome(unwinding, began)
-                self._settle(member, era, began, cut, call)
-                raise
-            if outcome.error is None:
-                if (
-                    fresh
-                    and len(extras) == _OURS
-                    and not call.retried
-                    and outcome.ongoing is None
-                ):
-                    # Nothing of it is wanted any more.
-                    call.seldom = None
-                else:
-                    call.key = key
-                verdict = self._settle(member, era, began, outcome, call)
-                if verdict is Verdict.PUSHBACK and call.retried:
-                    self._shorten_wait(outcome, member, home)
-                return outcome
-            call.key = key
-            if not isinstance(outcome.error, RejectedError) or (
-                (call.run is PLAIN and run is not PLAIN)
-                or extras.get("runs") != runs
-                or call.unrepeatable is not None
-                or isinstance(outcome.error, DeadlineExceededError)
-            ):
-                seen = call.late_outcome(outcome, began)
-                verdict = self._settle(member, era, began, seen, call)
-                if verdict is Verdict.PUSHBACK and call.retried:
-                    self._shorten_wait(outcome, member, home)
-                return outcome
-            self._settle(member, era, began, None, call)
-            _undo(call, run, booked)
-            reason = type(outcome.error).__name__
-            rejection = outcome if rejection is None else _sooner(rejection, outcome)
-            if len(refused) == _MOVES:
-                return rejection
-            refused.append(member)
+                self._settle(ticket, era, began, cut, call)
+            raise
 
     async def _pass(self, proceed: Proceed, call: Call) -> Outcome:
         """Let an HTTP request pass that goes where it says.
@@ -263,32 +280,36 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         return await proceed(call)
 
     def _choose(
-        self, now: float, call: Call, home: Call, refused: list[Member]
-    ) -> tuple[Member | None, int, bool]:
-        """Return who gets the call, its era, and whether the call has its key."""
-        member, era, fresh, effects = self._lock.run(
-            self._choose_locked, now, call, home, refused
+        self,
+        now: float,
+        call: Call,
+        home: Call,
+        refused: list[Member],
+        ticket: Ticket,
+    ) -> tuple[int, bool]:
+        """Choose; return the era, and whether the call has its key already."""
+        era, fresh, effects = self._lock.run(
+            self._choose_locked, now, call, home, refused, ticket
         )
         if effects or self._deferred:
-            try:
-                self._after_unlock(effects)
-                self._release_deferred()
-            except BaseException:
-                # Ctrl-C in a listener: the call is in flight already.
-                if member is not None:
-                    self._settle(member, era, now, None, call)
-                raise
-        return member, era, fresh
+            self._after_unlock(effects)
+            self._release_deferred()
+        return era, fresh
 
     def _choose_locked(
-        self, now: float, call: Call, home: Call, refused: list[Member]
-    ) -> tuple[Member | None, int, bool, list[_Effect]]:
+        self,
+        now: float,
+        call: Call,
+        home: Call,
+        refused: list[Member],
+        ticket: Ticket,
+    ) -> tuple[int, bool, list[_Effect]]:
         fleet, era, fresh = self._fleet, 0, False
         effects: list[_Effect] = []
         if call.seldom is None and home is call and not self._deferred:
             # What follows, for the first attempt of nearly every call. Changes
             # are taken when it ends.
-            member = fleet.choose(now, clock.random)
+            member = fleet.choose(now, clock.random, (), (), ticket)
             if member is not None:
                 address = member.address
                 call.seldom = {"choices": (self, member, address, None)}
@@ -301,7 +322,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 effects = self._release_deferred_locked()
             choices = home.choices
             tried = self._members_in(choices)
-            member = fleet.choose(now, clock.random, tried, refused)
+            member = fleet.choose(now, clock.random, tried, refused, ticket)
             if fleet.changes:
                 effects += self._changes_locked(call)
             if member is not None:
@@ -313,7 +334,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                     _keep(call, (self, member, member.address, call.choices))
         if member is not None and member.ejection is not None:
             era = member.ejection.era
-        return member, era, fresh, effects
+        return era, fresh, effects
 
     def _members_in(self, choice: Choice | None) -> list[Member]:
         """Return the endpoints that were chosen here for a call."""
@@ -361,7 +382,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
 
     def _settle(
         self,
-        member: Member,
+        ticket: Ticket,
         era: int,
         began: float,
         outcome: Outcome | None,
@@ -378,26 +399,22 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         ):
             # What follows, for nearly every call.
             now = clock.now()
-            self._end((member, era, now, began, SUCCESS, None, False, call))
+            self._end((ticket, era, now, began, SUCCESS, None, False, call))
             return SUCCESS
         verdict, retry_after, ongoing = IGNORED, None, None
-        try:
-            if outcome is not None:
-                judge = self._judge
-                verdict = outcome.verdict if judge is None else judge(outcome)
-                if outcome.health is IGNORED:
-                    # The fault is on our side.
-                    verdict = IGNORED
-                retry_after, ongoing = outcome.retry_after, outcome.ongoing
-        finally:
-            # NB: a judge that raises is a bug that reaches the caller, after
-            # the call was taken back.
-            stays = ongoing is not None
-            self._end(
-                (member, era, clock.now(), began, verdict, retry_after, stays, call)
-            )
+        if outcome is not None:
+            # NB: a judge that raises is a bug that reaches the caller, who takes
+            # the call back.
+            judge = self._judge
+            verdict = outcome.verdict if judge is None else judge(outcome)
+            if outcome.health is IGNORED:
+                # The fault is on our side.
+                verdict = IGNORED
+            retry_after, ongoing = outcome.retry_after, outcome.ongoing
+        stays = ongoing is not None
+        self._end((ticket, era, clock.now(), began, verdict, retry_after, stays, call))
         if ongoing is not None:
-            ongoing.add_release(lambda last: self._end((member, -1, *_NOTHING)))
+            ongoing.add_release(lambda last: self._end((ticket, -1, *_NOTHING)))
         return verdict
 
     def _end(self, ended: _Ended) -> None:
@@ -412,10 +429,12 @@ class Balance(Policy, DeferredRelease, Generic[T]):
             self._release_deferred()
 
     def _release_locked(self, item: _Ended) -> list[_Effect]:
-        member, era, now, began, verdict, retry_after, stays, call = item
-        fleet = self._fleet
+        ticket, era, now, began, verdict, retry_after, stays, call = item
+        member, fleet = ticket.member, self._fleet
+        if member is None:
+            return []
         if not stays:
-            member.in_flight -= 1
+            ticket.leave()
         if verdict is SUCCESS:
             fleet.succeed(member, era, now, now - began)
         elif verdict is FAILURE:
