@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 import pytest
 from tests.colours import World, in_async_colours, in_every_colour
+from tests.interrupts import every_moment
 
 from resilient import (
     Bulkhead,
@@ -518,3 +519,34 @@ def test_a_circuit_says_since_when_it_is_in_its_state() -> None:
     status = breaker.status()
     assert "forced_open" == status["circuit.state"]
     assert status["seconds_in_state"] >= 0.0
+
+
+def test_no_call_goes_uncounted_while_another_thread_begins() -> None:
+    """Whatever that one has done of its own first use by then."""
+
+    def work() -> int:
+        return 1
+
+    threads: list[threading.Thread] = []
+
+    def act() -> None:
+        thread = threading.Thread(target=lambda: policies[-1](work)())
+        threads.append(thread)
+        thread.start()
+        # NB: no longer, for it may wait for what was interrupted here.
+        thread.join(0.02)
+
+    policies: list[Retry] = []
+    for moment in every_moment(act):
+        policies.append(Retry(OSError))
+        with moment:
+            policies[-1](work)()
+        while threads:
+            threads.pop().join(30)
+        calls = 2 if moment.came else 1
+        assert (moment.where, calls) == (
+            moment.where,
+            policies[-1].counters.plain_successes,
+        )
+        # NB: those of one name count together.
+        policies[-1].counters.plain_successes = 0

@@ -282,7 +282,9 @@ class Policy(Configured, Generic[F]):
     def start_counting(self) -> None:
         """Count its calls, under the name that it has now."""
         if self.counters is UNCOUNTED:
-            self.counters = counters_of(self.placement.policy)
+            with _naming:
+                if self.counters is UNCOUNTED:
+                    self.counters = counters_of(self.placement.policy)
 
     def status(self) -> dict[str, Any]:
         """Return what can be seen of it now, as JSON has it.

@@ -286,7 +286,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         if circuit.state is _CLOSED:
             return (era, clock.now()) if timed else era
         now = clock.now()
-        given: list[Probe] = []
+        given: list[Any] = []
         try:
             permit = self._admit(now, given)
             if isinstance(permit, Refusal):
@@ -307,7 +307,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
                 self._release((probe, now, None, False))
             raise
 
-    def _admit(self, now: float, given: list[Probe]) -> int | Probe | Refusal:
+    def _admit(self, now: float, given: list[Any]) -> int | Probe | Refusal:
         """Ask the circuit.
 
         Args:
@@ -334,7 +334,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         return permit
 
     def _admit_locked(
-        self, now: float, given: list[Probe]
+        self, now: float, given: list[Any]
     ) -> tuple[int | Probe | Refusal, list[Change | Note]]:
         changes = self._release_deferred_locked() if self._deferred else []
         circuit = self._circuit
