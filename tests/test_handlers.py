@@ -54,7 +54,7 @@ REASONS: dict[str, str] = {
     "_http/engine.py: Transport.handle_async_request": AN_OUTCOME,
     "_observing/health.py: _read": "one policy cannot tell; the others are shown",
     "_observing/subscriptions.py: _undriven": "passed on to the coroutine it drives",
-    "_runtimes/asyncio.py: AsyncioWaiter.wake": "RuntimeError: the loop is closed",
+    "_runtimes/asyncio.py: AsyncioWaiter.wake_with": "RuntimeError: the loop is closed",
     "_runtimes/asyncio.py: AsyncioTask.cancel": "RuntimeError: the loop is closed",
     "_runtimes/asyncio.py: AsyncioLimits._due": "RuntimeError: changed while read",
     "_runtimes/asyncio.py: AsyncioRace._cancel": "RuntimeError: the loop is closed",
@@ -70,7 +70,7 @@ REASONS: dict[str, str] = {
     "_sharing/courier.py: Courier._exchange": "the store failed: members are told",
     "_sharing/courier.py: Courier._probe": "the store failed: it is tried later",
     "_sharing/courier.py: Courier._surrender": "what was held ends with its lease",
-    "policies/adaptive_concurrency.py: AdaptiveConcurrency._exit_locked": (
+    "policies/adaptive_concurrency.py: AdaptiveConcurrency._learn_quietly_locked": (
         "the user's algorithm, in the call of another caller"
     ),
     "policies/circuit_breaker.py: CircuitBreaker._set_open_time": LOGGED,
