@@ -368,13 +368,14 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
             if self.slow_call_duration is not None:
                 permit, began = permit
                 slow = now - began > self.slow_call_duration
-            item = permit, now, failed, slow
+            circuit = self._circuit
             try:
-                changes = self._lock.run(self._release_locked, item)
+                self._lock.run(circuit.settle, permit, now, failed, slow)
             except ReenteredError:
-                self._deferred.append(item)
+                self._deferred.append((permit, now, failed, slow))
             else:
-                if changes:
+                if circuit.changes:
+                    changes = self._lock.run(self._changes_locked)
                     error = None if outcome is None else outcome.error
                     self._after_unlock(changes, error)
                 if self._deferred:

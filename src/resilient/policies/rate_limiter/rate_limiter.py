@@ -247,10 +247,16 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         if amounts is None:
             amounts = self._computed(call)
         now = clock.now()
-        wait = self._try_take(now, amounts)
+        rule, lock = self._rule, self._lock
+        if rule is None or self._line is not None or lock.changing:
+            wait = self._try_take(now, amounts)
+        else:
+            # What `_try_take` does, with two frames less.
+            wait = lock.run(rule.try_take, now, amounts[0])
+            if self._deferred:
+                self._release_deferred()
         if wait != 0.0:
             return self._around_late(proceed, call, amounts, wait)
-        rule = self._rule
         if rule is not None and rule.due:
             self._follow(now)
         if self._config.cost_may_change or call.limiters is not None:
