@@ -43,6 +43,7 @@ from resilient import (
     calls,
     constant,
 )
+from resilient._events.counters import UNCOUNTED, counters_of
 
 
 def one_a_minute(key: object) -> RateLimiter:
@@ -332,3 +333,20 @@ def test_a_function_that_was_pickled_by_value_is_protected() -> None:
     with pytest.raises(RateLimitedError):
         first()
     assert 1 == limiter.available()
+
+
+def test_calls_of_a_function_that_was_pickled_by_value_are_counted() -> None:
+    """Under the name of the function, as those of the original are."""
+
+    def double(number: int) -> int:
+        return 2 * number
+
+    twin = pickle.loads(cloudpickle.dumps(Retry(OSError)(double)))
+    counters = counters_of(twin.__name__)
+    before = UNCOUNTED.plain_successes, counters.plain_successes
+    assert 4 == twin(2)
+    after = UNCOUNTED.plain_successes, counters.plain_successes
+    assert (0, 1) == (after[0] - before[0], after[1] - before[1])
+    named = pickle.loads(cloudpickle.dumps(Retry(OSError, name="shop")(double)))
+    assert 4 == named(2)
+    assert 1 == counters_of("shop").plain_successes

@@ -321,7 +321,7 @@ class Policy(Configured, Generic[F]):
     def __replace__(self, /, **changes: Any) -> Self:
         return self.with_(**changes)
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         positional, keywords = arguments_of(self, Policy)
         parameters = parameters_of(self)
         given = {
@@ -330,7 +330,16 @@ class Policy(Configured, Generic[F]):
             # NB: a default may be an object that is one in each process.
             if value is not parameters[key].default
         }
-        return make_again, (type(self), positional, given)
+        again = make_again, (type(self), positional, given)
+        return again if self.counters is UNCOUNTED else (*again, (self._alias,))
+
+    def __setstate__(self, state: tuple[str | None]) -> None:
+        # NB: of a function that was pickled by value the wrapper is made
+        # without the decorator, which would have begun to count.
+        [alias] = state
+        if alias is not None:
+            self.name_after(alias)
+        self.start_counting()
 
     def __repr__(self) -> str:
         return format_call(self, Policy)
