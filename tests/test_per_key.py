@@ -735,11 +735,11 @@ async def test_it_stands_in_a_pipeline(w: World) -> None:
 @pytest.mark.parametrize(
     ("factory", "limit"),
     [
-        (lambda key: RateLimiter(10, per=60, max_wait=1), 450),
-        (lambda key: RateLimiter(10, per=60, cost=2, name="api"), 450),
-        (lambda key: CircuitBreaker(), 1500),
-        (lambda key: Bulkhead(10), 560),
-        (lambda key: AdaptiveThrottle(), 970),
+        (lambda key: RateLimiter(10, per=60, max_wait=1), 500),
+        (lambda key: RateLimiter(10, per=60, cost=2, name="api"), 500),
+        (lambda key: CircuitBreaker(), 1650),
+        (lambda key: Bulkhead(10), 640),
+        (lambda key: AdaptiveThrottle(), 1070),
     ],
     ids=["limiter", "costly limiter", "breaker", "bulkhead", "throttle"],
 )
