@@ -46,6 +46,12 @@ NEVER = Day(8, 1)
 # -- The day
 
 
+on_a_quiet_machine = pytest.mark.skipif(
+    "PYTEST_XDIST_WORKER" in os.environ,
+    reason="judges a day in real time: it needs the machine for itself",
+)
+
+
 def test_a_day_is_drawn_from_its_seed() -> None:
     """Equal seeds give equal days, others do not."""
     one, same, other = Day(12, 1), Day(12, 1), Day(12, 2)
@@ -221,6 +227,7 @@ def test_the_run_ends_well(run: Run) -> None:
 
 
 @pytest.mark.real
+@on_a_quiet_machine
 def test_the_protected_client_answers_in_fair_weather(run: Run) -> None:
     """It answers 99.5 % where the bare one loses 5 to 8 %."""
     bare = run.figures["bare"]["answered"]["fair"]
@@ -237,6 +244,7 @@ def test_the_protected_client_has_the_shorter_tail(run: Run) -> None:
 
 
 @pytest.mark.real
+@on_a_quiet_machine
 def test_the_protected_client_leaves_a_broken_server_alone(run: Run) -> None:
     """In the outage it makes at most 15 % of the bare client's attempts."""
     bare = run.figures["bare"]["attempts_in_outage"]
@@ -246,6 +254,7 @@ def test_the_protected_client_leaves_a_broken_server_alone(run: Run) -> None:
 
 
 @pytest.mark.real
+@on_a_quiet_machine
 def test_the_circuit_follows_the_outage(run: Run) -> None:
     """It opens soon after the server has gone and closes once it is back."""
     first, *_, last = run.figures["circuit"]
