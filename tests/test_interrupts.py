@@ -47,6 +47,12 @@ from resilient import (
 )
 from resilient._runtimes import clock
 
+# Where CPython looks for signals has changed in 3.14: what is left there is not
+# known yet.
+pytestmark = pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="shown for Python 3.11 to 3.13"
+)
+
 BOUND = 20.0
 """Real seconds in which what does not hang has ended, on a loaded machine."""
 
