@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
 
@@ -46,8 +47,17 @@ def tool(name: str) -> str:
 def get(url: str, **query: str) -> str:
     """What a server on this machine answers."""
     opener = build_opener(ProxyHandler({}))
-    with opener.open(f"{url}?{urlencode(query)}", timeout=30) as response:
-        return str(response.read(), "utf-8")
+    # NB: a Prometheus that listens may still be reading its log, and says 503.
+    for _ in range(300):
+        try:
+            with opener.open(f"{url}?{urlencode(query)}", timeout=30) as response:
+                return str(response.read(), "utf-8")
+        except HTTPError as error:
+            if error.code != 503:
+                raise
+            error.close()
+            time.sleep(0.1)
+    raise TimeoutError(f"{url} answers 503 for 30 s")
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
@@ -105,7 +115,7 @@ class App:
         self._input.flush()
         assert f"{word}\n" == self._output.readline()
 
-    def metric_name(self) -> list[dict[str, str]]:
+    def series(self) -> list[dict[str, str]]:
         """The labels of what it emits, names included, as Prometheus has them."""
         text = get(f"http://127.0.0.1:{self.port}/metrics")
         return [

@@ -192,13 +192,13 @@ def emitted(app: App) -> list[dict[str, str]]:
     """All series there are, once something has waited and something has failed."""
 
     def has(name: str) -> bool:
-        return any(series["__name__"] == name for series in app.metric_name())
+        return any(series["__name__"] == name for series in app.series())
 
     until(lambda: has("resilient_permit_wait_seconds_count"), "a wait")
     app.say("break")
     until(lambda: has("resilient_retry_delay_seconds_count"), "a retry")
     app.say("mend")
-    return app.metric_name()
+    return app.series()
 
 
 @pytest.mark.real
