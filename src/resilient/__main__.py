@@ -15,7 +15,7 @@ INTERRUPTED: Final = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells count."""
 
 UNREAD: Final = 141
-"""Exit code where nobody reads what is printed: 128 + SIGPIPE, likewise."""
+"""Exit code where the reader of the output is gone: 128 + SIGPIPE, likewise."""
 
 DASHBOARDS: Final = ("resilient.dashboard.json", "resilient.rules.yml")
 """What is shipped in ``telemetry/dashboards``, and written out by that name."""

@@ -276,7 +276,7 @@ class NoEndpointError(RejectedError):
 
     Attributes:
         policy: Name of the balance.
-        retry_after: Always None: an endpoint comes when somebody adds one.
+        retry_after: Always None: an endpoint comes when one is added.
         draining: How many there are, all of which are drained.
     """
 

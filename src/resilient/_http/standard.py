@@ -76,7 +76,7 @@ class ClientTimeout(Timeout):
 
     A client's timeouts are for each phase of a request. Who states some has
     said how long an attempt may take: as long as the largest of them. A
-    client's own default is nobody's statement.
+    client's own default is no statement.
 
     Args:
         seconds: Where nothing is stated.

@@ -542,7 +542,7 @@ class Lease(RateLimit):
         self._look_ahead(now)
 
     def end_round(self, now: float) -> None:
-        """Keep nothing that nobody waited for, where the lease is 0."""
+        """Keep nothing that no call waited for, where the lease is 0."""
         if self.lease == 0.0:
             self._return(self._left, self._issued)
             self._granted -= self._left

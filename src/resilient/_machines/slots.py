@@ -31,7 +31,7 @@ To take a slot and to release one is so little with no queue that an owner
 in a hurry does it in place: both are the first lines of their methods.
 =======
 leave        in_use - 1, or out of line     slot passes to the next in line
-resize       grants as many as now fit      nobody is interrupted
+resize       grants as many as now fit      no call is interrupted
 ============ ============================== ================================
 
 To take a slot and to give one back is so little where nobody waits that an

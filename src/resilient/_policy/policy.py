@@ -220,7 +220,7 @@ class Policy(Configured, Generic[F]):
 
     def name_after(self, protected: str) -> None:
         """Take a name from the first thing that it protects."""
-        # NB: whoever comes second waits for the counters to go by that name.
+        # NB: a second caller waits until the counters go by that name.
         with _naming:
             if self._alias is None:
                 self._used_directly().alias = protected

@@ -274,7 +274,7 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
             if ticket is but:
                 continue
             if granted_at is None:
-                # Whoever granted it was interrupted before it could wake it.
+                # The call that granted it was interrupted before it could wake it.
                 woken += (ticket,)
             elif now - granted_at >= clock.patrol:
                 ticket.wait.granted_at = None

@@ -131,7 +131,7 @@ class Courier(Link):
                 raise
             except RuntimeError:
                 # No thread can be had, now or as the interpreter ends. Members
-                # notice that nobody answers.
+                # notice that there is no answer.
                 return
 
     def _wake(self) -> None:

@@ -106,7 +106,7 @@ class Link(abc.ABC):
         return self._contact.up
 
     def join(self, member: Member) -> None:
-        """Serve a member, for as long as somebody else keeps it."""
+        """Serve a member, for as long as its owner keeps it."""
         with self._lock:
             self._members[member.id] = member
 
