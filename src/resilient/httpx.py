@@ -20,7 +20,8 @@ from resilient._http.body import Body as _BodyBase
 from resilient._http.body import Chunks as _ChunksBase
 from resilient._http.body import Upload as _UploadBase
 from resilient._http.engine import Transport
-from resilient._http.exchange import Family, Summary
+from resilient._http.family import Family
+from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
 
 __all__ = [

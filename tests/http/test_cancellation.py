@@ -30,7 +30,7 @@ from resilient import (
     constant,
     current_call,
 )
-from resilient._http.exchange import _fields, _length
+from resilient._http.body_headers import body_fields, length_of
 
 
 class Interrupted(BaseException):
@@ -229,7 +229,7 @@ def test_a_length_is_one_number(
     library: Any = importlib.import_module(family)
     headers = [("Content-Length", value) for value in values]
     response = library.Response(200, headers=headers)
-    assert length == _length(_fields(response))
+    assert length == length_of(body_fields(response))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,7 +17,7 @@ from resilient import (
     RateLimiter,
 )
 from resilient._http import response_headers
-from resilient._http.exchange import _fields
+from resilient._http.body_headers import body_fields
 
 WALL = 784_111_777.0
 N = 4_000
@@ -120,7 +120,7 @@ def test_many_fields_take_time_in_proportion_to_their_number(name: bytes) -> Non
         lambda: response_headers.read(large, WALL),
     )
     few, many = Response(small), Response(large)
-    assert_linear(lambda: _fields(few), lambda: _fields(many))
+    assert_linear(lambda: body_fields(few), lambda: body_fields(many))
 
 
 def test_a_field_longer_than_a_kilobyte_is_not_read() -> None:
@@ -164,7 +164,7 @@ def test_a_content_type_that_is_sent_often_is_not_joined_for_ever(family: str) -
     h = Http(family, "sync")
     headers = [("Content-Type", "a"), ("Content-Length", "1")] * 5000
     response = h.library.Response(200, headers=headers)
-    fields = _fields(response)
+    fields = body_fields(response)
     assert {b"content-type", b"content-length"} == fields.keys()
     assert all(
         len(value) < response_headers.LONGEST_FIELD + 8 for value in fields.values()

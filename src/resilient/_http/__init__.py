@@ -5,6 +5,12 @@ response_headers what a server's headers say about when to come back; pure
 standard         the pipeline that a transport has unless it is given one
 exchange         one request, attempt by attempt: what may be sent again, and
                  how each attempt is judged
+request_call     a request as the policies see it
+rules, family    what a transport was told, and which classes its client has
+semantics        which methods and statuses may be repeated
+faults, network  whose fault an error is, and what the bytes show
+body_headers     what a response's headers say of its body
+reading          a body that is read as part of the attempt
 body             a response's body on its way to the caller
 routing          where requests go that a `Balance` chooses an endpoint for
 engine           the transport, in two colours

@@ -28,9 +28,11 @@ from resilient._edges.driver import DONE, RUN
 from resilient._errors.errors import format_seconds
 from resilient._errors.warnings import warn
 from resilient._http.body import PHASES
-from resilient._http.exchange import Exchange, Family, Rules, checked_idle
+from resilient._http.exchange import Exchange
+from resilient._http.family import Family
 from resilient._http.network import watch
 from resilient._http.routing import Pools, Routing, Target
+from resilient._http.rules import Rules, checked_idle
 from resilient._http.semantics import checked_methods, checked_statuses
 from resilient._http.standard import (
     UNSTATED,

@@ -10,8 +10,8 @@ Ground rules:
 * The caller's request stays as it came, but for its ``Idempotency-Key``: a
   request object is one operation, however often sent, also twice at once.
 
-The module is long because an exchange is one state, that both colours drive:
-what is read of methods, headers, errors and bytes stands in modules of its own.
+The module is long because an exchange is one state that both colours drive:
+what is read of methods, headers, errors and bodies is in modules of its own.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from __future__ import annotations
 import functools
 import math
 import time
-import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final
 
-import anyio
-import attrs
-
-from resilient._calls.call import Call, cut_short
+from resilient._calls.call import cut_short
 from resilient._calls.outcome import SUCCESS, OngoingWork, Outcome, Verdict
 from resilient._edges.driver import Drive
 from resilient._edges.generators import Stream, StreamLimit
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import strip
-from resilient._http import faults, response_headers
+from resilient._http import faults, reading, response_headers
 from resilient._http.body import (
     UNLIMITED,
     Body,
-    Chunks,
     IdleLimit,
-    Rest,
     Timeouts,
     Upload,
     is_rewindable,
-    leave,
 )
+from resilient._http.body_headers import body_fields, is_live, length_of
 from resilient._http.faults import Fault
+from resilient._http.request_call import (
+    MAX_RETRY_AFTER,
+    Answer,
+    RequestCall,
+    Summary,
+    names,
+)
 from resilient._http.response_headers import Allowance
-from resilient._http.routing import Pools, Routing, Target
+from resilient._http.routing import Pools, Target
+from resilient._http.rules import Rules, checked_idle, is_repeatable
 from resilient._http.semantics import HEALTHY, REFUSED, UNAVAILABLE
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
-from resilient._values.checks import seconds
 
 RESEND_COUNT: Final = "http.request.resend_count"
 
@@ -60,148 +60,7 @@ _SWITCHING: Final = 101
 _ERRORS: Final = 400
 """Statuses from which on what the headers say is read at once."""
 
-_UNREAD: Final = object()
-
-_DRAINED: Final = 65_536
-_DRAIN_SECONDS: Final = 1.0
-"""Bytes that are read to save a connection, and how long that may take: more
-costs more than a new one."""
-
-
-@attrs.frozen
-class Family:
-    """The classes of one family of clients.
-
-    Attributes:
-        library: The client library, for its public names.
-        body: Our `Body`, as a stream of that library.
-        upload: Our `Upload`, as a stream of that library.
-        errors: Our errors, each with the one that is the library's too.
-        chunks: Our `Chunks`, as a stream of that library.
-        in_memory: The library's class of bodies that are in memory.
-    """
-
-    library: Any
-    body: type[Body]
-    upload: type[Upload]
-    errors: dict[type[Exception], type[Exception]]
-    chunks: type[Chunks]
-    in_memory: Any = attrs.field(
-        init=False, default=attrs.Factory(lambda it: it.library.ByteStream, True)
-    )
-
-    def mirror(self, kind: type[Exception]) -> type[Exception] | None:
-        """Return the class of an error of ours that is the library's too.
-
-        Of a class that a policy author derived from ours it is made here.
-        """
-        twin = self.errors.get(kind)
-        if twin is None and not issubclass(kind, self.library.TransportError):
-            base = next((one for one in kind.__mro__ if one in self.errors), None)
-            if base is not None:
-                names = {
-                    "__module__": kind.__module__,
-                    "__qualname__": kind.__qualname__,
-                    "__doc__": kind.__doc__,
-                    "__reduce__": _reduce_plain,
-                }
-                made = type(kind.__name__, (kind, self.errors[base]), names)
-                twin = self.errors.setdefault(kind, made)
-        return twin
-
-
-@attrs.frozen
-class Rules:
-    """What a transport was told about requests; see its arguments.
-
-    Attributes:
-        family: Whose requests they are.
-    """
-
-    family: Family
-    retry_unsafe: bool | Callable[[Any], bool]
-    statuses: frozenset[int]
-    methods: frozenset[str]
-    idempotency_key: bool
-    read_body: bool | str
-    max_body: int
-    stream_idle: float | str | None
-    deadline_header: tuple[str, str] | None
-    routing: Routing | None
-
-
-class Summary(NamedTuple):
-    """What was done for a response, in ``response.extensions["resilient"]``.
-
-    It is there only where there is something to say: more than one attempt was
-    made, or one that failed was the last.
-
-    Attributes:
-        attempts: How often the request was sent.
-        stopped: Why it was not sent again, as in the note on an error:
-            "attempts", "deadline", "retry_after too long", …; None: the
-            response is a good one, or no `Retry` was asked.
-        retry_after: Seconds after which the server wants to be asked again.
-    """
-
-    attempts: int
-    stopped: str | None
-    retry_after: float | None
-
-
-class _Answer(Outcome):
-    """A response, whose headers are read once it is asked when to come back."""
-
-    __slots__ = ("_wait",)
-
-    _wait: Any
-
-    def __init__(self, response: Any) -> None:
-        super().__init__(response)
-        self._wait = _UNREAD
-
-    @property
-    def retry_after(self) -> float | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Seconds after which the server, or a predicate, wants it tried again."""
-        if self._wait is _UNREAD and self.value is not None:
-            raw = self.value.headers.raw
-            self._wait = response_headers.read(raw, time.time()).retry_after
-        wait: float | None = self._wait
-        return wait
-
-    @retry_after.setter
-    def retry_after(self, seconds: float | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._wait = seconds
-
-
-class _RequestCall(Call):
-    """A call each of whose runs sends the same HTTP request."""
-
-    # Every one of them has these, so they are no `_Seldom`.
-    __slots__ = ("key", "limiters", "max_retry_after", "routed")
-
-    key: Any  # pyright: ignore[reportIncompatibleVariableOverride]
-    max_retry_after: Any  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    resends = True
-
-
-_MAX_RETRY_AFTER: Final = 60.0
-"""Seconds that a server may make others wait where no `Retry` limits it: the
-default of one."""
-
-
-@functools.lru_cache(maxsize=1024)
-def _names(method: str, scheme: str, host: bytes, port: int | None) -> tuple[str, str]:
-    """Return the name of a call, and its origin: hardly any client has many.
-
-    NB: asked for a URL's `netloc`, a client spells it anew each time.
-    """
-    address = host.decode("ascii")
-    if ":" in address:
-        address = f"[{address}]"
-    origin = f"{scheme}://{address}" if port is None else f"{scheme}://{address}:{port}"
-    return f"{method} {origin}", origin
+_UNSTATED: Final = object()
 
 
 class Exchange(Drive):
@@ -244,10 +103,10 @@ class Exchange(Drive):
         runtime: Any = None,
     ) -> None:
         url, method = request.url, request.method
-        name, origin = _names(method, url.scheme, url.raw_host, url.port)
-        call = _RequestCall(name, (request,), {}, runtime, origin, policy)
+        name, origin = names(method, url.scheme, url.raw_host, url.port)
+        call = RequestCall(name, (request,), {}, runtime, origin, policy)
         call.limiters = []
-        call.max_retry_after = _MAX_RETRY_AFTER
+        call.max_retry_after = MAX_RETRY_AFTER
         routing = rules.routing
         call.routed = None if routing is None else routing.covers(url)
         super().__init__(policy, call)
@@ -263,7 +122,7 @@ class Exchange(Drive):
         self._request = request
         self._own: dict[str, Any] = request.extensions
         self._stream: Stream | None = None
-        self._safe = method in rules.methods or self._is_allowed()
+        self._safe = method in rules.methods or is_repeatable(request, rules)
         self._upload: Upload | None = None
         # NB: a request may be sent twice at once, so the caller's is not
         # changed and restored: each exchange sends a copy of its own.
@@ -276,25 +135,6 @@ class Exchange(Drive):
             self._upload = self._sent.stream = family.upload(body, consumed)
         if rules.deadline_header is not None:
             self._sent.headers = request.headers.copy()
-
-    def _is_allowed(self) -> bool:
-        headers = self._request.headers
-        if "idempotency-key" in headers:
-            return True
-        if self._rules.idempotency_key:
-            headers["Idempotency-Key"] = str(uuid.uuid4())
-            return True
-        allowed: object = self._own.get("resilient.retry_unsafe")
-        if allowed is None:
-            allowed = self._rules.retry_unsafe
-            if not isinstance(allowed, bool):
-                allowed = allowed(self._request)
-        if not isinstance(allowed, bool):
-            raise TypeError(
-                "`retry_unsafe` must be True, False or a function of the request"
-                f" that returns one of them, got {allowed!r}"
-            )
-        return allowed
 
     def _why_not(self, *, arrived: bool = True, over: bool = True) -> str | None:
         """Return why the request must not be sent again, if it must not.
@@ -365,71 +205,28 @@ class Exchange(Drive):
             return bool(mode)
         if self._request.method == "HEAD":
             return True
-        fields = _fields(response)
-        length = _length(fields)
+        fields = body_fields(response)
+        length = length_of(fields)
         if length is None or length > self._rules.max_body:
             return False
-        return not _is_live(fields)
+        return not is_live(fields)
 
     def _mode(self) -> bool | str:
         mode: bool | str = self._own.get("resilient.read_body", self._rules.read_body)
         return mode
 
     def read(self, response: Any) -> bool:
-        """Read a body as part of the attempt.
+        """Read a body as part of the attempt; see `reading.read`."""
+        return reading.read(
+            response, self._family, self._room(), self.call.deadline, self._too_late
+        )
 
-        Returns:
-            Whether it ended within `max_body`. If not the body is what was
-            read and what is left, and streams.
-        """
-        body, deadline, room = response.stream, self.call.deadline, self._room()
-        chunks = iter(body)
-        parts: list[bytes] = []
-        try:
-            for chunk in chunks:
-                if deadline is not None and clock.now() >= deadline:
-                    raise self._too_late()
-                parts.append(chunk)
-                room -= len(chunk)
-                if room < 0:
-                    response.stream = Rest(parts, chunks, body)
-                    return False
-        except BaseException:
-            body.close()
-            raise
-        body.close()
-        response.stream = self._kept(parts)
-        return True
-
-    async def aread(self, response: Any) -> bool:
-        """Read a body as part of the attempt; see `read`."""
-        body, deadline, room = response.stream, self.call.deadline, self._room()
-        chunks = aiter(body)
-        parts: list[bytes] = []
-        try:
-            async for chunk in chunks:
-                if deadline is not None and clock.now() >= deadline:
-                    await leave(chunks)
-                    raise self._too_late()
-                parts.append(chunk)
-                room -= len(chunk)
-                if room < 0:
-                    response.stream = Rest(parts, chunks, body)
-                    return False
-        except GeneratorExit:
-            # Nothing can be awaited any more: the connection is lost.
-            raise
-        except BaseException:
-            await _shut(body)
-            raise
-        if type(body).__module__.startswith(self._family.library.__name__):
-            # NB: the client's own shields itself, and a scope around it costs
-            # twice what it costs to read a short body.
-            await body.aclose()
-        else:
-            await _shut(body)
-        response.stream = self._kept(parts)
-        return True
+    def aread(self, response: Any) -> Awaitable[bool]:
+        """Read a body as part of the attempt; see `reading.read`."""
+        # NB: not async, which would be a frame more.
+        return reading.aread(
+            response, self._family, self._room(), self.call.deadline, self._too_late
+        )
 
     def _room(self) -> float:
         """Return the bytes that may be read in the attempt.
@@ -438,11 +235,6 @@ class Exchange(Drive):
         Content-Length beside it (RFC 9112, 6.3).
         """
         return self._rules.max_body if self._mode() == "auto" else math.inf
-
-    def _kept(self, parts: list[bytes]) -> Any:
-        if len(parts) > 1:
-            return self._family.chunks(parts)
-        return self._family.in_memory(parts[0] if parts else b"")
 
     def _too_late(self) -> Exception:
         """Return the client's own error of a read that took too long."""
@@ -462,7 +254,7 @@ class Exchange(Drive):
     def answered(self, response: Any) -> Outcome:
         """Make an outcome of a response, and judge it."""
         self.response = response
-        call, outcome = self.call, _Answer(response)
+        call, outcome = self.call, Answer(response)
         status: int = response.status_code
         said = None
         if status >= _ERRORS or call.limiters:
@@ -537,13 +329,7 @@ class Exchange(Drive):
         body = response.stream
         try:
             if self._is_short(response):
-                until = clock.now() + _DRAIN_SECONDS
-                room = _DRAINED
-                with suppress(Exception):
-                    for chunk in body:
-                        room -= len(chunk)
-                        if room < 0 or clock.now() >= until:
-                            break
+                reading.drain(body)
         finally:
             body.close()
 
@@ -551,20 +337,14 @@ class Exchange(Drive):
         """Read what is left, if it is little, to keep the connection; close."""
         response = self.response
         if self._is_short(response):
-            room, chunks = _DRAINED, aiter(response.stream)
-            with anyio.move_on_after(_DRAIN_SECONDS), suppress(Exception):
-                async for chunk in chunks:
-                    room -= len(chunk)
-                    if room < 0:
-                        await leave(chunks)
-                        break
+            await reading.adrain(response.stream)
         await self.adrop()
 
     def _is_short(self, response: Any) -> bool:
-        length = _length(_fields(response))
-        if length is None or length > _DRAINED:
+        length = length_of(body_fields(response))
+        if length is None or length > reading.DRAINED:
             return False
-        self._timeouts.deadline = clock.now() + _DRAIN_SECONDS
+        self._timeouts.deadline = clock.now() + reading.DRAIN_SECONDS
         return True
 
     def drop(self) -> None:
@@ -579,7 +359,7 @@ class Exchange(Drive):
         """Close it, and give back what it held."""
         response, self.response = self.response, None
         try:
-            await _shut(response.stream)
+            await reading.shut(response.stream)
         finally:
             self._end_stream()
 
@@ -680,9 +460,9 @@ class Exchange(Drive):
 
     def _stream_limit(self, response: Any) -> StreamLimit | None:
         """Return what bounds a body that streams: its silences, or the total."""
-        idle: Any = self._own.get("resilient.stream_idle", _UNREAD)
-        if idle is _UNREAD:
-            if not _is_live(_fields(response)):
+        idle: Any = self._own.get("resilient.stream_idle", _UNSTATED)
+        if idle is _UNSTATED:
+            if not is_live(body_fields(response)):
                 total: StreamLimit | None = self.call.stream_limit
                 return total
             idle = self._rules.stream_idle
@@ -730,79 +510,5 @@ def _kept_by(request: Any) -> dict[str, Any]:
     }
 
 
-def _reduce_plain(error: Exception) -> tuple[Any, ...]:
-    """Pickle an error as what its author wrote: its twin has no address."""
-    kind: Any = type(error).__mro__[1]
-    return (kind, *kind.__reduce__(error)[1:])
-
-
-_ABSURD: Final = 19
-"""Digits of a length that no body has, and that take long to read."""
-
-
 async def _over() -> None:
     """End what has ended."""
-
-
-async def _shut(body: Any) -> None:
-    """Close a body, whatever is cancelled meanwhile.
-
-    NB: a connection whose closing is cut short is lost to its pool.
-    """
-    with anyio.CancelScope(shield=True):
-        await body.aclose()
-
-
-_READ: Final = frozenset({b"content-length", b"content-type", b"transfer-encoding"})
-
-
-def _fields(response: Any) -> dict[bytes, bytes]:
-    """Return what is read of a response's headers, by names in lower case.
-
-    NB: clients search all of them, in Python, for each that they are asked for.
-    """
-    fields: dict[bytes, bytes] = {}
-    for name, value in response.headers.raw:
-        name = name.lower()
-        if name in _READ:
-            known = fields.get(name)
-            # NB: what is sent a thousand times must not be joined as often.
-            if known is None:
-                fields[name] = value
-            elif len(known) < response_headers.LONGEST_FIELD:
-                fields[name] = known + b", " + value
-    return fields
-
-
-_LIVE: Final = (
-    b"text/event-stream",
-    b"application/x-ndjson",
-    b"application/ndjson",
-    b"application/jsonl",
-    b"application/x-jsonlines",
-    b"application/json-seq",
-)
-"""Types of bodies that last as long as their server has something to say."""
-
-
-def _is_live(fields: dict[bytes, bytes]) -> bool:
-    return fields.get(b"content-type", b"").lower().startswith(_LIVE)
-
-
-def checked_idle(parameter: str, idle: Any) -> float | str | None:
-    """Return how long a live stream may be silent: seconds, or "attempt".
-
-    Raises:
-        TypeError, ValueError: It is neither, nor None.
-    """
-    if idle is None or idle == "attempt":
-        return cast("str | None", idle)
-    return seconds(parameter, idle, zero=False)
-
-
-def _length(fields: dict[bytes, bytes]) -> int | None:
-    if b"transfer-encoding" in fields:
-        # It overrides a length (RFC 9112, 6.3).
-        return None
-    text = fields.get(b"content-length", b"")
-    return int(text) if text.isdigit() and len(text) < _ABSURD else None

@@ -1,0 +1,57 @@
+"""The classes of one family of clients, and ours that derive from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from resilient._http.body import Body, Chunks, Upload
+
+
+@attrs.frozen
+class Family:
+    """The classes of one family of clients.
+
+    Attributes:
+        library: The client library, for its public names.
+        body: Our `Body`, as a stream of that library.
+        upload: Our `Upload`, as a stream of that library.
+        errors: Our errors, each with the one that is the library's too.
+        chunks: Our `Chunks`, as a stream of that library.
+        in_memory: The library's class of bodies that are in memory.
+    """
+
+    library: Any
+    body: type[Body]
+    upload: type[Upload]
+    errors: dict[type[Exception], type[Exception]]
+    chunks: type[Chunks]
+    in_memory: Any = attrs.field(
+        init=False, default=attrs.Factory(lambda it: it.library.ByteStream, True)
+    )
+
+    def mirror(self, kind: type[Exception]) -> type[Exception] | None:
+        """Return the class of an error of ours that is the library's too.
+
+        Of a class that a policy author derived from ours it is made here.
+        """
+        twin = self.errors.get(kind)
+        if twin is None and not issubclass(kind, self.library.TransportError):
+            base = next((one for one in kind.__mro__ if one in self.errors), None)
+            if base is not None:
+                names = {
+                    "__module__": kind.__module__,
+                    "__qualname__": kind.__qualname__,
+                    "__doc__": kind.__doc__,
+                    "__reduce__": _reduce_plain,
+                }
+                made = type(kind.__name__, (kind, self.errors[base]), names)
+                twin = self.errors.setdefault(kind, made)
+        return twin
+
+
+def _reduce_plain(error: Exception) -> tuple[Any, ...]:
+    """Pickle an error as what its author wrote: its twin has no address."""
+    kind: Any = type(error).__mro__[1]
+    return (kind, *kind.__reduce__(error)[1:])

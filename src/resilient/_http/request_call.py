@@ -1,0 +1,87 @@
+"""A request as the policies see it: its call, its outcome and what is told of both."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any, Final, NamedTuple
+
+from resilient._calls.call import Call
+from resilient._calls.outcome import Outcome
+from resilient._http import response_headers
+
+_UNREAD: Final = object()
+
+
+class Summary(NamedTuple):
+    """What was done for a response, in ``response.extensions["resilient"]``.
+
+    It is there only where there is something to say: more than one attempt was
+    made, or one that failed was the last.
+
+    Attributes:
+        attempts: How often the request was sent.
+        stopped: Why it was not sent again, as in the note on an error:
+            "attempts", "deadline", "retry_after too long", …; None: the
+            response is a good one, or no `Retry` was asked.
+        retry_after: Seconds after which the server wants to be asked again.
+    """
+
+    attempts: int
+    stopped: str | None
+    retry_after: float | None
+
+
+class Answer(Outcome):
+    """A response, whose headers are read once it is asked when to come back."""
+
+    __slots__ = ("_wait",)
+
+    _wait: Any
+
+    def __init__(self, response: Any) -> None:
+        super().__init__(response)
+        self._wait = _UNREAD
+
+    @property
+    def retry_after(self) -> float | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Seconds after which the server, or a predicate, wants it tried again."""
+        if self._wait is _UNREAD and self.value is not None:
+            raw = self.value.headers.raw
+            self._wait = response_headers.read(raw, time.time()).retry_after
+        wait: float | None = self._wait
+        return wait
+
+    @retry_after.setter
+    def retry_after(self, seconds: float | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._wait = seconds
+
+
+class RequestCall(Call):
+    """A call each of whose runs sends the same HTTP request."""
+
+    # Every one of them has these, so they are no `_Seldom`.
+    __slots__ = ("key", "limiters", "max_retry_after", "routed")
+
+    key: Any  # pyright: ignore[reportIncompatibleVariableOverride]
+    max_retry_after: Any  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    resends = True
+
+
+MAX_RETRY_AFTER: Final = 60.0
+"""Seconds that a server may make others wait where no `Retry` limits it: the
+default of one."""
+
+
+@functools.lru_cache(maxsize=1024)
+def names(method: str, scheme: str, host: bytes, port: int | None) -> tuple[str, str]:
+    """Return the name of a call, and its origin: hardly any client has many.
+
+    NB: asked for a URL's `netloc`, a client spells it anew each time.
+    """
+    address = host.decode("ascii")
+    if ":" in address:
+        address = f"[{address}]"
+    origin = f"{scheme}://{address}" if port is None else f"{scheme}://{address}:{port}"
+    return f"{method} {origin}", origin
