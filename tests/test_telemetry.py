@@ -751,9 +751,9 @@ def test_instrumenting_again_changes_nothing() -> None:
     """With other arguments, they hold from then on."""
     sdk = Sdk()
     with sdk.instrumented():
-        has_listeners, observe = listeners.global_listeners, call_module.observe
+        heard, observe = list(listeners.global_listeners), call_module.observe
         with sdk.instrumented():
-            assert (has_listeners, observe) == (
+            assert (heard, observe) == (
                 listeners.global_listeners,
                 call_module.observe,
             )

@@ -31,19 +31,17 @@ from resilient import (
     Timeout,
     constant,
 )
-from resilient._events import listeners
-from resilient._events.listeners import broadcast
+from resilient._events.listeners import global_listeners
 from resilient._policy import registry
 
 
 @pytest.fixture(autouse=True)
 def _no_listener_is_subscribed() -> Iterator[None]:
-    assert () == listeners.global_listeners
+    assert [] == global_listeners
     yield
-    assert () == listeners.global_listeners
+    assert [] == global_listeners
     gc.collect()
-    hearing = [one for one in registry.policies() if broadcast in one._listeners]
-    assert [] == hearing
+    assert [] == [one for one in registry.policies() if one.has_listeners]
 
 
 async def nothing() -> None:
@@ -204,14 +202,50 @@ def test_a_listener_of_all_has_to_be_a_plain_function() -> None:
         resilient.subscribe(listener)
 
 
-def test_a_policy_that_is_half_made_is_left_alone() -> None:
-    """It looks for listeners itself, when it is made."""
+def test_a_policy_that_is_half_made_has_the_listeners_of_all() -> None:
+    """From the first of its constructors on, and no longer than the others."""
     half_made = Pipeline.__new__(Pipeline)
     Policy.__init__(half_made)
     unsubscribe = resilient.subscribe(lambda event: None)
-    assert (broadcast,) == half_made._listeners
+    assert half_made.has_listeners
     unsubscribe()
-    assert () == half_made._listeners
+    assert not half_made.has_listeners
+
+
+def test_who_ends_a_subscription_keeps_the_other_listeners() -> None:
+    """One's own, the policy's others and those of all policies are apart."""
+    told: list[str] = []
+    policy = CircuitBreaker(name="apart")
+    stops = [
+        policy.subscribe(lambda event: told.append("first")),
+        resilient.subscribe(lambda event: told.append("all")),
+        policy.subscribe(lambda event: told.append("second")),
+    ]
+    for heard in (["first", "second", "all"], ["second", "all"], ["second"], []):
+        policy.force_open()
+        policy.reset()
+        assert 2 * heard == told
+        told.clear()
+        if stops:
+            stops.pop(0)()
+    assert not policy.has_listeners
+
+
+def test_a_listener_may_end_subscriptions() -> None:
+    """Those that an event was sent to get it all the same."""
+    told: list[str] = []
+    policy = CircuitBreaker(name="ended")
+
+    def listener(event: Event) -> None:
+        told.append("ended")
+        stop()
+
+    stop = resilient.subscribe(listener)
+    stop_other = resilient.subscribe(lambda event: told.append("other"))
+    policy.force_open()
+    policy.reset()
+    stop_other()
+    assert ["ended", "other", "other"] == told
 
 
 # -- The stream
@@ -316,7 +350,7 @@ async def test_a_stream_is_for_one_block(w: World) -> None:
     async with stream:
         with pytest.raises(RuntimeError, match="a stream of events is for one block"):
             await stream.__aenter__()
-    assert () == listeners.global_listeners
+    assert [] == global_listeners
     await stream.__aexit__(None, None, None)
 
 
@@ -348,6 +382,7 @@ def test_policies_that_are_made_meanwhile_are_heard() -> None:
     finally:
         stop.set()
         thread.join()
-    assert {(broadcast,)} == {policy._listeners for policy in made}
+    assert {True} == {policy.has_listeners for policy in made}
     unsubscribe()
+    assert {False} == {policy.has_listeners for policy in made}
     made.clear()

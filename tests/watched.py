@@ -31,7 +31,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     telemetry.uninstrument()
     assert None is call_module.observe
-    assert () == listeners.global_listeners
+    assert [] == listeners.global_listeners
 
 
 class Sdk:

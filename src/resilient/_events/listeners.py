@@ -7,7 +7,7 @@ nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from resilient._events.events import Event
@@ -34,7 +34,7 @@ class Outbox:
     def put(self, event: Event) -> None:
         self._events.append(event)
 
-    def deliver(self, listeners: Callable[[], tuple[Listener, ...]]) -> None:
+    def deliver(self, listeners: Callable[[], Sequence[Listener]]) -> None:
         # NB: looked at again after each release: another thread may have
         # put an event, found the outbox busy and left it to this one.
         while self._events:
@@ -51,21 +51,26 @@ class Outbox:
                     self._busy = False
 
 
-def send(listeners: tuple[Listener, ...], event: Event) -> None:
+def send(listeners: Sequence[Listener], event: Event) -> None:
     """Tell every listener; none of them can hurt the call or the others."""
-    for listener in listeners:
+    # NB: a copy. A listener may end its subscription, or another's.
+    for listener in tuple(listeners):
         try:
             listener(event)
         except Exception:
             log_once(f"a listener failed on {type(event).__name__}")
 
 
-global_listeners: tuple[Listener, ...] = ()
-"""Those who listen to every policy: see `resilient.subscribe`."""
+global_listeners: Final[list[Listener]] = []
+"""Those who listen to every policy: see `resilient.subscribe`.
+
+A policy without listeners of its own has this very list for its listeners, so
+that a subscription to all policies reaches it, wherever it is, and when made.
+"""
 
 
 def broadcast(event: Event) -> None:
-    """Tell those who listen to every policy: the listener they have in each."""
+    """Tell those who listen to every policy: the last listener of the others."""
     send(global_listeners, event)
 
 

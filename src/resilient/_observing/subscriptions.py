@@ -10,11 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from resilient._calls.call import Call
-from resilient._events import listeners
 from resilient._events.events import Event
-from resilient._events.listeners import Listener
+from resilient._events.listeners import Listener, global_listeners
 from resilient._policy.policy import check_listener
-from resilient._policy.registry import policies
 from resilient._runtimes.runtime import PAUSE
 from resilient._values.checks import count
 
@@ -43,33 +41,17 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     """
     check_listener(listener)
     ended = False
-    with _subscribing:
-        listeners.global_listeners = (*listeners.global_listeners, listener)
-        _set_global(True)
+    global_listeners.append(listener)
 
     def unsubscribe() -> None:
         # NB: the same listener may be subscribed twice; each ends its own.
         nonlocal ended
         with _subscribing:
-            if ended:
-                return
-            ended, rest = True, list(listeners.global_listeners)
-            rest.remove(listener)
-            listeners.global_listeners = tuple(rest)
-            if not rest:
-                _set_global(False)
+            if not ended:
+                ended = True
+                global_listeners.remove(listener)
 
     return unsubscribe
-
-
-def _set_global(active: bool) -> None:
-    for policy in policies():
-        try:
-            policy.set_global(active)
-        except AttributeError:
-            # It is being made, by another thread: it has nothing inside yet,
-            # and looks whether there are listeners.
-            pass
 
 
 def events(max_queue: int = 1000) -> EventStream:

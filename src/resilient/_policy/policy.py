@@ -45,10 +45,15 @@ from resilient._edges.managers import async_manager_edge, manager_edge
 from resilient._errors.errors import RejectedError
 from resilient._errors.tracebacks import forget_frame
 from resilient._errors.warnings import warn
-from resilient._events import listeners
 from resilient._events.counters import UNCOUNTED, Counters, counters_of
 from resilient._events.events import CallRejected, Event, WarningRaised, located
-from resilient._events.listeners import Listener, broadcast, log_warning_once, send
+from resilient._events.listeners import (
+    Listener,
+    broadcast,
+    global_listeners,
+    log_warning_once,
+    send,
+)
 from resilient._policy.order import defeats
 from resilient._values.callables import colour_of, name_of
 from resilient._values.records import Configured, make_again
@@ -153,11 +158,8 @@ class Policy(Configured, Generic[F]):
         self._parent: ReferenceType[Policy[Any]] | None = None
         self._placement: Placement | None = None
         self.counters: Counters = UNCOUNTED
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners: Sequence[Listener] = global_listeners
         living[id(self)] = self
-        if listeners.global_listeners:
-            # NB: only now, or who subscribes in this moment would miss it.
-            self._listeners = (broadcast,)
 
     def around(self, proceed: Proceed, call: Call) -> Awaitable[Outcome]:
         """Stand around one call; an ``async def``.
@@ -360,7 +362,7 @@ class Policy(Configured, Generic[F]):
         """
         check_listener(listener)
         with _subscribing:
-            self._listeners = (*self._listeners, listener)
+            self._listeners = (*self._own_listeners, listener, broadcast)
         ended = False
 
         def unsubscribe() -> None:
@@ -368,19 +370,16 @@ class Policy(Configured, Generic[F]):
             nonlocal ended
             with _subscribing:
                 if not ended:
-                    ended, rest = True, list(self._listeners)
+                    ended, rest = True, list(self._own_listeners)
                     rest.remove(listener)
-                    self._listeners = tuple(rest)
+                    self._listeners = (*rest, broadcast) if rest else global_listeners
 
         return unsubscribe
 
-    def set_global(self, active: bool) -> None:
-        """Tell, or no longer tell, those who listen to every policy."""
-        with _subscribing:
-            others = tuple(one for one in self._listeners if one is not broadcast)
-            self._listeners = (*others, broadcast) if active else others
-        for policy in self.children():
-            policy.set_global(active)
+    @property
+    def _own_listeners(self) -> Sequence[Listener]:
+        listeners = self._listeners
+        return () if listeners is global_listeners else listeners[:-1]
 
     @property
     def has_listeners(self) -> bool:

@@ -11,7 +11,7 @@ from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
 from resilient._events.events import KeyEvicted, KeyOverflowed
-from resilient._events.listeners import Listener, broadcast, send
+from resilient._events.listeners import Listener, send
 from resilient._policy.keys import LambdaKey, call_key, check_key, stable
 from resilient._policy.policy import F, Policy, Usage
 from resilient._runtimes.runtime import Sentinel
@@ -216,7 +216,7 @@ class PerKey(Policy[F]):
             elif policy is None:
                 made = self._made(given)
         if self._listeners:
-            self._tell(key, policy)
+            self._forward_events(key, policy)
         for pristine in dropped:
             self._dropped(call, pristine=pristine)
         return policy
@@ -264,7 +264,7 @@ class PerKey(Policy[F]):
             with self._lock:
                 self._overflow = self._overflow or made
             if self._listeners:
-                self._tell(_OVERFLOW, self._overflow)
+                self._forward_events(_OVERFLOW, self._overflow)
         if self._listeners:
             name = None if call is None else call.name
             self.emit(KeyOverflowed(self.label, name), call)
@@ -370,14 +370,12 @@ class PerKey(Policy[F]):
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         unsubscribe = super().subscribe(listener)
         for key, policy in self._snapshot():
-            self._tell(key, policy)
+            self._forward_events(key, policy)
         return unsubscribe
 
-    def _tell(self, key: Hashable, policy: Policy[F]) -> None:
-        """Have the policy's events sent on to our listeners, once."""
-        if len(self._subscribers) < len(self._listeners):
-            policy.set_global(True)
-        if not self._subscribers:
+    def _forward_events(self, key: Hashable, policy: Policy[F]) -> None:
+        """Have the policy's events sent on to our own listeners, once."""
+        if not self._own_listeners:
             return
         with self._lock:
             kept = self._policies.get(key) or self._spared.get(key) or self._overflow
@@ -385,12 +383,7 @@ class PerKey(Policy[F]):
             if new:
                 self._told.add(key)
         if new:
-            policy.subscribe(lambda event: send(self._subscribers, event))
-
-    @property
-    def _subscribers(self) -> tuple[Listener, ...]:
-        """Our own listeners: those of every policy are told by each key's."""
-        return tuple(one for one in self._listeners if one is not broadcast)
+            policy.subscribe(lambda event: send(self._own_listeners, event))
 
     def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
         super().check_usage(usage, classified=classified)
