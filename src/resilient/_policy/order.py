@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from resilient._calls.call import AnyPolicy
 from resilient._values.traits import Trait
@@ -33,25 +33,51 @@ class Order(NamedTuple):
     unless: Excuse = lambda outer, inner, further_in: False
 
 
-def _nested(outer: AnyPolicy, inner: AnyPolicy, further_in: object) -> bool:
-    """Whether the outer one retries what the inner one has given up on.
+@runtime_checkable
+class _GivesUp(Protocol):
+    """A policy that tells those around it which errors it gave up on.
 
-    A policy without ``nested`` tells the calls around it of no giving up.
+    Attributes:
+        nested: Whether it runs again what one inside it has given up on.
     """
-    return getattr(inner, "nested", None) is None or getattr(outer, "nested", True)
+
+    nested: bool
+
+
+@runtime_checkable
+class _HasLimit(Protocol):
+    """A policy whose limit is known before the call."""
+
+    seconds: float | None
+
+
+@runtime_checkable
+class _HasDelay(Protocol):
+    """A policy that starts its second attempt after a delay; None: it varies."""
+
+    delay: float | None
+
+
+def _nested(outer: AnyPolicy, inner: AnyPolicy, further_in: object) -> bool:
+    """Whether the outer one retries what the inner one has given up on."""
+    if isinstance(outer, _GivesUp) and isinstance(inner, _GivesUp):
+        return outer.nested
+    return True
 
 
 def _longer(outer: AnyPolicy, inner: AnyPolicy, further_in: object) -> bool:
     """Whether the outer limit is the longer; policies without a number are."""
-    outer_seconds: float = getattr(outer, "seconds", None) or math.inf
-    inner_seconds: float = getattr(inner, "seconds", None) or 0.0
-    return outer_seconds > inner_seconds
+    return _seconds(outer, math.inf) > _seconds(inner, 0.0)
 
 
 def _hedges_in_time(outer: AnyPolicy, inner: AnyPolicy, further_in: object) -> bool:
-    outer_seconds: float = getattr(outer, "seconds", None) or math.inf
-    delay: float = getattr(inner, "delay", None) or 0.0
-    return outer_seconds > delay
+    delay = inner.delay if isinstance(inner, _HasDelay) else None
+    return _seconds(outer, math.inf) > (delay or 0.0)
+
+
+def _seconds(policy: AnyPolicy, unknown: float) -> float:
+    seconds = policy.seconds if isinstance(policy, _HasLimit) else None
+    return unknown if seconds is None else seconds
 
 
 def _passes_on(outer: object, inner: AnyPolicy, further_in: object) -> bool:
