@@ -43,6 +43,7 @@ from resilient._events.counters import (
     all_counters,
     counters_of,
 )
+from resilient._policy.policy import begin_use
 
 CALLS, ATTEMPTS = "resilient.calls", "resilient.attempts"
 REJECTIONS = "resilient.rejections"
@@ -314,7 +315,7 @@ def test_the_verdict_tells_a_failure_from_an_error() -> None:
 def test_a_run_can_be_said_to_be_a_hedge() -> None:
     """By the policy that causes it; the plain run before it is not lost."""
     policy = Policy[Any]("hedged")
-    policy.start_counting()
+    begin_use(policy)
     call = Call("get", policy=policy)
     leaf(call).send(None)
     call.set_run(Run.HEDGE)
@@ -331,7 +332,7 @@ def test_a_run_can_be_said_to_be_a_hedge() -> None:
 def test_a_call_that_goes_on_after_its_answer_is_counted_once() -> None:
     """When the answer is known, by what it is."""
     policy = Policy[Any]("streaming")
-    policy.start_counting()
+    begin_use(policy)
     for last in (None, Outcome()):
         call = Call("get", policy=policy)
         leaf(call).send(None)

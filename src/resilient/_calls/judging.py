@@ -21,6 +21,7 @@ from resilient._errors.errors import (
     TimeoutExceededError,
     is_rejection,
 )
+from resilient._errors.warnings import warn
 from resilient._values.callables import refuse_arity
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.spelling import format_value
@@ -147,10 +148,11 @@ class _Namesakes:
         if policy is None or pair in _told or len(_told) >= _MOST_TOLD:
             return
         _told.add(pair)
-        policy.warn_in_call(
+        warn(
             f"{policy.label!r} met a {pair[1]}, and its `{self._parameter}` lists"
             f" {pair[0]}, another class of that name: it does not count; list the"
-            " class that is raised as well"
+            " class that is raised as well",
+            raised=policy.warning_raised,
         )
 
 

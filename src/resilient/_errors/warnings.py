@@ -23,16 +23,28 @@ _INSTALLED = ("site-packages", "dist-packages")
 """Directories of what is not the user's own."""
 
 
-def warn(text: str, past: ModuleType | None = None) -> None:
+def warn(
+    text: str,
+    past: ModuleType | None = None,
+    *,
+    raised: Callable[[str], object] | None = None,
+) -> None:
     """Warn at the line that called into the library, however deep.
 
     Args:
         text: What to say.
         past: A package through which the user came to us. What is installed
             beside it, as an SDK, is passed over too.
+        raised: Called with the text where a filter makes an error of the
+            warning, which would take the place of a call's result.
     """
     level, _ = _caller(past)
-    warnings.warn(text, ResilientWarning, stacklevel=level)
+    try:
+        warnings.warn(text, ResilientWarning, stacklevel=level)
+    except Exception:
+        if raised is None:
+            raise
+        raised(text)
 
 
 def warn_once(text: str, raised: Callable[[str], object] | None = None) -> None:
@@ -43,7 +55,7 @@ def warn_once(text: str, raised: Callable[[str], object] | None = None) -> None:
         raised: Called with the text where a filter makes an error of the
             warning, which would take the place of a call's result.
     """
-    level, frame = _caller(None)
+    _, frame = _caller(None)
     file, line = "", 0
     if frame is not None:
         file, line = frame.f_code.co_filename, frame.f_lineno
@@ -53,12 +65,7 @@ def warn_once(text: str, raised: Callable[[str], object] | None = None) -> None:
     _warned.add((text, file, line))
     function = "" if frame is None else frame.f_code.co_qualname
     text = text.replace("{function}", repr(function))
-    try:
-        warnings.warn(text, ResilientWarning, stacklevel=level)
-    except Exception:
-        if raised is None:
-            raise
-        raised(text)
+    warn(text, raised=raised)
 
 
 _MOST: Final = 1000

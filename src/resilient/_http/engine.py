@@ -40,7 +40,7 @@ from resilient._http.standard import (
     standard_pipeline,
     stated_timeout,
 )
-from resilient._policy.policy import Policy
+from resilient._policy.policy import Policy, begin_use
 from resilient._runtimes.sync import SYNC
 from resilient._values.checks import count, flag, plain
 from resilient._values.traits import Trait
@@ -274,8 +274,7 @@ class Transport(Generic[Request, Response]):
     def _first_use(self, colour: Literal["sync", "async"]) -> Any:
         """Return the inner transport for a colour, and look at the pipeline."""
         # NB: the transport judges every outcome itself.
-        self._pipeline.check_usage(colour, classified=True)
-        self._pipeline.start_counting()
+        begin_use(self._pipeline, colour, classified=True)
         with self._lock:
             inner = self._inners.get(colour) or self._watched(self._inner(colour))
             self._inners[colour] = inner
@@ -375,10 +374,8 @@ class Transport(Generic[Request, Response]):
                     "`extensions['resilient']` must be a Pipeline, a policy or False,"
                     f" got {policy!r}"
                 )
-            for usage in ("requests", colour):
-                policy.check_usage(usage, classified=True)
             self._check_routing(policy)
-            policy.start_counting()
+            begin_use(policy, "requests", colour, classified=True)
             return policy
         if self._total is not None:
             timeouts = extensions.get("timeout")
@@ -400,12 +397,13 @@ class Transport(Generic[Request, Response]):
             if own is None or own > total:
                 self._total = None
                 spelt = "no limit" if own is None else format_seconds(own)
-                self._pipeline.warn_in_call(
+                warn(
                     f"the client's {phase} timeout ({spelt}) is longer than the"
                     f" total limit of its transport ({format_seconds(total)}), which"
                     " wins: give the client a `timeout` within it, or the"
                     " pipeline a longer Timeout",
                     past=self.family.library,
+                    raised=self._pipeline.warning_raised,
                 )
                 return
 

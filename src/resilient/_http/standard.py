@@ -11,7 +11,7 @@ from resilient._calls.judging import marks_judged
 from resilient._calls.outcome import Outcome, Verdict
 from resilient._edges.driver import Proceed
 from resilient._http.body import PHASES
-from resilient._policy.policy import Policy
+from resilient._policy.policy import Policy, begin_use
 from resilient.policies.circuit_breaker import CircuitBreaker
 from resilient.policies.per_key import PerKey
 from resilient.policies.pipeline import Pipeline
@@ -189,5 +189,5 @@ def standard_pipeline(
     limit = ClientTimeout(30.0, times=attempts) if total == "client" else Timeout(total)
     pipeline = Pipeline(limit, per_origin(for_origin))
     # NB: no name, which errors would have in the place of the request's.
-    pipeline.name_after("http")
+    begin_use(pipeline, alias="http")
     return pipeline

@@ -66,7 +66,7 @@ from resilient._values.spelling import (
 from resilient._values.traits import NONE, Trait
 
 if TYPE_CHECKING:
-    from types import CoroutineType, ModuleType
+    from types import CoroutineType
     from typing import Never, ParamSpec, Self
 
     from typing_extensions import TypeVar
@@ -220,7 +220,7 @@ class Policy(Configured, Generic[F]):
             self._direct_use = _DirectUse()
         return self._direct_use
 
-    def name_after(self, protected: str) -> None:
+    def _name_after(self, protected: str) -> None:
         """Take a name from the first thing that it protects."""
         # NB: a second caller waits until the counters go by that name.
         with _naming:
@@ -281,7 +281,7 @@ class Policy(Configured, Generic[F]):
         """Return the policies that stand in this one."""
         return ()
 
-    def start_counting(self) -> None:
+    def _start_counting(self) -> None:
         """Count its calls, under the name that it has now."""
         if self.counters is UNCOUNTED:
             with _naming:
@@ -339,9 +339,7 @@ class Policy(Configured, Generic[F]):
         # NB: of a function that was pickled by value the wrapper is made
         # without the decorator, which would have begun to count.
         [alias] = state
-        if alias is not None:
-            self.name_after(alias)
-        self.start_counting()
+        begin_use(self, alias=alias)
 
     def __repr__(self) -> str:
         return format_call(self, Policy)
@@ -414,21 +412,6 @@ class Policy(Configured, Generic[F]):
             self.emit(event, call, error)
         return Outcome(None, error)
 
-    def warn_in_call(self, text: str, past: ModuleType | None = None) -> None:
-        """Warn at the user's line, and never in the place of a call's result.
-
-        Where a filter makes an error of the warning it is logged, and listeners
-        are told.
-
-        Args:
-            text: What to say.
-            past: A package through which the user came to us.
-        """
-        try:
-            warn(text, past)
-        except Exception:
-            self.warning_raised(text)
-
     def warning_raised(self, text: str) -> None:
         """Log a warning that a filter made an error of, and tell listeners."""
         log_warning_once(text, "%s", text)
@@ -485,9 +468,8 @@ class Policy(Configured, Generic[F]):
     def _check_usage_once(self, usage: Usage) -> None:
         use = self._used_directly()
         if usage not in use.checked:
-            self.check_usage(usage)
             # NB: first, for another thread goes by what it sees here.
-            self.start_counting()
+            begin_use(self, usage)
             use.checked = (*use.checked, usage)
 
     @overload
@@ -531,7 +513,7 @@ class Policy(Configured, Generic[F]):
         colour = colour_of(fn)
         self._check_usage_once(colour)
         self.check_function(fn)
-        self.name_after(name_of(fn))
+        self._name_after(name_of(fn))
         inside = decorators_of(fn)
         self._warn_of_order(inside)
         wrapper = _EDGES[colour](self, fn)
@@ -638,6 +620,30 @@ class Policy(Configured, Generic[F]):
 
     async def __aexit__(self, *exc: object) -> NoReturn:
         raise NotImplementedError  # pragma: no cover - __aenter__ refused
+
+
+def begin_use(
+    policy: Policy[Any],
+    *usages: Usage,
+    classified: bool = False,
+    alias: str | None = None,
+) -> None:
+    """Have a policy used itself, and not only inside another: count its calls.
+
+    Args:
+        policy: The policy.
+        *usages: The ways of use.
+        classified: Whether the user of the policy says what a failure is.
+        alias: What it is called after where it has no name.
+
+    Raises:
+        TypeError: It has no meaning in one of these usages.
+    """
+    for usage in usages:
+        policy.check_usage(usage, classified=classified)
+    if alias is not None:
+        policy._name_after(alias)  # pyright: ignore[reportPrivateUsage]  # ours
+    policy._start_counting()  # pyright: ignore[reportPrivateUsage]  # ours
 
 
 _DECORATORS = "_resilient_decorators"
