@@ -586,13 +586,13 @@ class BranchCall(Call):
             call.name, call.args, call.kwargs, runtime, call.key, call.policy
         )
         call.runs += 1
-        self.enclosing = call
-        self.function = call.function
-        self.attempt = call.attempt
-        self.retried = call.retried
-        self.standing = call.standing
+        self.enclosing: Call | None = call
+        self.function: Callable[..., Any] | None = call.function
+        self.attempt: int = call.attempt
+        self.retried: bool = call.retried
+        self.standing: TaskPriority | None = call.standing
         self.observation = call.observation
-        self.run = RETRY if call.attempt > 1 else Run.ORIGINAL
+        self.run: object = RETRY if call.attempt > 1 else Run.ORIGINAL
 
     def end(self, outcome: Outcome | None = None) -> None:
         self.ended = True
@@ -613,11 +613,12 @@ class HedgeCall(BranchCall):
 
     def __init__(self, call: Call, hedge: int) -> None:
         super().__init__(call, call.runtime)
-        self.deadline, self.allowed = call.deadline, call.allowed
-        self.thread_runner = call.thread_runner
+        self.deadline: float | None = call.deadline
+        self.allowed: float | None = call.allowed
+        self.thread_runner: Callable[..., Outcome] | None = call.thread_runner
         self.hedge: int = hedge
         if hedge:
-            self.run = Run.HEDGE
+            self.set_run(Run.HEDGE)
         self.hedging_discouraged: bool = False
 
 

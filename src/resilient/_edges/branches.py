@@ -15,6 +15,7 @@ from resilient._edges.driver import (
     DONE,
     Chain,
     Drive,
+    Driven,
     Proceed,
     failed,
 )
@@ -35,8 +36,8 @@ class Branch(Drive):
 
     def __init__(self, proceed: Proceed, call: Call) -> None:
         self.call = call
-        self.outcome = None
-        self.coroutine = None
+        self.outcome: Outcome | None = None
+        self.coroutine: Driven | None = None
         self._around = cast("Chain", proceed)
 
     async def run(self) -> None:

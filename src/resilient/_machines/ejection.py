@@ -167,10 +167,10 @@ class Ejection:
     )
 
     def __init__(self, rules: Eject) -> None:
-        self.state = IN
+        self.state: EjectionState = IN
         self.era: int = 0
-        self.until = 0.0
-        self.times = 0
+        self.until: float = 0.0
+        self.times: int = 0
         self._rules = rules
         self._in_row = 0
         # When it was taken out, or came back, last; and how long it was out.

@@ -96,18 +96,18 @@ class Member:
     )
 
     def __init__(self, address: Any, endpoint: Any, weight: float) -> None:
-        self.address = address
-        self.endpoint = endpoint
-        self.weight = weight
-        self.in_flight = 0
-        self.latency = 1.0
-        self.success = 1.0
-        self.cost = 1.0
-        self.sampled = 0.0
+        self.address: Any = address
+        self.endpoint: Any = endpoint
+        self.weight: float = weight
+        self.in_flight: int = 0
+        self.latency: float = 1.0
+        self.success: float = 1.0
+        self.cost: float = 1.0
+        self.sampled: float = 0.0
         self.ejection: Ejection | None = None
-        self.resting_until = 0.0
-        self.draining = False
-        self.turns = 0
+        self.resting_until: float = 0.0
+        self.draining: bool = False
+        self.turns: int = 0
 
     @property
     def era(self) -> int:

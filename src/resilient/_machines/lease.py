@@ -181,19 +181,21 @@ class Lease(RateLimit):
         self._asked_lease = lease
         self._agree(rate, per, burst)
         super().__init__(self._whole)
-        self.patience = patience
-        self.members = 1
+        self.patience: float = patience
+        self.members: int = 1
         self.lost: Lost = lost
         self._assumed = members
         self._counted_from = math.inf
-        self.alone = 0
-        self.unused = 0.0
-        self.booked = 0.0
+        self.alone: int = 0
+        self.unused: float = 0.0
+        self.booked: float = 0.0
         # Units granted; of those, what was spent by calls that looked closer.
         # What the others spent is the rest, and was `_fast` at the last ask.
-        self._granted = self._slow = self._fast = 0.0
+        self._granted: float = 0.0
+        self._slow: float = 0.0
+        self._fast: float = 0.0
         self._tried = 0.0  # units wanted by calls that looked closer
-        self._demand = 0.0  # units per second
+        self._demand: float = 0.0  # units per second
         self._counted_at = -math.inf
         self._least = cost
         self._contended_until = -math.inf
@@ -217,15 +219,17 @@ class Lease(RateLimit):
         self._burst = pace.capacity
         pace.capacity -= pace.per_second * lease
         self._whole = pace
-        self.lease = lease
-        self.in_force = pace.per_second
+        self.lease: float = lease
+        self.in_force: float = pace.per_second
 
     def forget(self) -> None:
         """Drop what this member holds, as a forked child must; ask anew."""
-        self._left, self._until = 0.0, -math.inf
+        self._left: float = 0.0
+        self._until: float = -math.inf
         self._later: list[tuple[float, float, float]] = []
         self._granted = self.unused + self._slow + self._fast
-        self._low, self._renews = 0.0, -math.inf
+        self._low: float = 0.0
+        self._renews: float = -math.inf
         self._sent: float | None = None
         self._wanted, self._pieces = 0.0, self._cost
         self._awaited_from: float | None = None
@@ -239,7 +243,7 @@ class Lease(RateLimit):
         # Spent, since when, given back, issued when, ceiling: of the last ask.
         self._telling: tuple[float, float, float, float, float]
         self._telling = (0.0, 0.0, 0.0, 0.0, math.inf)
-        self.due = False
+        self.due: bool = False
         self.restore()
 
     def __repr__(self) -> str:
@@ -591,7 +595,7 @@ class Lease(RateLimit):
         """Rely on the store again."""
         self._cut = None
         self._share = None
-        self.pace = self._whole
+        self.pace: Pace = self._whole
 
     @property
     def is_cut(self) -> bool:

@@ -58,9 +58,11 @@ class _Partition:
     __slots__ = ("groups", "share")
 
     def __init__(self, share: float) -> None:
-        self.share = share
+        self.share: float = share
         # By class, lowest first.
-        self.groups = tuple(Group(self, priority) for priority in Priority)
+        self.groups: tuple[Group, ...] = tuple(
+            Group(self, priority) for priority in Priority
+        )
 
     @property
     def in_use(self) -> int:
@@ -103,10 +105,10 @@ class Group:
     )
 
     def __init__(self, partition: _Partition, priority: Priority) -> None:
-        self.partition = partition
-        self.priority = priority
-        self.in_use = 0
-        self.waiting = 0
+        self.partition: _Partition = partition
+        self.priority: Priority = priority
+        self.in_use: int = 0
+        self.waiting: int = 0
         self._peak = 0
         self._last = 0
         # Calls refused in a row.
@@ -114,7 +116,7 @@ class Group:
         # Of the calls of this period, how many there were and got a slot.
         self._calls = 0
         self._entered = 0
-        self.shed_below = 0.0
+        self.shed_below: float = 0.0
         # The highest shed rank of this period, and of the last.
         self._highest = self._highest_before = 0.0
 

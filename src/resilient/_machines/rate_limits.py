@@ -89,10 +89,10 @@ class Pace:
     __slots__ = ("capacity", "per", "per_second", "rate")
 
     def __init__(self, rate: float, per: float) -> None:
-        self.rate = number("rate", rate, minimum=0, exclusive=True)
-        self.per = seconds("per", per, zero=False)
-        self.per_second = self.rate / self.per
-        self.capacity = self.rate
+        self.rate: float = number("rate", rate, minimum=0, exclusive=True)
+        self.per: float = seconds("per", per, zero=False)
+        self.per_second: float = self.rate / self.per
+        self.capacity: float = self.rate
         if not 0 < self.per_second < math.inf:
             raise ValueError(
                 f"`rate` must be a positive, finite number of units per second,"
@@ -113,7 +113,7 @@ class RateLimit(abc.ABC):
     """Whether it has something to ask elsewhere; see `lease`."""
 
     def __init__(self, pace: Pace) -> None:
-        self.pace = pace
+        self.pace: Pace = pace
         self._hold: ServerLimit | None = None
 
     def try_take(self, now: float, amount: float = 1.0) -> float:

@@ -90,7 +90,7 @@ class SyncWaiter(ForkAware):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = threading.Lock()
+        self.gate: threading.Lock = threading.Lock()
         self.gate.acquire()
 
     def wake(self) -> bool:

@@ -50,12 +50,12 @@ class LeaseMember(abc.ABC):
         run: Callable[..., Any],
         emit: Callable[..., None],
     ) -> None:
-        self.link = link
-        self.key = key
-        self.id = os.urandom(8).hex()
-        self.lease = lease
-        self.run = run
-        self.emit = emit
+        self.link: Link = link
+        self.key: str = key
+        self.id: str = os.urandom(8).hex()
+        self.lease: Lease = lease
+        self.run: Callable[..., Any] = run
+        self.emit: Callable[..., None] = emit
         self._alone_before = 0
         link.join(self)
         if not link.up:

@@ -188,10 +188,10 @@ class SharedStore:
             raise ValueError(
                 f'`lost` must be "share", "reject", "alone" or "pass", got {lost!r}'
             )
-        self.link = link
-        self.patience = seconds("patience", patience, zero=False)
-        self.lease = None if lease is None else seconds("lease", lease)
-        self.members = count("members", members, minimum=1)
+        self.link: Link = link
+        self.patience: float = seconds("patience", patience, zero=False)
+        self.lease: float | None = None if lease is None else seconds("lease", lease)
+        self.members: int = count("members", members, minimum=1)
         self.lost: Lost = lost
 
     def with_(self, **changes: Any) -> Self:

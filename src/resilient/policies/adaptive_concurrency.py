@@ -134,7 +134,7 @@ class AdaptiveConcurrency(QueueingPolicy):
 
     _slots: SharedSlots[_Ticket]
 
-    traits = Trait.HOLDS | Trait.LEARNS
+    traits: Trait = Trait.HOLDS | Trait.LEARNS
 
     metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "ConcurrencyLimitedError", "enforced"),

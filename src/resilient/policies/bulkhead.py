@@ -91,7 +91,7 @@ class Bulkhead(QueueingPolicy):
             if max_wait is None
             else seconds_argument("max_wait", max_wait, hint="; None is no limit")
         )
-        self.order = choice("order", order, "fifo", "lifo")
+        self.order: str = choice("order", order, "fifo", "lifo")
         self._lock = Lock()
         self._deferred: list[Ticket] = []
         self._looked_at = -math.inf

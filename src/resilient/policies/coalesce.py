@@ -167,7 +167,7 @@ class Coalesce(Policy, DeferredRelease):
 
     __slots__ = ("_deferred", "_executing", "_executions", "_lock", "_owners", "key")
 
-    traits = Trait.ANSWERS | Trait.SHARES
+    traits: Trait = Trait.ANSWERS | Trait.SHARES
     metrics: tuple[tuple[str, ...], ...] = (("resilient.coalesce.joins",),)
 
     @overload

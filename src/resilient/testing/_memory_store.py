@@ -36,7 +36,7 @@ class MemoryStore(SharedStore):
 
     __slots__ = ()
 
-    link: MemoryLink
+    link: MemoryLink  # pyright: ignore[reportIncompatibleVariableOverride]  # never set
 
     def __init__(
         self,
@@ -82,8 +82,8 @@ class MemoryLink(Link):
     def __init__(self) -> None:
         super().__init__()
         self.reachable = True
-        self.delay = 0.0
-        self.offset = 0.0
+        self.delay: float = 0.0
+        self.offset: float = 0.0
         self._buckets: dict[str, Bucket] = {}
         self._seen: dict[str, dict[str, float]] = {}
         # When it arrives, and what it does then.

@@ -144,7 +144,7 @@ class VirtualClock:
     # What replaces the attributes of `resilient._runtimes.clock`:
 
     skip = None
-    patrol = math.inf
+    patrol: float = math.inf
 
     def sleep(self, seconds: float) -> None:
         """Block the calling thread until so many virtual seconds are over."""

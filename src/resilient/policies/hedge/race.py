@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from resilient._calls.call import Call, HedgeCall
 from resilient._calls.judging import Judge, verdict_for_all
-from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, OngoingWork, Outcome
+from resilient._calls.outcome import (
+    FAILURE,
+    IGNORED,
+    SUCCESS,
+    OngoingWork,
+    Outcome,
+    Verdict,
+)
 from resilient._edges.branches import Branch
 from resilient._edges.driver import Proceed
 from resilient._errors.errors import is_rejection
@@ -75,14 +82,17 @@ class HedgedAttempt:
     def __init__(
         self, hedge_race: HedgeRace, hedge: int, forget: Callable[[HedgedAttempt], None]
     ) -> None:
-        self.call = HedgeCall(hedge_race.call, hedge)
+        self.call: HedgeCall = HedgeCall(hedge_race.call, hedge)
         self.name: str = (
             f"{hedge_race.call.name} hedge {hedge}" if hedge else hedge_race.call.name
         )
-        self.began = self.settled_at = clock.now()
-        self.settled = self.failed = self._ended = False
+        self.began: float = clock.now()
+        self.settled_at: float = self.began
+        self.settled: bool = False
+        self.failed: bool = False
+        self._ended = False
         self.outcome: Outcome | None = None
-        self.verdict = IGNORED
+        self.verdict: Verdict = IGNORED
         self.context: Context | None = None
         self.ongoing: OngoingWork | None = None
         # What of its own work outlives it.
@@ -177,12 +187,14 @@ class HedgeRace:
         judge: Judge | None,
         race: Race,
     ) -> None:
-        self.call = call
-        self.proceed = proceed
-        self.race = race
+        self.call: Call = call
+        self.proceed: Proceed = proceed
+        self.race: Race = race
         self.attempts: list[HedgedAttempt] = []
-        self.running = self.failures = 0
-        self.backed_off = self.is_decided = False
+        self.running: int = 0
+        self.failures: int = 0
+        self.backed_off: bool = False
+        self.is_decided: bool = False
         self.winner: HedgedAttempt | None = None
         self._judge = judge
         self._lock = threading.Lock()

@@ -126,17 +126,21 @@ class LimiterConfig:
         algorithm: Algorithm,
     ) -> None:
         choice("algorithm", algorithm, "token_bucket", "sliding_window", "fixed_window")
-        self.single = single
-        self.limits = limits
-        self.max_wait = max_wait
-        self.cost = cost
+        self.single: Limit | None = single
+        self.limits: tuple[Limit, ...] | None = limits
+        self.max_wait: float | None = max_wait
+        self.cost: Cost = cost
         self.algorithm: Algorithm = algorithm
-        self.each = limits or (() if single is None else (single,))
-        self.units = frozenset([limit.unit for limit in self.each])
-        self.rules = tuple([self._rule_for(limit) for limit in self.each])
-        self.amounts = None if callable(cost) else self.amounts_of(cost)
+        self.each: tuple[Limit, ...] = limits or (() if single is None else (single,))
+        self.units: frozenset[str] = frozenset([limit.unit for limit in self.each])
+        self.rules: tuple[RateLimit, ...] = tuple(
+            [self._rule_for(limit) for limit in self.each]
+        )
+        self.amounts: tuple[float, ...] | None = (
+            None if callable(cost) else self.amounts_of(cost)
+        )
         # NB: by the amounts, which are numbers; what a cost equals is not known.
-        self.cost_may_change = limits is not None or self.amounts != (1.0,)
+        self.cost_may_change: bool = limits is not None or self.amounts != (1.0,)
 
     def _rule_for(self, limit: Limit) -> RateLimit:
         if self.algorithm == "token_bucket":

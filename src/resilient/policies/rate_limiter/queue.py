@@ -71,7 +71,7 @@ class Ticket(Wait):
         # NB: only the first waits for time alone.
         self.sleeps = first
         until = due if first else min(self.latest, due + clock.patrol)
-        self.until = None if until >= LAST_MOMENT else until
+        self.until: float | None = None if until >= LAST_MOMENT else until
 
     def is_overdue(self, now: float) -> bool:
         """Whether its turn has come, and it does not.
@@ -96,7 +96,7 @@ class Queue:
 
     def __init__(self, rules: int) -> None:
         self.tickets: OrderedDict[Ticket, None] = OrderedDict()
-        self.total = [0.0] * rules
+        self.total: list[float] = [0.0] * rules
 
     @property
     def first(self) -> Ticket:

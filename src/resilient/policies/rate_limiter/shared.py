@@ -62,7 +62,7 @@ class SharedLine(LeaseMember):
         lease.line = self
         self._line = line
         self._serve = serve
-        self.store = store
+        self.store: SharedStore = store
         super().__init__(store.link, "bucket:" + shared_name(name), lease, run, emit)
 
     def waiting_locked(self) -> tuple[float, float]:
