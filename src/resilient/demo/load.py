@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeAlias
 
@@ -20,13 +19,14 @@ from resilient import (
     RetryBudget,
     Timeout,
 )
+from resilient._runtimes import clock
 from resilient.demo.day import Day
 
 PATIENCE: Final = 3.0
 """Seconds after which either client has had enough."""
 
-Clock: TypeAlias = Callable[[], float]
-"""Seconds since the day began."""
+Now: TypeAlias = Callable[[], float]
+"""Returns the seconds since the day began."""
 
 
 @attrs.define
@@ -83,63 +83,78 @@ def protection() -> Pipeline:
     )
 
 
-async def get(http: httpx.AsyncClient, request: Request, clock: Clock) -> None:
+async def get(http: httpx.AsyncClient, request: Request, now: Now) -> None:
     """Ask the server once. Both clients call this; one has it decorated."""
-    now = clock()
-    due = now if request.attempts else request.due
-    request.attempts.append(now)
+    sent = now()
+    due = sent if request.attempts else request.due
+    request.attempts.append(sent)
     response = await http.get(f"/{due:.4f}")
     response.raise_for_status()
 
 
-async def play(day: Day, url: str, pipeline: Pipeline, tell: Tell) -> Log:
+async def play(
+    day: Day,
+    url: str,
+    pipeline: Pipeline,
+    tell: Tell,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> Log:
     """Send the load of a day through both clients at once.
 
-    Open loop: a request is sent when it is due, however many still wait.
+    Open loop: a request is sent when it is due, however many still wait. Time is
+    the library's clock, which is virtual in `resilient.testing.virtual_time`.
+
+    Args:
+        day: The load and the weather.
+        url: Where the server listens.
+        pipeline: What protects the protected client.
+        tell: Called every second of the day.
+        transport: What both clients send through; None: sockets.
     """
     log = Log()
     protected_get = pipeline(get)
-    # The environment may name a proxy; the way to loopback needs none.
-    async with (
-        httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False) as one,
-        httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False) as other,
-    ):
-        began = time.monotonic()
 
-        def clock() -> float:
-            return time.monotonic() - began
+    def client() -> httpx.AsyncClient:
+        # The environment may name a proxy; the way to loopback needs none.
+        return httpx.AsyncClient(
+            base_url=url, timeout=PATIENCE, trust_env=False, transport=transport
+        )
 
-        pipeline.subscribe(lambda event: log.events.append((clock(), event)))
+    async with client() as one, client() as other:
+        began = clock.now()
+
+        def now() -> float:
+            return clock.now() - began
+
+        pipeline.subscribe(lambda event: log.events.append((now(), event)))
         async with asyncio.TaskGroup() as watch:
-            telling = watch.create_task(_tell_every_second(clock, tell, log))
+            telling = watch.create_task(_tell_every_second(now, tell, log))
             async with asyncio.TaskGroup() as load:
                 for due in day.due:
-                    await asyncio.sleep(due - clock())
+                    await asyncio.sleep(due - now())
                     bare, protected = Request(due), Request(due)
                     log.bare.append(bare)
                     log.protected.append(protected)
-                    load.create_task(_keep(bare, get(one, bare, clock), clock))
+                    load.create_task(_keep(bare, get(one, bare, now), now))
                     load.create_task(
-                        _keep(protected, protected_get(other, protected, clock), clock)
+                        _keep(protected, protected_get(other, protected, now), now)
                     )
             telling.cancel()
     return log
 
 
-async def _keep(
-    request: Request, asked: Coroutine[Any, Any, None], clock: Clock
-) -> None:
+async def _keep(request: Request, asked: Coroutine[Any, Any, None], now: Now) -> None:
     """Note how a request ended."""
     try:
         await asked
     except (httpx.HTTPError, ResilientError) as error:
         request.error = type(error).__name__
-    request.ended = clock()
+    request.ended = now()
 
 
-async def _tell_every_second(clock: Clock, tell: Tell, log: Log) -> None:
+async def _tell_every_second(now: Now, tell: Tell, log: Log) -> None:
     second = 0
     while True:
         second += 1
-        await asyncio.sleep(second - clock())
+        await asyncio.sleep(second - now())
         tell(second, log)
