@@ -60,7 +60,7 @@ from __future__ import annotations
 from resilient._values.checks import number
 from resilient._values.priority import Priority
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "reserve_for"]
 
 # Ten deposits of 0.1 add up to 0.9999999999999999, and must pay one retry.
 _ROUNDING = 1e-9
@@ -130,20 +130,10 @@ class Budget:
             # NB: never backwards. Threads read the clock before they get the
             # lock; going back would pay the same moment out twice.
             self._seen = now
-        if self.saved - self.reserve_for(priority) < amount - _ROUNDING:
+        if self.saved - reserve_for(self.capacity, priority) < amount - _ROUNDING:
             return False
         self.saved = max(0.0, self.saved - amount)
         return True
-
-    def reserve_for(self, priority: Priority) -> float:
-        share = _LEFT_ALONE.get(priority)
-        if share is None:
-            return 0.0
-        alone = share * self.capacity
-        if priority is Priority.BATCH:
-            return max(1.0, alone)
-        # NB: of a full budget at least one retry is everybody else's.
-        return min(alone, self.capacity - 1.0)
 
     def balance(self, now: float) -> float:
         """Return how many retries could be taken now; changes nothing."""
@@ -151,3 +141,15 @@ class Budget:
             return self.saved
         trickle = (now - self._seen) * self.per_second
         return min(self.capacity, self.saved + trickle)
+
+
+def reserve_for(capacity: float, priority: Priority) -> float:
+    """Return what a class of calls leaves alone; see the top of this module."""
+    share = _LEFT_ALONE.get(priority)
+    if share is None:
+        return 0.0
+    alone = share * capacity
+    if priority is Priority.BATCH:
+        return max(1.0, alone)
+    # NB: of a full budget at least one retry is everybody else's.
+    return min(alone, capacity - 1.0)

@@ -497,15 +497,19 @@ class Lease(RateLimit):
         # NB: who returns to the store books first what it used meanwhile.
         if self._cut is None and now >= self._asks_from:
             want, least = self._want(now, waiting, head)
-        if want <= 0.0 and not (
-            self._owed or self._spent_alone or self._surplus or self._ceiling < math.inf
-        ):
+        if want <= 0.0 and not self._has_news(now):
             self._low, self._renews = 0.0, self._until
             return None
         self._sent, self._wanted, self._pieces = now, want, least
         ask = self._told(now)._replace(want=want, least=least)
         self._low, self._renews = 0.0, self._until
         return ask
+
+    def _has_news(self, now: float) -> bool:
+        """Whether there is something to tell the store, though nothing is wanted."""
+        return bool(
+            self._owed or self._spent_alone or self._surplus or self._ceiling < math.inf
+        )
 
     def surrender(self, now: float) -> Ask | None:
         """Return what to tell the store on leaving; the blocks go back."""
@@ -514,7 +518,7 @@ class Lease(RateLimit):
             self._return(left, issued)
         ask = self._told(now)
         self.forget()
-        return ask if ask.spent or ask.credit else None
+        return ask if ask.spent or ask.credit or ask.deposit else None
 
     def absorb(self, now: float, answer: Answer, *, up: bool = True) -> None:
         """Take note of an answer.

@@ -5,15 +5,25 @@ from __future__ import annotations
 import abc
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
+from resilient._calls.call import Call
 from resilient._events.events import StoreBack, StoreLost
 from resilient._machines.lease import Lease
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
+from resilient._runtimes.sync import SyncWaiter, loop_runs_here
 from resilient._sharing.store import Link
 
-__all__ = ["LeaseMember"]
+__all__ = ["NO_WAITER", "LeaseMember", "can_park"]
+
+NO_WAITER: Final = SyncWaiter()
+"""What a call has that cannot wait."""
+
+
+def can_park(call: Call) -> bool:
+    """Whether a call may wait where it runs: not in the way of an event loop."""
+    return call.runtime.name != "sync" or not loop_runs_here()
 
 
 class LeaseMember(abc.ABC):
@@ -87,6 +97,15 @@ class LeaseMember(abc.ABC):
     def next_delivery(self) -> float | None:
         """When to `follow` again at the latest; None where a thread delivers."""
         return self.link.next_delivery
+
+    def status(self) -> dict[str, Any]:
+        """Return what `health` and the metrics show of the sharing."""
+        lease = self.lease
+        return {
+            "shared.store": "lost" if lease.is_cut else "up",
+            "shared.members": lease.members,
+            "shared.alone": lease.alone,
+        }
 
     # -- Called by the link
 

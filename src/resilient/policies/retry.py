@@ -199,7 +199,7 @@ class Retry(Policy):
             refuse_arity("on_result", on_result, "the value that was returned")
         self.on_result: Callable[[Any], Answer] | None = on_result
         self.budget = budget
-        self._budget = budget_argument(budget, RetryBudget)
+        self._budget = budget_argument(budget, RetryBudget, self)
         self.before_retry: Callable[..., object] | None = before_retry
         self._takes_call = before_retry is not None and takes_call(
             "before_retry", before_retry
@@ -246,10 +246,7 @@ class Retry(Policy):
         return own is not None and own.balance < 1
 
     def status(self) -> dict[str, Any]:
-        budget = self._budget
-        if budget is None:
-            return {}
-        return {"budget.balance": budget.balance, "budget.capacity": budget.capacity}
+        return {} if self._budget is None else self._budget.status()
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         began = clock.now()
@@ -293,6 +290,8 @@ class Retry(Policy):
                         return outcome
                     add_context(error, last)
                 delay = self._next_delay(outcome, verdict, call, began, previous)
+                if not isinstance(delay, str):
+                    delay = await self._withdraw(outcome, call) or delay
                 if isinstance(delay, str):
                     self._give_up(outcome, call, delay, began)
                     return outcome
@@ -372,14 +371,35 @@ class Retry(Policy):
             return "deadline"
         if self.within is not None and end - began > self.within:
             return "deadline"
-        if self._budget is not None and not self._budget.withdraw(
-            priority=call.priority
-        ):
-            if self._listeners:
-                empty = BudgetEmpty(self.label, call.name, attempt)
-                self.emit(empty, call, outcome.error)
-            return "budget exhausted"
         return delay
+
+    async def _withdraw(self, outcome: Outcome, call: Call) -> str | None:
+        """Take one retry from the budget; return the reason if there is none."""
+        budget = self._budget
+        if budget is None or (
+            budget.withdraw(priority=call.priority)
+            if budget.shared is None
+            else await self._withdraw_of_fleet(budget, outcome, call)
+        ):
+            return None
+        if call.deadline is not None and clock.now() >= call.deadline:
+            # While the store was asked.
+            return "deadline"
+        if self._listeners:
+            empty = BudgetEmpty(self.label, call.name, call.attempt)
+            self.emit(empty, call, outcome.error)
+        return "budget exhausted"
+
+    async def _withdraw_of_fleet(
+        self, budget: RetryBudget, outcome: Outcome, call: Call
+    ) -> bool:
+        try:
+            return await budget.afford(call)
+        except BaseException as unwinding:
+            if outcome.error is not None:
+                add_context(unwinding, outcome.error)
+            outcome.discard()
+            raise
 
     def _computed(
         self, attempt: int, verdict: Verdict, previous: float | None

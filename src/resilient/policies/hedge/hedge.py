@@ -149,7 +149,7 @@ class Hedge(Policy):
             )
         self._attempts = count("attempts", attempts, minimum=1)
         self.budget = budget
-        self._budget = budget_argument(budget, lambda: RetryBudget(0.05, 10))
+        self._budget = budget_argument(budget, lambda: RetryBudget(0.05, 10), self)
         self.floor: float = seconds_argument("floor", floor)
         self.grace: float = seconds_argument("grace", grace)
         self.on: Condition | None = on
@@ -185,8 +185,7 @@ class Hedge(Policy):
         }
         budget = self._budget
         if budget is not None:
-            status["budget.balance"] = budget.balance
-            status["budget.capacity"] = budget.capacity
+            status |= budget.status()
         return status
 
     def reset(self) -> None:
@@ -298,14 +297,15 @@ class Hedge(Policy):
                 reason = "failure" if failed else "delay"
                 # One that may not start now is not tried again, unless another
                 # attempt fails.
-                more = self._hedges(hedge_race, reason) and self._has_more(hedge_race)
+                more = await self._hedges(hedge_race, reason)
+                more = more and self._has_more(hedge_race)
                 due = clock.now() + delay if more else None
             elif running:
                 await hedge_race.race.wait(due)
             else:
                 return
 
-    def _hedges(self, hedge_race: HedgeRace, reason: str) -> bool:
+    async def _hedges(self, hedge_race: HedgeRace, reason: str) -> bool:
         """Start a hedge; False: none may start now."""
         call, now = hedge_race.call, clock.now()
         if (
@@ -315,12 +315,17 @@ class Hedge(Policy):
             or hedge_race.unrepeatable is not None
             or (call.deadline is not None and now >= call.deadline)
             or not self._has_room(call)
-            or (
-                self._budget is not None
-                and not self._budget.withdraw(priority=call.priority)
-            )
-            or not self._start(hedge_race)
         ):
+            return False
+        budget = self._budget
+        if budget is None or budget.shared is None:
+            affords = budget is None or budget.withdraw(priority=call.priority)
+        else:
+            affords = await budget.afford(call)
+            if hedge_race.decided():
+                # While the store was asked.
+                return False
+        if not affords or not self._start(hedge_race):
             return False
         if self._listeners:
             elapsed = now - hedge_race.attempts[0].began

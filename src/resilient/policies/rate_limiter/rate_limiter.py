@@ -15,7 +15,6 @@ from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
 from resilient._errors.chains import annotate
 from resilient._errors.errors import RateLimitedError, RejectedError
-from resilient._events.events import Event
 from resilient._machines.rate_limits import RateLimit
 from resilient._policy.admission import (
     Admission,
@@ -25,6 +24,7 @@ from resilient._policy.admission import (
 )
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import wake_all
+from resilient._sharing.member import NO_WAITER, can_park
 from resilient._values.checks import number, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
@@ -45,12 +45,7 @@ from resilient.policies.rate_limiter.queue import (
     latest_start,
     sums,
 )
-from resilient.policies.rate_limiter.shared import (
-    NO_WAITER,
-    SharedLease,
-    SharedLine,
-    can_park,
-)
+from resilient.policies.rate_limiter.shared import SharedLease, SharedLine
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -169,7 +164,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
                 name,
                 self._config,
                 self._run,
-                self._emit_of_store,
+                self.emit_of_store,
                 lambda: self._line,
                 self._serve_locked,
             ).lease
@@ -306,10 +301,6 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         if self._deferred:
             self._release_deferred()
         return wait
-
-    def _emit_of_store(self, kind: type[Event], *values: Any) -> None:
-        if self._listeners:
-            self.emit(kind(self.label, None, *values))
 
     def _follow(self, now: float) -> bool:
         """Ask the store what is to be asked; return whether it has answered."""
@@ -860,10 +851,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             "limiter.queued": self.queued,
         }
         if self._shared is not None:
-            lease = self._shared.lease
-            status["shared.store"] = "lost" if lease.is_cut else "up"
-            status["shared.members"] = lease.members
-            status["shared.alone"] = lease.alone
+            status |= self._shared.status()
         return status
 
     def reset(self) -> None:

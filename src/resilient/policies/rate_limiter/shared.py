@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from resilient._calls.call import Call
 from resilient._machines.lease import Lease
-from resilient._runtimes.sync import SyncWaiter, loop_runs_here
 from resilient._sharing.member import LeaseMember
 from resilient._sharing.store import SharedStore, shared_name
 from resilient.policies.rate_limiter.config import LimiterConfig
 from resilient.policies.rate_limiter.queue import Queue, Ticket
 
-__all__ = ["NO_WAITER", "SharedLease", "SharedLine", "can_park"]
+__all__ = ["SharedLease", "SharedLine"]
 
 
 class SharedLease(Lease):
@@ -81,15 +80,6 @@ class SharedLine(LeaseMember):
         until = [ticket.until, call.deadline]
         until += [self.next_delivery] if ticket.sleeps else []
         ticket.until = min([one for one in until if one is not None], default=None)
-
-
-NO_WAITER: Final = SyncWaiter()
-"""What a call has that cannot wait."""
-
-
-def can_park(call: Call) -> bool:
-    """Whether a call may wait where it runs: not in the way of an event loop."""
-    return call.runtime.name != "sync" or not loop_runs_here()
 
 
 def _lease(config: LimiterConfig, store: SharedStore) -> SharedLease:

@@ -1,0 +1,329 @@
+"""A fleet's retry budget: one capacity for all, whatever becomes of the store."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from tests.machines.test_lease import Fleet
+
+from resilient._machines.budget import Budget
+from resilient._machines.budget_lease import BudgetLease
+from resilient._machines.lease import Lease
+from resilient._machines.shared_bucket import Answer, Bucket
+from resilient._values.priority import Priority
+
+CAPACITY, RATIO, TRICKLE = 10.0, 0.1, 0.5
+NORMAL = Priority.NORMAL
+
+
+class BudgetFleet(Fleet):
+    """Members with a budget that is one for all."""
+
+    def __init__(self, members: int = 4, **options: Any) -> None:
+        self.trickle = options.pop("trickle", TRICKLE)
+        super().__init__(members, rate=TRICKLE, burst=CAPACITY, **options)
+        self.successes = 0
+
+    def join(self) -> BudgetLease:
+        options = {key: one for key, one in self.options.items() if key != "burst"}
+        return BudgetLease(Budget(RATIO, CAPACITY, self.trickle), **options)
+
+    def succeed(self, member: Lease) -> None:
+        assert isinstance(member, BudgetLease)
+        now = self.local(member)
+        self.successes += 1
+        if not member.at_rest(now):
+            member.deposit(now)
+        if member.due:
+            self.ask(member, 0.0)
+            self.deliver()
+
+    def withdraw(self, member: Lease, priority: Priority = NORMAL) -> bool:
+        """One retry of that class, which waits for an answer that comes at once."""
+        assert isinstance(member, BudgetLease)
+        now = self.local(member)
+        wait = member.withdraw(now, 1.0, priority)
+        if member.due:
+            self.ask(member, 1.0 if wait < math.inf else 0.0)
+            self.deliver()
+            if 0.0 < wait < math.inf:
+                wait = member.withdraw(now, 1.0, priority)
+            member.end_round(now)
+        if wait == 0.0:
+            self.judge.use(self.now, 1.0)
+        return wait == 0.0
+
+
+class Adversary(RuleBasedStateMachine):
+    """Failures, successes, delays and losses; each member has asked before."""
+
+    @initialize(members=st.integers(1, 4))
+    def start(self, members: int) -> None:
+        self.fleet = BudgetFleet(members)
+        for member in self.fleet.members:
+            self.fleet.withdraw(member)
+        self.forgiven = 0.0
+        self.fleet.judge.forgiven = lambda: self.forgiven + self.fleet.unbooked()
+        self.copies: list[tuple[Bucket | None, float]] = []
+
+    @rule(seconds=st.sampled_from([0.001, 0.05, 0.3, 0.6, 3.0, 30.0]))
+    def wait(self, seconds: float) -> None:
+        self.fleet.advance(seconds)
+
+    @rule(place=st.integers(0, 3), retries=st.sampled_from([1, 3, 30]))
+    def fail(self, place: int, retries: int) -> None:
+        fleet = self.fleet
+        for _ in range(retries):
+            fleet.withdraw(fleet.members[place % len(fleet.members)])
+
+    @rule(delay=st.sampled_from([0.0, 0.002, 0.04, 0.3]))
+    def slow_down(self, delay: float) -> None:
+        self.fleet.delay = delay
+
+    @rule()
+    def lose_the_data(self) -> None:
+        self.fleet.bucket = None
+
+    @rule(seconds=st.sampled_from([-300.0, 300.0]))
+    def set_the_clock(self, seconds: float) -> None:
+        self.fleet.offset += seconds
+
+    @rule()
+    def copy(self) -> None:
+        self.copies.append((self.fleet.bucket, self.fleet.judge.used))
+
+    @precondition(lambda self: self.copies)
+    @rule(place=st.integers(0, 9))
+    def fail_over(self, place: int) -> None:
+        """An old copy takes over: what was taken since may be taken again."""
+        bucket, used = self.copies[place % len(self.copies)]
+        self.fleet.bucket = bucket
+        self.forgiven += self.fleet.judge.used - used
+
+    @rule(down=st.booleans())
+    def go_down(self, down: bool) -> None:
+        self.fleet.down = down
+        if not down:
+            self.fleet.come_back()
+
+    @invariant()
+    def never_more_than_one_capacity(self) -> None:
+        """In any time: without successes a budget is a bucket."""
+        if hasattr(self, "fleet"):
+            assert self.fleet.judge.worst >= -1e-6
+
+
+class PaidAdversary(Adversary):
+    """The same, and successes pay in."""
+
+    @rule(place=st.integers(0, 3), calls=st.sampled_from([1, 10, 300]))
+    def succeed(self, place: int, calls: int) -> None:
+        fleet = self.fleet
+        for _ in range(calls):
+            fleet.succeed(fleet.members[place % len(fleet.members)])
+            fleet.advance(0.002)
+
+    @invariant()
+    def never_more_than_one_capacity(self) -> None:
+        """And what was paid in, since it began."""
+        if hasattr(self, "fleet"):
+            fleet = self.fleet
+            most = CAPACITY + RATIO * fleet.successes + TRICKLE * (fleet.now - 1000.0)
+            assert fleet.judge.used <= most + fleet.judge.forgiven() + 1e-6
+
+
+TestAdversary = Adversary.TestCase
+TestPaidAdversary = PaidAdversary.TestCase
+TestAdversary.settings = TestPaidAdversary.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def drained(members: int = 2, **options: Any) -> BudgetFleet:
+    """Return a fleet whose budget is empty."""
+    fleet = BudgetFleet(members, **options)
+    while fleet.withdraw(fleet.members[0]):
+        pass
+    return fleet
+
+
+def test_a_fleet_has_one_capacity() -> None:
+    """The last retry is one member's, and not another's."""
+    fleet = BudgetFleet(4)
+    assert 10 == sum(fleet.withdraw(one) for one in fleet.members * 5)
+
+
+def test_what_one_member_pays_in_another_may_withdraw() -> None:
+    """With the next exchange, half a second later at most."""
+    fleet = drained()
+    one, other = fleet.members
+    fleet.advance(0.5)
+    for _ in range(40):
+        fleet.succeed(one)
+    fleet.advance(0.5)
+    fleet.succeed(one)
+    fleet.advance(0.5)
+    assert 3 <= sum(fleet.withdraw(other) for _ in range(9)) <= 5
+
+
+def test_successes_of_a_full_budget_ask_every_two_seconds() -> None:
+    """And each of a budget that is not, every half; the others cost nothing."""
+    fleet = BudgetFleet(1)
+    asks: list[float] = []
+    store = fleet.store
+
+    def noting(asked: Any) -> Answer:
+        asks.append(fleet.now)
+        return store(asked)
+
+    fleet.store = noting  # type: ignore[method-assign]
+    for _ in range(100):
+        fleet.succeed(fleet.members[0])
+        fleet.advance(0.1)
+    assert 5 == len(asks)
+    while fleet.withdraw(fleet.members[0]):
+        pass
+    asks.clear()
+    for _ in range(50):
+        fleet.succeed(fleet.members[0])
+        fleet.advance(0.1)
+    assert 9 <= len(asks) <= 11
+
+
+def test_a_refusal_is_remembered_for_half_a_second() -> None:
+    """No retry of an outage asks the store meanwhile."""
+    fleet = drained(1)
+    (member,) = fleet.members
+    assert isinstance(member, BudgetLease)
+    assert math.inf == member.withdraw(fleet.local(member), 1.0, NORMAL)
+    assert not member.due
+    fleet.advance(0.5)
+    assert 0 < member.withdraw(fleet.local(member), 1.0, NORMAL) <= 0.05
+    assert member.due
+
+
+@pytest.mark.parametrize(
+    ("priority", "retries"),
+    [
+        (Priority.CRITICAL, 10),
+        (Priority.NORMAL, 10),
+        (Priority.SHEDDABLE, 7),
+        (Priority.BATCH, 5),
+    ],
+)
+def test_what_matters_less_leaves_a_part_alone(
+    priority: Priority, retries: int
+) -> None:
+    """By the balance that was seen last, and the answer's."""
+    fleet = BudgetFleet(2)
+    one, other = fleet.members
+    assert retries == sum(fleet.withdraw(one, priority) for _ in range(12))
+    # Its own first answer tells the other that there is too little.
+    assert fleet.withdraw(other, priority) is False
+
+
+def test_a_class_that_is_refused_asks_now_and_then() -> None:
+    """What others have paid in may be enough for it."""
+    fleet = BudgetFleet(2, trickle=0.0)
+    one, other = fleet.members
+    while fleet.withdraw(one, Priority.BATCH):
+        pass
+    fleet.advance(0.6)
+    for _ in range(100):
+        fleet.succeed(other)
+        fleet.advance(0.02)
+    assert not fleet.withdraw(one, Priority.BATCH)
+    assert fleet.withdraw(one, Priority.BATCH)
+
+
+@pytest.mark.parametrize(
+    ("lost", "retries"), [("share", 2), ("reject", 0), ("alone", 10), ("pass", 30)]
+)
+def test_what_a_member_has_without_the_store(lost: str, retries: int) -> None:
+    """Its part of what was left, nothing, a budget of its own, or no limit."""
+    fleet = BudgetFleet(3, lost=lost)
+    for _ in range(3):
+        assert fleet.withdraw(fleet.members[0])
+    fleet.down = True
+    member = fleet.members[0]
+    member.cut(fleet.local(member))
+    assert retries == sum(fleet.withdraw(member) for _ in range(30))
+
+
+def test_successes_pay_in_without_the_store() -> None:
+    """Up to its part of the capacity, at least one; and are told afterwards."""
+    fleet = drained(2, trickle=0.0)
+    one, other = fleet.members
+    assert not fleet.withdraw(other)
+    fleet.down = True
+    for member in fleet.members:
+        member.cut(fleet.local(member))
+    for _ in range(100):
+        fleet.succeed(one)
+    assert 5 == sum(fleet.withdraw(one) for _ in range(9))
+    for _ in range(30):
+        fleet.succeed(one)
+    assert not fleet.withdraw(other)
+    fleet.come_back()
+    fleet.advance(0.5)
+    assert 3 == sum(fleet.withdraw(other) for _ in range(9))
+
+
+def test_successes_are_no_use_to_a_member_that_rejects() -> None:
+    """It has nothing to pay into."""
+    fleet = BudgetFleet(1, lost="reject")
+    (member,) = fleet.members
+    member.cut(fleet.local(member))
+    fleet.down = True
+    for _ in range(50):
+        fleet.succeed(member)
+    assert not fleet.withdraw(member)
+
+
+def test_what_an_unsent_ask_would_have_paid_in_is_paid_later() -> None:
+    """An ask that may have arrived pays nothing twice."""
+    for sent, paid in ((False, 0.1), (True, 0.0)):
+        fleet = drained(1)
+        (member,) = fleet.members
+        assert isinstance(member, BudgetLease)
+        now = fleet.local(member) + 0.5
+        member.deposit(now)
+        asked = member.collect(now)
+        assert asked is not None
+        assert 0.1 == asked.deposit
+        member.fail(now, sent=sent)
+        assert paid == member._paid
+
+
+def test_a_budget_without_a_trickle_is_full_after_a_day() -> None:
+    """So that a store may forget it."""
+    fleet = BudgetFleet(1, trickle=0.0)
+    (member,) = fleet.members
+    fleet.withdraw(member)
+    assert fleet.bucket is not None
+    assert CAPACITY / 86400 == pytest.approx(fleet.bucket.rate)
+
+
+def test_leaving_pays_in_what_was_not_yet() -> None:
+    """With what is booked."""
+    fleet = drained(1)
+    (member,) = fleet.members
+    assert isinstance(member, BudgetLease)
+    member.deposit(fleet.local(member))
+    asked = member.surrender(fleet.local(member))
+    assert asked is not None
+    assert 0.1 == asked.deposit
