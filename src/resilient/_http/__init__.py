@@ -19,4 +19,7 @@ engine           the transport, in two colours
 The two families of clients share no class: what a client of one catches, a
 client of the other has never heard of. So nothing here imports either; each
 thin module says by a `Family` which classes are its own.
+
+May import: `_calls`, `_edges`, `_errors`, `_policy`, `_runtimes`,
+`_values`, `policies`.
 """

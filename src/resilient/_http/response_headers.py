@@ -128,6 +128,19 @@ def read(raw: Iterable[tuple[bytes, bytes]], wall: float) -> Advice:
     return Advice(wait, _should_retry(retry), granted)
 
 
+def ratelimit_field(name: str, remaining: int, reset: int) -> bytes:
+    """Return the value of a ``RateLimit`` field for one limit, as `read` reads it.
+
+    Args:
+        name: Name of the limit: letters, digits, hyphens.
+        remaining: Units left.
+        reset: Seconds until there are more.
+
+    Source: draft-ietf-httpapi-ratelimit-headers-10.
+    """
+    return f'"{name}";r={remaining};t={reset}'.encode("ascii")
+
+
 def _bounded(
     raw: Iterable[tuple[bytes, bytes]],
 ) -> tuple[Fields, Fields, list[str]]:

@@ -29,9 +29,11 @@ import types
 from collections.abc import Callable, Coroutine, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from resilient._errors.chains import leaves
+
+T = TypeVar("T")
 
 
 class Sentinel:
@@ -65,6 +67,18 @@ PAUSE = Sentinel("PAUSE")
 def pause() -> Generator[object, None, None]:
     """Let the driver choose the moment in which a wait begins."""
     yield PAUSE
+
+
+@types.coroutine
+def unpaused(wait: Coroutine[Any, Any, T]) -> Generator[object, Any, T]:
+    """Do a wait of a runtime's where no policies are driven.
+
+    Args:
+        wait: What `Runtime.sleep` or `Runtime.park` returned.
+    """
+    wait.send(None)
+    # NB: what has begun cannot be awaited, but its iterator goes on.
+    return (yield from wait.__await__())
 
 
 class Caller(Protocol):

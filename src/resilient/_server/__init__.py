@@ -1,0 +1,13 @@
+"""Servers: the engine behind `resilient.asgi`.
+
+========== ===================================================================
+answers    which status and headers an error of ours is answered with; pure
+scopes     what is read of a request: its client, its deadline; pure
+standard   the pipeline that a server has unless it is given one
+exchange   one request or WebSocket: its admission, its task, its end
+middleware the ASGI application around an application
+========== ===================================================================
+
+May import: `_calls`, `_edges`, `_errors`, `_events`, `_http`, `_machines`,
+`_policy`, `_runtimes`, `_values`, `policies`.
+"""
