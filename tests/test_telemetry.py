@@ -60,6 +60,7 @@ from resilient.telemetry._catalogue import (
     METRICS,
     OUTCOMES,
 )
+from resilient.testing import MemoryStore
 
 ROOT = Path(__file__).parent.parent
 
@@ -249,7 +250,7 @@ async def test_every_metric_of_the_table_is_emitted(w: World) -> None:
         Retry(OSError, backoff=constant(1)),
         Balance("a", "b"),
         CircuitBreaker(),
-        RateLimiter(10, max_wait=5),
+        RateLimiter(10, max_wait=5, shared=MemoryStore(), name="shared"),
         Bulkhead(1, max_queue=1),
         AdaptiveThrottle(),
         AdaptiveConcurrency(),
@@ -370,7 +371,8 @@ def rows_of(header: str) -> list[list[str]]:
 
 def prometheus_name(name: str, kind: str, unit: str) -> str:
     """A name by the rules of OpenTelemetry's exporter for Prometheus."""
-    suffix = "_seconds" if unit == "s" else "_total" if kind == "counter" else ""
+    suffix = "_seconds" if unit == "s" else ""
+    suffix += "_total" if kind == "counter" else ""
     return name.replace(".", "_") + suffix
 
 
@@ -447,6 +449,7 @@ def test_prometheus_sees_the_names_of_the_table() -> None:
         from prometheus_client import generate_latest
         from resilient import *
         from resilient import telemetry
+        from resilient.testing import MemoryStore
 
         telemetry.instrument(histograms=telemetry._catalogue.HISTOGRAMS)
         metrics.set_meter_provider(MeterProvider([PrometheusMetricReader()]))
@@ -455,7 +458,8 @@ def test_prometheus_sees_the_names_of_the_table() -> None:
             Fallback(None), Timeout(1, abandon=True),
             Retry(OSError, backoff=constant(0.001)), Balance(1, 2), CircuitBreaker(),
             AdaptiveThrottle(), AdaptiveConcurrency(),
-            RateLimiter(1000, max_wait=1), hosts, name="everything",
+            RateLimiter(1000, max_wait=1, shared=MemoryStore(), name="shared"),
+            hosts, name="everything",
         )
         kept = Pipeline(StaleCache(1, 1), Coalesce(), name="kept")
         kept.call(int)

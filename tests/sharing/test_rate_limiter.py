@@ -18,6 +18,7 @@ from tests.colours import World, in_async_colours, in_every_colour
 
 from resilient import (
     Limit,
+    LimitLowered,
     PerKey,
     PermitWaited,
     Pipeline,
@@ -760,6 +761,53 @@ async def test_a_loss_and_the_return_are_told_once(w: World) -> None:
     assert (StoreBack, "api", None) == (type(back), back.policy, back.call)
     assert 0.9 < back.seconds < 2.0
     status = limiter.status()
-    assert ("up", 1) == (status["shared.store"], status["shared.members"])
+    assert ("up", 1) == (status["shared.store"], status["store.members"])
     assert 0 < back.alone == status["shared.alone"]
     assert limiter.name in json.dumps(health())
+
+
+@in_every_colour
+async def test_lower_numbers_of_another_are_told_once(w: World) -> None:
+    """As in a rolling deploy; they hold until it has not asked for a minute."""
+    store = MemoryStore()
+    (one,) = fleet(store, 100, burst=50, size=1)
+    (other,) = fleet(store, 10, size=1)
+    events: list[Any] = []
+    for limiter in (one, other):
+        limiter.subscribe(events.append)
+    for _ in range(30):
+        await passes(w, one)
+        await passes(w, other)
+        await w.sleep(0.1)
+    told = [one for one in events if isinstance(one, LimitLowered)]
+    assert [("api", 10.0)] == [(one.policy, one.rate) for one in told]
+    assert 9.0 <= told[0].burst <= 10.0
+    await w.sleep(61)
+    await passes(w, one)
+    await w.sleep(1)
+    assert 45 <= await passes(w, one, 60) <= 50
+    assert 1 == sum(isinstance(one, LimitLowered) for one in events)
+
+
+@in_every_colour
+async def test_what_a_store_costs_is_counted(w: World) -> None:
+    """Answers, what they took, and what was used without."""
+    store = MemoryStore(members=1)
+    (limiter,) = fleet(store, 100, size=1)
+    store.slow(0.02)
+    await passes(w, limiter, 3)
+    status = limiter.status()
+    assert (1, 1) == (status["store.up"], status["store.members"])
+    assert 2 == status["store.exchanges"]
+    assert 0.04 == pytest.approx(status["store.exchange.time"])
+    store.lose()
+    await w.sleep(2)
+    await passes(w, limiter, 3)
+    store.recover()
+    status = limiter.status()
+    assert (0, 0.0) == (status["store.up"], status["shared.booked"])
+    assert status["shared.alone"] > 0 < status["shared.unused"]
+    for _ in range(10):
+        await w.sleep(0.1)
+        await passes(w, limiter)
+    assert limiter.status()["shared.booked"] > 0

@@ -31,6 +31,7 @@ from resilient import (
     constant,
     telemetry,
 )
+from resilient.testing import MemoryStore
 
 # docs/how-to/watch.md shows this function.
 
@@ -63,6 +64,8 @@ api = Pipeline(
     name="api",
 )
 
+shared = RateLimiter(1000, name="shared", shared=MemoryStore())
+
 spared = Pipeline(StaleCache(1, 1), Coalesce(), name="spared")
 
 healthy = threading.Event()
@@ -81,6 +84,7 @@ def keep_asking() -> None:
     """Ask twice at a time: the second waits for the limiter."""
     while True:
         spared.call(str)
+        shared.call(str)
         ask()
         ask()
         time.sleep(0.02)

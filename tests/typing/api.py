@@ -53,6 +53,7 @@ from resilient import (
     KeyOverflowed,
     Limit,
     LimitChanged,
+    LimitLowered,
     Outcome,
     PerKey,
     PermitWaited,
@@ -405,6 +406,8 @@ def listen(event: Event) -> None:
         case StoreBack():
             assert_type(event.seconds, float)
             assert_type(event.alone, int)
+        case LimitLowered():
+            assert_type(event.rate, float)
         case StoreLost():
             assert_type(event.reason, str)
         case StaleServed():

@@ -417,6 +417,22 @@ class StoreBack(Event):
     alone: int
 
 
+class LimitLowered(Event):
+    """Another process states lower numbers of a shared limit, and those hold.
+
+    As in each rolling deploy: until it has not asked for a minute.
+
+    Attributes:
+        burst: Units at once that hold, about: what is on lease differs.
+        rate: Units per second that hold.
+    """
+
+    __slots__ = ("burst", "rate")
+
+    burst: float
+    rate: float
+
+
 def located(
     event: Event,
     pipeline: str,

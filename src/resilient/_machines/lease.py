@@ -114,6 +114,10 @@ class Lease(RateLimit):
         alone: Calls that were decided without the store.
         unused: Units that were still in blocks when their lease ended.
         booked: Units that were used without asking, and told to the store.
+        exchanges: Answers that came in time ...
+        exchange_time: ... and the seconds that were waited for them together.
+        lowered: Units at once, and units per second, that hold in the place of
+            its own: those of another member, which are lower; None: its own do.
     """
 
     __slots__ = (
@@ -157,9 +161,12 @@ class Lease(RateLimit):
         "alone",
         "booked",
         "due",
+        "exchange_time",
+        "exchanges",
         "in_force",
         "lease",
         "lost",
+        "lowered",
         "members",
         "patience",
         "unused",
@@ -189,6 +196,9 @@ class Lease(RateLimit):
         self.alone: int = 0
         self.unused: float = 0.0
         self.booked: float = 0.0
+        self.exchanges: int = 0
+        self.exchange_time: float = 0.0
+        self.lowered: tuple[float, float] | None = None
         # Units granted; of those, what was spent by calls that looked closer.
         # What the others spent is the rest, and was `_fast` at the last ask.
         self._granted: float = 0.0
@@ -517,6 +527,7 @@ class Lease(RateLimit):
         for left, _, issued in [(self._left, 0.0, self._issued), *self._later]:
             self._return(left, issued)
         ask = self._told(now)
+        self.booked += ask.spent
         self.forget()
         return ask if ask.spent or ask.credit or ask.deposit else None
 
@@ -532,8 +543,16 @@ class Lease(RateLimit):
         if sent is None:
             return
         self._awaited_from = None
+        self.booked += self._telling[0]
         self._recall = (answer.level, answer.time, now, answer.credited)
-        self.in_force = min(self._whole.per_second, answer.rate)
+        self.exchanges += 1
+        self.exchange_time += now - sent
+        whole = self._whole
+        self.in_force = min(whole.per_second, answer.rate)
+        self.lowered = None
+        if answer.rate < whole.per_second or answer.capacity < whole.capacity:
+            burst = answer.capacity + answer.rate * self.lease
+            self.lowered = min(self._burst, burst), answer.rate
         if up:
             self.restore()
         if answer.granted > 0.0:
@@ -569,7 +588,8 @@ class Lease(RateLimit):
             self._spent_alone += spent
             self._spent_from = since
             self._return(surplus, issued)
-            self.booked -= spent
+        elif self._sent is not None:
+            self.booked += self._telling[0]
         self._sent = None
         self.cut(now if self._awaited_from is None else self._awaited_from)
 
@@ -652,7 +672,6 @@ class Lease(RateLimit):
             self._surplus_from,
             self._ceiling,
         )
-        self.booked += spent
         self._spent_alone, self._spent_from = 0.0, now
         self._owed = self._surplus = 0.0
         self._ceiling = math.inf

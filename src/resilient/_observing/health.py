@@ -25,6 +25,8 @@ _MERGES: Final[dict[str, Callable[[Iterable[Any]], Any]]] = {
     "retry_after": max,
     "saturation": max,
     "seconds_in_state": max,
+    "store.members": max,
+    "store.up": min,
     "throttle.rejecting": max,
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from resilient._calls.call import Call
-from resilient._events.events import StoreBack, StoreLost
+from resilient._events.events import LimitLowered, StoreBack, StoreLost
 from resilient._machines.lease import Lease
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
@@ -103,8 +103,13 @@ class LeaseMember(abc.ABC):
         lease = self.lease
         return {
             "shared.store": "lost" if lease.is_cut else "up",
-            "shared.members": lease.members,
             "shared.alone": lease.alone,
+            "shared.booked": lease.booked,
+            "shared.unused": lease.unused,
+            "store.up": int(not lease.is_cut),
+            "store.members": lease.members,
+            "store.exchanges": lease.exchanges,
+            "store.exchange.time": lease.exchange_time,
         }
 
     # -- Called by the link
@@ -118,7 +123,9 @@ class LeaseMember(abc.ABC):
         return ask
 
     def deliver(self, answer: Answer, now: float, *, up: bool) -> None:
-        self.run(self._deliver_locked, answer, now, up)
+        lowered = self.run(self._deliver_locked, answer, now, up)
+        if lowered is not None:
+            self.emit(LimitLowered, *lowered)
         self.follow(now)
 
     def fail(self, now: float, *, sent: bool) -> None:
@@ -149,10 +156,13 @@ class LeaseMember(abc.ABC):
 
     def _deliver_locked(
         self, woken: list[Any], answer: Answer, now: float, up: bool
-    ) -> None:
+    ) -> tuple[float, float] | None:
+        """Take an answer; return lower numbers of another, if that is news."""
+        before = self.lease.lowered
         self.lease.absorb(now, answer, up=up)
         woken += self.serve_locked(now)
         self.lease.end_round(now)
+        return None if self.lease.lowered == before else self.lease.lowered
 
     def _fail_locked(self, woken: list[Any], now: float, sent: bool) -> None:
         self.lease.fail(now, sent=sent)

@@ -48,7 +48,7 @@ def snapshot() -> dict[str, list[Point]]:
             points[name].append(Point(number, told))
     for (pipeline, policy, key), values in statuses.items():
         name = f"resilient.{key}"
-        if name in BY_NAME and BY_NAME[name].kind == "gauge":
+        if name in BY_NAME:
             place = {"pipeline": pipeline, "policy": policy}
             points[name] += _points(BY_NAME[name], place, merged(key, values))
     return points
