@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from resilient.policies import retry
 from resilient.testing import (
     VirtualClock,
     VirtualTimeError,
+    _asyncio_clock,
     _stacks,
     _virtual_clock,
     attempts,
@@ -1179,3 +1181,35 @@ os.waitpid(child, 0)
 assert os.read(read, 100).decode() != repr(clock.random())
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+class TestAlone:
+    """A process of one thread: time jumps without a look at threads."""
+
+    @pytest.fixture(autouse=True)
+    def alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever threads other tests have left do nothing here."""
+        monkeypatch.setattr(_asyncio_clock, "active_count", lambda: 1)
+
+    def test_what_a_signal_brings_comes_before_the_next_timer(self) -> None:
+        """The clock does not pass over it."""
+
+        async def main() -> float:
+            loop, told = asyncio.get_running_loop(), asyncio.Event()
+            loop.add_signal_handler(signal.SIGUSR1, told.set)
+            later = loop.call_later(5, told.set)
+            loop.call_soon(signal.raise_signal, signal.SIGUSR1)
+            await told.wait()
+            later.cancel()
+            return loop.time()
+
+        assert virtual_time.run(main) == 0.0
+
+    def test_no_timer_is_a_dead_lock(self) -> None:
+        """As with other threads about."""
+
+        async def main() -> None:
+            await asyncio.Event().wait()
+
+        with pytest.raises(VirtualTimeError, match="would wait for ever"):
+            virtual_time.run(main)

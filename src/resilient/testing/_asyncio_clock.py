@@ -14,6 +14,7 @@ import math
 import selectors
 import threading
 from collections.abc import Callable, Mapping
+from threading import active_count
 from types import CodeType
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
@@ -107,6 +108,10 @@ class VirtualEventLoop(asyncio.SelectorEventLoop):
         # NB: the loop has just dropped the cancelled ones from the top.
         return self._scheduled[0].when() if self._scheduled else math.inf
 
+    def runs_alone(self) -> bool:
+        """Whether no other thread lives, and none has work to begin."""
+        return not (self._jobs or self._shutting_down) and active_count() == 1
+
     def threads_at_work(self) -> list[int | None]:
         """Return the threads that work for this loop and do not wait for it.
 
@@ -146,6 +151,13 @@ class _VirtualSelector(selectors.BaseSelector):
             return self._real.select(0)
         loop = self._loop
         has_files = len(self._real.get_map()) > _OWN_FILES
+        if not has_files and loop.runs_alone():
+            # What follows, where no other thread can come or be waited for.
+            if events := self._real.select(0):
+                return events
+            if (when := loop.next_timer()) < math.inf:
+                loop.clock.jump_alone(when)
+                return []
         # NB: what was written to a socket can take the kernel a moment to be
         # readable on its other end.
         pause = SLICE if has_files else 0
