@@ -1,10 +1,10 @@
 """Six published results, on this library's own policies and in virtual time.
 
 Each module models one system: `jitter`, `retry_storm`, `hedge_storm`, `tail`,
-`throttling`. Only the service and its network are modelled. Who asks it does
-so through the real `Retry`, `RetryBudget`, `CircuitBreaker`, `Hedge`,
-`AdaptiveConcurrency`, `AdaptiveThrottle` and `Timeout`, on the virtual clock
-of `resilient.testing`. All randomness is seeded.
+`throttling`, `balancing`. Only the service and its network are modelled. Its
+clients use the real `Retry`, `RetryBudget`, `CircuitBreaker`, `Hedge`,
+`AdaptiveConcurrency`, `AdaptiveThrottle`, `Balance` and `Timeout`, on the
+virtual clock of `resilient.testing` (`_loop`). All randomness is seeded.
 
 ``python -m benchmarks.simulations`` runs them, holds what they give against
 what was published, and against what the documentation shows.

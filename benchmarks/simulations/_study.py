@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from resilient.testing import virtual_time
+from benchmarks.simulations._loop import run as run_simulation
 
 __all__ = [
     "Check",
@@ -27,7 +27,7 @@ __all__ = [
     "between",
     "recovery",
     "table",
-    "virtual_time",
+    "run_simulation",
     "within",
 ]
 

@@ -38,7 +38,7 @@ from benchmarks.simulations._study import (
     at_least,
     at_most,
     between,
-    virtual_time,
+    run_simulation,
 )
 
 from resilient import Balance, Eject, Endpoint, Pipeline, Retry, Timeout, constant
@@ -176,12 +176,12 @@ def run(what: str, which: Any, seed: int) -> Any:
         "cold": _cold,
         "weights": partial(_weights, which),
     }
-    return virtual_time.run(runs[what], Random(f"{which} {seed}"), seed=seed)
+    return run_simulation(runs[what], Random(f"{which} {seed}"), seed=seed)
 
 
 def simulate(scene: Scene, seed: int, name: str = "") -> Result:
     """Run a scene."""
-    return virtual_time.run(_scene, scene, Random(f"{name} {seed}"), seed=seed)
+    return run_simulation(_scene, scene, Random(f"{name} {seed}"), seed=seed)
 
 
 class Server:

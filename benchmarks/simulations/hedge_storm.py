@@ -39,7 +39,7 @@ from benchmarks.simulations._study import (
     Report,
     after,
     at_least,
-    virtual_time,
+    run_simulation,
     within,
 )
 
@@ -109,7 +109,7 @@ def run(
         slow: Seconds between which work takes longer.
         until: Seconds that the run lasts.
     """
-    return virtual_time.run(_storm, hedge, seed, servers, slow, until, seed=seed)
+    return run_simulation(_storm, hedge, seed, servers, slow, until, seed=seed)
 
 
 class Server:

@@ -33,7 +33,7 @@ from benchmarks.simulations._study import (
     Job,
     Report,
     at_least,
-    virtual_time,
+    run_simulation,
     within,
 )
 
@@ -78,7 +78,7 @@ def jobs() -> list[Job]:
 
 def run(backoff: str, seed: int) -> Result:
     """Let a hundred clients write the row once each."""
-    return virtual_time.run(_contend, BACKOFFS[backoff], seed, seed=seed)
+    return run_simulation(_contend, BACKOFFS[backoff], seed, seed=seed)
 
 
 async def _contend(backoff: Backoff, seed: int) -> Result:

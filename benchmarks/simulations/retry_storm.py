@@ -40,7 +40,7 @@ from benchmarks.simulations._study import (
     at_most,
     between,
     recovery,
-    virtual_time,
+    run_simulation,
     within,
 )
 
@@ -168,7 +168,7 @@ def run(
         outage: Seconds between which what is sent is held up.
         until: Seconds that the run lasts.
     """
-    return virtual_time.run(_storm, CLIENTS[client], seed, outage, until, seed=seed)
+    return run_simulation(_storm, CLIENTS[client], seed, outage, until, seed=seed)
 
 
 class Server:

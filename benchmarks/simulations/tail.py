@@ -33,7 +33,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from benchmarks.simulations._plot import Axis, Line, plot
-from benchmarks.simulations._study import Job, Report, virtual_time, within
+from benchmarks.simulations._study import Job, Report, run_simulation, within
 
 from resilient import Hedge, current_call
 
@@ -98,8 +98,8 @@ def jobs() -> list[Job]:
 def run(what: str, seed: int, size: int) -> Roots | list[float]:
     """Run so many whole roots, or so many leaves of the tail."""
     if what == "roots":
-        return virtual_time.run(_roots, Random(seed), size, seed=seed)
-    return virtual_time.run(_tail, Random(seed), size, seed=seed)
+        return run_simulation(_roots, Random(seed), size, seed=seed)
+    return run_simulation(_tail, Random(seed), size, seed=seed)
 
 
 async def _roots(random: Random, size: int) -> Roots:

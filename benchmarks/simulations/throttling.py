@@ -32,7 +32,7 @@ from benchmarks.simulations._study import (
     Report,
     at_most,
     recovery,
-    virtual_time,
+    run_simulation,
     within,
 )
 
@@ -121,7 +121,7 @@ def run(
         load: What it is asked for.
         down: Seconds between which it refuses everything.
     """
-    return virtual_time.run(_load, POLICIES[policy], seed, load, down, seed=seed)
+    return run_simulation(_load, POLICIES[policy], seed, load, down, seed=seed)
 
 
 class Backend:
