@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scripts import load
 
-DOCS = Path(__file__).parent.parent / "docs"
-
-
-def _load() -> Any:
-    """The script of the documentation, which is in no package."""
-    spec = importlib.util.spec_from_file_location("rules", DOCS / "rules.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-index = _load()
+index = load("docs/rules.py")
 TEXT = index.PAGE.read_text("utf-8")
 RULES = [pytest.param(rule, id=rule.question) for rule in index.rules(TEXT)]
 

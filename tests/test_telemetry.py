@@ -369,29 +369,6 @@ def rows_of(header: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in rows]
 
 
-def prometheus_name(name: str, kind: str, unit: str) -> str:
-    """A name by the rules of OpenTelemetry's exporter for Prometheus."""
-    suffix = "_seconds" if unit == "s" else ""
-    suffix += "_total" if kind == "counter" else ""
-    return name.replace(".", "_") + suffix
-
-
-def test_the_reference_has_the_table_of_metrics() -> None:
-    """Row by row, in this order."""
-    expected = [
-        [
-            f"`{one.name}`",
-            one.kind,
-            f"`{one.unit}`",
-            ", ".join(f"`{label}`" for label in one.labels),
-            one.text,
-            f"`{prometheus_name(one.name, one.kind, one.unit)}`",
-        ]
-        for one in METRICS
-    ]
-    assert expected == rows_of("| instrument")
-
-
 def test_the_reference_has_the_table_of_events() -> None:
     """Every kind of event, its attributes in order, and its level in the log."""
     kinds = [

@@ -18,6 +18,7 @@ from prometheus_client import start_http_server
 from resilient import (
     AdaptiveConcurrency,
     AdaptiveThrottle,
+    Balance,
     Bulkhead,
     CircuitBreaker,
     Coalesce,
@@ -44,7 +45,7 @@ def serve_metrics(port: int) -> int:
     return server.server_port
 
 
-# The circuit is as quick as the server that watches it. The two have every metric.
+# The circuit is as quick as the server that watches it. They have every metric.
 
 api = Pipeline(
     Fallback("cached"),
@@ -67,6 +68,7 @@ api = Pipeline(
 shared = RateLimiter(1000, name="shared", shared=MemoryStore())
 
 spared = Pipeline(StaleCache(1, 1), Coalesce(), name="spared")
+balanced = Pipeline(Balance("here", "there"), name="balanced")
 
 healthy = threading.Event()
 healthy.set()
@@ -84,6 +86,7 @@ def keep_asking() -> None:
     """Ask twice at a time: the second waits for the limiter."""
     while True:
         spared.call(str)
+        balanced.call(str)
         shared.call(str)
         ask()
         ask()
