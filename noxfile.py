@@ -72,7 +72,11 @@ def lowest() -> list[str]:
     project = PROJECT["project"]
     extras = project["optional-dependencies"].values()
     asked = [*project["dependencies"], *itertools.chain(*extras)]
-    return [re.sub(r">=(\d)", r"==\1", one, count=1) for one in asked if ">=" in one]
+    return [
+        re.sub(r">=(\d)", r"==\1", requirement, count=1)
+        for requirement in asked
+        if ">=" in requirement
+    ]
 
 
 @nox.session(python=PYTHONS)

@@ -79,12 +79,12 @@ def _machine() -> str:
 
 def _table(scene: Scene, times: Times) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
-    for one in scene.contenders:
-        if one.name != BARE:
-            row: dict[str, Any] = {"name": one.name}
-            row["microseconds"] = _rounded(times.microseconds(one.name))
-            row["ratio"] = _numbers(times.ratio(one.name, OURS))
-            rows.append(row | {"lacks": one.lacks})
+    for contender in scene.contenders:
+        if contender.name != BARE:
+            row: dict[str, Any] = {"name": contender.name}
+            row["microseconds"] = _rounded(times.microseconds(contender.name))
+            row["ratio"] = _numbers(times.ratio(contender.name, OURS))
+            rows.append(row | {"lacks": contender.lacks})
     return {
         "group": scene.group,
         "case": scene.case,
@@ -96,7 +96,7 @@ def _table(scene: Scene, times: Times) -> dict[str, Any]:
 
 
 def _numbers(ratio: Ratio) -> list[float]:
-    return [_rounded(one) for one in (ratio.median, ratio.low, ratio.high)]
+    return [_rounded(figure) for figure in (ratio.median, ratio.low, ratio.high)]
 
 
 def _rounded(number: float) -> float:
@@ -127,15 +127,15 @@ def run(rounds: int, *, every: bool) -> dict[str, Any]:
             print(f"{name}, {case}, {world.name}: {missing}: {why}", file=sys.stderr)
     targets = [
         {
-            "topic": one.topic,
-            "what": one.what,
-            "reached": _numbers(one.reached),
-            "aim": one.aim,
-            "unit": one.unit,
-            "met": one.met,
-            "note": one.note,
+            "topic": target.topic,
+            "what": target.what,
+            "reached": _numbers(target.reached),
+            "aim": target.aim,
+            "unit": target.unit,
+            "met": target.met,
+            "note": target.note,
         }
-        for one in (judge(measured, rounds) if every else ())
+        for target in (judge(measured, rounds) if every else ())
     ]
     return {
         "python": platform.python_version(),

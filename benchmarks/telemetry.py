@@ -139,7 +139,7 @@ def main() -> None:
     print(f"Python {sys.version.split()[0]}, seven policies, asyncio\n")
     print(f"{'':12}" + "".join(f"{case:>10}" for case in rows["off"]))
     for row, ratios in rows.items():
-        print(f"{row:12}" + "".join(f"{one:>9.2f}×" for one in ratios.values()))
+        print(f"{row:12}" + "".join(f"{ratio:>9.2f}×" for ratio in ratios.values()))
 
 
 if __name__ == "__main__":

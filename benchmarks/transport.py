@@ -117,10 +117,10 @@ def scenes(families: tuple[str, ...]) -> Iterator[Scene]:
 
 def take_turns(families: tuple[str, ...], rounds: int) -> Iterator[dict[str, Any]]:
     """Measure times: microseconds of the bare call, and shares beyond it."""
-    for one in scenes(families):
+    for scene in scenes(families):
         # NB: or a collection would be timed with the contender that runs then.
         gc.disable()
-        times = one.world.run(measure(one, rounds))
+        times = scene.world.run(measure(scene, rounds))
         gc.enable()
         gc.collect()
         bare = Ratio.of([seconds * 1e6 for seconds in times.rounds[BARE]])
@@ -128,7 +128,7 @@ def take_turns(families: tuple[str, ...], rounds: int) -> Iterator[dict[str, Any
         for name in OTHERS:
             whole = times.whole(name, BARE)
             row[name] = [whole.median - 1, whole.low - 1, whole.high - 1]
-        yield {"scene": [one.group, one.world.name, one.case], **row}
+        yield {"scene": [scene.group, scene.world.name, scene.case], **row}
 
 
 # -- Instructions
@@ -141,14 +141,14 @@ async def run_counted(families: tuple[str, ...]) -> None:
     """
     # NB: a collection would be counted with the contender that runs then.
     gc.disable()
-    for one in scenes(families):
-        for contender in one.contenders:
+    for scene in scenes(families):
+        for contender in scene.contenders:
             call = contender.call
             for counted in (20, COUNTED):
                 os.getppid()
                 for x in range(counted):
                     answer = call(x)
-                    if not one.world.sync:
+                    if not scene.world.sync:
                         await answer
             os.getppid()
 
@@ -179,12 +179,12 @@ def count(families: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         ]
     # Before, and then of each contender: its first calls, all others, the way on.
     contended = iter(counts[2::3])
-    for one in scenes(families):
-        bare, *others = (next(contended) / COUNTED / 1000 for _ in one.contenders)
+    for scene in scenes(families):
+        bare, *others = (next(contended) / COUNTED / 1000 for _ in scene.contenders)
         row: dict[str, Any] = {"kilo-instructions": bare}
         for name, own in zip(OTHERS, others, strict=True):
             row[name] = [own / bare - 1, own - bare]
-        yield {"scene": [one.group, one.world.name, one.case], **row}
+        yield {"scene": [scene.group, scene.world.name, scene.case], **row}
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ class Rule(NamedTuple):
             raise LookupError(f"there is no {self.file}")
         node: ast.AST = _parsed(path)
         for part in self.name.split("."):
-            found = [one for one in ast.walk(node) if part in _names(one)]
+            found = [inner for inner in ast.walk(node) if part in _names(inner)]
             if not found:
                 raise LookupError(f"{self.file} has no {self.name}")
             node = found[0]
@@ -65,7 +65,7 @@ def _names(node: ast.AST) -> list[str]:
         targets = node.targets
     elif isinstance(node, ast.AnnAssign):
         targets = [node.target]
-    return [one.id for one in targets if isinstance(one, ast.Name)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def rules(page: str) -> Iterator[Rule]:

@@ -63,7 +63,11 @@ async def ask() -> None:
 
     german, french = Catalogue("German"), Catalogue("French")
     titles = await asyncio.gather(
-        *(one.title(number) for one in (german, french) for number in (1, 2, 1, 2))
+        *(
+            catalogue.title(number)
+            for catalogue in (german, french)
+            for number in (1, 2, 1, 2)
+        )
     )
     print(f"{len(titles)} titles, looked up {german.asked + french.asked} times")
 

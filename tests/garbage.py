@@ -18,7 +18,7 @@ def no_garbage() -> Iterator[None]:
         yield
         gc.set_debug(gc.DEBUG_SAVEALL)
         found = gc.collect()
-        left = [type(one).__name__ for one in gc.garbage]
+        left = [type(found).__name__ for found in gc.garbage]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

@@ -30,4 +30,6 @@ def staying(
 
 def texts(results: list[Any]) -> list[Any]:
     """Return results with errors as their texts."""
-    return [str(one) if isinstance(one, Exception) else one for one in results]
+    return [
+        str(result) if isinstance(result, Exception) else result for result in results
+    ]

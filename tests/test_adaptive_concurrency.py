@@ -563,7 +563,9 @@ def admitted(policy: AdaptiveConcurrency, calls: int, **how: Any) -> list[Any]:
     """Have calls of a class ask for a slot; return the permits."""
     with priority(how.get("importance", "normal")):
         permits = [policy.admit(Call("call", key=how.get("key"))) for _ in range(calls)]
-    return [one for one in permits if not isinstance(one, ConcurrencyLimitedError)]
+    return [
+        permit for permit in permits if not isinstance(permit, ConcurrencyLimitedError)
+    ]
 
 
 def test_the_lowest_class_goes_first() -> None:
@@ -609,11 +611,11 @@ def test_the_same_tasks_are_refused(queue: int) -> None:
         for _ in range(20):
             with priority("normal", key="crowd"):
                 crowd = [policy.admit(Call("call", runtime=SYNC)) for _ in range(16)]
-            for one in crowd:
-                if isinstance(one, Wait):
-                    policy.withdraw(one)
-                elif not isinstance(one, ConcurrencyLimitedError):
-                    policy.settle(one, None)
+            for entry in crowd:
+                if isinstance(entry, Wait):
+                    policy.withdraw(entry)
+                elif not isinstance(entry, ConcurrencyLimitedError):
+                    policy.settle(entry, None)
             clock.advance(1)
         task("first")
         cut = policy._slots.group(None, Priority.NORMAL).shed_below
@@ -633,10 +635,10 @@ def test_a_task_that_is_alone_has_all_the_slots() -> None:
         for _ in range(5):
             with priority("batch", key="the only one"):
                 permits = [policy.admit(Call("call", runtime=SYNC)) for _ in range(16)]
-            passed = [one for one in permits if not isinstance(one, Exception)]
+            passed = [permit for permit in permits if not isinstance(permit, Exception)]
             assert 8 == len(passed)
-            for one in passed:
-                policy.settle(one, None)
+            for permit in passed:
+                policy.settle(permit, None)
             clock.advance(1)
 
 

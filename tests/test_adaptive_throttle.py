@@ -315,7 +315,7 @@ def test_a_hedge_around_learns_that_calls_are_rejected() -> None:
     assert isinstance(throttle.admit(other), ThrottledError)
     throttle.reset()
     throttle.admit(well)
-    assert [0, 1, 1] == [one.hedging_discouraged for one in (well, probe, other)]
+    assert [0, 1, 1] == [call.hedging_discouraged for call in (well, probe, other)]
 
 
 # -- Threads and collections

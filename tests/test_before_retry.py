@@ -206,7 +206,7 @@ def test_what_it_raises_has_the_error_as_its_context(how: str) -> None:
         chain.append(found)
         found = found.__context__
     kinds = {"alone": [ValueError], "the same": []}.get(how, [ValueError, KeyError])
-    assert [*kinds, OSError] == [type(one) for one in chain]
+    assert [*kinds, OSError] == [type(error) for error in chain]
     assert error is chain[-1]
 
 

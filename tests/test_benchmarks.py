@@ -79,7 +79,7 @@ def test_the_first_rows_stand_beside_others() -> None:
         "targets": [],
         "tables": [table | {"missing": {}}],
     }
-    text = page.render([{**result, "python": one} for one in ("3.9.1", "3.13.0")])
+    text = page.render([{**result, "python": python} for python in ("3.9.1", "3.13.0")])
 
     rivals = "by hand | nopanic | pyresilience | interlock-cb | hyx"
     assert f"| | resilient, 3.9.1 | resilient, 3.13.0 | {rivals} |" in text
@@ -107,7 +107,7 @@ def test_what_is_aimed_at_stands_by_python() -> None:
         "targets": [target, missed],
         "tables": [],
     }
-    text = page.render([{**result, "python": one} for one in ("3.9.1", "3.13.0")])
+    text = page.render([{**result, "python": python} for python in ("3.9.1", "3.13.0")])
 
     assert "| | | aim | 3.9.1 | 3.13.0 |" in text
     cell = "2.00 (1.50–2.50) ✓ hyx"
@@ -124,7 +124,7 @@ def test_results_come_by_age_of_the_python(tmp_path: Path) -> None:
 
     read = page.results(tmp_path)
 
-    assert ["3.9.1", "3.13.0"] == [one["python"] for one in read]
+    assert ["3.9.1", "3.13.0"] == [result["python"] for result in read]
     assert [{"group": "Retry"}, {"group": "HTTP"}] == read[0]["tables"]
 
 

@@ -406,7 +406,7 @@ async def test_leaving_the_loop_after_a_failed_block_warns(w: World) -> None:
         await body()
     assert [
         "a loop of attempts of 'shop' was left after a failed block: OSError is lost"
-    ] == [str(one.message) for one in caught]
+    ] == [str(warning.message) for warning in caught]
     assert 0 == bulkhead.in_use
 
 
@@ -688,7 +688,7 @@ async def test_a_block_left_in_another_task_gives_its_permit_back(w: World) -> N
         results = await w.gather(enter)
         assert [None] == results
         results = await w.gather(leave)
-    assert [RuntimeError] == [type(one) for one in results]
+    assert [RuntimeError] == [type(result) for result in results]
     assert ELSEWHERE in str(results[0])
     assert (0, 0) == (breaker.statistics().calls, bulkhead.in_use)
 
@@ -763,7 +763,7 @@ def test_a_sync_block_on_the_thread_of_a_loop_cannot_be_cut_short(
 
     with pytest.warns(ResilientWarning, match="use `async with`") as said:
         asyncio.run(main(Pipeline(Timeout(1), Bulkhead(1))))
-    assert [__file__] == [one.filename for one in said]
+    assert [__file__] == [warning.filename for warning in said]
     asyncio.run(main(Pipeline(Timeout(None), Bulkhead(1))))
 
 

@@ -181,7 +181,7 @@ async def test_a_full_queue_makes_room_for_a_more_important_call(w: World) -> No
     assert ("displaced", None) == (displaced.reason, results[4].reason)
     assert not displaced.by_deadline
     assert "displaced" == pickle.loads(pickle.dumps(displaced)).reason
-    [rejected, _] = [one for one in events if isinstance(one, CallRejected)]
+    [rejected, _] = [event for event in events if isinstance(event, CallRejected)]
     assert "displaced" == rejected.reason
     assert 0 == bulkhead.in_use == bulkhead.queued
 
@@ -847,7 +847,7 @@ async def test_shrinking_closes_no_circle(w: World) -> None:
     ):
         bulkhead.resize(3)
         results = await w.gather(call, call, staying(w, bulkhead, 3), shrink)
-        kinds = sorted(type(one).__name__ for one in results[:2])
+        kinds = sorted(type(result).__name__ for result in results[:2])
         assert expected == kinds
         assert (0, 0) == (bulkhead.in_use, bulkhead.queued)
 

@@ -494,8 +494,8 @@ def test_the_family_of_an_error() -> None:
     group = ExceptionGroup("group", [member, cause])
     group.__cause__, group.__context__ = cause, context
     cause.__context__ = group
-    assert {id(one) for one in (group, cause, context, member)} == {
-        id(one) for one in error_chain(group)
+    assert {id(error) for error in (group, cause, context, member)} == {
+        id(error) for error in error_chain(group)
     }
     assert 4 == len(list(error_chain(group)))
 

@@ -235,7 +235,7 @@ async def test_no_more_probes_than_allowed_are_under_way(w: World) -> None:
 
     results = await w.gather(*[lambda: w.call(breaker, probe)] * 10)
     assert 3 == len(running)
-    errors = [one for one in results if one is not None]
+    errors = [result for result in results if result is not None]
     assert ["half_open_full"] * 7 == [error.reason for error in errors]
     assert [None] * 7 == [error.retry_after for error in errors]
     assert 7 == sum(isinstance(event, CallRejected) for event in events)

@@ -229,7 +229,7 @@ def test_a_copy_has_its_own_state(duplicate: Callable[[Any], Any]) -> None:
     limiter.call(int)
     breaker.force_open()
     with bulkhead.guard():
-        twins = [duplicate(one) for one in (bulkhead, limiter, breaker)]
+        twins = [duplicate(policy) for policy in (bulkhead, limiter, breaker)]
         for policy in twins:
             assert 0 == policy.call(int)
         with pytest.raises(BulkheadFullError):

@@ -240,7 +240,7 @@ def test_a_call_leaves_no_task_and_no_timer(usage: int) -> None:
             with contextlib.suppress(KeyError):
                 await spellings.all()[usage]()
         assert {asyncio.current_task()} == asyncio.all_tasks()
-        timers = [one for one in loop._scheduled if not one.cancelled()]  # type: ignore[attr-defined]  # asyncio's own
+        timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]  # asyncio's own
         assert len(timers) <= 2
 
     before = threading.enumerate()

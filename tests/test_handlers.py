@@ -109,10 +109,10 @@ def handlers(node: ast.AST, place: str) -> Iterator[Handler]:
             below += f"{'' if place.endswith(' ') else '.'}{child.name}"
         if isinstance(child, ast.Try):
             recursion = False
-            for one in child.handlers:
-                names = caught(one)
+            for handler in child.handlers:
+                names = caught(handler)
                 recursion = recursion or "RecursionError" in names
-                last = one.body[-1]
+                last = handler.body[-1]
                 again = isinstance(last, ast.Raise) and last.exc is None
                 for name in names & WIDE:
                     yield Handler(below, name, again, recursion)
@@ -125,7 +125,7 @@ def caught(handler: ast.ExceptHandler) -> set[str]:
         return {"BaseException"}
     kinds = handler.type
     listed = kinds.elts if isinstance(kinds, ast.Tuple) else [kinds]
-    return {one.id for one in listed if isinstance(one, ast.Name)}
+    return {name.id for name in listed if isinstance(name, ast.Name)}
 
 
 EVERY = [
@@ -139,7 +139,7 @@ EVERY = [
 
 def test_each_wide_handler_that_ends_an_error_has_its_reason() -> None:
     """Those that raise it again at their end need none."""
-    ending = {one.place for one in EVERY if not one.raises_again}
+    ending = {handler.place for handler in EVERY if not handler.raises_again}
 
     assert ending == {*REASONS}
     assert all(REASONS.values())
@@ -148,9 +148,9 @@ def test_each_wide_handler_that_ends_an_error_has_its_reason() -> None:
 def test_no_handler_of_runtime_errors_takes_a_recursion_error() -> None:
     """It is let pass before, or everything is given back and it is raised again."""
     careless = {
-        one.place
-        for one in EVERY
-        if one.catches == "RuntimeError" and not one.after_recursion
+        handler.place
+        for handler in EVERY
+        if handler.catches == "RuntimeError" and not handler.after_recursion
     }
 
     assert careless == {

@@ -59,7 +59,7 @@ async def test_it_shows_states_rates_and_saturation(w: World) -> None:
         await w.call(policy, fail)
     health = seen(name)
     assert {"success": 0, "failure": 2, "rejected": 1} == health["calls"]
-    circuit = next(one for one in health["policies"] if "circuit.state" in one)
+    circuit = next(entry for entry in health["policies"] if "circuit.state" in entry)
     assert {
         "policy": "CircuitBreaker",
         "kind": "CircuitBreaker",
@@ -77,7 +77,7 @@ async def test_it_shows_states_rates_and_saturation(w: World) -> None:
         "bulkhead.queued": 0,
         "bulkhead.limit": 4,
         "saturation": 0.0,
-    } == next(one for one in health["policies"] if one["policy"] == "slots")
+    } == next(entry for entry in health["policies"] if entry["policy"] == "slots")
     assert 3 == len(health["policies"])
 
 
@@ -92,9 +92,11 @@ def test_what_keys_have_is_summed_up() -> None:
     policy = Pipeline(hosts, name="keyed")
     for key in ("a", "b", "c"):
         assert hosts[key] in hosts.children()
-    [broken] = [one for one in hosts["b"].children() if isinstance(one, CircuitBreaker)]
+    [broken] = [
+        child for child in hosts["b"].children() if isinstance(child, CircuitBreaker)
+    ]
     broken.force_open()
-    by_kind = {one["kind"]: one for one in seen("keyed")["policies"]}
+    by_kind = {entry["kind"]: entry for entry in seen("keyed")["policies"]}
     assert {"PerKey", "CircuitBreaker", "RateLimiter"} == set(by_kind)
     assert {"policy": "hosts", "kind": "PerKey", "per_key.keys": 3} == by_kind["PerKey"]
     circuits = by_kind["CircuitBreaker"]
@@ -121,7 +123,7 @@ def test_one_policy_for_several_keys_is_one() -> None:
 def test_a_policy_alone_is_shown_by_its_name() -> None:
     """One without a name is not, until it takes that of a function."""
     named, unnamed = CircuitBreaker(name="alone"), CircuitBreaker()
-    assert ["alone"] == [one["policy"] for one in seen("alone")["policies"]]
+    assert ["alone"] == [entry["policy"] for entry in seen("alone")["policies"]]
     unnamed.call(int)
     assert "CircuitBreaker" not in resilient.health()
 

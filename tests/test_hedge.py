@@ -179,8 +179,8 @@ async def test_the_first_may_still_win(w: World) -> None:
     server = Server(w, (1.5, "ok"), (60, "late"))
     assert "ok" == await w.call(policy, server)
     assert 1.5 == w.now()
-    assert [HedgeLaunched] == [type(one) for one in events][:1]
-    assert HedgeWon not in [type(one) for one in events]
+    assert [HedgeLaunched] == [type(event) for event in events][:1]
+    assert HedgeWon not in [type(event) for event in events]
     await outlast(w)
 
 
@@ -204,7 +204,7 @@ async def test_a_failure_starts_the_next_at_once(w: World) -> None:
     assert "ok" == await w.call(policy, server)
     assert [0.0, 0.25, 0.5] == server.began
     assert ["failure", "failure"] == [
-        one.reason for one in events if isinstance(one, HedgeLaunched)
+        event.reason for event in events if isinstance(event, HedgeLaunched)
     ]
 
 
@@ -277,7 +277,7 @@ async def test_if_none_is_good_the_first_result_is_returned(w: World) -> None:
     policy = hedge(1, attempts=3, on=lambda outcome: True)
     server = Server(w, (3, results[0]), (0.5, results[1]), (0.25, results[2]))
     assert results[0] is await w.call(policy, server)
-    assert [0, 1, 1] == [one.closed for one in results]
+    assert [0, 1, 1] == [result.closed for result in results]
 
 
 @in_every_colour
@@ -477,7 +477,7 @@ async def test_a_rejected_attempt_starts_none(w: World) -> None:
 
     with pytest.raises(BulkheadFullError):
         await w.call(bulkhead, inner)
-    assert ["CallRejected"] == [type(one).__name__ for one in events]
+    assert ["CallRejected"] == [type(event).__name__ for event in events]
 
 
 @in_every_colour
@@ -524,7 +524,7 @@ async def test_a_circuit_on_probation_is_not_hedged(w: World) -> None:
         await w.call(policy, Server(w, (0.5, OSError())))
     group = caught.value.__context__
     assert isinstance(group, ExceptionGroup)
-    assert [CircuitOpenError] == [type(one) for one in group.exceptions]
+    assert [CircuitOpenError] == [type(exception) for exception in group.exceptions]
     await w.sleep(5)
     for plan in ((3, "ok"), (3, OSError())):
         server = Server(w, plan)
@@ -628,8 +628,8 @@ async def test_two_in_one_tick(w: World) -> None:
         winner = await w.call(hedge(0.5), function)
         await w.sleep(1)
         assert winner.name == mark.get()
-        assert [(one is not winner) for one in results] == [
-            one.closed for one in results
+        assert [(result is not winner) for result in results] == [
+            result.closed for result in results
         ]
         assert 2 == len(results)
 
@@ -701,7 +701,7 @@ async def test_the_call_stays_the_callers(w: World) -> None:
     await w.call(Bulkhead(1), outer)
     await outlast(w)
     assert 2 == len(inside)
-    assert all(one.ended for one in inside)
+    assert all(call.ended for call in inside)
 
 
 @in_async_colours
@@ -1466,7 +1466,7 @@ def test_an_order_that_defeats_it_warns(
     """And names the cure."""
     with pytest.warns(ResilientWarning) as caught:
         Pipeline(*policies)
-    assert [text] == [str(one.message) for one in caught]
+    assert [text] == [str(warning.message) for warning in caught]
 
 
 def test_the_order_that_serves_does_not_warn() -> None:

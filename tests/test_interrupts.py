@@ -159,7 +159,7 @@ def held(policy: Policy[Any]) -> dict[str, Any]:
             if name.split(".")[-1] in ("in_use", "queued", "abandoned"):
                 found[f"{type(inner).__name__} {name}"] = value
         if isinstance(inner, Balance):
-            found["sent"] = sum(one.in_flight for one in inner.endpoints)
+            found["sent"] = sum(endpoint.in_flight for endpoint in inner.endpoints)
         if isinstance(inner, CircuitBreaker):
             found["probes"] = inner.statistics().in_flight_probes
         if isinstance(inner, Coalesce):
@@ -206,7 +206,7 @@ def complaints() -> Iterator[list[str]]:
             yield found
             # NB: what is fresh: the heap of a whole run takes 0.1 s, a thousand times.
             gc.collect(1)
-            found += [str(one.message) for one in caught]
+            found += [str(warning.message) for warning in caught]
     finally:
         sys.unraisablehook = hook
 

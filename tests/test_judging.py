@@ -557,7 +557,7 @@ def warned_by(policy: Policy[Any], *functions: Callable[[], Any]) -> list[Any]:
         for function in functions:
             with suppress(Exception):
                 policy.call(function)
-    assert {ResilientWarning} >= {one.category for one in caught}
+    assert {ResilientWarning} >= {warning.category for warning in caught}
     return caught
 
 
@@ -678,12 +678,12 @@ def test_where_a_filter_raises_the_warning_the_result_stays(
             warnings.simplefilter("error")
             with pytest.raises(Foreign.ConnectionError):
                 await w.call(policy, fail)
-        (event,) = [one for one in events if isinstance(one, WarningRaised)]
+        (event,) = [event for event in events if isinstance(event, WarningRaised)]
         assert "another class of that name" in event.text
         assert event.call is not None
         assert event.call.endswith("fail")
-        lines = [one for one in caplog.records if one.levelname == "WARNING"]
-        assert [f"{event.text} (logged once)"] == [one.getMessage() for one in lines]
+        lines = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert [f"{event.text} (logged once)"] == [line.getMessage() for line in lines]
 
     for colour in ("sync", "asyncio", "trio"):
         scenario(colour)

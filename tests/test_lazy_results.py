@@ -350,8 +350,8 @@ async def test_the_block_s_own_errors_are_not_judged(w: World) -> None:
                 raise KeyError("mine")
     assert CircuitState.CLOSED is breaker.state
     assert 2 == breaker.statistics().calls
-    assert [None, None] == [one and one.error for one in own.outcomes]
-    assert 2 == len([one for one in own.outcomes if one is not None])
+    assert [None, None] == [outcome and outcome.error for outcome in own.outcomes]
+    assert 2 == len([outcome for outcome in own.outcomes if outcome is not None])
 
 
 @in_every_colour
@@ -374,7 +374,9 @@ async def test_an_exit_that_fails_after_a_good_block_is_the_manager_s_own(
         async with connect():
             pass
     assert [1] == tries
-    assert [ConnectionError] == [type(one and one.error) for one in own.outcomes]
+    assert [ConnectionError] == [
+        type(outcome and outcome.error) for outcome in own.outcomes
+    ]
 
 
 @in_every_colour

@@ -307,10 +307,10 @@ def test_a_timer_is_armed_for_a_moment_after_the_last_call() -> None:
         timeout = Timeout(3600)
         await timeout.acall(asyncio.sleep, 0)
         scheduled: list[asyncio.TimerHandle] = getattr(loop, "_scheduled")  # noqa: B009
-        [timer] = [one for one in scheduled if not one.cancelled()]
+        [timer] = [timer for timer in scheduled if not timer.cancelled()]
         assert timer.when() <= loop.time() + clock.patrol
         await asyncio.sleep(0.2)
-        assert [] == [one for one in scheduled if not one.cancelled()]
+        assert [] == [timer for timer in scheduled if not timer.cancelled()]
         # And as long as one is inside, it goes on.
         with pytest.raises(TimeoutError):
             await Timeout(0.2).acall(asyncio.sleep, BOUND)

@@ -200,7 +200,9 @@ def test_policies_serve_several_uvloops(run_on_uvloop: Callable[[Main], Any]) ->
         calls = [timeout.acall(asyncio.sleep, 60) for _ in range(10)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         await asyncio.gather(*[bulkhead.acall(asyncio.sleep, 0) for _ in range(20)])
-        ended.append(sum(isinstance(one, TimeoutExceededError) for one in results))
+        ended.append(
+            sum(isinstance(result, TimeoutExceededError) for result in results)
+        )
 
     threads = [threading.Thread(target=run_on_uvloop, args=(main,)) for _ in range(4)]
     for thread in threads:
@@ -353,4 +355,4 @@ def test_waiters_are_of_the_process_they_were_made_in(
     ]
     assert waiters[0].wake()
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert [False] * 3 == [one.wake() for one in waiters]
+    assert [False] * 3 == [waiter.wake() for waiter in waiters]

@@ -87,7 +87,7 @@ async def attempt(w: World, pipeline: Pipeline[Any], service: Service) -> object
 
 async def slots_in_the_pause(w: World, pipeline: Pipeline[Any]) -> object:
     """Slots that are held while a retry waits."""
-    [bulkhead] = [one for one in pipeline.policies if hasattr(one, "in_use")]
+    [bulkhead] = [policy for policy in pipeline.policies if hasattr(policy, "in_use")]
     seen: list[int] = []
 
     def look(event: object) -> None:
@@ -108,7 +108,9 @@ async def runs_at_once(w: World, pipeline: Pipeline[Any]) -> object:
 
 async def calls_seen(w: World, pipeline: Pipeline[Any]) -> object:
     """Calls in a breaker's window, after three runs of the function."""
-    [breaker] = [one for one in pipeline.policies if isinstance(one, CircuitBreaker)]
+    [breaker] = [
+        policy for policy in pipeline.policies if isinstance(policy, CircuitBreaker)
+    ]
     service = Service(w, failures=9)
     await attempt(w, pipeline, service)
     return service.runs, breaker.statistics().calls
@@ -116,7 +118,9 @@ async def calls_seen(w: World, pipeline: Pipeline[Any]) -> object:
 
 async def hedges_seen(w: World, pipeline: Pipeline[Any]) -> object:
     """The same, where two runs race and the first one fails."""
-    [breaker] = [one for one in pipeline.policies if isinstance(one, CircuitBreaker)]
+    [breaker] = [
+        policy for policy in pipeline.policies if isinstance(policy, CircuitBreaker)
+    ]
     service = Service(w, seconds=3.0, failures=9)
     await attempt(w, pipeline, service)
     return service.runs, breaker.statistics().calls
@@ -158,7 +162,7 @@ async def answer_when_it_works_again(w: World, pipeline: Pipeline[Any]) -> objec
 
 async def wait_for_a_known_answer(w: World, pipeline: Pipeline[Any]) -> object:
     """Seconds until a call has an answer that a cache knows by then."""
-    [cache] = [one for one in pipeline.policies if isinstance(one, StaleCache)]
+    [cache] = [policy for policy in pipeline.policies if isinstance(policy, StaleCache)]
     service = Service(w, seconds=5.0)
     waited: list[float] = []
 
@@ -176,7 +180,9 @@ async def wait_for_a_known_answer(w: World, pipeline: Pipeline[Any]) -> object:
 
 async def failures_told(w: World, pipeline: Pipeline[Any]) -> object:
     """What a breaker knows of a function that failed."""
-    [breaker] = [one for one in pipeline.policies if isinstance(one, CircuitBreaker)]
+    [breaker] = [
+        policy for policy in pipeline.policies if isinstance(policy, CircuitBreaker)
+    ]
     await attempt(w, pipeline, Service(w, failures=1))
     return breaker.statistics().failures
 
@@ -191,7 +197,7 @@ async def inner_limit_reached(w: World, pipeline: Pipeline[Any]) -> object:
 
 async def replicas_tried(w: World, pipeline: Pipeline[Any]) -> object:
     """Replicas that are asked for one call that fails."""
-    [balance] = [one for one in pipeline.policies if isinstance(one, Balance)]
+    [balance] = [policy for policy in pipeline.policies if isinstance(policy, Balance)]
     asked: set[object] = set()
 
     async def ask() -> None:
@@ -205,7 +211,7 @@ async def replicas_tried(w: World, pipeline: Pipeline[Any]) -> object:
 
 async def latency_after_a_known_answer(w: World, pipeline: Pipeline[Any]) -> object:
     """What is thought of a replica that was asked once, in three seconds."""
-    [balance] = [one for one in pipeline.policies if isinstance(one, Balance)]
+    [balance] = [policy for policy in pipeline.policies if isinstance(policy, Balance)]
     service = Service(w, seconds=3.0)
     await attempt(w, pipeline, service)
     await attempt(w, pipeline, service)
@@ -360,8 +366,8 @@ def warned(build: Callable[[], object]) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         build()
-    assert {ResilientWarning} >= {one.category for one in caught}
-    return [str(one.message) for one in caught]
+    assert {ResilientWarning} >= {warning.category for warning in caught}
+    return [str(warning.message) for warning in caught]
 
 
 def rule(outer: Policy[Any], inner: Policy[Any]) -> Order | None:

@@ -139,7 +139,9 @@ async def test_code_that_obeys_is_not_told_of(w: World) -> None:
     timeout = Timeout(1)
     timeout.subscribe(events.append)
     assert "a little late" == await w.call(timeout, ask)
-    assert [False] == [one.delivered for one in events if isinstance(one, TimedOut)]
+    assert [False] == [
+        event.delivered for event in events if isinstance(event, TimedOut)
+    ]
     assert set() == listeners._logged
 
 
@@ -217,7 +219,7 @@ def test_a_filter_that_raises_takes_no_result_away(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "answer" == asyncio.run(main())
-    (event,) = [one for one in events if isinstance(one, WarningRaised)]
+    (event,) = [event for event in events if isinstance(event, WarningRaised)]
     assert f"{event.text} (logged once)" in caplog.messages
 
 

@@ -629,7 +629,7 @@ async def test_who_no_longer_fits_is_rejected_then(w: World) -> None:
     )
     # At 0.3 s the bucket is 0.3 full: 1.4 s for one, 3.4 s for two.
     assert [0.0, 1.7, "rejected", None] == pytest.approx(results)
-    assert [(0.3, 3.4)] == [pytest.approx(one) for one in rejected]
+    assert [(0.3, 3.4)] == [pytest.approx(wait) for wait in rejected]
 
 
 @in_async_colours
@@ -757,7 +757,7 @@ async def test_who_does_not_fit_what_the_server_says_is_rejected_then(w: World) 
         learn,
     )
     errors = results[1:3]
-    assert [RateLimitedError, RateLimitedError] == [type(one) for one in errors]
+    assert [RateLimitedError, RateLimitedError] == [type(error) for error in errors]
     assert 0.5 == w.now()
     assert 60.0 == pytest.approx(errors[0].retry_after)
 

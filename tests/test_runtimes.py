@@ -78,7 +78,9 @@ def test_each_loop_is_recognised() -> None:
 
     asyncio.run(on_asyncio())
     trio.run(on_trio)
-    assert ["asyncio", "trio", "sync"] == [one.name for one in (ASYNCIO, TRIO, SYNC)]
+    assert ["asyncio", "trio", "sync"] == [
+        runtime.name for runtime in (ASYNCIO, TRIO, SYNC)
+    ]
     assert threading.get_ident() == SYNC.task_or_thread()
 
 
@@ -325,9 +327,9 @@ def test_it_warns_once_when_it_sleeps_where_a_loop_runs(
             f"{flaky_name!r}, synchronous and under 'fetch', {text}",
             f"'fetch', synchronous and under 'fetch', {text}",
             f"a synchronous call {text}",
-        ] == [str(one.message).partition(" of it;")[0] for one in caught]
-        assert {ResilientWarning} == {one.category for one in caught}
-        assert {__file__} == {one.filename for one in caught}
+        ] == [str(warning.message).partition(" of it;")[0] for warning in caught]
+        assert {ResilientWarning} == {warning.category for warning in caught}
+        assert {__file__} == {warning.filename for warning in caught}
 
     asyncio.run(main())
 
@@ -517,8 +519,8 @@ def test_a_call_that_is_closed_as_others_are_looked_at_disturbs_none() -> None:
         nonlocal limit
         limits_by_loop: dict[Any, Any] = {}
         call = Call("call")
-        for one in (call, *Collecting.lost):
-            limit = ASYNCIO.limit(one, limits_by_loop, 10.0, clock.now() + 10.0)
+        for caller in (call, *Collecting.lost):
+            limit = ASYNCIO.limit(caller, limits_by_loop, 10.0, clock.now() + 10.0)
         limit.timer.cancel()  # type: ignore[union-attr]
         limit.entries = Collecting(limit.entries)
         clock.sleep(11)
@@ -582,7 +584,9 @@ def test_one_policy_serves_loops_of_several_threads() -> None:
                 *[timeout.acall(asyncio.sleep, 60) for _ in range(10)],
                 return_exceptions=True,
             )
-            cut.append(sum(isinstance(one, TimeoutExceededError) for one in results))
+            cut.append(
+                sum(isinstance(result, TimeoutExceededError) for result in results)
+            )
 
     threads = [threading.Thread(target=lambda: asyncio.run(main())) for _ in range(4)]
     for thread in threads:
@@ -719,12 +723,12 @@ def test_an_abandoned_race_interrupts_what_runs(backend: Any) -> None:
         call = Call("x")
         runners = [Runner("first"), Runner("second")]
         race = await driven(call.runtime.race(call))
-        assert [True, True] == [race.start(one) for one in runners]
+        assert [True, True] == [race.start(runner) for runner in runners]
         assert not await driven(race.wait(clock.now() + 1))
         race.abandon()
-        assert [[], []] == [one.over for one in runners]
+        assert [[], []] == [runner.over for runner in runners]
         await driven(race.leave(1, unwinding=True))
-        assert [True, True] == [one.interrupted for one in runners]
+        assert [True, True] == [runner.interrupted for runner in runners]
         assert 1.0 == clock.now()
 
     virtual_time.run(main, backend=backend)

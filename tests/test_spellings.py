@@ -363,9 +363,9 @@ def test_a_policy_is_called_after_the_first_function() -> None:
     assert policy.name is None
     assert "Bulkhead" == policy.label
 
-    for one in (policy, named):
-        one(double)
-        one(adouble)
+    for spelling in (policy, named):
+        spelling(double)
+        spelling(adouble)
 
     assert ("double", "double") == (policy.name, policy.label)
     assert ("slots", "slots") == (named.name, named.label)

@@ -394,9 +394,9 @@ async def test_an_error_can_be_remembered(w: World) -> None:
     assert 1 == source.calls
     assert error is raised[0]
     assert 3 == len(set(map(id, raised)))
-    assert [None, None] == [one.__cause__ for one in raised[1:]]
-    for one in raised[1:]:
-        names = [frame.name for frame in traceback.extract_tb(one.__traceback__)]
+    assert [None, None] == [error.__cause__ for error in raised[1:]]
+    for error in raised[1:]:
+        names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
         assert "function" not in names
     await w.sleep(5)
     source.error = None
@@ -913,7 +913,7 @@ def test_an_order_that_defeats_itself_is_told_of() -> None:
     assert [
         "Fallback(None) stands inside StaleCache(1.0, 1.0), which will keep its answers"
         " as the function's own; list it before the StaleCache"
-    ] == [str(one.message) for one in caught]
+    ] == [str(warning.message) for warning in caught]
     Pipeline(fallback, cache)
     for outer, text in (
         (
@@ -941,7 +941,7 @@ def test_an_order_that_defeats_itself_is_told_of() -> None:
     ):
         with pytest.warns(ResilientWarning) as caught:
             Pipeline(outer, cache)
-        assert [text] == [str(one.message) for one in caught]
+        assert [text] == [str(warning.message) for warning in caught]
         # No warning in the right order, nor from a cache that answers other errors.
         Pipeline(cache, outer)
     Pipeline(Retry(OSError), StaleCache(1, 1, on=KeyError))

@@ -140,8 +140,10 @@ def test_series_exist_before_anything_happens() -> None:
     states = [state.value for state in CircuitState]
     expected = {labels(policy="circuit", state=state) for state in states}
     assert expected == set(points["resilient.circuit.state"])
-    assert {labels(outcome=one) for one in OUTCOMES} == set(points["resilient.calls"])
-    assert {labels(kind=one) for one in KINDS} == set(points["resilient.attempts"])
+    assert {labels(outcome=outcome) for outcome in OUTCOMES} == set(
+        points["resilient.calls"]
+    )
+    assert {labels(kind=kind) for kind in KINDS} == set(points["resilient.attempts"])
     assert {labels(policy="Fallback")} == set(points["resilient.fallbacks"])
     assert {
         labels(policy="Timeout", delivered=word) for word in ("true", "false")
@@ -364,7 +366,7 @@ def test_clients_that_are_made_for_each_request_are_counted(family: str) -> None
 def rows_of(header: str) -> list[list[str]]:
     """The rows of the reference's table whose header begins so, without quotes."""
     text = (ROOT / "docs" / "reference" / "telemetry.md").read_text("utf-8")
-    [table] = [one for one in text.split("\n\n") if one.startswith(header)]
+    [table] = [block for block in text.split("\n\n") if block.startswith(header)]
     rows = [line.strip("|").split(" | ") for line in table.splitlines()[2:]]
     return [[cell.strip() for cell in row] for row in rows]
 
@@ -383,8 +385,8 @@ def test_the_reference_has_the_table_of_events() -> None:
     for kind in kinds:
         fields = [field for field in kind.fields() if field not in shared]
         told = [
-            "error.type" if one == "error_type" else f"resilient.{one}"
-            for one in fields
+            "error.type" if field == "error_type" else f"resilient.{field}"
+            for field in fields
         ]
         level = logging.getLevelName(_logs.LEVELS.get(kind, logging.INFO))
         expected[_attributes.words_for(kind).name] = [told, level]
@@ -399,7 +401,7 @@ def test_the_reference_lists_the_values_of_the_labels() -> None:
     listed = {
         row[0].strip("`"): re.findall("`([^`]+)`", row[1]) for row in rows_of("| label")
     }
-    assert {label for one in METRICS for label in one.labels} == set(listed)
+    assert {label for metric in METRICS for label in metric.labels} == set(listed)
     assert list(OUTCOMES) == listed["outcome"][: len(OUTCOMES)]
     assert list(KINDS) == listed["kind"]
     states = [state.value for kind in (CircuitState, EndpointState) for state in kind]
@@ -546,7 +548,7 @@ async def test_histograms_are_recorded_where_they_are_wanted(w: World) -> None:
         await w.gather(call, call)
         points = sdk.points("timed")
     sums = {
-        name: {labels: round(one.sum, 6) for labels, one in points[name].items()}
+        name: {labels: round(point.sum, 6) for labels, point in points[name].items()}
         for name in HISTOGRAMS
     }
     assert {

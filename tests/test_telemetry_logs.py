@@ -41,7 +41,10 @@ def _alone(
 
 def records(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
     """Logger, level and line of what was logged."""
-    return [(one.name, one.levelname, one.getMessage()) for one in caplog.records]
+    return [
+        (record.name, record.levelname, record.getMessage())
+        for record in caplog.records
+    ]
 
 
 def test_each_event_is_a_line_of_its_pipeline(caplog: pytest.LogCaptureFixture) -> None:
@@ -187,7 +190,7 @@ def test_a_name_reaches_no_line_as_it_is(caplog: pytest.LogCaptureFixture) -> No
     caplog.set_level(logging.INFO)
     logs = Logs()
     logs(PermitWaited("two\nlines", "get\x1b[31m", 1.0))
-    assert ["resilient.'two\\nlines'"] == [one.name for one in caplog.records]
+    assert ["resilient.'two\\nlines'"] == [record.name for record in caplog.records]
     assert "\x1b" not in caplog.records[0].getMessage()
 
 
@@ -206,4 +209,4 @@ def test_names_without_end_share_a_logger(
         "resilient",
         "resilient",
         "resilient.first",
-    ] == [one.name for one in caplog.records]
+    ] == [record.name for record in caplog.records]

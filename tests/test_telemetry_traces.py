@@ -353,7 +353,7 @@ def test_a_request_that_is_sent_again_says_how_often() -> None:
 
     with sdk.instrumented(histograms=(), attempt_spans=True, logs=False), sdk.span():
         send([OSError("reset"), OSError("reset"), None])
-    first, second, third, outer = (dict(one.attributes or {}) for one in sdk.spans())
+    first, second, third, outer = (dict(span.attributes or {}) for span in sdk.spans())
     counts = [one.get(RESEND_COUNT) for one in (first, second, third, outer)]
     assert [None, 1, 2, None] == counts
 
@@ -372,7 +372,7 @@ def test_what_is_no_request_does_not_say_it() -> None:
 
     with sdk.instrumented(histograms=(), attempt_spans=True, logs=False), sdk.span():
         policy.call(call)
-    assert not [one for one in sdk.spans() if RESEND_COUNT in (one.attributes or {})]
+    assert not [span for span in sdk.spans() if RESEND_COUNT in (span.attributes or {})]
 
 
 @in_every_colour

@@ -582,8 +582,8 @@ def test_threads_that_want_the_same_keys_share_their_policies() -> None:
     unsubscribe = keys.subscribe(events.append)
     assert [None] * 32 == in_threads(call, 32)
     unsubscribe()
-    assert [1] * 4 == [one.most for one in inside]
-    assert [160] * 4 == [one.total for one in inside]
+    assert [1] * 4 == [call.most for call in inside]
+    assert [160] * 4 == [call.total for call in inside]
     keys["one more"]
     assert len(keys) <= 8
     assert keys.is_pristine()

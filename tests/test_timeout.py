@@ -772,7 +772,9 @@ def test_a_group_with_an_interrupt_is_no_timeout() -> None:
     async def main() -> None:
         with pytest.raises(BaseExceptionGroup) as caught:
             await Timeout(1).acall(nursery)
-        assert [StopItError] == [type(one) for one in caught.value.exceptions]
+        assert [StopItError] == [
+            type(exception) for exception in caught.value.exceptions
+        ]
 
     on_trio(main)
 

@@ -33,7 +33,8 @@ def frames(error: BaseException) -> list[str]:
     """Return the names of the functions in a traceback, ours as `resilient`."""
     entries = traceback.extract_tb(error.__traceback__)
     return [
-        "resilient" if one.filename.startswith(LIBRARY) else one.name for one in entries
+        "resilient" if entry.filename.startswith(LIBRARY) else entry.name
+        for entry in entries
     ]
 
 

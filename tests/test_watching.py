@@ -41,7 +41,7 @@ def _no_listener_is_subscribed() -> Iterator[None]:
     yield
     assert [] == global_listeners
     gc.collect()
-    assert [] == [one for one in registry.policies() if one.has_listeners]
+    assert [] == [policy for policy in registry.policies() if policy.has_listeners]
 
 
 async def nothing() -> None:

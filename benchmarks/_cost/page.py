@@ -85,8 +85,8 @@ NOTES = {
 def results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """What `cost.py --json` left in a folder, the oldest Python first."""
     files = folder.glob("cost-*.json")
-    every = [json.loads(one.read_text("utf-8")) for one in files]
-    return sorted(every, key=lambda one: _version(one["python"]))
+    every = [json.loads(file.read_text("utf-8")) for file in files]
+    return sorted(every, key=lambda result: _version(result["python"]))
 
 
 def as_json(result: dict[str, Any]) -> str:
@@ -95,7 +95,7 @@ def as_json(result: dict[str, Any]) -> str:
     for key, value in result.items():
         whole = json.dumps(value, ensure_ascii=False)
         if isinstance(value, list):
-            parts = [json.dumps(one, ensure_ascii=False) for one in value]
+            parts = [json.dumps(item, ensure_ascii=False) for item in value]
             whole = "[\n" + ",\n".join(parts) + "\n]"
         lines.append(f"{json.dumps(key)}: {whole}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
@@ -130,28 +130,30 @@ def _lines(results: list[dict[str, Any]]) -> Iterator[str]:
         yield f"\n### {group}\n"
         if group in NOTES:
             yield NOTES[group]
-        yield from _group([one for one in newest["tables"] if one["group"] == group])
+        yield from _group(
+            [table for table in newest["tables"] if table["group"] == group]
+        )
     if newest["targets"]:
         yield AIMS
         yield from _targets(results)
     yield "\n## Who took part\n"
-    yield "| | " + " | ".join(f"Python {one['python']}" for one in results) + " |"
+    yield "| | " + " | ".join(f"Python {result['python']}" for result in results) + " |"
     yield "|---|" + "---|" * len(results)
     for name in newest["versions"]:
-        versions = [one["versions"].get(name) or "not there" for one in results]
+        versions = [result["versions"].get(name) or "not there" for result in results]
         yield f"| {name} | " + " | ".join(versions) + " |"
 
 
 def _first(results: list[dict[str, Any]]) -> Iterator[str]:
     """The rows that a user asks for first."""
-    pythons = [f"{OURS}, {one['python']}" for one in results]
+    pythons = [f"{OURS}, {result['python']}" for result in results]
     yield f"| | {' | '.join([*pythons, *RIVALS])} |"
     yield "|---|" + "---:|" * (len(pythons) + len(RIVALS))
     for what, (group, case) in FIRST.items():
-        took = [_microseconds(one, group, case) for one in results]
-        figures = [one.get(OURS) for one in took]
+        took = [_microseconds(result, group, case) for result in results]
+        figures = [times.get(OURS) for times in took]
         figures += [took[-1].get(rival) for rival in RIVALS]
-        cells = ("–" if one is None else f"{one:.1f}" for one in figures)
+        cells = ("–" if figure is None else f"{figure:.1f}" for figure in figures)
         yield f"| {what} | {' | '.join(cells)} |"
 
 
@@ -163,7 +165,7 @@ def _microseconds(result: dict[str, Any], group: str, case: str) -> dict[str, fl
 
 
 def _targets(results: list[dict[str, Any]]) -> Iterator[str]:
-    pythons = " | ".join(f"{one['python']}" for one in results)
+    pythons = " | ".join(f"{result['python']}" for result in results)
     yield f"| | | aim | {pythons} |"
     yield "|---|---|---|" + "---|" * len(results)
     by_name: dict[tuple[str, str], list[dict[str, Any] | None]] = {}
@@ -173,8 +175,10 @@ def _targets(results: list[dict[str, Any]]) -> Iterator[str]:
             row = by_name.setdefault(name, [None] * len(results))
             row[place] = target
     for (topic, what), row in by_name.items():
-        aims = list(dict.fromkeys(one["aim"] for one in row if one is not None))
-        cells = " | ".join("" if one is None else cell(one) for one in row)
+        aims = list(
+            dict.fromkeys(target["aim"] for target in row if target is not None)
+        )
+        cells = " | ".join("" if target is None else cell(target) for target in row)
         yield f"| {topic} | {what} | {' or '.join(aims)} | {cells} |"
 
 

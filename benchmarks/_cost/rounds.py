@@ -82,17 +82,21 @@ async def measure(scene: Scene, rounds: int, turn: float = TURN) -> Times:
     if scene.guarded:
         burst = _guarded_sync if scene.world.sync else _guarded
     calls: dict[str, int] = {}
-    for one in scene.contenders:
-        await _of(burst, one.call, 20)
-        took = await _of(burst, one.call, 20)
-        calls[one.name] = max(5, min(20_000, round(turn / max(took, 1e-6))))
-    times: dict[str, list[float]] = {one.name: [] for one in scene.contenders}
+    for contender in scene.contenders:
+        await _of(burst, contender.call, 20)
+        took = await _of(burst, contender.call, 20)
+        calls[contender.name] = max(5, min(20_000, round(turn / max(took, 1e-6))))
+    times: dict[str, list[float]] = {
+        contender.name: [] for contender in scene.contenders
+    }
     gc.collect()
     for number in range(rounds):
         # No contender always follows the one that leaves the caches cold.
         first = number % len(scene.contenders)
-        for one in scene.contenders[first:] + scene.contenders[:first]:
-            times[one.name].append(await _of(burst, one.call, calls[one.name]))
+        for contender in scene.contenders[first:] + scene.contenders[:first]:
+            times[contender.name].append(
+                await _of(burst, contender.call, calls[contender.name])
+            )
     return Times(times)
 
 

@@ -295,16 +295,16 @@ async def build(name: str, case: str, world: World) -> Scene:
         wraps[HAND] = Peer(group.by_hand)
     if case == "rejected" and name != "Pipeline":
         wraps[RAISE] = Peer(by_hand.raising)
-    for one, peer in {**wraps, **group.peers}.items():
+    for library, peer in {**wraps, **group.peers}.items():
         try:
             if peer.cases and case not in peer.cases:
                 raise NotImplementedError(f"has no part in {case!r}")
-            if world is TRIO and one in group.peers and not peer.trio:
+            if world is TRIO and library in group.peers and not peer.trio:
                 raise NotImplementedError("not for trio")
-            contender = _contender(one, peer, case, world)
+            contender = _contender(library, peer, case, world)
             await _prepare(name, contender, case, world)
         except Exception as error:
-            scene.missing[one] = _why(error)
+            scene.missing[library] = _why(error)
         else:
             scene.contenders.append(contender)
     return scene

@@ -109,13 +109,15 @@ def _single_policies(measured: Scenes) -> Iterator[Target]:
             for peer in group.peers
             if peer in times.rounds and peer != FOR_THREADS
         }
-        equals = {one: r for one, r in ratios.items() if not group.peers[one].lacks}
+        equals = {
+            rival: r for rival, r in ratios.items() if not group.peers[rival].lacks
+        }
         for kind, among, limit in (
             ("that promises the same", equals, 2.0),
             ("of any kind", ratios, None),
         ):
             if among and (limit or equals != ratios):
-                peer = min(among, key=lambda one: among[one].median)
+                peer = min(among, key=lambda rival: among[rival].median)
                 yield _dearer(name, f"fastest peer {kind}", times, peer, limit, peer)
         if HAND in times.rounds:
             yield _net(name, "of one by hand", times, HAND, 2.0)

@@ -121,8 +121,8 @@ def plot(
 
 def _points(line: Line, x: Axis, y: Axis) -> list[str]:
     return [
-        f"{x.place(one, LEFT, RIGHT):.1f}"
+        f"{x.place(across, LEFT, RIGHT):.1f}"
         f" {y.place(max(y.low, min(y.high, other)), BOTTOM, TOP):.1f}"
-        for one, other in line.points
-        if x.low <= one <= x.high and not (y.log and other < y.low)
+        for across, other in line.points
+        if x.low <= across <= x.high and not (y.log and other < y.low)
     ]

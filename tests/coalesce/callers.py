@@ -81,7 +81,7 @@ def callers(w: World, policy: Any, slow: Slow, *after: float) -> list[Any]:
 
         return call
 
-    return [made(one) for one in after]
+    return [made(name) for name in after]
 
 
 async def cancelled_after(

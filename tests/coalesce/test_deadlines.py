@@ -49,7 +49,7 @@ async def test_who_has_less_time_leaves_at_its_own_deadline(w: World) -> None:
     results = await together(w, patient, hurried, hurried)
     assert (1, ()) == results[0]
     assert [3.0, 3.0] == left
-    assert all(isinstance(one, DeadlineExceededError) for one in results[1:])
+    assert all(isinstance(result, DeadlineExceededError) for result in results[1:])
     assert "Slow.function" == results[1].policy
     assert 1 == slow.runs
 
@@ -124,7 +124,7 @@ async def test_a_timeout_inside_bounds_the_execution(w: World) -> None:
         assert [(1, ()), (1, ())] == results
     else:
         text = "timeout 'load' of 5 s exceeded after 5 s"
-        assert [text, text] == [str(one) for one in results]
+        assert [text, text] == [str(result) for result in results]
         assert results[0] is not results[1]
 
 
@@ -280,7 +280,7 @@ async def test_calls_do_not_wait_for_each_other(w: World) -> None:
 
     decorated = w.decorate(coalesce, function)
     results = await together(w, lambda: decorated("a"), lambda: decorated("b"))
-    assert all(isinstance(one, RuntimeError) for one in results)
+    assert all(isinstance(result, RuntimeError) for result in results)
     assert coalesce.is_pristine()
 
 

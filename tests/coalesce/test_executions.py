@@ -149,13 +149,13 @@ async def test_each_gets_an_error_of_its_own(w: World) -> None:
     results = await together(w, *callers(w, Coalesce(), slow, 0, 1, 2))
     assert 1 == slow.runs
     assert error is results[0]
-    assert 3 == len({id(one) for one in results})
-    assert ["[Errno 5] down"] * 3 == [str(one) for one in results]
-    assert [["a note"]] * 3 == [one.__notes__ for one in results]
-    lengths = [len(traceback.extract_tb(one.__traceback__)) for one in results]
+    assert 3 == len({id(result) for result in results})
+    assert ["[Errno 5] down"] * 3 == [str(result) for result in results]
+    assert [["a note"]] * 3 == [result.__notes__ for result in results]
+    lengths = [len(traceback.extract_tb(result.__traceback__)) for result in results]
     assert lengths[1] == lengths[2]
-    for one in results:
-        frames = traceback.extract_tb(one.__traceback__)
+    for result in results:
+        frames = traceback.extract_tb(result.__traceback__)
         assert "function" == frames[-1].name
         assert 1 == sum("/resilient/" in f.filename for f in frames)
 
@@ -225,7 +225,7 @@ async def test_what_a_retry_inside_gave_up_on_is_not_retried_outside(w: World) -
     results = await together(w, calling(0), calling(1), calling(2))
     assert 2 == slow.runs
     notes = ["resilient: 2 attempts in 21 s; stopped: attempts"]
-    assert [notes] * 3 == [one.__notes__ for one in results]
+    assert [notes] * 3 == [result.__notes__ for result in results]
 
 
 def test_a_stop_iteration_is_an_error_like_any_other() -> None:

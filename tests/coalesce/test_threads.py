@@ -351,7 +351,7 @@ def test_a_failing_call_leaves_no_cycle(colour: Any, kind: type[BaseException]) 
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             # NB: not all there is: virtual time itself leaves frames on trio.
-            left = [one for one in gc.garbage if isinstance(one, _OURS)]
+            left = [found for found in gc.garbage if isinstance(found, _OURS)]
         finally:
             gc.set_debug(0)
             gc.garbage.clear()

@@ -272,7 +272,7 @@ async def test_a_rejection_is_shared_like_any_error(w: World) -> None:
         results = await together(
             w, *callers(w, Pipeline(Coalesce(), Held(w, 1), full), slow, 0, 0.5)
         )
-    assert all(isinstance(one, BulkheadFullError) for one in results)
+    assert all(isinstance(result, BulkheadFullError) for result in results)
 
 
 class Picky(AdmissionPolicy):
@@ -306,7 +306,9 @@ async def test_a_rejection_of_a_lesser_call_is_its_own(w: World) -> None:
 
     low, high = Priority.BATCH, Priority.CRITICAL
     results = await together(w, *(caller(low, 0), caller(high, 0.5), caller(low, 1)))
-    assert [ThrottledError, tuple, ThrottledError] == [type(one) for one in results]
+    assert [ThrottledError, tuple, ThrottledError] == [
+        type(result) for result in results
+    ]
     assert [low, high] == picky.asked
 
 

@@ -236,7 +236,7 @@ def _classes(family: str) -> tuple[type[Any], type[Any]]:
 
         @property
         def times(self) -> list[float]:
-            return [one.at for one in self.sent]
+            return [request.at for request in self.sent]
 
         def __enter__(self) -> Any:
             self.entered += 1

@@ -36,13 +36,13 @@ async def test_redirects_are_followed_hop_by_hop(h: Http) -> None:
         async with h.bare(transport, follow_redirects=True) as client:
             response = await h.get(client)
         assert (200, b"there") == (response.status_code, response.content)
-        assert [302] == [one.status_code for one in response.history]
+        assert [302] == [redirect.status_code for redirect in response.history]
         assert there == str(response.request.url)
     moved = h.library.Response(302, headers={"Location": there})
     script = h.script(503, moved, 503, 200)
     async with h.client(script, client={"follow_redirects": True}) as client:
         assert 200 == (await h.get(client)).status_code
-    assert [URL, URL, there, there] == [one.url for one in script.sent]
+    assert [URL, URL, there, there] == [request.url for request in script.sent]
 
 
 @in_every_client
@@ -58,7 +58,7 @@ async def test_a_redirect_that_keeps_the_body_sends_it_again(h: Http) -> None:
     for transport in transports(h, script := h.script(step)):
         async with h.bare(transport, follow_redirects=True) as client:
             await h.post(client, content=b"body")
-        assert [b"body", b"body"] == [one.body for one in script.sent[-2:]]
+        assert [b"body", b"body"] == [request.body for request in script.sent[-2:]]
 
 
 @in_every_client

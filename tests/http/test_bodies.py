@@ -100,9 +100,11 @@ async def test_a_body_in_memory_is_sent_again_byte_for_byte(h: Http) -> None:
         async with h.client(script, h.retry()) as client:
             assert 200 == (await h.request(client, "PUT", **body)).status_code
         first, *rest = script.sent
-        assert [first.body] * 2 == [one.body for one in rest]
+        assert [first.body] * 2 == [request.body for request in rest]
         length = first.headers.get("content-length", "0")
-        assert [length] * 2 == [one.headers.get("content-length", "0") for one in rest]
+        assert [length] * 2 == [
+            request.headers.get("content-length", "0") for request in rest
+        ]
         assert str(len(first.body)) == length
 
 
@@ -120,7 +122,7 @@ async def test_a_form_with_files_is_sent_again_where_they_can_be_rewound(
         assert 200 == response.status_code
         first, *rest = script.sent
         assert b"bytes" in first.body
-        assert [first.body] * 2 == [one.body for one in rest]
+        assert [first.body] * 2 == [request.body for request in rest]
         assert str(len(first.body)) == first.headers["content-length"]
 
 
@@ -144,7 +146,7 @@ async def test_a_stream_is_sent_once(h: Http) -> None:
     async with h.client(script, h.retry(), retry_unsafe=True) as client:
         response = await h.post(client, content=one_shot(h))
     assert 503 == response.status_code
-    assert [b"first, second"] == [one.body for one in script.sent]
+    assert [b"first, second"] == [request.body for request in script.sent]
     assert h.ours.Summary(1, ONCE, None) == response.extensions["resilient"]
 
 
@@ -170,7 +172,7 @@ async def test_a_file_is_sent_once(h: Http) -> None:
     async with h.client(script, h.retry()) as client:
         response = await h.request(client, "PUT", content=file)
     assert 503 == response.status_code
-    assert [b"but this"] == [one.body for one in script.sent]
+    assert [b"but this"] == [request.body for request in script.sent]
 
 
 @in_every_client
@@ -200,7 +202,7 @@ async def test_a_stream_of_which_nothing_was_read_is_sent_after_all(h: Http) -> 
     inner = Refuses()
     async with h.client(inner, h.retry()) as client:
         assert 200 == (await h.post(client, content=one_shot(h))).status_code
-    assert [b"first, second"] == [one.body for one in inner.script.sent]
+    assert [b"first, second"] == [request.body for request in inner.script.sent]
 
 
 @in_every_client
@@ -226,7 +228,7 @@ async def test_a_response_before_the_body_leaves_it_to_be_sent(h: Http) -> None:
     async with h.client(inner, h.retry()) as client:
         response = await h.request(client, "PUT", content=one_shot(h))
     assert 200 == response.status_code
-    assert [b"first, second"] == [one.body for one in inner.script.sent]
+    assert [b"first, second"] == [request.body for request in inner.script.sent]
 
 
 @in_async_clients

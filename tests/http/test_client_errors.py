@@ -128,8 +128,8 @@ def test_every_error_of_ours_has_its_twin(h: Http) -> None:
     """A new one in the library needs a class here."""
     errors = {
         name
-        for name, one in vars(resilient).items()
-        if inspect.isclass(one) and issubclass(one, resilient.ResilientError)
+        for name, value in vars(resilient).items()
+        if inspect.isclass(value) and issubclass(value, resilient.ResilientError)
     }
     assert errors - {"ResilientError"} == {
         name for name in h.ours.__all__ if name.endswith("Error")

@@ -60,7 +60,9 @@ def told(response: Any) -> dict[str, Any]:
         "content": response.content,
         "encoding": response.encoding,
         "request": asked(response.request),
-        "history": [(one.status_code, str(one.url)) for one in response.history],
+        "history": [
+            (redirect.status_code, str(redirect.url)) for redirect in response.history
+        ],
         "next": response.next_request and asked(response.next_request),
         "closed": (response.is_closed, response.is_stream_consumed),
         "cookies": sorted(response.cookies.items()),
@@ -90,7 +92,10 @@ def failed(error: BaseException) -> tuple[str, str]:
 
 def arrived(script: Any) -> list[tuple[Any, ...]]:
     """What came to the server."""
-    return [(one.method, one.url, one.headers, one.body) for one in script.sent]
+    return [
+        (request.method, request.url, request.headers, request.body)
+        for request in script.sent
+    ]
 
 
 def app(h: Http, answers: Callable[[Any], Any]) -> Any:
@@ -144,7 +149,7 @@ async def test_a_redirect_is_followed_only_if_wanted(h: Http, wrap: Wrap) -> Any
             by_hand = await h.send(client, stayed.next_request)
             assert "GET /end" == by_hand.text
             went = await h.get(client, url, follow_redirects=True)
-            assert [status] == [one.status_code for one in went.history]
+            assert [status] == [response.status_code for response in went.history]
             assert f"{HOME}/end" == str(went.url)
             seen += [told(stayed), told(by_hand), told(went)]
     return seen, arrived(script)
@@ -180,14 +185,19 @@ async def test_a_body_follows_its_redirect_where_the_method_stays(
             await h.post(client, url, json={"a": 1})
             await h.post(client, url, data={"a": "1"}, files={"f": b"file"})
     body = h.json({"a": 1})
-    bodies = [one.body for one in script.sent]
+    bodies = [request.body for request in script.sent]
     assert [body, b""] == bodies[:2]
     assert body == bodies[4] == bodies[5]
     assert "content-length" not in script.sent[1].headers
     # NB: a form's boundary is drawn anew.
     return [
-        (one.method, one.url, len(one.body), "content-type" in one.headers)
-        for one in script.sent
+        (
+            request.method,
+            request.url,
+            len(request.body),
+            "content-type" in request.headers,
+        )
+        for request in script.sent
     ]
 
 
@@ -200,7 +210,7 @@ async def test_a_stream_cannot_follow_a_redirect(h: Http, wrap: Wrap) -> Any:
         error = await h.error(
             h.library.StreamConsumed, h.post, client, url, content=once(h, b"once")
         )
-    assert [b"once"] == [one.body for one in script.sent]
+    assert [b"once"] == [request.body for request in script.sent]
     return failed(error), arrived(script)
 
 
@@ -222,7 +232,7 @@ async def test_a_redirect_to_another_origin_loses_its_secrets(
         ):
             url = f"{begin}/to?status=302&where={where}"
             seen.append(told(await h.get(client, url, headers=headers)))
-    kept = ["authorization" in one.headers for one in script.sent[1::2]]
+    kept = ["authorization" in request.headers for request in script.sent[1::2]]
     assert [True, False, True, False, False] == kept
     assert "home.test" == script.sent[1].headers["host"]
     assert "away.test" == script.sent[3].headers["host"]
@@ -273,7 +283,7 @@ async def test_too_many_redirects_are_an_error(h: Http, wrap: Wrap) -> Any:
             )
         )
     assert 21 + 21 + 21 + 2 == len(script.sent)
-    return told(response), [(failed(one), asked(one.request)) for one in errors]
+    return told(response), [(failed(error), asked(error.request)) for error in errors]
 
 
 @as_with_a_bare_transport
@@ -291,7 +301,7 @@ async def test_the_body_of_a_redirect_is_read_or_left(h: Http, wrap: Wrap) -> An
         async with h.stream(client, url=HOME, follow_redirects=True) as streamed:
             streamed_events = [event for event, _ in h.log][5:]
             assert b"end" == await h.read(streamed)
-    assert [b"moved"] == [one.content for one in response.history]
+    assert [b"moved"] == [redirect.content for redirect in response.history]
     events = [event for event, _ in h.log]
     # NB: the body of one that was read may be closed more than once.
     assert "closed" in events[1 : events.index("sent", 1)]
@@ -366,11 +376,11 @@ async def test_a_digest_answers_its_challenge(h: Http, wrap: Wrap) -> Any:
             first = await h.post(client, HOME, json={"a": 1})
             second = await h.get(client, HOME)
         assert (200, "00000001") == (first.status_code, first.json()["nc"])
-        assert [401] == [one.status_code for one in first.history]
+        assert [401] == [response.status_code for response in first.history]
         assert (200, "00000002") == (second.status_code, second.json()["nc"])
         assert 1 == server.challenges
         body = h.json({"a": 1})
-        assert [body, body, b""] == [one.body for one in script.sent]
+        assert [body, body, b""] == [request.body for request in script.sent]
         seen.append((first.content, second.content, len(second.history)))
     return seen
 
@@ -419,8 +429,8 @@ async def test_an_auth_flow_of_ones_own_is_driven(h: Http, wrap: Wrap) -> Any:
         whole = await h.post(client, HOME, content=b"one")
         streamed = await h.post(client, HOME, content=once(h, b"o", b"ne"))
     assert {"auth": "7a6c86f1++"} == whole.json() == streamed.json()
-    assert [2, 2] == [len(one.history) for one in (whole, streamed)]
-    assert [b"one"] * 6 == [one.body for one in script.sent]
+    assert [2, 2] == [len(response.history) for response in (whole, streamed)]
+    assert [b"one"] * 6 == [request.body for request in script.sent]
     assert 2 == flow["ended"]
     return told(whole), told(streamed), flow, arrived(script)
 
@@ -482,8 +492,8 @@ async def test_credentials_and_redirects_go_together(h: Http, wrap: Wrap) -> Any
     async with h.bare(wrap(script), auth=auth, follow_redirects=True) as client:
         response = await h.get(client, HOME)
     assert "authorization" not in response.json()
-    statuses = [one.status_code for one in response.history]
-    return statuses, response.content, [one.url for one in script.sent]
+    statuses = [redirect.status_code for redirect in response.history]
+    return statuses, response.content, [request.url for request in script.sent]
 
 
 # -- Streaming
@@ -551,7 +561,7 @@ async def test_chunks_have_the_size_that_is_asked_for(h: Http, wrap: Wrap) -> An
                     parts = list(getattr(response, f"iter_{how}")(4))
                 else:
                     parts = [one async for one in getattr(response, f"aiter_{how}")(4)]
-                assert {4} == {len(one) for one in parts[:-1]}
+                assert {4} == {len(part) for part in parts[:-1]}
                 seen.append(parts)
     return seen
 
@@ -664,7 +674,7 @@ async def test_a_body_that_breaks_off_fails_as_the_clients(h: Http, wrap: Wrap) 
         async with h.stream(client, url=HOME) as response:
             late = await h.error(h.library.ReadError, h.read, response)
         assert response.is_closed
-    return [(failed(one), asked(one.request)) for one in (whole, late)]
+    return [(failed(response), asked(response.request)) for response in (whole, late)]
 
 
 @as_with_a_bare_transport
@@ -886,7 +896,7 @@ async def test_a_mount_is_opened_and_closed_with_its_client(h: Http, wrap: Wrap)
     default, mounted = h.script(200), h.script(200)
     async with h.bare(wrap(default), mounts={"all://x.test": wrap(mounted)}):
         assert [(1, 0), (1, 0)] == [
-            (one.entered, one.closed) for one in (default, mounted)
+            (transport.entered, transport.closed) for transport in (default, mounted)
         ]
     return default.closed, mounted.closed
 

@@ -245,7 +245,7 @@ async def test_the_server_may_be_told_how_much_time_is_left(h: Http) -> None:
         ) as client:
             request = client.build_request("GET", URL)
             await h.send(client, request)
-        assert texts == [one.headers["x-time-left"] for one in script.sent]
+        assert texts == [request.headers["x-time-left"] for request in script.sent]
         assert "x-time-left" not in request.headers
 
 
@@ -296,7 +296,7 @@ async def test_a_client_that_would_wait_longer_is_reported_once(h: Http) -> None
             f"the client's {phase} timeout ({spelt}) is longer than the total limit"
             " of its transport (30 s), which wins: give the client a `timeout`"
             " within it, or the pipeline a longer Timeout"
-        ] == [str(one.message) for one in caught]
+        ] == [str(warning.message) for warning in caught]
 
 
 @in_every_client
@@ -311,8 +311,8 @@ async def test_a_client_within_the_limit_is_not_reported(h: Http) -> None:
         (Pipeline(h.retry()), slow),
         (Bulkhead(1), slow),
     ):
-        async with h.client(h.script(200), pipeline, client=client) as one:
-            await h.get(one)
+        async with h.client(h.script(200), pipeline, client=client) as http:
+            await h.get(http)
 
 
 @in_every_client
@@ -331,13 +331,13 @@ async def test_the_warning_points_at_the_callers_line(h: Http) -> None:
     """Past the client, whichever of its methods it is."""
     for verb in (h.get, h.open):
         pipeline = Timeout(30)
-        async with h.client(h.script(200), pipeline, client={"timeout": None}) as one:
+        async with h.client(h.script(200), pipeline, client={"timeout": None}) as http:
             with pytest.warns(resilient.ResilientWarning) as caught:
-                await verb(one)
+                await verb(http)
         assert families.__file__ == caught[0].filename
-    async with h.client(h.script(200), Timeout(30), client={"timeout": None}) as one:
+    async with h.client(h.script(200), Timeout(30), client={"timeout": None}) as http:
         with pytest.warns(resilient.ResilientWarning) as caught:
-            async with h.stream(one):
+            async with h.stream(http):
                 pass
     assert families.__file__ == caught[0].filename
 
@@ -357,7 +357,7 @@ def test_a_proxy_of_the_environment_is_reported(
         "the environment names a proxy, which a client that is given a transport"
         " does not use: give the transport inner=HTTPTransport(proxy=…), or"
         " `mounts` to the client"
-    ] == [str(one.message) for one in caught]
+    ] == [str(warning.message) for warning in caught]
 
 
 def test_a_proxy_is_not_reported_where_it_changes_nothing(

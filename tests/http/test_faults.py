@@ -330,7 +330,7 @@ def away(last: int, *more: frames.Frame) -> Act:
 
     def act(server: h2.connection.H2Connection, stream: int) -> bytes:
         goaway = frames.GoAwayFrame(0, last_stream_id=last)
-        return b"".join(one.serialize() for one in (goaway, *more))
+        return b"".join(frame.serialize() for frame in (goaway, *more))
 
     return act
 
@@ -545,7 +545,7 @@ async def test_a_body_that_can_be_sent_once_is_not_sent_half_by_the_client(
 
     again = File() if h.is_sync else AsyncFile()
     generator = iter(File()) if h.is_sync else aiter(AsyncFile())
-    for one in (again, generator):
+    for body in (again, generator):
         wire = over_h2(h, serving(answer, away(1)), serving(answer))
         async with h.client(wire.transport, h.retry()) as client:
             await h.get(client, PLAIN)
@@ -555,10 +555,12 @@ async def test_a_body_that_can_be_sent_once_is_not_sent_half_by_the_client(
                 client,
                 "PUT",
                 PLAIN,
-                content=one,
+                content=body,
                 headers={"Content-Length": "8"},
             )
-        assert all(b"body" not in one.buffer for one in wire.connections[1:])
+        assert all(
+            b"body" not in connection.buffer for connection in wire.connections[1:]
+        )
 
 
 def _in_all(scenario: Any) -> None:

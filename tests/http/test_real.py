@@ -160,7 +160,7 @@ async def test_a_body_is_replayed_byte_for_byte(h: Real, server: Server) -> None
     async with h.client(h.inner(), h.quick()) as client:
         await h.request(client, "PUT", server.url, content=BODY)
     assert [(BODY, True)] * 3 == [
-        (bytes(one.body), one.complete) for one in server.requests
+        (bytes(request.body), request.complete) for request in server.requests
     ]
 
 
@@ -182,7 +182,7 @@ async def test_a_stream_is_sent_once_and_whole(h: Real, server: Server) -> None:
     assert 503 == response.status_code
     summary = response.extensions["resilient"]
     assert (1, "its body can be sent only once") == (summary.attempts, summary.stopped)
-    assert [BODY * 2] == [bytes(one.body) for one in server.requests]
+    assert [BODY * 2] == [bytes(request.body) for request in server.requests]
 
 
 @every_client_and_version
@@ -262,7 +262,11 @@ async def test_a_thousand_failures_leave_the_pool_as_it_was(
             )
         assert 0 == bulkhead.in_use
         assert len(inner._pool.connections) <= 1
-        assert not [one for one in inner._pool.connections if not one.is_idle()]
+        assert not [
+            connection
+            for connection in inner._pool.connections
+            if not connection.is_idle()
+        ]
         assert server.open_connections <= 1
     assert rounds * 6 == server.hits.total()
     await h.settled(server, 0)

@@ -232,7 +232,9 @@ async def test_an_idempotency_key_makes_any_method_idempotent(h: Http) -> None:
     async with h.client(script, h.retry()) as client:
         headers = {"idempotency-key": "mine"}
         assert 200 == (await h.post(client, headers=headers)).status_code
-    assert ["mine"] * 3 == [one.headers["idempotency-key"] for one in script.sent]
+    assert ["mine"] * 3 == [
+        request.headers["idempotency-key"] for request in script.sent
+    ]
 
 
 @in_every_client
@@ -242,7 +244,7 @@ async def test_a_key_of_our_own_is_the_same_for_all_attempts(h: Http) -> None:
     async with h.client(script, h.retry(), idempotency_key=True) as client:
         request = client.build_request("POST", URL)
         assert 200 == (await h.send(client, request)).status_code
-        keys = {one.headers["idempotency-key"] for one in script.sent}
+        keys = {request.headers["idempotency-key"] for request in script.sent}
         assert {request.headers["Idempotency-Key"]} == keys
         # The same request again is the same operation.
         await h.send(client, request)
@@ -314,9 +316,9 @@ async def test_each_resend_is_counted_on_its_call(h: Http) -> None:
         extensions = request.extensions
         await h.send(client, request)
     assert [None, 1, 2] == [
-        one.extensions.get("http.request.resend_count") for one in script.sent
+        request.extensions.get("http.request.resend_count") for request in script.sent
     ]
-    assert [1, 1, 1] == [one.extensions["mine"] for one in script.sent]
+    assert [1, 1, 1] == [request.extensions["mine"] for request in script.sent]
     assert extensions is request.extensions
     assert {"mine", "timeout"} == {*request.extensions}
 

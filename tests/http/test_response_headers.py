@@ -270,8 +270,8 @@ def test_a_reset_is_seconds_or_a_moment_or_a_duration(
 ) -> None:
     """Whatever the family of servers writes."""
     fields = {"x-ratelimit-remaining": "1", "x-ratelimit-reset": reset}
-    (one,) = allowances(headers(fields), 1_700_000_000.0)
-    assert pytest.approx(seconds) == one.reset
+    (allowance,) = allowances(headers(fields), 1_700_000_000.0)
+    assert pytest.approx(seconds) == allowance.reset
 
 
 @pytest.mark.parametrize("reset", ["", "-1", "soon", "s", "m", "5x", "1s2h", "1.5m"])
@@ -295,8 +295,8 @@ def test_a_moment_is_measured_against_the_clock_of_the_server(headers: Any) -> N
         "x-ratelimit-remaining": "1",
         "x-ratelimit-reset": "1700000007",
     }
-    (one,) = allowances(headers(fields), 0.0)
-    assert 7.0 == one.reset
+    (allowance,) = allowances(headers(fields), 0.0)
+    assert 7.0 == allowance.reset
 
 
 def test_the_scarcest_of_a_unit_counts(headers: Any) -> None:
@@ -343,9 +343,9 @@ def _no_trouble(raw: list[tuple[bytes, bytes]]) -> None:
     said = read(raw, WALL)
     assert said.retry_after is None or 0.0 <= said.retry_after < math.inf
     assert said.should_retry in (None, True, False)
-    for one in said.allowances:
-        assert 0.0 <= one.remaining < math.inf
-        assert 0.0 <= one.reset < math.inf
+    for allowance in said.allowances:
+        assert 0.0 <= allowance.remaining < math.inf
+        assert 0.0 <= allowance.reset < math.inf
 
 
 # -- What servers of today send
@@ -473,4 +473,4 @@ def test_a_server_may_say_whether_to_come_back(
     values: list[bytes], word: bool | None
 ) -> None:
     """Nothing is said where it says both."""
-    assert word is said(*[(b"X-Should-Retry", one) for one in values]).should_retry
+    assert word is said(*[(b"X-Should-Retry", value) for value in values]).should_retry

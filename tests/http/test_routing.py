@@ -366,11 +366,14 @@ async def test_two_names_at_one_address_share_no_connection(h: Http) -> None:
     async with h.bare(transport) as client:
         for _ in range(6):
             await h.get(client, f"{ORIGIN}/")
-    names = [{sent.extensions.get("sni_hostname") for sent in one.sent} for one in made]
+    names = [
+        {sent.extensions.get("sni_hostname") for sent in transport.sent}
+        for transport in made
+    ]
     assert {None, "a", "b"} == {*names[0], *names[1], *names[2]}
     assert [1, 1, 1] == [len(each) for each in names]
-    assert [2, 2, 2] == [len(one.sent) for one in made]
-    assert all(one.closed for one in made)
+    assert [2, 2, 2] == [len(transport.sent) for transport in made]
+    assert all(transport.closed for transport in made)
 
 
 @in_every_client
@@ -391,13 +394,13 @@ async def test_a_pool_that_is_not_needed_is_closed_when_it_is_idle(h: Http) -> N
         async with h.bare(transport) as client:
             response = await h.open(client, f"{ORIGIN}/")
             await h.get(client, f"{ORIGIN}/")
-            assert [False, False, False] == [one.closed for one in made]
+            assert [False, False, False] == [transport.closed for transport in made]
             await h.read(response)
             await h.get(client, f"{ORIGIN}/")
             assert made[1].closed
             assert made[2].closed
             assert not made[3].closed
-        assert all(one.closed for one in made)
+        assert all(transport.closed for transport in made)
     finally:
         routing._MOST_POOLS = before  # type: ignore[misc]
 
@@ -419,7 +422,7 @@ async def test_closing_the_transport_closes_every_pool(h: Http) -> None:
         transport.close()
     else:
         await transport.aclose()
-    assert [True, True] == [one.closed for one in made]
+    assert [True, True] == [transport.closed for transport in made]
 
 
 @in_sync_clients

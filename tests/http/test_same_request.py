@@ -44,7 +44,7 @@ async def test_a_request_that_is_sent_twice_at_once_stays_as_it_came(h: Http) ->
         assert before == state_of(request) == now
         assert all(before[key] is now[key] for key in ("extensions", "headers"))
         assert headers == dict(request.headers)
-    left = [float(one.headers["x-left"]) for one in script.sent]
+    left = [float(request.headers["x-left"]) for request in script.sent]
     assert [5.0, 5.0] == left
 
 

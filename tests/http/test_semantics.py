@@ -28,15 +28,17 @@ LASTING = {501, 505, 508, 510, 511}
 
 def test_every_status_of_class_5xx_is_a_failure_unless_it_will_stay() -> None:
     """Registered or not; and four of class 4xx."""
-    assert {408, 421, 425, 429} == {one for one in FAILED if one < 500}
-    assert {*range(500, 600)} - LASTING == {one for one in FAILED if one >= 500}
+    assert {408, 421, 425, 429} == {status for status in FAILED if status < 500}
+    assert {*range(500, 600)} - LASTING == {
+        status for status in FAILED if status >= 500
+    }
 
 
 def test_the_methods_are_those_of_the_registry() -> None:
     """Of WebDAV, DeltaV and CalDAV too; not those that it calls neither."""
     assert {"GET", "PROPFIND", "REPORT", "SEARCH", "QUERY", "MKCALENDAR"} < IDEMPOTENT
     assert IDEMPOTENT.isdisjoint({"POST", "PATCH", "LOCK", "CONNECT", "PURGE", "get"})
-    assert all(one == one.upper() for one in IDEMPOTENT)
+    assert all(method == method.upper() for method in IDEMPOTENT)
 
 
 @in_every_client

@@ -152,7 +152,7 @@ async def test_telemetry_and_health_call_it_http(h: Http) -> None:
     assert "http" == pipeline.name == pipeline.label
     seen = resilient.health()["http"]
     assert seen["calls"]["failure"] >= 1
-    assert {"ClientTimeout", "PerKey"} <= {one["kind"] for one in seen["policies"]}
+    assert {"ClientTimeout", "PerKey"} <= {entry["kind"] for entry in seen["policies"]}
     call = Call("GET https://here.test", policy=pipeline)
     assert "GET https://here.test" == pipeline.policies[0].error_name(call)
 
@@ -225,8 +225,8 @@ async def test_the_attempts_limit_is_inside_the_retry(h: Http) -> None:
     script = h.script(slow)
     client = {"timeout": 30}
     pipeline = h.ours.standard_pipeline(total=30, attempt=10)
-    async with h.client(script, pipeline, client=client) as one:
-        error = await h.error(h.ours.TimeoutExceededError, h.get, one)
+    async with h.client(script, pipeline, client=client) as http:
+        error = await h.error(h.ours.TimeoutExceededError, h.get, http)
     assert 30.0 == error.seconds
     assert 30.0 == pytest.approx(h.now())
     assert 3 == len(script.sent)

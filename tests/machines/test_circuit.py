@@ -1348,8 +1348,8 @@ def test_at_the_trip_point_it_opens() -> None:
     circuit = throttling(49, 98)
     assert OPEN is circuit.state
     changes = circuit.take_changes()
-    assert ["throttle_rate", "failure_rate"] == [one.reason for one in changes]
-    assert [0, 1] == [one.era for one in changes]
+    assert ["throttle_rate", "failure_rate"] == [change.reason for change in changes]
+    assert [0, 1] == [change.era for change in changes]
 
 
 def test_throttling_begins_no_era() -> None:

@@ -757,7 +757,9 @@ class AnyFleet(RuleBasedStateMachine):
         if fresh:
             self.tried = []
         member = self.fleet.choose(self.now, self.random.random, self.tried)
-        staying = [one for one in self.fleet.members.values() if not one.draining]
+        staying = [
+            member for member in self.fleet.members.values() if not member.draining
+        ]
         assert (member is None) == (not staying)
         if member is not None:
             assert member in staying
@@ -791,7 +793,9 @@ class AnyFleet(RuleBasedStateMachine):
 
     @rule(addresses=st.sets(st.sampled_from("ABCDEF")))
     def replace(self, addresses: set[str]) -> None:
-        self.fleet.replace([(one, one, 1.0) for one in sorted(addresses)], self.now)
+        self.fleet.replace(
+            [(address, address, 1.0) for address in sorted(addresses)], self.now
+        )
 
     @invariant()
     def counts_are_exact(self) -> None:
@@ -806,8 +810,10 @@ class AnyFleet(RuleBasedStateMachine):
     def no_more_than_a_third_is_out(self) -> None:
         if not hasattr(self, "fleet"):
             return
-        staying = [one for one in self.fleet.members.values() if not one.draining]
-        assert sum(one.is_out for one in staying) <= len(staying) // 3
+        staying = [
+            member for member in self.fleet.members.values() if not member.draining
+        ]
+        assert sum(member.is_out for member in staying) <= len(staying) // 3
 
 
 TestAnyFleet = AnyFleet.TestCase

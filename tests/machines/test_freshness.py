@@ -84,7 +84,7 @@ class NaiveEntries(RuleBasedStateMachine):
         self.model: list[tuple[str, int, float, float]] = []
 
     def forget(self, key: str) -> None:
-        self.model = [one for one in self.model if one[0] != key]
+        self.model = [entry for entry in self.model if entry[0] != key]
 
     @rule(key=keys, lifetime=st.sampled_from([0.0, 1.0, 3.0, math.inf]))
     def put(self, key: str, lifetime: float) -> None:
@@ -98,12 +98,12 @@ class NaiveEntries(RuleBasedStateMachine):
     def get(self, key: str) -> None:
         found = self.entries.get(key, self.now)
         expected = None
-        for one in self.model:
-            name, value, put, lifetime = one
+        for entry in self.model:
+            name, value, put, lifetime = entry
             if name == key and self.now < put + lifetime:
                 expected = (value, self.now - put)
                 self.forget(key)
-                self.model.append(one)
+                self.model.append(entry)
                 break
         assert expected == found
 

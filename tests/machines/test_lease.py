@@ -160,7 +160,7 @@ class Fleet:
     def unbooked(self) -> float:
         """What was used alone and the store was not told of."""
         told = sum(asked.spent for asked in self.asked.values())
-        return told + self.lost + sum(one._spent_alone for one in self.members)
+        return told + self.lost + sum(member._spent_alone for member in self.members)
 
 
 # The promise, under an adversary

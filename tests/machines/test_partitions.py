@@ -55,7 +55,7 @@ class ByGroup(SharedSlots[Ticket]):
         return ticket.granted
 
     def give_back(self, group: Group | None) -> list[Ticket]:
-        ticket = next(one for one in self.holders if one.group is group)
+        ticket = next(holder for holder in self.holders if holder.group is group)
         self.holders.remove(ticket)
         granted = self.leave(ticket)
         self.holders += granted
@@ -347,7 +347,7 @@ def test_the_queue_is_served_by_class_and_age(lifo: bool, names: str) -> None:
         slots.join(Ticket(critical if name in "cd" else batch, name))
     slots.give_back(None)
     assert 1 == slots.in_use
-    assert names[1:] == "".join(str(one.name) for one in slots.resize(3))
+    assert names[1:] == "".join(str(ticket.name) for ticket in slots.resize(3))
     assert 1 == slots.queued
 
 
@@ -441,8 +441,12 @@ class ManyGroups(RuleBasedStateMachine):
             for name in "abc":
                 for priority in Priority:
                     group = self.slots.group(name, priority)
-                    running = [one for one in self.running if one.group is group]
-                    waiting = [one for one in self.waiting if one.group is group]
+                    running = [
+                        ticket for ticket in self.running if ticket.group is group
+                    ]
+                    waiting = [
+                        ticket for ticket in self.waiting if ticket.group is group
+                    ]
                     assert (len(running), len(waiting)) == (group.in_use, group.waiting)
             # No ticket waits while no call runs.
             assert self.running or not self.waiting

@@ -143,7 +143,9 @@ class NaiveExecutions(RuleBasedStateMachine):
 
     @invariant()
     def only_executions_that_are_waited_for_are_under_way(self) -> None:
-        under_way = {one.key: one for one, who in self.waiting.items() if who}
+        under_way = {
+            waiting.key: waiting for waiting, who in self.waiting.items() if who
+        }
         assert len(under_way) == len(self.executions)
         for key in "abc":
             assert under_way.get(key) is self.executions.find(key)

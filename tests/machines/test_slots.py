@@ -71,7 +71,7 @@ def arrive(slots: Remembered, names: str) -> list[object]:
     """Let a ticket of a class join for each name; return who has no place."""
     tickets = [Ticket(name, LETTERS[name[0]]) for name in names.split()]
     put_out = [slots.join(ticket) for ticket in tickets]
-    return [one and one.name for one in put_out]
+    return [ticket and ticket.name for ticket in put_out]
 
 
 def test_no_more_than_the_limit_are_taken() -> None:
@@ -169,7 +169,9 @@ def test_the_highest_class_goes_first(lifo: bool, order: str) -> None:
     """Within a class the order is that of the queue."""
     slots = full(1, 6, lifo=lifo)
     assert [None] * 6 == arrive(slots, "b1 n1 c1 b2 c2 n2")
-    assert ["c1", "c2", "n1", "n2", "b1", "b2"] == [one.name for one in slots.waiting()]
+    assert ["c1", "c2", "n1", "n2", "b1", "b2"] == [
+        ticket.name for ticket in slots.waiting()
+    ]
     assert order.split() == [slots.give_back()[0].name for _ in range(6)]
 
 

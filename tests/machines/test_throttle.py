@@ -296,15 +296,15 @@ class NaiveThrottle(RuleBasedStateMachine):
         if len(self.calls) < 5 or missing <= 0:
             return 0.0
         excess = missing / (len(self.calls) + 2.0) * len(self.calls)
-        below = sum(one < priority for one, _ in self.calls)
-        own = sum(one == priority for one, _ in self.calls)
+        below = sum(other < priority for other, _ in self.calls)
+        own = sum(other == priority for other, _ in self.calls)
         if not own:
             return float(excess > below)
         return min(1.0, max(0.0, (excess - below) / own))
 
     def slack(self, priority: Priority, share: float) -> float:
         """By how much a class may be off its share."""
-        own = sum(one == priority for one, _ in self.calls)
+        own = sum(other == priority for other, _ in self.calls)
         return max(10.0, 0.1 * own * min(share, 1 - share))
 
     @rule(

@@ -146,8 +146,8 @@ def test_a_fleet_never_uses_more_and_never_stops(
     assert most_over(moments, RATE, BURST) <= WORKERS
     if began:
         refused = [moment for result in results for moment in result["refused"]]
-        offered = [one for one in moments + refused if began <= one < ended]
-        while_lost = [one for one in moments if began <= one < ended]
+        offered = [moment for moment in moments + refused if began <= moment < ended]
+        while_lost = [moment for moment in moments if began <= moment < ended]
         assert len(while_lost) >= 0.5 * min(len(offered), RATE * (ended - began)), [
             result["longest"] for result in results
         ]

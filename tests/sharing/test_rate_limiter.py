@@ -756,7 +756,9 @@ async def test_a_loss_and_the_return_are_told_once(w: World) -> None:
     for _ in range(100):
         await passes(w, limiter)
         await w.sleep(0.01)
-    lost, back = [one for one in events if isinstance(one, (StoreLost, StoreBack))]
+    lost, back = [
+        event for event in events if isinstance(event, (StoreLost, StoreBack))
+    ]
     assert StoreLost("api", None, "unreachable") == lost
     assert (StoreBack, "api", None) == (type(back), back.policy, back.call)
     assert 0.9 < back.seconds < 2.0

@@ -176,7 +176,7 @@ def check(expression: str, labels: set[str], emitted: list[dict[str, str]]) -> N
         assert found, f"{selector} finds nothing"
         known.update(*found)
     grouped = re.findall(r"\b(?:by|without|on|ignoring)\s*\((.*?)\)", expression)
-    labels = labels.union(*(re.findall(r"\w+", one) for one in grouped))
+    labels = labels.union(*(re.findall(r"\w+", group) for group in grouped))
     assert set() == labels - known, expression
 
 
@@ -240,7 +240,10 @@ def test_panels_show_all_that_is_emitted(
         for selector in selectors(target["expr"])
     ]
     shown = {
-        value for one in wanted for name, _, value in one.matchers if name == "__name__"
+        value
+        for query in wanted
+        for name, _, value in query.matchers
+        if name == "__name__"
     }
     names = {
         re.sub("_(bucket|count|sum)$", "_bucket", series["__name__"])
@@ -248,7 +251,9 @@ def test_panels_show_all_that_is_emitted(
         if series["__name__"].startswith("resilient_")
     }
     assert set() == {
-        name for name in names if not any(re.fullmatch(one, name) for one in shown)
+        name
+        for name in names
+        if not any(re.fullmatch(pattern, name) for pattern in shown)
     }
 
 

@@ -332,7 +332,7 @@ def limits() -> list[AdaptiveConcurrency]:
     assert_type(AdaptiveConcurrency().limit, int)
     AdaptiveConcurrency(partitions=shares, by=lambda call: call.key, max_queue=5)
     AdaptiveConcurrency(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    return [AdaptiveConcurrency(one, on=OSError) for one in algorithms]
+    return [AdaptiveConcurrency(algorithm, on=OSError) for algorithm in algorithms]
 
 
 class MemoryStore:

@@ -19,8 +19,8 @@ def raise_first(errors: list[BaseException]) -> BaseException:
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors in a group and in the groups in it; else the error."""
     if isinstance(error, BaseExceptionGroup):
-        for one in error.exceptions:  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # any
-            yield from leaves(one)  # pyright: ignore[reportUnknownArgumentType]
+        for member in error.exceptions:  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # any
+            yield from leaves(member)  # pyright: ignore[reportUnknownArgumentType]
     else:
         yield error
 
@@ -34,9 +34,9 @@ def annotate(error: Exception, note: str) -> None:
         notes = getattr(error, "__notes__", None)
         if isinstance(notes, list):
             notes[:] = [
-                one
-                for one in cast("list[object]", notes)
-                if not str(one).startswith(_NOTE)
+                note
+                for note in cast("list[object]", notes)
+                if not str(note).startswith(_NOTE)
             ]
         error.add_note(f"{_NOTE}{note}")
     except Exception:
@@ -49,8 +49,8 @@ _CONTEXT: Any = vars(BaseException)["__context__"]
 
 def add_context(error: BaseException, earlier: BaseException) -> None:
     """Hang an earlier error on the end of an error's chain, if it is in none."""
-    chain = {id(one) for one in error_chain(error)}
-    if any(id(one) in chain for one in error_chain(earlier)):
+    chain = {id(link) for link in error_chain(error)}
+    if any(id(link) in chain for link in error_chain(earlier)):
         # NB: an error that is raised again and again must not grow.
         return
     last, further = error, error.__cause__ or error.__context__
@@ -66,11 +66,11 @@ def error_chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
-        one = pending.pop()
-        if one is None or id(one) in seen:
+        link = pending.pop()
+        if link is None or id(link) in seen:
             continue
-        seen.add(id(one))
-        yield one
-        pending += (one.__cause__, one.__context__)
-        if isinstance(one, BaseExceptionGroup):
-            pending += one.exceptions  # pyright: ignore[reportUnknownMemberType]  # any
+        seen.add(id(link))
+        yield link
+        pending += (link.__cause__, link.__context__)
+        if isinstance(link, BaseExceptionGroup):
+            pending += link.exceptions  # pyright: ignore[reportUnknownMemberType]  # any

@@ -76,7 +76,7 @@ _HOLDING_BACK: dict[str, str] = {
 def is_rejection(error: BaseException | None) -> bool:
     """Whether the function was not called: a rejection, or a group of nothing else."""
     if isinstance(error, BaseExceptionGroup):
-        return all(isinstance(one, RejectedError) for one in leaves(error))  # pyright: ignore[reportUnknownArgumentType]  # any
+        return all(isinstance(part, RejectedError) for part in leaves(error))  # pyright: ignore[reportUnknownArgumentType]  # any
     return isinstance(error, RejectedError)
 
 

@@ -47,9 +47,9 @@ def raised_by(policy: object, error: Exception) -> Exception:
         ):
             # NB: copied, for setting `tb_next` looks for loops in all the rest.
             trace = entry.tb_next
-            for one in reversed(newer):
+            for later in reversed(newer):
                 trace = types.TracebackType(
-                    trace, one.tb_frame, one.tb_lasti, one.tb_lineno
+                    trace, later.tb_frame, later.tb_lasti, later.tb_lineno
                 )
             BaseException.with_traceback(error, trace)
             break

@@ -482,11 +482,11 @@ def _total(policy: Policy[Any]) -> float | None:
         # NB: what gives way to the client is no limit that it could miss.
         return None if isinstance(policy, ClientTimeout) else policy.seconds
     if isinstance(policy, Pipeline):
-        for one in policy.policies:
-            if isinstance(one, (Retry, PerKey)):
+        for inner in policy.policies:
+            if isinstance(inner, (Retry, PerKey)):
                 # What is further in bounds one attempt, or one origin.
                 return None
-            total = _total(one)
+            total = _total(inner)
             if total is not None:
                 return total
     return None

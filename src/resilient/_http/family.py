@@ -38,7 +38,7 @@ class Family:
         """
         twin = self.errors.get(kind)
         if twin is None and not issubclass(kind, self.library.TransportError):
-            base = next((one for one in kind.__mro__ if one in self.errors), None)
+            base = next((base for base in kind.__mro__ if base in self.errors), None)
             if base is not None:
                 names = {
                     "__module__": kind.__module__,

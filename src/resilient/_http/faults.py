@@ -111,7 +111,7 @@ def facts(error: Exception, library: Any, head: bool | None) -> Facts:
     if isinstance(error, library.ProxyError):
         refused = str(error).startswith(_REFUSED_BY_PROXY)
         return Facts(Fault.LASTING if refused else Fault.SERVERS, sent)
-    h2 = next((one for one in chain if _is_of_h2(one)), None)
+    h2 = next((link for link in chain if _is_of_h2(link)), None)
     if h2 is not None:
         return _of_h2(h2, sent)
     is_servers = isinstance(error, library.TransportError) and not isinstance(
@@ -130,13 +130,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     for _ in range(_LONGEST_CHAIN):
         if not pending:
             return
-        one = pending.pop(0)
-        if not isinstance(one, BaseException):
+        link = pending.pop(0)
+        if not isinstance(link, BaseException):
             continue
-        yield one
-        if isinstance(one, BaseExceptionGroup):
-            pending += cast("BaseExceptionGroup[BaseException]", one).exceptions
-        pending.append(one.__cause__ or (one.args[0] if one.args else None))
+        yield link
+        if isinstance(link, BaseExceptionGroup):
+            pending += cast("BaseExceptionGroup[BaseException]", link).exceptions
+        pending.append(link.__cause__ or (link.args[0] if link.args else None))
 
 
 def _is_shortage(error: BaseException) -> bool:
@@ -168,12 +168,12 @@ def _sent(error: Exception, library: Any, chain: list[BaseException]) -> bool:
     )
     if isinstance(error, unsent):
         return False
-    for one in chain:
-        said: Any = one.args[0] if one.args else None
+    for link in chain:
+        said: Any = link.args[0] if link.args else None
         last: int | None = getattr(said, "last_stream_id", None)
         if last is not None:
             # A server that goes away says which stream was the last it took.
-            stream = _stream_id(one)
+            stream = _stream_id(link)
             return last != 0 and (stream is None or stream <= last)
         if getattr(said, "error_code", None) == _REFUSED_STREAM:
             return False
@@ -222,7 +222,7 @@ def _of_h2(error: BaseException, sent: bool) -> Facts:
 def _last_stream(events: Any) -> int | None:
     """Return the last stream of a GOAWAY among events that h2 did not hand out."""
     found = [getattr(event, "last_stream_id", None) for event in events or ()]
-    return next((one for one in found if one is not None), None)
+    return next((place for place in found if place is not None), None)
 
 
 def _stream_id(error: BaseException) -> int | None:

@@ -124,7 +124,10 @@ def read(raw: Iterable[tuple[bytes, bytes]], wall: float) -> Advice:
     granted = tuple(_scarcest(_allowances(rates, server)))
     wait = _retry_after(retry, server)
     if wait is None:
-        wait = max((one.reset for one in granted if one.remaining == 0), default=None)
+        wait = max(
+            (allowance.reset for allowance in granted if allowance.remaining == 0),
+            default=None,
+        )
     return Advice(wait, _should_retry(retry), granted)
 
 
@@ -207,7 +210,9 @@ def _latest(
             if None not in parts:
                 parsed += parts
         parsed.append(whole)
-    return max((one for one in parsed if one is not None), default=None)
+    return max(
+        (allowance for allowance in parsed if allowance is not None), default=None
+    )
 
 
 # -- What is left
@@ -215,13 +220,13 @@ def _latest(
 
 def _scarcest(allowances: Iterable[Allowance]) -> Iterable[Allowance]:
     scarcest: dict[str, Allowance] = {}
-    for one in allowances:
-        known = scarcest.get(one.unit)
-        if known is None or (one.remaining, -one.reset) < (
+    for allowance in allowances:
+        known = scarcest.get(allowance.unit)
+        if known is None or (allowance.remaining, -allowance.reset) < (
             known.remaining,
             -known.reset,
         ):
-            scarcest[one.unit] = one
+            scarcest[allowance.unit] = allowance
     return scarcest.values()
 
 
@@ -242,7 +247,7 @@ def _allowances(fields: Fields, server: float) -> Iterator[Allowance]:
             break
     for (_, unit), words in told.items():
         remaining = [_decimal(text) for text in words.get("remaining", ())]
-        left = min((one for one in remaining if one is not None), default=None)
+        left = min((number for number in remaining if number is not None), default=None)
         reset = _latest(words, "reset-after", _seconds)
         if reset is None:
             reset = _latest(words, "reset", lambda text: _reset(text, server))
@@ -275,7 +280,7 @@ def _members(field: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the members of a structured list with their parameters, RFC 9651."""
     for member in _split(field, ","):
         name, *parameters = _split(member, ";")
-        pairs = (one.partition("=") for one in parameters)
+        pairs = (parameter.partition("=") for parameter in parameters)
         yield _unquoted(name), {key.strip(" \t"): _unquoted(to) for key, _, to in pairs}
 
 

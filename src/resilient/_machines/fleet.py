@@ -544,7 +544,7 @@ class Fleet:
                     self._eject(member, ejection, "probe_overdue", now)
                 out.append((ejection.until, ejection, member))
         # Where others have left, too many may be out.
-        out.sort(key=lambda one: one[0], reverse=True)
+        out.sort(key=lambda entry: entry[0], reverse=True)
         while len(out) > self._allowed(staying):
             _, ejection, member = out.pop()
             ejection.come_back(now)

@@ -126,15 +126,15 @@ class Executions(Generic[F]):
         pending: list[Execution] = [execution]
         seen: set[Execution] = set()
         while pending:
-            one = pending.pop()
-            if one in around:
+            current = pending.pop()
+            if current in around:
                 return True
-            if one in seen:
+            if current in seen:
                 continue
-            seen.add(one)
+            seen.add(current)
             pending += (
                 other
                 for other in self._under_way.values()
-                if any(one in waiting.around for waiting in other.waiters)
+                if any(current in waiting.around for waiting in other.waiters)
             )
         return False

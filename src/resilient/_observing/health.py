@@ -60,8 +60,8 @@ def readings() -> Iterator[Reading]:
             continue
         yield reading
         if Trait.KEYED in reading.traits:
-            for one in _inside(policy, set()):
-                inside = _read(one, many=True)
+            for member in _inside(policy, set()):
+                inside = _read(member, many=True)
                 if inside is not None:
                     yield inside
 
@@ -84,12 +84,12 @@ def _read(policy: Policy[Any], *, many: bool) -> Reading | None:
 
 
 def _inside(policy: Policy[Any], seen: set[int]) -> Iterator[Policy[Any]]:
-    for one in policy.children():
+    for child in policy.children():
         # A factory may give several keys the same policy.
-        if id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            yield from _inside(one, seen)
+        if id(child) not in seen:
+            seen.add(id(child))
+            yield child
+            yield from _inside(child, seen)
 
 
 def merged(key: str, values: list[Any]) -> Any:
@@ -106,7 +106,9 @@ def merged(key: str, values: list[Any]) -> Any:
         mappings = cast("list[Mapping[str, Any]]", values)
         items = sorted({item for mapping in mappings for item in mapping})
         return {
-            item: merged(key, [one[item] for one in mappings if item in one])
+            item: merged(
+                key, [mapping[item] for mapping in mappings if item in mapping]
+            )
             for item in items
         }
     return _MERGES.get(key, sum)(values)
@@ -144,7 +146,9 @@ def health() -> dict[str, Any]:
             pipeline["policies"].append(entry)
     for (name, policy, kind), statuses in many.items():
         keys = sorted({key for status in statuses for key in status})
-        status = {key: merged(key, [one.get(key) for one in statuses]) for key in keys}
+        status = {
+            key: merged(key, [status.get(key) for status in statuses]) for key in keys
+        }
         entry = {"policy": policy, "kind": kind, "keys": len(statuses), **status}
         found[name]["policies"].append(entry)
     for name, counters in all_counters().items():

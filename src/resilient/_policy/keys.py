@@ -64,7 +64,7 @@ def key_of(
     else:
         if "." in call.name:
             refuse_method(policy, function)
-        made = tuple([_distinct(one) for one in args])
+        made = tuple([_distinct(arg) for arg in args])
         if kwargs:
             named = [(name, _distinct(kwargs[name])) for name in sorted(kwargs)]
             made = (made, *named)
@@ -110,16 +110,31 @@ def check_key(key: Callable[..., Hashable] | None, fn: Callable[..., Any]) -> No
         return
     parameters = given.parameters.values()
     starred = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
-    if starred & {one.kind for one in (*parameters, *taken.parameters.values())}:
+    if starred & {
+        parameter.kind for parameter in (*parameters, *taken.parameters.values())
+    }:
         # Anything may be in them.
         return
-    placed = [one for one in parameters if one.kind is not one.KEYWORD_ONLY]
-    named = [one for one in parameters if one.kind is one.KEYWORD_ONLY]
-    fewest = sum(one.default is one.empty for one in placed)
+    placed = [
+        parameter
+        for parameter in parameters
+        if parameter.kind is not parameter.KEYWORD_ONLY
+    ]
+    named = [
+        parameter
+        for parameter in parameters
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    fewest = sum(parameter.default is parameter.empty for parameter in placed)
     for places in range(fewest, len(placed) + 1):
-        for needed in (named, [one for one in named if one.default is one.empty]):
+        for needed in (
+            named,
+            [parameter for parameter in named if parameter.default is parameter.empty],
+        ):
             try:
-                taken.bind(*placed[:places], **{one.name: None for one in needed})
+                taken.bind(
+                    *placed[:places], **{parameter.name: None for parameter in needed}
+                )
             except TypeError:
                 continue
             return
@@ -178,7 +193,7 @@ def stable(key: Hashable) -> Hashable:
     if kind in _SIMPLE:
         return key
     if kind is tuple:
-        return tuple([stable(one) for one in cast("tuple[Hashable, ...]", key)])
+        return tuple([stable(part) for part in cast("tuple[Hashable, ...]", key)])
     return StableKey(key)
 
 
@@ -201,9 +216,9 @@ def _distinct(thing: object) -> Hashable:
         # NB: 0.0 and -0.0 are equal; NaN is not even equal to itself.
         return kind, repr(members)
     if isinstance(thing, tuple):
-        return kind, tuple([_distinct(one) for one in members])
+        return kind, tuple([_distinct(member) for member in members])
     if isinstance(thing, frozenset):
-        return kind, frozenset([_distinct(one) for one in members])
+        return kind, frozenset([_distinct(member) for member in members])
     return kind, members
 
 
@@ -243,10 +258,10 @@ def refuse_object(policy: Policy[Any], call: Call) -> None:
     for base in type(call.args[0]).__mro__:
         if base.__module__ == "builtins":
             continue
-        for name, one in vars(base).items():
+        for name, attribute in vars(base).items():
             if (
-                isinstance(one, types.FunctionType)
-                and one.__dict__.get("__wrapped__") is call.function
+                isinstance(attribute, types.FunctionType)
+                and attribute.__dict__.get("__wrapped__") is call.function
             ):
                 raise _keyless(policy, f"{base.__name__}.{name}", "self")
 

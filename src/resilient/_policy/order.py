@@ -206,7 +206,7 @@ ORDERS: Final = (
     ),
 )
 
-_RULES: Final = [(one.outer.value, one.inner.value, one) for one in ORDERS]
+_RULES: Final = [(order.outer.value, order.inner.value, order) for order in ORDERS]
 
 
 def defeats(policy: AnyPolicy, inside: Sequence[AnyPolicy]) -> Iterator[str]:
@@ -219,7 +219,9 @@ def defeats(policy: AnyPolicy, inside: Sequence[AnyPolicy]) -> Iterator[str]:
     """
     # NB: as numbers: an operation of flags takes ten times as long, and in a
     # pipeline of n policies each rule is asked of n² / 2 pairs.
-    inners = [(one, one.traits.value) for each in inside for one in _members(each)]
+    inners = [
+        (member, member.traits.value) for each in inside for member in _members(each)
+    ]
     further_in = [inner for inner, _ in inners]
     for outer in _members(policy):
         traits = outer.traits.value
@@ -240,8 +242,8 @@ def _members(policy: AnyPolicy) -> Iterator[AnyPolicy]:
     """Yield the policies that do something, of a pipeline those inside."""
     pending = [policy]
     while pending:
-        one = pending.pop()
-        if Trait.COMPOSES in one.traits:
-            pending += reversed(one.children())
+        member = pending.pop()
+        if Trait.COMPOSES in member.traits:
+            pending += reversed(member.children())
         else:
-            yield one
+            yield member

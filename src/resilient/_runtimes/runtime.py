@@ -178,7 +178,7 @@ class TimeLimit(Protocol):
 
 def all_are(kind: type[BaseException], error: BaseException) -> bool:
     """Whether an error, or each in a group, is of a kind."""
-    return all(isinstance(one, kind) for one in leaves(error))
+    return all(isinstance(part, kind) for part in leaves(error))
 
 
 class Racer(Protocol):

@@ -263,7 +263,7 @@ class TrioLimit:
     def _was_delivered(self, error: Exception | None) -> bool:
         """Whether what ended the call came after its cancellation."""
         causes = () if error is None else error_chain(error)
-        if any(isinstance(one, trio.Cancelled) for one in causes):
+        if any(isinstance(cause, trio.Cancelled) for cause in causes):
             return True
         return trio.current_time() - self.deadline > SAME_TICK
 

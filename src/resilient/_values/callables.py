@@ -97,7 +97,8 @@ def takes_call(parameter: str, function: Callable[..., Any]) -> bool:
         return False
     if _fits(signature, 1):
         spread = (
-            one.kind is one.VAR_POSITIONAL for one in signature.parameters.values()
+            parameter.kind is parameter.VAR_POSITIONAL
+            for parameter in signature.parameters.values()
         )
         return any(spread) and _fits(signature, 2)
     if not _fits(signature, 2):

@@ -139,7 +139,7 @@ def choice(name: str, value: C, *choices: str) -> C:
     """
     # NB: the type first: what an object of the user's equals is its own affair.
     if not isinstance(value, str) or value not in choices:
-        listed = ", ".join(f'"{one}"' for one in choices[:-1])
+        listed = ", ".join(f'"{choice}"' for choice in choices[:-1])
         raise ValueError(f'`{name}` must be {listed} or "{choices[-1]}", got {value!r}')
     return value
 

@@ -46,7 +46,7 @@ class Priority(IntEnum):
 
 
 PRIORITIES: Final[dict[object, Priority]] = {
-    one.name.lower(): one for one in reversed(Priority)
+    priority.name.lower(): priority for priority in reversed(Priority)
 }
 """The classes by the names that users write, highest first."""
 

@@ -13,7 +13,11 @@ def parameters_of(thing: object) -> dict[str, inspect.Parameter]:
     One that begins with an underscore only catches what is misplaced.
     """
     parameters = inspect.signature(type(thing)).parameters
-    return {key: one for key, one in parameters.items() if not key.startswith("_")}
+    return {
+        key: parameter
+        for key, parameter in parameters.items()
+        if not key.startswith("_")
+    }
 
 
 def arguments_of(
@@ -65,7 +69,7 @@ def format_value(value: object) -> str:
     if inspect.isfunction(value) or inspect.ismethod(value) or isinstance(value, type):
         return value.__qualname__.rpartition("<locals>.")[2]
     if isinstance(value, tuple):
-        inner = [format_value(one) for one in cast("tuple[object, ...]", value)]
+        inner = [format_value(item) for item in cast("tuple[object, ...]", value)]
         return f"({', '.join(inner)}{',' if len(inner) == 1 else ''})"
     return repr(value)
 

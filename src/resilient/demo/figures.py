@@ -111,23 +111,28 @@ def results(day: Day, pipeline: str, faults: str, log: Log) -> Results:
         protected=_figures(day, log.protected),
         circuit=[
             Transition(
-                round(at, 3), one.old, one.new, one.reason, one.calls, one.failed
+                round(at, 3),
+                event.old,
+                event.new,
+                event.reason,
+                event.calls,
+                event.failed,
             )
-            for at, one in log.events
-            if isinstance(one, CircuitChanged)
+            for at, event in log.events
+            if isinstance(event, CircuitChanged)
         ],
         rejected=_counted(
-            one.reason or one.error_type
-            for one in events
-            if isinstance(one, CallRejected)
+            event.reason or event.error_type
+            for event in events
+            if isinstance(event, CallRejected)
         ),
         gave_up=_counted(
-            one.reason
-            for one in events
-            if isinstance(one, RetriesExhausted) and one.reason in _GAVE_UP
+            event.reason
+            for event in events
+            if isinstance(event, RetriesExhausted) and event.reason in _GAVE_UP
         ),
         cut_short=_counted(
-            f"{one.seconds:g}" for one in events if isinstance(one, TimedOut)
+            f"{event.seconds:g}" for event in events if isinstance(event, TimedOut)
         ),
     )
 
@@ -140,11 +145,11 @@ def percentile(seconds: Iterable[float], share: float) -> float:
 
 def _figures(day: Day, requests: Sequence[Request]) -> Figures:
     phases = {
-        phase: [one for one in requests if day.phase(one.due) is phase]
+        phase: [request for request in requests if day.phase(request.due) is phase]
         for phase in Phase
     }
-    took = [_seconds(one) for one in phases[Phase.FAIR]]
-    sent = [at for one in requests for at in one.attempts]
+    took = [_seconds(request) for request in phases[Phase.FAIR]]
+    sent = [at for request in requests for at in request.attempts]
     answered = {"all": _share(requests)}
     answered.update((phase.value, _share(among)) for phase, among in phases.items())
     return Figures(
@@ -155,12 +160,14 @@ def _figures(day: Day, requests: Sequence[Request]) -> Figures:
         attempts=len(sent),
         attempts_per_request=round(len(sent) / len(requests), 3),
         attempts_in_outage=sum(day.outage <= at < day.recovery for at in sent),
-        errors=_counted(one.error for one in requests if one.error is not None),
+        errors=_counted(
+            request.error for request in requests if request.error is not None
+        ),
     )
 
 
 def _share(requests: Sequence[Request]) -> float:
-    return sum(one.error is None for one in requests) / len(requests)
+    return sum(request.error is None for request in requests) / len(requests)
 
 
 def _seconds(request: Request) -> float:

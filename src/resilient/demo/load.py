@@ -120,7 +120,7 @@ async def play(
             base_url=url, timeout=PATIENCE, trust_env=False, transport=transport
         )
 
-    async with client() as one, client() as other:
+    async with client() as bare_http, client() as protected_http:
         began = clock.now()
 
         def now() -> float:
@@ -135,9 +135,13 @@ async def play(
                     bare, protected = Request(due), Request(due)
                     log.bare.append(bare)
                     log.protected.append(protected)
-                    load.create_task(_keep(bare, get(one, bare, now), now))
+                    load.create_task(_keep(bare, get(bare_http, bare, now), now))
                     load.create_task(
-                        _keep(protected, protected_get(other, protected, now), now)
+                        _keep(
+                            protected,
+                            protected_get(protected_http, protected, now),
+                            now,
+                        )
                     )
             telling.cancel()
     return log

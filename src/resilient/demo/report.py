@@ -126,15 +126,15 @@ class Report:
         head = f"  {'':<{title_width}}{'bare':>{cell}}{'protected':>{cell}}"
         self._print("", head, rule)
         for title, cells in _rows(results.bare, results.protected):
-            told = "".join(f"{one:>{cell}}" for one in cells)
+            told = "".join(f"{text:>{cell}}" for text in cells)
             self._print(f"  {title:<{title_width}}{told}")
         self._print(rule)
-        for one in results.circuit:
-            change = f"{one.old} → {one.new}".replace("_", "-")
-            phrase = _PHRASES.get(one.reason, one.reason)
-            why = phrase.format(calls=one.calls, failed=one.failed)
-            title = "circuit" if one is results.circuit[0] else ""
-            self._print(f"  {title:<12}{one.at:>6.2f} s  {change:<22}{why}")
+        for transition in results.circuit:
+            change = f"{transition.old} → {transition.new}".replace("_", "-")
+            phrase = _PHRASES.get(transition.reason, transition.reason)
+            why = phrase.format(calls=transition.calls, failed=transition.failed)
+            title = "circuit" if transition is results.circuit[0] else ""
+            self._print(f"  {title:<12}{transition.at:>6.2f} s  {change:<22}{why}")
         for title, counts in (
             ("rejected", results.rejected),
             ("gave up", results.gave_up),
@@ -152,17 +152,23 @@ def _rows(*clients: Figures) -> Iterator[tuple[str, list[str]]]:
         (Phase.FAIR.value, "answered in fair weather"),
         (Phase.SETTLING.value, "  in the 3 s of recovery"),
     ):
-        yield title, [f"{one.answered[phase]:.1%}" for one in clients]
-    yield "attempts in the outage", [f"{one.attempts_in_outage}" for one in clients]
-    yield "p50 in fair weather", [f"{one.p50 * 1000:.0f} ms" for one in clients]
-    yield "p99 in fair weather", [f"{one.p99 * 1000:.0f} ms" for one in clients]
-    yield "attempts per request", [f"{one.attempts_per_request:.2f}" for one in clients]
+        yield title, [f"{client.answered[phase]:.1%}" for client in clients]
+    yield (
+        "attempts in the outage",
+        [f"{client.attempts_in_outage}" for client in clients],
+    )
+    yield "p50 in fair weather", [f"{client.p50 * 1000:.0f} ms" for client in clients]
+    yield "p99 in fair weather", [f"{client.p99 * 1000:.0f} ms" for client in clients]
+    yield (
+        "attempts per request",
+        [f"{client.attempts_per_request:.2f}" for client in clients],
+    )
     yield (
         "answered in the outage",
-        [f"{one.answered[Phase.OUTAGE.value]:.1%}" for one in clients],
+        [f"{client.answered[Phase.OUTAGE.value]:.1%}" for client in clients],
     )
-    yield "answered, all day", [f"{one.answered['all']:.1%}" for one in clients]
-    yield "requests", [f"{one.requests}" for one in clients]
+    yield "answered, all day", [f"{client.answered['all']:.1%}" for client in clients]
+    yield "requests", [f"{client.requests}" for client in clients]
 
 
 def _moral(results: Results) -> str:
@@ -182,9 +188,11 @@ def _ended_between(
     requests: Sequence[Request], begin: float, end: float, *, bar: bool
 ) -> str:
     ended = [
-        one for one in requests if one.ended is not None and begin <= one.ended < end
+        request
+        for request in requests
+        if request.ended is not None and begin <= request.ended < end
     ]
-    good = sum(one.error is None for one in ended)
+    good = sum(request.error is None for request in ended)
     if not ended:
         return "–"
     if not bar:

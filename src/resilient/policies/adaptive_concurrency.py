@@ -155,8 +155,8 @@ class AdaptiveConcurrency(QueueingPolicy):
     ) -> None:
         super().__init__(name)
         if isinstance(algorithm, type) or not all(
-            callable(getattr(algorithm, one, None))
-            for one in ("limit", "update", "anew")
+            callable(getattr(algorithm, method, None))
+            for method in ("limit", "update", "anew")
         ):
             raise TypeError(
                 "`algorithm` must have the methods limit, update and anew, got"

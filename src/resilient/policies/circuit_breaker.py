@@ -542,7 +542,7 @@ def _checked_ramp(ramp: object) -> tuple[float, ...] | None:
     if not isinstance(ramp, (list, tuple)):
         raise TypeError(f"`ramp` must list rising shares, got {ramp!r}")
     shares = tuple([ratio("ramp", share) for share in cast("list[object]", ramp)])
-    if not shares or any(one >= next_ for one, next_ in pairwise(shares)):
+    if not shares or any(share >= next_ for share, next_ in pairwise(shares)):
         raise ValueError(f"`ramp` must list rising shares, got {ramp!r}")
     return shares
 

@@ -111,8 +111,10 @@ class _SharedExecution(Execution):
         """Whether its loop is closed, or it was in another process."""
         if isinstance(self.owner, int):
             return self.owner != os.getpid()
-        waiters = [cast("_WaitingCall", one).waiter for one in list(self.waiters)]
-        return any(one is not None and one.is_gone() for one in waiters)
+        waiters = [
+            cast("_WaitingCall", waiting).waiter for waiting in list(self.waiters)
+        ]
+        return any(waiter is not None and waiter.is_gone() for waiter in waiters)
 
 
 class Coalesce(Policy, DeferredRelease):
@@ -209,7 +211,7 @@ class Coalesce(Policy, DeferredRelease):
     @property
     def in_flight(self) -> int:
         """Executions that are under way and waited for."""
-        return sum(not one.is_gone() for one in self._under_way())
+        return sum(not execution.is_gone() for execution in self._under_way())
 
     def _under_way(self) -> list[_SharedExecution]:
         return self._run(lambda effects: self._executions.find_all())
@@ -256,7 +258,10 @@ class Coalesce(Policy, DeferredRelease):
         for execution in self._under_way():
             if execution.is_gone():
                 self._release(execution)
-        self._owners = {*(id(one.owner) for one in self._under_way()), id(owner)}
+        self._owners = {
+            *(id(execution.owner) for execution in self._under_way()),
+            id(owner),
+        }
 
     def _abandon(self, waiting: _WaitingCall) -> None:
         """Give up what a call has joined or begun; harmless where it has not."""
@@ -429,7 +434,7 @@ class Coalesce(Policy, DeferredRelease):
         assert execution is not None
         call.judged_by = execution.call.judged_by or call.judged_by
         for error in waiting.given_up:
-            if not any(error is one for one in call.given_up):
+            if not any(error is earlier for earlier in call.given_up):
                 call.give_up(error)
         try:
             if unwinding is not None:
@@ -484,7 +489,8 @@ def _deliver(execution: _SharedExecution, waiters: list[_WaitingCall]) -> None:
                 if own is None:
                     own = error
             waiting.given_up = tuple(
-                cast("Exception", own) if one is error else one for one in given_up
+                cast("Exception", own) if earlier is error else earlier
+                for earlier in given_up
             )
         if outcome is None:
             waiting.unwinding = own

@@ -314,8 +314,8 @@ class PerKey(Policy[F]):
         while not last:
             looked_at, last = self._least_used()
             # NB: asked without the lock, for it is the policies' own code.
-            free = [one for one in looked_at if not one[1].is_restrictive()]
-            fresh = next((one for one in free if one[1].is_pristine()), None)
+            free = [entry for entry in looked_at if not entry[1].is_restrictive()]
+            fresh = next((entry for entry in free if entry[1].is_pristine()), None)
             for key, policy in [fresh] if fresh else free[:1]:
                 with self._lock:
                     if self._forget_locked(key, policy):

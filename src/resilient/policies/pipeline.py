@@ -207,10 +207,10 @@ class Pipeline(Policy[F]):
 def _are_known(policies: Sequence[Policy[Any]]) -> bool:
     """Whether the traits of policies are final: a `PerKey` learns its own."""
     return not any(
-        one._traits is None  # pyright: ignore[reportPrivateUsage]  # a sibling's
-        if isinstance(one, Pipeline)
-        else Trait.KEYED in one.traits
-        for one in policies
+        policy._traits is None  # pyright: ignore[reportPrivateUsage]  # a sibling's
+        if isinstance(policy, Pipeline)
+        else Trait.KEYED in policy.traits
+        for policy in policies
     )
 
 

@@ -163,9 +163,9 @@ class Retry(Policy):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        for one in types:
-            if not isinstance(one, type):
-                raise _no_type(one)
+        for type_ in types:
+            if not isinstance(type_, type):
+                raise _no_type(type_)
         self.types: tuple[type[Exception], ...] = types
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", types, on, policy=self, each=True)
@@ -517,9 +517,9 @@ def _was_given_up(error: Exception | None, call: Call) -> bool:
     """Whether a Retry gave up on the error, or on what it came from."""
     if not call.given_up or error is None:
         return False
-    return any(_is_among(one, call.given_up) for one in error_chain(error))
+    return any(_is_among(link, call.given_up) for link in error_chain(error))
 
 
 def _is_among(error: BaseException, errors: tuple[Exception, ...]) -> bool:
     # NB: by identity; errors may define what equality they like.
-    return any(error is one for one in errors)
+    return any(error is member for member in errors)

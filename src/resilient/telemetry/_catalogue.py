@@ -341,7 +341,9 @@ METRICS: Final = (
 )
 
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
-HISTOGRAMS: Final = tuple(one.name for one in METRICS if one.kind == "histogram")
+HISTOGRAMS: Final = tuple(
+    metric.name for metric in METRICS if metric.kind == "histogram"
+)
 
 # What is 0 until it happens, and is to be seen from the first collection on.
 OUTCOMES: Final = ("success", "failure", "error", "rejected", "timeout", "cancelled")

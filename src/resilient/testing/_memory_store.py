@@ -105,10 +105,10 @@ class MemoryLink(Link):
         return min([due for due, _ in self._arriving], default=None)
 
     def poll(self, now: float) -> bool:
-        arrived = [one for one in self._arriving if one[0] <= now]
-        for one in arrived:
-            self._arriving.remove(one)
-            one[1](now)
+        arrived = [message for message in self._arriving if message[0] <= now]
+        for message in arrived:
+            self._arriving.remove(message)
+            message[1](now)
         probes = not self._contact.up and now >= self._contact.probe_at
         if probes:
             self._probe(now)

@@ -600,10 +600,12 @@ class Balance(Policy, DeferredRelease, Generic[T]):
 
     def status(self) -> dict[str, Any]:
         seen = self.endpoints
-        states = [one.state for one in seen]
+        states = [endpoint.state for endpoint in seen]
         return {
             "endpoints": {state.value: states.count(state) for state in EndpointState},
-            "endpoints.least": min([one.success for one in seen], default=None),
+            "endpoints.least": min(
+                [endpoint.success for endpoint in seen], default=None
+            ),
         }
 
     def reset(self) -> None:

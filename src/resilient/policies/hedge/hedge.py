@@ -365,7 +365,11 @@ class Hedge(Policy):
     def _decide(self, hedge_race: HedgeRace) -> Outcome:
         """Learn from a race that is decided; return what the call comes to."""
         call, winner = hedge_race.call, hedge_race.winner
-        left = [one for one in hedge_race.attempts if one.leave_behind(self._left.add)]
+        left = [
+            attempt
+            for attempt in hedge_race.attempts
+            if attempt.leave_behind(self._left.add)
+        ]
         outcome = hedge_race.outcome(left)
         if winner is not None and outcome.error is None and winner.verdict is SUCCESS:
             self._learn(hedge_race.latency(), call)
@@ -374,7 +378,7 @@ class Hedge(Policy):
                 elapsed = winner.settled_at - hedge_race.attempts[0].began
                 event = HedgeWon(self.label, call.name, winner.call.hedge, elapsed)
                 self.emit(event, call)
-            if any(not one.settled for one in left):
+            if any(not attempt.settled for attempt in left):
                 abandoned = CallAbandoned(self.label, call.name, self.abandoned)
                 self.emit(abandoned, call)
         return outcome

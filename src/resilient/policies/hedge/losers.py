@@ -54,9 +54,11 @@ def copy_context_from(context: Context) -> None:
 
 def chain_errors(error: Exception, others: Sequence[Exception]) -> None:
     """Hang the errors of the other attempts on the end of an error's chain."""
-    own = {id(one) for one in error_chain(error)}
+    own = {id(link) for link in error_chain(error)}
     others = [
-        one for one in others if not any(id(each) in own for each in error_chain(one))
+        other
+        for other in others
+        if not any(id(each) in own for each in error_chain(other))
     ]
     if not others:
         return

@@ -224,7 +224,7 @@ class HedgeRace:
     def unrepeatable(self) -> str | None:
         """Why there must not be another attempt, if an attempt says so."""
         calls = [self.call, *(attempt.call for attempt in self.attempts)]
-        return next((one.unrepeatable for one in calls if one.unrepeatable), None)
+        return next((call.unrepeatable for call in calls if call.unrepeatable), None)
 
     def start(self, attempt: HedgedAttempt) -> bool:
         """Let an attempt begin; False: there is no thread for it."""
@@ -288,7 +288,9 @@ class HedgeRace:
             self.running -= 1
         # NB: attempts may all return one object, which the caller now has.
         unwanted = [
-            one for one in unwanted if one.value is not None and one.value is not kept
+            outcome
+            for outcome in unwanted
+            if outcome.value is not None and outcome.value is not kept
         ]
         if not unwanted:
             # NB: before the call goes on, which may be its policy's next.
@@ -353,7 +355,7 @@ class HedgeRace:
         that is known of it, and all that a percentile needs.
         """
         assert self.winner is not None
-        began = min(one.began for one in self.attempts if not one.failed)
+        began = min(attempt.began for attempt in self.attempts if not attempt.failed)
         return self.winner.settled_at - began
 
     def outcome(self, left: Sequence[HedgedAttempt]) -> Outcome:
@@ -369,7 +371,9 @@ class HedgeRace:
         call.unrepeatable = self.unrepeatable
         assert chosen.context is not None
         copy_context_from(chosen.context)
-        self._works += [one.ongoing for one in left if one.ongoing is not None]
+        self._works += [
+            outcome.ongoing for outcome in left if outcome.ongoing is not None
+        ]
         if self._works:
             outcome.ongoing = merge_work(self._works)
         return outcome

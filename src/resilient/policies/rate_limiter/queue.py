@@ -119,7 +119,9 @@ class Queue:
         """Return what those up to `ticket` want together."""
         tickets = list(self.tickets)
         until = tickets[: tickets.index(ticket) + 1]
-        return list(map(math.fsum, zip(*[one.amounts for one in until], strict=True)))
+        return list(
+            map(math.fsum, zip(*[queued.amounts for queued in until], strict=True))
+        )
 
 
 def latest_start(call: Call, give_up_at: float) -> float:
@@ -132,7 +134,7 @@ def latest_start(call: Call, give_up_at: float) -> float:
 
 def sums(these: Iterable[float], those: Iterable[float]) -> list[float]:
     """Return the sums of two lists, item by item."""
-    return [one + other for one, other in zip(these, those, strict=True)]
+    return [this + other for this, other in zip(these, those, strict=True)]
 
 
 class BookedCost:

@@ -79,7 +79,9 @@ class SharedLine(LeaseMember):
             return
         until = [ticket.until, call.deadline]
         until += [self.next_delivery] if ticket.sleeps else []
-        ticket.until = min([one for one in until if one is not None], default=None)
+        ticket.until = min(
+            [moment for moment in until if moment is not None], default=None
+        )
 
 
 def _lease(config: LimiterConfig, store: SharedStore) -> SharedLease:
