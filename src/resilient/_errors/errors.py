@@ -181,11 +181,7 @@ class BulkheadFullError(RejectedError):
             )
         text = f"bulkhead {self.policy!r} is full ({self.max_concurrency} running"
         text += f", {self.queued} waiting)" if self.queued else ")"
-        if self.waited:
-            text += f" after {format_seconds(self.waited)}"
-        if self.reason is not None:
-            text += ": the place in line went to a more important call"
-        return text
+        return text + _end_of_wait(self)
 
 
 class RateLimitedError(RejectedError):
@@ -264,11 +260,15 @@ class ConcurrencyLimitedError(RejectedError):
         if self.limit:
             text += f" ({self.in_flight} of {self.limit} running"
             text += f", {self.queued} waiting)" if self.queued else ")"
-        if self.waited:
-            text += f" after {format_seconds(self.waited)}"
-        if self.reason is not None:
-            text += ": the place in line went to a more important call"
-        return text
+        return text + _end_of_wait(self)
+
+
+def _end_of_wait(error: BulkheadFullError | ConcurrencyLimitedError) -> str:
+    """Say how long a refused call had waited, and why no longer."""
+    text = f" after {format_seconds(error.waited)}" if error.waited else ""
+    if error.reason is not None:
+        text += ": the place in line went to a more important call"
+    return text
 
 
 class NoEndpointError(RejectedError):

@@ -182,6 +182,27 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
         """Return the error of a call that has no slot."""
         raise NotImplementedError
 
+    @property
+    def queued(self) -> int:
+        """Calls that wait now."""
+        self._release_deferred()
+        return int(self._slots.queued)
+
+    def _in_use(self) -> int:
+        self._release_deferred()
+        return int(self._slots.in_use)
+
+    def _status(self, kind: str) -> dict[str, Any]:
+        """Return the status of the slots, whose metrics are of a kind."""
+        self._release_deferred()
+        slots = self._slots
+        return {
+            f"{kind}.in_use": slots.in_use,
+            f"{kind}.queued": slots.queued,
+            f"{kind}.limit": slots.limit,
+            "saturation": slots.in_use / slots.limit,
+        }
+
     # -- In
 
     def admit(self, call: Call) -> Admission:

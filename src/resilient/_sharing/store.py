@@ -21,7 +21,7 @@ from weakref import WeakSet, WeakValueDictionary
 from resilient._machines.contact import Contact
 from resilient._machines.lease import Lost
 from resilient._machines.shared_bucket import Answer, Ask
-from resilient._values.checks import count, seconds
+from resilient._values.checks import count, optional, seconds
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -190,7 +190,7 @@ class SharedStore:
             )
         self.link: Link = link
         self.patience: float = seconds("patience", patience, zero=False)
-        self.lease: float | None = None if lease is None else seconds("lease", lease)
+        self.lease: float | None = optional(seconds, "lease", lease)
         self.members: int = count("members", members, minimum=1)
         self.lost: Lost = lost
 

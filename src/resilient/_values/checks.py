@@ -18,17 +18,25 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from resilient._values.callables import refuse_arity
+
+if TYPE_CHECKING:
+    from typing import Concatenate, ParamSpec
+
+    P = ParamSpec("P")
 
 __all__ = [
     "LARGEST",
     "choice",
     "count",
     "flag",
+    "keywords_only",
     "number",
+    "optional",
     "plain",
     "ratio",
     "seconds",
@@ -129,6 +137,34 @@ def number(
     if checked == math.inf:
         raise ValueError(f"`{name}` must be finite, got {value!r}")
     return checked
+
+
+def optional(
+    check: Callable[Concatenate[str, object, P], T],
+    name: str,
+    value: object,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T | None:
+    """Return what `check` returns of a value, and None of None."""
+    return None if value is None else check(name, value, *args, **kwargs)
+
+
+def keywords_only(kind: str, misplaced: tuple[object, ...]) -> None:
+    """Refuse arguments that were given by place, a function most of all.
+
+    Args:
+        kind: The policy that takes none.
+        misplaced: What its constructor was given by place.
+
+    Raises:
+        TypeError: There is something.
+    """
+    if misplaced:
+        raise TypeError(
+            f"{kind} takes keywords only, got {misplaced[0]!r}; a decorator needs"
+            f" its parentheses, @{kind}()"
+        )
 
 
 def choice(name: str, value: C, *choices: str) -> C:

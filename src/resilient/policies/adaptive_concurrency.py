@@ -193,14 +193,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         self._tell_at = -math.inf
 
     def status(self) -> dict[str, Any]:
-        self._release_deferred()
-        slots = self._slots
-        return {
-            "concurrency.in_use": slots.in_use,
-            "concurrency.queued": slots.queued,
-            "concurrency.limit": slots.limit,
-            "saturation": slots.in_use / slots.limit,
-        }
+        return self._status("concurrency")
 
     @property
     def limit(self) -> int:
@@ -210,14 +203,7 @@ class AdaptiveConcurrency(QueueingPolicy):
     @property
     def in_flight(self) -> int:
         """Calls that run now, those granted a slot but not yet awake included."""
-        self._release_deferred()
-        return self._slots.in_use
-
-    @property
-    def queued(self) -> int:
-        """Calls that wait now."""
-        self._release_deferred()
-        return self._slots.queued
+        return self._in_use()
 
     def reset(self) -> None:
         """Begin anew with the first limit.

@@ -11,7 +11,7 @@ from resilient._errors.errors import ThrottledError
 from resilient._machines.throttle import Throttle
 from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
 from resilient._runtimes import clock
-from resilient._values.checks import count, flag, number
+from resilient._values.checks import count, flag, keywords_only, number, optional
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.priority import Priority
@@ -103,19 +103,13 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        if _misplaced:
-            raise TypeError(
-                f"AdaptiveThrottle takes keywords only, got {_misplaced[0]!r}; a"
-                " decorator needs its parentheses, @AdaptiveThrottle()"
-            )
+        keywords_only("AdaptiveThrottle", _misplaced)
         self.k: float = number("k", k, minimum=1)
         self.window: float = seconds_argument("window", window, zero=False)
         self.padding: float = number("padding", padding, minimum=0)
         self.minimum_calls: int = count("minimum_calls", minimum_calls, minimum=1)
-        self.probe_interval: float | None = (
-            None
-            if probe_interval is None
-            else seconds_argument("probe_interval", probe_interval, zero=False)
+        self.probe_interval: float | None = optional(
+            seconds_argument, "probe_interval", probe_interval, zero=False
         )
         self.count_throttled: bool = flag("count_throttled", count_throttled)
         self.on: Condition | None = on

@@ -12,7 +12,7 @@ from resilient._machines.slots import Slots
 from resilient._policy.admission import Admission
 from resilient._policy.queueing import QueueingPolicy, Ticket
 from resilient._runtimes import clock
-from resilient._values.checks import LARGEST, choice, count, number
+from resilient._values.checks import LARGEST, choice, count, number, optional
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock
 from resilient._values.traits import Trait
@@ -86,10 +86,8 @@ class Bulkhead(QueueingPolicy):
         super().__init__(name)
         limit = count("max_concurrency", max_concurrency, minimum=1)
         self.max_queue: int = count("max_queue", max_queue, minimum=0)
-        self.max_wait: float | None = (
-            None
-            if max_wait is None
-            else seconds_argument("max_wait", max_wait, hint="; None is no limit")
+        self.max_wait: float | None = optional(
+            seconds_argument, "max_wait", max_wait, hint="; None is no limit"
         )
         self.order: str = choice("order", order, "fifo", "lifo")
         self._lock = Lock()
@@ -133,24 +131,10 @@ class Bulkhead(QueueingPolicy):
     @property
     def in_use(self) -> int:
         """Calls that run now, those granted a slot but not yet awake included."""
-        self._release_deferred()
-        return self._slots.in_use
-
-    @property
-    def queued(self) -> int:
-        """Calls that wait now."""
-        self._release_deferred()
-        return self._slots.queued
+        return self._in_use()
 
     def status(self) -> dict[str, Any]:
-        self._release_deferred()
-        slots = self._slots
-        return {
-            "bulkhead.in_use": slots.in_use,
-            "bulkhead.queued": slots.queued,
-            "bulkhead.limit": slots.limit,
-            "saturation": slots.in_use / slots.limit,
-        }
+        return self._status("bulkhead")
 
     def resize(self, max_concurrency: int) -> None:
         """Change the number of slots, live.

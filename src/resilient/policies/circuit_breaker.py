@@ -27,7 +27,7 @@ from resilient._machines.circuit_records import (
 from resilient._machines.window import CountWindow, TimeWindow, Window
 from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
 from resilient._runtimes import clock
-from resilient._values.checks import count, plain, ratio
+from resilient._values.checks import count, keywords_only, optional, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.records import Record
@@ -162,11 +162,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        if _misplaced:
-            raise TypeError(
-                f"CircuitBreaker takes keywords only, got {_misplaced[0]!r}; a"
-                " decorator needs its parentheses, @CircuitBreaker()"
-            )
+        keywords_only("CircuitBreaker", _misplaced)
         self.window: float | calls
         empty: Window
         if isinstance(window, calls):
@@ -175,7 +171,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         else:
             self.window = seconds_argument("window", window, zero=False)
             most, empty = None, TimeWindow(self.window)
-        self.failure_rate: float | None = _optional_ratio("failure_rate", failure_rate)
+        self.failure_rate: float | None = optional(ratio, "failure_rate", failure_rate)
         self.minimum_calls: int | None = minimum_calls
         if minimum_calls is None:
             minimum_calls = 20 if most is None else min(20, most)
@@ -185,18 +181,14 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
                 f"`minimum_calls` must be <= {most}, the window's size, got"
                 f" {minimum_calls}: the circuit could never open"
             )
-        self.consecutive_failures: int | None = (
-            None
-            if consecutive_failures is None
-            else count("consecutive_failures", consecutive_failures, minimum=1)
+        self.consecutive_failures: int | None = optional(
+            count, "consecutive_failures", consecutive_failures, minimum=1
         )
-        self.slow_call_duration: float | None = (
-            None
-            if slow_call_duration is None
-            else seconds_argument("slow_call_duration", slow_call_duration)
+        self.slow_call_duration: float | None = optional(
+            seconds_argument, "slow_call_duration", slow_call_duration
         )
-        self.slow_call_rate: float | None = _optional_ratio(
-            "slow_call_rate", slow_call_rate
+        self.slow_call_rate: float | None = optional(
+            ratio, "slow_call_rate", slow_call_rate
         )
         if self.slow_call_rate is not None and self.slow_call_duration is None:
             raise ValueError(
@@ -219,8 +211,8 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         )
         self.ramp: tuple[float, ...] | None = _checked_ramp(ramp)
         self.ramp_step: float = seconds_argument("ramp_step", ramp_step, zero=False)
-        self.throttle_rate: float | None = _optional_ratio(
-            "throttle_rate", throttle_rate
+        self.throttle_rate: float | None = optional(
+            ratio, "throttle_rate", throttle_rate
         )
         if self.throttle_rate is not None and (
             self.failure_rate is None or self.throttle_rate >= self.failure_rate
@@ -545,7 +537,3 @@ def _checked_ramp(ramp: object) -> tuple[float, ...] | None:
     if not shares or any(share >= next_ for share, next_ in pairwise(shares)):
         raise ValueError(f"`ramp` must list rising shares, got {ramp!r}")
     return shares
-
-
-def _optional_ratio(name: str, value: float | None) -> float | None:
-    return None if value is None else ratio(name, value)

@@ -30,6 +30,7 @@ from resilient._policy.keys import (
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
+from resilient._values.checks import keywords_only
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
 
@@ -193,11 +194,7 @@ class Coalesce(Policy, DeferredRelease):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        if _misplaced:
-            raise TypeError(
-                f"Coalesce takes keywords only, got {_misplaced[0]!r}; a"
-                " decorator needs its parentheses, @Coalesce()"
-            )
+        keywords_only("Coalesce", _misplaced)
         self.key: Callable[..., Hashable] | None = key_argument(key)
         self._lock = Lock()
         self._deferred: list[_WaitingCall | _SharedExecution] = []

@@ -34,7 +34,7 @@ from resilient._policy.policy import Policy, Usage
 from resilient._policy.retry_budget import RetryBudget, budget_argument
 from resilient._runtimes import clock
 from resilient._values.callables import colour_of, refuse_arity, takes_call
-from resilient._values.checks import count
+from resilient._values.checks import count, optional
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.spelling import format_value
 from resilient._values.traits import Trait
@@ -171,13 +171,9 @@ class Retry(Policy):
         self._judge: Judge | None = judge_by("on", types, on, policy=self, each=True)
         # Whether types alone are judged, so that every value is a success.
         self._trusts_values = bool(types) and on is on_result is None
-        self._attempts = (
-            None if attempts is None else count("attempts", attempts, minimum=1)
-        )
-        self.within: float | None = (
-            None
-            if within is None
-            else seconds_argument("within", within, infinite=True)
+        self._attempts = optional(count, "attempts", attempts, minimum=1)
+        self.within: float | None = optional(
+            seconds_argument, "within", within, infinite=True
         )
         if self._attempts is None and self.within is None:
             raise ValueError(

@@ -27,7 +27,7 @@ from resilient._policy.keys import (
 )
 from resilient._policy.policy import Policy, Usage
 from resilient._runtimes import clock
-from resilient._values.checks import count, plain
+from resilient._values.checks import count, optional, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
@@ -265,10 +265,8 @@ class StaleCache(Policy):
             )
         self.key: Callable[..., Hashable] | None = key_argument(key)
         self.max_entries: int = count("max_entries", max_entries, minimum=1)
-        self.negative_ttl: float | None = (
-            None
-            if negative_ttl is None
-            else seconds_argument("negative_ttl", negative_ttl, zero=False)
+        self.negative_ttl: float | None = optional(
+            seconds_argument, "negative_ttl", negative_ttl, zero=False
         )
         self.copy: Callable[[Any], Any] | None = (
             None if copy is None else plain("copy", copy, "the value")

@@ -21,7 +21,7 @@ from resilient._events.listeners import log_warning_once
 from resilient._policy.policy import Policy, Usage
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import CUT, IN_TIME
-from resilient._values.checks import count, flag
+from resilient._values.checks import count, flag, optional
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.traits import NONE, Trait
 
@@ -94,12 +94,12 @@ class Timeout(Policy):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.seconds: float | None = (
-            None
-            if seconds is None
-            else seconds_argument(
-                "seconds", seconds, zero=False, hint="; None is no limit"
-            )
+        self.seconds: float | None = optional(
+            seconds_argument,
+            "seconds",
+            seconds,
+            zero=False,
+            hint="; None is no limit",
         )
         self.abandon: bool = flag("abandon", abandon)
         self.max_threads: int = count("max_threads", max_threads, minimum=1)

@@ -14,7 +14,7 @@ from resilient._machines.quantile import SIZE, Quantile
 from resilient._policy.policy import Policy, Usage
 from resilient._policy.retry_budget import RetryBudget, budget_argument
 from resilient._runtimes import clock
-from resilient._values.checks import count, number
+from resilient._values.checks import count, number, optional
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
@@ -136,8 +136,8 @@ class Hedge(Policy):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.delay: float | None = (
-            None if delay is None else seconds_argument("delay", delay, zero=False)
+        self.delay: float | None = optional(
+            seconds_argument, "delay", delay, zero=False
         )
         self.percentile: float = number(
             "percentile", percentile, minimum=0, exclusive=True
@@ -154,10 +154,8 @@ class Hedge(Policy):
         self.grace: float = seconds_argument("grace", grace)
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self, each=True)
-        self.max_threads: int | None = (
-            None
-            if max_threads is None
-            else count("max_threads", max_threads, minimum=1)
+        self.max_threads: int | None = optional(
+            count, "max_threads", max_threads, minimum=1
         )
         self._lock = Lock()
         self._latency = Quantile(self.percentile)

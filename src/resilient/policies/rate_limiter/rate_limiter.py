@@ -25,7 +25,7 @@ from resilient._policy.admission import (
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import wake_all
 from resilient._sharing.member import NO_WAITER, can_park
-from resilient._values.checks import number, plain
+from resilient._values.checks import number, optional, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
@@ -145,9 +145,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         self._config = terms(
             None if rate is None else Limit(rate, per=per, burst=burst),
             None if limits is None else checked_limits(limits, per, burst),
-            None
-            if max_wait is None
-            else seconds_argument("max_wait", max_wait, hint="; None is no limit"),
+            optional(seconds_argument, "max_wait", max_wait, hint="; None is no limit"),
             plain("cost", cost, "the Call") if callable(cost) else copied_cost(cost),
             algorithm,
         )
