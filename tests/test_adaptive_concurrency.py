@@ -412,7 +412,7 @@ def test_a_reset_wakes_those_who_wait() -> None:
     assert policy.is_pristine()
 
 
-# -- The line
+# -- The queue
 
 
 @in_async_colours
@@ -435,7 +435,7 @@ async def test_a_line_takes_a_burst(w: World) -> None:
 
 @in_every_colour
 async def test_a_wait_ends_with_max_wait(w: World) -> None:
-    """The call is then rejected, having waited so long, and out of the line."""
+    """The call is then rejected, having waited so long, and out of the queue."""
     wait = timedelta(seconds=2)
     policy = AdaptiveConcurrency(AIMD(1), max_queue=1, max_wait=wait, name="db")
 
@@ -530,7 +530,8 @@ async def test_a_more_important_call_takes_the_place_in_line(w: World) -> None:
     assert isinstance(results[1], ConcurrencyLimitedError)
     assert "displaced" == results[1].reason
     text = "concurrency limit 'db' is reached (1 of 1 running, 1 waiting) after 1 s"
-    assert f"{text}: the place in line went to a more important call" == str(results[1])
+    text += ": the place in the queue went to a more important call"
+    assert text == str(results[1])
 
 
 def test_what_is_given_back_under_the_lock_is_there_for_the_next() -> None:

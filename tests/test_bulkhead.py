@@ -172,7 +172,7 @@ async def test_a_full_queue_makes_room_for_a_more_important_call(w: World) -> No
     assert [
         0.0,
         "bulkhead 'db' is full (1 running, 2 waiting) after 2 s:"
-        " the place in line went to a more important call",
+        " the place in the queue went to a more important call",
         20.0,
         10.0,
         "bulkhead 'db' is full (1 running, 2 waiting)",
@@ -215,7 +215,7 @@ async def test_a_class_that_is_alone_has_every_slot(w: World) -> None:
 
 @in_every_colour
 async def test_a_wait_ends_with_max_wait(w: World) -> None:
-    """The call is then rejected, having waited so long, and out of the line."""
+    """The call is then rejected, having waited so long, and out of the queue."""
     bulkhead = Bulkhead(1, max_queue=1, max_wait=timedelta(seconds=2), name="db")
 
     async def outer() -> None:
@@ -291,7 +291,7 @@ class SlowAdmission(Bulkhead):
 
 @in_async_colours
 async def test_the_slot_of_a_cancelled_waiter_is_free_at_once(w: World) -> None:
-    """The line is shorter from that moment, not from when its turn comes."""
+    """The queue is shorter from that moment, not from when its turn comes."""
     bulkhead = Bulkhead(1, max_queue=1)
 
     async def nothing() -> None: ...
@@ -923,13 +923,13 @@ class ReturnsMeanwhile(Slots[Any]):
     ends: Callable[[], None] | None = None
 
     @property
-    def lines(self) -> dict[Any, Any]:  # type: ignore[override]  # asked first
+    def queues(self) -> dict[Any, Any]:  # type: ignore[override]  # asked first
         if self.ends is not None:
             self.ends()
         return {}
 
-    @lines.setter
-    def lines(self, lines: dict[Any, Any]) -> None:
+    @queues.setter
+    def queues(self, queues: dict[Any, Any]) -> None:
         pass
 
 

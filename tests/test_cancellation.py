@@ -550,7 +550,7 @@ def test_an_interrupt_in_every_wait_of_a_sync_call() -> None:
 
 
 def test_a_slot_granted_and_cancelled_in_one_tick_is_passed_on() -> None:
-    """Ten thousand times: the next in line has it, and the count never leaks."""
+    """Ten thousand times: the next in the queue has it, and the count never leaks."""
     rounds = 10_000
 
     async def main() -> None:
@@ -579,7 +579,7 @@ def test_a_slot_granted_and_cancelled_in_one_tick_is_passed_on() -> None:
 
 
 def test_a_slot_granted_and_cancelled_in_one_tick_on_trio() -> None:
-    """A thousand times: the next in line has it."""
+    """A thousand times: the next in the queue has it."""
     rounds = 1_000
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Whoever must act for others may be gone: the others go on.
+"""A call that must act for others may be gone: the others go on.
 
 A call that waits stands on an event loop that is closed, is never run again or
 blocks; or it was left behind in the process that this one was forked from.
@@ -107,7 +107,7 @@ def test_callers_pass_over_a_first_one_whose_loop_is_not_run() -> None:
 
 @pytest.mark.filterwarnings("ignore:coroutine")
 def test_a_closed_loop_is_passed_over_as_soon_as_its_turn_has_come() -> None:
-    """Nobody waits for a patrol."""
+    """No call waits for a patrol."""
     limiter = quick()
     loop = Stopped(limiter)
     loop.loop.close()
@@ -119,7 +119,7 @@ def test_a_closed_loop_is_passed_over_as_soon_as_its_turn_has_come() -> None:
 
 
 def test_whoever_was_passed_over_may_find_a_line_and_stands_first_in_it() -> None:
-    """Behind it nobody has a right to be served earlier."""
+    """Behind it no call has a right to be served earlier."""
     limiter = RateLimiter(1, per=0.05, max_wait=None)
     limiter.call(bool)
     with stopped(limiter) as loop:
@@ -238,7 +238,7 @@ def test_a_line_full_of_calls_that_are_gone_has_room() -> None:
 
 
 def test_a_wake_that_was_interrupted_is_made_good() -> None:
-    """By whoever looks around next."""
+    """By the call that looks around next."""
     policy = Bulkhead(1, max_queue=2)
     permit = policy.admit(Call("first"))
     ends = [in_thread(lambda: policy.call(str, "ok")) for _ in range(2)]

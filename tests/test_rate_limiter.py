@@ -512,7 +512,7 @@ async def test_a_debt_is_paid_before_others_pass(w: World) -> None:
 
 @in_async_colours
 async def test_what_is_given_back_serves_those_who_wait(w: World) -> None:
-    """At once: the first in line is woken."""
+    """At once: the first in the queue is woken."""
     limiter = RateLimiter(10, per=10, cost=10, max_wait=None)
 
     async def ask() -> None:
@@ -795,7 +795,7 @@ class Interrupted:
 
 
 def test_what_comes_free_just_before_a_wait_is_taken() -> None:
-    """Between the first look and the line the limit may have changed."""
+    """Between the first look and the queue the limit may have changed."""
     with virtual_time():
         limiter = RateLimiter(1, max_wait=None)
         assert limiter.admit(Call("first"))
@@ -817,7 +817,7 @@ def test_a_wait_that_grew_just_before_it_is_refused() -> None:
 
 
 def test_a_wake_out_of_turn_means_to_wait_on() -> None:
-    """Only the first in line looks at the clock, until time is up."""
+    """Only the first in the queue looks at the clock, until time is up."""
     with virtual_time() as clock:
         limiter = RateLimiter(1, per=10, max_wait=15)
         limiter.admit(Call("before"))
@@ -828,7 +828,7 @@ def test_a_wake_out_of_turn_means_to_wait_on() -> None:
         second_ticket = limiter.admit(second)
         assert second_ticket is limiter.readmit(second_ticket, second)
         assert tickets[0] is limiter.readmit(tickets[0], first)
-        # Debts of others have made the line slower than it looked.
+        # Debts of others have made the queue slower than it looked.
         limiter.learn(0, 100)
         error = limiter.readmit(second_ticket, second)
         assert isinstance(error, RateLimitedError)
@@ -854,7 +854,7 @@ def test_who_wakes_up_after_its_deadline_takes_nothing() -> None:
 
 @in_async_colours
 async def test_who_is_behind_a_debt_is_rejected_when_time_is_up(w: World) -> None:
-    """What others really cost may delay a line that looked short."""
+    """What others really cost may delay a queue that looked short."""
     limiter = RateLimiter(10, cost=10, max_wait=5)
 
     async def ask() -> None:

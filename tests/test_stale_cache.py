@@ -919,7 +919,7 @@ def test_an_order_that_defeats_itself_is_told_of() -> None:
         (
             coalesce,
             "StaleCache(1.0, 1.0) stands inside Coalesce(): what it knows would wait"
-            " in line with what it has to ask for; list it before the Coalesce",
+            " in the queue with what it has to ask for; list it before the Coalesce",
         ),
         (
             Retry(OSError),

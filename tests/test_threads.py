@@ -324,7 +324,7 @@ class Recording(RateLimiter):
 
 
 def test_threads_that_wait_for_a_limiter_all_get_their_turn() -> None:
-    """In the order of arrival; only the first in line looks at the clock."""
+    """In the order of arrival; only the first in the queue looks at the clock."""
     limiter = Recording()
     threads = []
     for place in range(THREADS):
@@ -343,7 +343,7 @@ def test_threads_that_wait_for_a_limiter_all_get_their_turn() -> None:
 
 
 def test_a_bulkhead_never_lets_more_in_than_allowed() -> None:
-    """With a line, without, and while it is resized; all slots come back."""
+    """With a queue, without, and while it is resized; all slots come back."""
     bulkhead = Bulkhead(5, max_queue=THREADS)
     narrow = Bulkhead(3)
     inside, narrowly = Inside(), Inside()

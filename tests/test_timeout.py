@@ -317,7 +317,7 @@ def _shielded(w: World) -> Iterator[None]:
 
 @in_async_colours
 async def test_a_cancellation_turned_into_an_error_is_a_timeout(w: World) -> None:
-    """The error that came of it is the cause."""
+    """The error that it led to is the cause."""
     error = OSError("connection closed")
 
     async def translating() -> None:
@@ -729,7 +729,7 @@ def test_a_group_of_cancellations_is_a_timeout() -> None:
 
 
 def test_a_group_of_cancellations_and_errors_is_a_timeout() -> None:
-    """The errors that came of it are in the cause."""
+    """The errors that it led to are in the cause."""
     import trio
 
     async def translating() -> None:

@@ -141,7 +141,7 @@ async def test_a_form_with_a_pipe_is_sent_once(h: Http) -> None:
 
 @in_every_client
 async def test_a_stream_is_sent_once(h: Http) -> None:
-    """The response that came of it is returned, and says why."""
+    """The response to it is returned, and says why."""
     script = h.script(503, 200)
     async with h.client(script, h.retry(), retry_unsafe=True) as client:
         response = await h.post(client, content=one_shot(h))

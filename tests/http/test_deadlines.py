@@ -317,7 +317,7 @@ async def test_a_client_within_the_limit_is_not_reported(h: Http) -> None:
 
 @in_every_client
 async def test_a_request_without_timeouts_is_sent_after_one_with_them(h: Http) -> None:
-    """A transport around ours may drop them; nobody has stated any then."""
+    """A transport around ours may drop them; none are stated then."""
     transport = h.transport(h.script(200), Timeout(20))
     every = dict.fromkeys(("connect", "read", "write", "pool"), 5.0)
     request = h.library.Request("GET", URL, extensions={"timeout": every})

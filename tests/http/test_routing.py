@@ -50,7 +50,7 @@ def hosts(script: Any) -> list[str]:
 
 @in_every_client
 async def test_requests_to_the_origin_go_to_the_endpoint(h: Http) -> None:
-    """With its scheme, host and port, its path before theirs, and its Host."""
+    """With its scheme, host and port, its path in front, and its Host."""
     script, balance = h.script(200), both()
     async with h.client(script, Pipeline(balance), origin=ORIGIN) as client:
         for _ in range(2):

@@ -62,7 +62,7 @@ def test_an_attempt_may_take_the_largest_phase_that_is_stated(
 
 @in_every_client
 async def test_where_nothing_is_stated_our_own_limits_hold(h: Http) -> None:
-    """The library's default is nobody's statement: 10 s, and 30 s in all."""
+    """The library's default states nothing: 10 s, and 30 s in all."""
 
     async def step(request: Any) -> Any:
         seen.append(request.extensions["timeout"].deadline - h.now())
@@ -106,7 +106,7 @@ async def test_circuits_and_budgets_are_shared_whatever_is_stated(h: Http) -> No
 
 @in_every_client
 async def test_a_total_that_was_stated_and_is_shorter_warns_once(h: Http) -> None:
-    """With both numbers; not for what nobody stated."""
+    """With both numbers; not for what was not stated."""
     pipeline = h.ours.standard_pipeline(total=3, attempt=2)
     async with h.client(h.script(200), pipeline) as client:
         await h.get(client)

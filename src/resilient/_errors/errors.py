@@ -54,7 +54,7 @@ class RejectedError(ResilientError, NoPermit):
     by_deadline: bool = False
 
     def __init__(self, policy: str, retry_after: float | None = None) -> None:
-        # NB: not `super()`: in an error that is a client's too, the next in line
+        # NB: not `super()`: in an error that is a client's too, the next class
         # may be the client's, whose constructor takes other arguments.
         ResilientError.__init__(self, policy, retry_after)
         self.policy = policy
@@ -145,7 +145,7 @@ class BulkheadFullError(RejectedError):
         max_concurrency: Slots there are.
         queued: Calls that were waiting for one.
         waited: Seconds that this call had waited.
-        reason: "displaced" where it had a place in line, which then went to a
+        reason: "displaced" where it had a place in the queue, which then went to a
             more important call; "circle" where its wait could not have ended,
             since each slot is held by a call that waits for one; else None.
     """
@@ -226,7 +226,7 @@ class ConcurrencyLimitedError(RejectedError):
             tasks of the same class that are served whole.
         queued: Calls that were waiting.
         waited: Seconds that this call had waited.
-        reason: "displaced" where it had a place in line, which then went to a
+        reason: "displaced" where it had a place in the queue, which then went to a
             more important call; else None.
     """
 
@@ -267,7 +267,7 @@ def _end_of_wait(error: BulkheadFullError | ConcurrencyLimitedError) -> str:
     """Say how long a refused call had waited, and why no longer."""
     text = f" after {format_seconds(error.waited)}" if error.waited else ""
     if error.reason is not None:
-        text += ": the place in line went to a more important call"
+        text += ": the place in the queue went to a more important call"
     return text
 
 

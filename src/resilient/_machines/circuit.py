@@ -71,7 +71,7 @@ is a failed vote, and whatever it does later is stale; the next call, or the
 next probe to come back, notices. So the circuit cannot stay half-open because
 a probe hangs, or because its thread died.
 
-*Ramp.* Where the user gave one, good votes do not let everybody back at once,
+*Ramp.* Where the user gave one, good votes do not let all calls back at once,
 for what has just come back has cold caches, and callers who waited for it. Each
 step lets a share of the calls through for `ramp_step` seconds, evenly: with 1 %
 the first of each hundred. The trip rules hold throughout, over a window that

@@ -1,11 +1,11 @@
-"""CoDel: how long a call may wait in line, and who goes first.
+"""CoDel: how long a call may wait in the queue, and who goes first.
 
 A queue is there for bursts. One that stands is of no use: each call
 waits as long as all others, and comes too late. So two things depend on
-whether the line has been empty lately.
+whether the queue has been empty lately.
 
 ============== ======================= ====================
-line           a newcomer may wait     next is
+queue          a newcomer may wait     next is
 ============== ======================= ====================
 empty lately   `interval`              the oldest
 standing       `target`                the newest
@@ -14,7 +14,7 @@ standing       `target`                the newest
 * "Lately" is the last `interval`, as well.
 * Who has joined keeps the time that he was given.
 * Newest first, because the oldest callers have given up, or will before they
-  are done; and because else everybody would wait for as long as may be.
+  are done; and because else each call would wait for as long as may be.
 
 Source: B. Maurer, "Fail at Scale", ACM Queue 13 (8), 2015, with its 100 ms and
 5 ms; K. Nichols and V. Jacobson, "Controlling Queue Delay", ACM Queue 10 (5),
@@ -27,14 +27,14 @@ __all__ = ["CoDel"]
 
 
 class CoDel:
-    """Tells a line that stands from one that is needed.
+    """Tells a queue that stands from one that is needed.
 
     Args:
         interval: Seconds.
         target: Seconds.
 
     Attributes:
-        standing: Whether the line has not been empty lately.
+        standing: Whether the queue has not been empty lately.
     """
 
     __slots__ = ("_interval", "_since", "_target", "standing")
@@ -50,7 +50,7 @@ class CoDel:
 
         Args:
             now: Monotonic seconds.
-            queued: Who is in line already.
+            queued: Who is in the queue already.
         """
         if queued == 0:
             self._since = now

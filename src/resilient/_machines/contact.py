@@ -5,7 +5,7 @@ state      entered                        meanwhile
 ========== ============================== =================================
 up         at the start; `answered` after it is asked
            the dwell
-lost       `failed`, `too_late`           nobody asks; one probe at
+lost       `failed`, `too_late`           no member asks; one probe at
                                           `probe_at`, later each time, up to
                                           a second
 returning  `answered` while lost          members book what they used; they

@@ -27,12 +27,12 @@ A member takes no part
 * while it is ejected (`ejection`), but for one probe when its time is over;
 * while it *rests*: it asked for less and said for how long.
 
-Where that leaves nobody, all take part but those that drain. No more than
+Where that leaves no member, all take part but those that drain. No more than
 `max_share` of those that do not drain are ejected, the candidate counted. Hard
 ejection of more moves their load to the others until these fail too.
 
-Who is avoided because it was tried is chosen all the same where there is no
-other. Such a choice does not turn the ring of a round robin: the next in it
+A member that is avoided because it was tried is chosen all the same where
+there is no other. Such a choice does not turn the ring of a round robin: the next in it
 would get the calls of each member that fails.
 
 Deliberately not modelled: comparing the failures of one with the others' (the
@@ -305,9 +305,9 @@ class Fleet:
         Args:
             now: Monotonic seconds.
             draw: Gives the next random number, uniform in [0, 1).
-            tried: Who is avoided where there is another.
-            refused: Who is out of the question. With any, nobody is chosen
-                who does not take part now.
+            tried: Members that are avoided where there is another.
+            refused: Members that must not be chosen. With any, no member is
+                chosen that does not take part now.
             ticket: Is given the member, in the moment in which it is counted.
 
         Returns:

@@ -492,7 +492,7 @@ class Lease(RateLimit):
 
         Args:
             now: Monotonic time in seconds.
-            waiting: Units that those in line want together ...
+            waiting: Units that those in the queue want together ...
             head: ... and the first of them.
 
         Returns:

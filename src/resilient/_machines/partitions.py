@@ -22,7 +22,7 @@ Ground rules:
   calls, which have one shed rank, all are served rather than some of each. The
   highest shed rank that has lately been there is not left out, however low it is.
 * Where nothing runs, any call may: none would ever leave.
-* A slot that comes free goes to the first in line who may have it.
+* A slot that comes free goes to the first in the queue who may have it.
 
 Demand is measured in periods: the peak of this one or the last, whichever is
 greater. Calls refused in a row were a demand as well.
@@ -84,7 +84,7 @@ class Group:
 
     Attributes:
         in_use: Slots it has.
-        waiting: Its tickets in line.
+        waiting: Its tickets in the queue.
         shed_below: What share of its calls was refused lately: those of a
             lower shed rank are the first to go.
     """
@@ -182,7 +182,7 @@ class SharedSlots(Slots[T]):
 
     Args:
         limit: Slots.
-        max_queue: Places in line.
+        max_queue: Places in the queue.
         partitions: Shares by name, together at most 1.
     """
 
@@ -229,10 +229,10 @@ class SharedSlots(Slots[T]):
         self._give(ticket)
         return True
 
-    def line_up(self, ticket: T, *, first: bool = False) -> None:
+    def enqueue(self, ticket: T, *, first: bool = False) -> None:
         if ticket.group is not None:
             ticket.group.queued()
-        super().line_up(ticket, first=first)
+        super().enqueue(ticket, first=first)
 
     def forget(self) -> None:
         """Forget every demand but those of the present."""
@@ -242,9 +242,9 @@ class SharedSlots(Slots[T]):
                 group.turn(lapsed=True)
 
     def _next(self) -> T | None:
-        for priority in sorted(self.lines, reverse=True):
-            line = self.lines[priority]
-            for ticket in reversed(line) if self.lifo else line:
+        for priority in sorted(self.queues, reverse=True):
+            queue = self.queues[priority]
+            for ticket in reversed(queue) if self.lifo else queue:
                 if self.in_use >= self.limit:
                     return None
                 if ticket.group is None or self._may_have(ticket.group):

@@ -7,7 +7,7 @@ Ground rules:
   draws places by itself.
 * A turn is due at a moment of a time of its own, in which a member of weight w
   has its n-th turn at n / w. The member that is due first is next, so that
-  each gets its exact share, and as evenly spread as can be. The first in line
+  each gets its exact share, and as evenly spread as can be. The first in the queue
   is drawn, or a thousand clients would begin with the same one.
 * Who comes back after a while has its turn among the others, and not all
   those that it has missed.
@@ -69,16 +69,16 @@ def draw_other_place(sums: Sequence[float], place: int, drawn: float) -> int:
 class Turns(Generic[M]):
     """Whose turn it is; see the module."""
 
-    __slots__ = ("_line", "_now")
+    __slots__ = ("_due", "_now")
 
     def __init__(self) -> None:
         # A heap of (when it is due, place, member).
-        self._line: list[tuple[float, int, M]] = []
+        self._due: list[tuple[float, int, M]] = []
         self._now = 0.0
 
     def interrupt(self) -> None:
         """Line up anew at the next turn: other members take part."""
-        self._line = []
+        self._due = []
 
     def next(self, pool: Sequence[M], draw: Callable[[], float]) -> M:
         """Return the member whose turn it is.
@@ -88,16 +88,16 @@ class Turns(Generic[M]):
                 was called.
             draw: Gives the next random number, uniform in [0, 1).
         """
-        if not self._line:
+        if not self._due:
             start = int(draw() * len(pool))
             for place, member in enumerate(pool):
                 passed = ceil(self._now * member.weight) - 1
                 member.turns = max(member.turns, passed)
                 due = (member.turns + 1) / member.weight
-                self._line.append((due, (place - start) % len(pool), member))
-            heapify(self._line)
-        self._now, place, member = self._line[0]
+                self._due.append((due, (place - start) % len(pool), member))
+            heapify(self._due)
+        self._now, place, member = self._due[0]
         member.turns += 1
         # NB: made of a whole number: a sum of fractions would drift.
-        heapreplace(self._line, ((member.turns + 1) / member.weight, place, member))
+        heapreplace(self._due, ((member.turns + 1) / member.weight, place, member))
         return member

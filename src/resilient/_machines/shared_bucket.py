@@ -32,7 +32,7 @@ spent           Units used without asking, while the asker was cut off, over
                 is not counted: it began empty for that reason.
 excess          Of these, what would have run over by now in the asker's own
                 part of the bucket. Where the bucket ran over too, while
-                nobody could reach it, that much is forgiven; where others
+                no member could reach it, that much is forgiven; where others
                 went on using it, it is not.
 credit          Units issued at that time of the store's and not used. They
                 are given back as if they had never been taken: unless the
@@ -43,7 +43,7 @@ ceiling         What the server behind says is left: never more than that.
 ==============  ==========================================================
 
 Two members may have been given different numbers, as in each rolling deploy:
-the lower ones hold for everybody until nobody has asked for them in a minute.
+the lower ones hold for all until no member has asked for them in a minute.
 
 Deliberately not modelled: who may ask, queues, fairness. A member asks for no
 more than its part (`lease`).
@@ -131,7 +131,7 @@ class Bucket(NamedTuple):
         over_until: ... and that.
         rate: Units per second, the lowest that anybody asked for ...
         capacity: ... and so of the capacity ...
-        agreed: ... and when somebody last did.
+        agreed: ... and when a member last did.
     """
 
     level: float

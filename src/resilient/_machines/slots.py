@@ -1,14 +1,14 @@
-"""Slots: so many at once, and so many waiting in line.
+"""Slots: so many at once, and so many waiting in the queue.
 
 Ground rules:
 
-* A ticket is a call. It has a slot (`granted`), waits in line, or neither. Of
+* A ticket is a call. It has a slot (`granted`), is queued, or neither. Of
   what it is the machine knows its ``priority``, and the `Group` that its slot
-  or its place in line is counted for, if there is one.
-* A slot that comes free goes straight to the next in line: `in_use` does not
+  or its place in the queue is counted for, if there is one.
+* A slot that comes free goes straight to the next ticket: `in_use` does not
   fall in between, so that no call can overtake.
 * Next is the highest class, and within a class the oldest ("lifo": the
-  newest). Where the line is full, the ticket that would be served last of a
+  newest). Where the queue is full, the ticket that would be served last of a
   class below the newcomer's is put out for it: as many wait as may, whatever
   their class, and the least important of them go first.
 * Every method that frees slots returns the tickets it granted, in order, for
@@ -24,18 +24,14 @@ Ground rules:
 call         in_use < limit, empty queue    otherwise
 ============ ============================== ================================
 take         in_use + 1, True               False
-join         (not called)                   in line, perhaps for another; or
-                                            back: line is full
-
-To take a slot and to release one is so little with no queue that an owner
-in a hurry does it in place: both are the first lines of their methods.
-=======
-leave        in_use - 1, or out of line     slot passes to the next in line
+join         (not called)                   queued, perhaps for another; or
+                                            back: the queue is full
+leave        in_use - 1, or not queued      slot passes to the next in the queue
 resize       grants as many as now fit      no call is interrupted
 ============ ============================== ================================
 
-To take a slot and to give one back is so little where nobody waits that an
-owner in a hurry does it in place: the first lines of `take` and of `leave`.
+To take a slot and to give one back is so little with no queue that an owner
+in a hurry does it in place: the first lines of `take` and of `leave`.
 
 Deliberately not modelled: time. How long a call waits is the policy's. A
 class that never gets a turn waits until its policy says that it was enough.
@@ -54,7 +50,7 @@ class Group(Protocol):
 
     Attributes:
         in_use: Slots they have.
-        waiting: Their tickets in line.
+        waiting: Their tickets in the queue.
     """
 
     in_use: int
@@ -81,20 +77,19 @@ class Slots(Generic[T]):
 
     Args:
         limit: Slots.
-        max_queue: Places in line.
+        max_queue: Places in the queue.
         lifo: Serve the newest first: under overload the oldest has waited so
             long that its caller has gone. May be changed at any time.
 
     Attributes:
         in_use: Slots that are taken.
-        queued: Tickets in line.
-        lines: Who waits, by class: a line for each class that has tickets in
-            line, and no empty one.
-        called: Tickets that were granted a slot in line and have not `come` for
+        queued: Tickets in the queue.
+        queues: Who waits, by class: none of them is empty.
+        called: Tickets that were granted a slot while queued and did not `come` for
             it yet; None: no ticket ever was.
     """
 
-    __slots__ = ("called", "in_use", "lifo", "limit", "lines", "max_queue", "queued")
+    __slots__ = ("called", "in_use", "lifo", "limit", "max_queue", "queued", "queues")
 
     def __init__(self, limit: int, max_queue: int, *, lifo: bool = False) -> None:
         self.limit = limit
@@ -103,58 +98,58 @@ class Slots(Generic[T]):
         # NB: counted, not summed up: it is read without the lock.
         self.queued: int = 0
         self.lifo = lifo
-        self.lines: dict[Priority, OrderedDict[T, None]] = {}
+        self.queues: dict[Priority, OrderedDict[T, None]] = {}
         self.called: dict[T, None] | None = None
 
     def waiting(self) -> list[T]:
-        """Return who is in line: highest class first, then oldest first."""
+        """Return who is in the queue: highest class first, then oldest first."""
         return [
             ticket
-            for priority in sorted(self.lines, reverse=True)
-            for ticket in self.lines[priority]
+            for priority in sorted(self.queues, reverse=True)
+            for ticket in self.queues[priority]
         ]
 
     def take(self, ticket: T) -> bool:
         """Take a slot if one is free and no ticket waits for it."""
-        if self.in_use < self.limit and not self.lines:
+        if self.in_use < self.limit and not self.queues:
             self._give(ticket)
             return True
         return False
 
     def join(self, ticket: T) -> T | None:
-        """Stand in line.
+        """Join the queue.
 
         Returns:
             Whom there is no place for: None, this ticket, or one of a lower
-            class that was put out of line for it.
+            class that was put out of the queue for it.
         """
         put_out: T | None = None
         if self.queued >= self.max_queue:
-            lowest = min(self.lines, default=ticket.priority)
+            lowest = min(self.queues, default=ticket.priority)
             if lowest >= ticket.priority:
                 return ticket
-            line = self.lines[lowest]
-            put_out = next(iter(line) if self.lifo else reversed(line))
+            queue = self.queues[lowest]
+            put_out = next(iter(queue) if self.lifo else reversed(queue))
             self._remove(put_out)
-        self.line_up(ticket)
+        self.enqueue(ticket)
         return put_out
 
-    def line_up(self, ticket: T, *, first: bool = False) -> None:
-        """Put a ticket into the line of its class, at its end or `first`."""
-        line = self.lines.get(ticket.priority)
+    def enqueue(self, ticket: T, *, first: bool = False) -> None:
+        """Put a ticket into the queue of its class, at its end or `first`."""
+        queue = self.queues.get(ticket.priority)
         group = ticket.group
-        if line is None:
-            line = OrderedDict[T, None]()
-        line[ticket] = None
-        self.lines[ticket.priority] = line
+        if queue is None:
+            queue = OrderedDict[T, None]()
+        queue[ticket] = None
+        self.queues[ticket.priority] = queue
         self.queued += 1
         if group is not None:
             group.waiting += 1
         if first:
-            line.move_to_end(ticket, last=False)
+            queue.move_to_end(ticket, last=False)
 
     def leave(self, ticket: T) -> list[T]:
-        """Give a slot back, or leave the line."""
+        """Give a slot back, or leave the queue."""
         group = ticket.group
         self.come(ticket)
         if ticket.granted:
@@ -162,9 +157,9 @@ class Slots(Generic[T]):
             self.in_use -= 1
             if group is not None:
                 group.in_use -= 1
-        elif self.is_in_line(ticket):
+        elif self.is_queued(ticket):
             self._remove(ticket)
-        return self.grant() if self.lines else []
+        return self.grant() if self.queues else []
 
     def resize(self, limit: int) -> list[T]:
         """Set another limit."""
@@ -172,7 +167,7 @@ class Slots(Generic[T]):
         return self.grant()
 
     def grant(self) -> list[T]:
-        """Give the slots that are free to those next in line."""
+        """Give the slots that are free to those next in the queue."""
         granted: list[T] = []
         while (ticket := self._next()) is not None:
             self._remove(ticket)
@@ -188,19 +183,19 @@ class Slots(Generic[T]):
         if self.called is not None and ticket in self.called:
             del self.called[ticket]
 
-    def is_in_line(self, ticket: T) -> bool:
+    def is_queued(self, ticket: T) -> bool:
         """Whether a ticket waits."""
-        return ticket in self.lines.get(ticket.priority, ())
+        return ticket in self.queues.get(ticket.priority, ())
 
     def _next(self) -> T | None:
         """Return the ticket that a slot is free for."""
-        if not self.lines or self.in_use >= self.limit:
+        if not self.queues or self.in_use >= self.limit:
             return None
-        line = self.lines[max(self.lines)]
-        return next(reversed(line) if self.lifo else iter(line))
+        queue = self.queues[max(self.queues)]
+        return next(reversed(queue) if self.lifo else iter(queue))
 
     def _give(self, ticket: T) -> None:
-        """Give a slot to a ticket that has none and is not in line."""
+        """Give a slot to a ticket that has none and is not in the queue."""
         group = ticket.group
         ticket.granted = True
         self.in_use += 1
@@ -208,12 +203,12 @@ class Slots(Generic[T]):
             group.in_use += 1
 
     def _remove(self, ticket: T) -> None:
-        """Take a ticket out of line."""
-        line = self.lines[ticket.priority]
+        """Take a ticket out of the queue."""
+        queue = self.queues[ticket.priority]
         group = ticket.group
-        del line[ticket]
-        if not line:
-            del self.lines[ticket.priority]
+        del queue[ticket]
+        if not queue:
+            del self.queues[ticket.priority]
         self.queued -= 1
         if group is not None:
             group.waiting -= 1

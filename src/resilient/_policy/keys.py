@@ -158,8 +158,8 @@ class StableKey:
     """An object of a user's as a key: it has one hash, and comparing never fails.
 
     Else one whose hash changes while it is kept could not be found to be
-    dropped, and one whose `__eq__` raises would do so in whoever has a key of
-    the same hash. It is equal to what its object is equal to.
+    dropped, and one whose `__eq__` raises would do so in calls with another key
+    of the same hash. It is equal to what its object is equal to.
     """
 
     __slots__ = ("_hash", "_key")
@@ -172,9 +172,9 @@ class StableKey:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        theirs = other._key if isinstance(other, StableKey) else other
+        compared = other._key if isinstance(other, StableKey) else other
         try:
-            return self._key is theirs or bool(self._key == theirs)
+            return self._key is compared or bool(self._key == compared)
         except Exception:
             # An object that cannot be compared is no other.
             return False

@@ -183,8 +183,8 @@ ORDERS: Final = (
     Order(
         _T.SHARES,
         _T.REMEMBERS,
-        _IN + ": what it knows would wait in line with what it has to ask for; list"
-        " it before the {Outer}",
+        _IN + ": what it knows would wait in the queue with what it has to ask for;"
+        " list it before the {Outer}",
     ),
     Order(
         _T.LEARNS,

@@ -1,13 +1,13 @@
-"""Admission to slots: policies whose calls may wait in line for one.
+"""Admission to slots: policies whose calls may wait in the queue for one.
 
-How a call gets in line, is woken, has waited enough, is put out or goes away
+How a call joins the queue, is woken, has waited enough, is put out or goes away
 is written here, once. Whose slots they are, and how many, is the policy's.
 
 A call that is to be woken may be gone: its event loop was closed, blocks or is
 never run again, or it was left behind in the process that this one was forked
-from. So whoever waits looks around now and then (`clock.patrol`): a slot that
-was granted to a call which does not come for it is granted to the next one.
-Should it come after all, it is first in line again.
+from. So each waiting call looks around now and then (`clock.patrol`): a slot
+that was granted to a call which does not come for it is granted to the next
+one. Should it come after all, it is first in the queue again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Ticket:
-    """What a call has of a policy: a slot, a place in line, or nothing.
+    """What a call has of a policy: a slot, a place in the queue, or nothing.
 
     Attributes:
         granted: Whether it has a slot.
@@ -52,7 +52,7 @@ class Ticket:
 
     @property
     def priority(self) -> Priority:
-        # NB: that of the wait does not change: where it is in line depends on it.
+        # NB: that of the wait does not change: its place in the queue depends on it.
         return self.call.priority if self.wait is None else self.wait.priority
 
 
@@ -139,7 +139,7 @@ class SlotWait(Wait):
 
 
 class QueueingPolicy(AdmissionPolicy, DeferredRelease):
-    """Base of policies that have slots, and a line of calls that wait for one.
+    """Base of policies that have slots, and a queue of calls that wait for one.
 
     A subclass keeps its slots in ``_slots``, and implements the methods that
     raise `NotImplementedError` here.
@@ -149,7 +149,7 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
 
     # `Slots`, of tickets of the subclass's own.
     _slots: Any
-    # When the line was last looked through for calls that are gone.
+    # When the queue was last looked through for calls that are gone.
     _looked_at: float
 
     def _ticket(self, call: Call) -> Any:
@@ -157,15 +157,15 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
         return Ticket(call)
 
     def _admit(self, ticket: Any) -> Admission:
-        """Take a slot, get in line, or return the rejection."""
+        """Take a slot, join the queue, or return the rejection."""
         raise NotImplementedError
 
     def _take_locked(self, ticket: Any) -> bool:
-        """Take a slot for a call that is about to get in line, if there is one."""
+        """Take a slot for a call that is about to queue, if there is one."""
         raise NotImplementedError
 
     def _may_wait_locked(self, ticket: Any) -> bool:
-        """Whether it may get in line; the last moment to say how long."""
+        """Whether it may join the queue; the last moment to say how long."""
         raise NotImplementedError
 
     def _enter_locked(self, ticket: Any, now: float) -> None:
@@ -173,7 +173,7 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
         raise NotImplementedError
 
     def _leave_locked(self, item: Any) -> list[Any]:
-        """Take back a slot or a place in line; return whom that granted a slot."""
+        """Take back a slot or a place in the queue; return who got a slot by it."""
         raise NotImplementedError
 
     def _refusal(
@@ -227,7 +227,7 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
         return self._refusal(ticket.call, 0.0)
 
     def _queue(self, ticket: Any, now: float, max_wait: float | None) -> Admission:
-        """Take a slot that came free just now, or get in line."""
+        """Take a slot that came free just now, or join the queue."""
         wait = ticket.wait = SlotWait.of(ticket, now, max_wait)
         if wait is None:
             return self._refusal(ticket.call, 0.0, by_deadline=True)
@@ -269,12 +269,12 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
             # It was granted a slot in time and has woken up too late for it.
             by_deadline = True
         elif wait.latest is None or now < wait.latest:
-            if not slots.is_in_line(ticket):
+            if not slots.is_queued(ticket):
                 # It did not come for its slot in time, and another call has it.
                 if self._take_locked(ticket):
                     self._enter_locked(ticket, now)
                     return ticket
-                slots.line_up(ticket, first=True)
+                slots.enqueue(ticket, first=True)
             wait.go_on(now)
             return wait
         woken += self._leave_locked(ticket)
@@ -301,12 +301,12 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
                 ticket.wait.granted_at = None
                 woken += self._leave_locked(ticket)
         if slots.queued >= slots.max_queue and now - self._looked_at >= clock.patrol:
-            # NB: once in a while, for the line may be long.
+            # NB: once in a while, for the queue may be long.
             self._looked_at = now
             for ticket in slots.waiting():
                 if ticket.wait.waiter.is_gone():
                     woken += self._leave_locked(ticket)
-        if slots.lines:
+        if slots.queues:
             woken += slots.grant()
         return woken
 
@@ -343,7 +343,7 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
         return self._leave_locked(item)
 
     def _after_unlock(self, effects: list[Any]) -> None:
-        """Wake calls that were granted a slot, or put out of line."""
+        """Wake calls that were granted a slot, or put out of the queue."""
         for ticket in effects:
             ticket.wait.granted_at = clock.now()
             if not ticket.wait.waiter.wake():

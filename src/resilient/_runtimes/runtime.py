@@ -106,7 +106,7 @@ class Waiter(Protocol):
 
 
 def wake_all(waiters: Sequence[Waiter]) -> list[bool]:
-    """Wake several, from any thread; return for each whether somebody waits there.
+    """Wake several, from any thread; return for each whether a call waits there.
 
     Those of one loop are woken by one call into it: a call wakes the loop's
     thread by a byte through a socket, which takes longer than all else.

@@ -1,7 +1,7 @@
 """The courier: the one thread of a process that talks to a store.
 
-Callers of any colour wait on their own waiters; nobody's cancellation touches
-a socket, and threads and event loops share one block. Whatever has piled up
+Callers of any colour wait on their own waiters; no caller's cancellation
+touches a socket, and threads and event loops share one block. Whatever has piled up
 since the last exchange goes in the next, as one batch.
 
 The thread starts with the first ask and ends with `close`. A forked child has

@@ -81,7 +81,7 @@ class AdaptiveConcurrency(QueueingPolicy):
     the last second or two. A class that is alone has them all. Within a class
     whole tasks go first (see `priority`'s key), not one call of each.
 
-    A line for bursts is optional. One that has not been empty for `max_wait`
+    A queue for bursts is optional. One that has not been empty for `max_wait`
     is none for bursts: until it is, calls may wait for `overload_wait` only,
     and the newest goes first.
 
@@ -89,9 +89,9 @@ class AdaptiveConcurrency(QueueingPolicy):
         algorithm: How the limit is found: `AIMD` (default; the best for
             clients), `Gradient` (the best for servers), `Vegas`, or a
             `ConcurrencyLimit` of your own. Each policy makes its own of it.
-        max_queue: Calls that may wait in line.
-        max_wait: Seconds that each may wait; also how long a line may stand.
-        overload_wait: Seconds that each may wait in a line that stands.
+        max_queue: Calls that may wait in the queue.
+        max_wait: Seconds that each may wait; also how long a queue may stand.
+        overload_wait: Seconds that each may wait in a queue that stands.
         partitions: Shares of the limit by name, as in ``{"live": 0.9,
             "batch": 0.1}``, together at most 1. Each partition may always
             have its share; what it leaves is lent to the others.
@@ -104,10 +104,10 @@ class AdaptiveConcurrency(QueueingPolicy):
 
     Raises:
         ConcurrencyLimitedError: The limit is reached, and there is no place in
-            line or no time left.
+            queue or no time left.
 
     Source: Netflix, "Performance Under Load", 2018; B. Maurer, "Fail at
-    Scale", ACM Queue 13 (8), 2015, for the line.
+    Scale", ACM Queue 13 (8), 2015, for the queue.
     """
 
     __slots__ = (
@@ -252,7 +252,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         if ticket.group is None:
             ticket.group = slots.group(partition, call.priority)
         elif ticket.group.is_shed(shed_rank):
-            # In line it would hold up others of its class.
+            # In the queue it would hold up others of its class.
             return self._refusal(call, 0.0)
         return self._queue(ticket, now, self.max_wait)
 

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 class Bulkhead(QueueingPolicy):
     """Let at most so many calls run at once, and few or none wait.
 
-    A call that finds no slot waits in line if there is room, else it is
-    rejected at once. A queue hides overload from everybody who could react to
+    A call that finds no slot waits in the queue if there is room, else it is
+    rejected at once. A queue hides overload from all callers that could react to
     it: the default is none, and a good one is at most half the slots.
 
-    The most important call in line goes first (see `priority`), and one that
-    finds the line full takes the place of a less important one, which is
+    The most important call in the queue goes first (see `priority`), and one that
+    finds the queue full takes the place of a less important one, which is
     rejected then.
 
     The slot of a generator is held until it ends or is closed.
@@ -42,14 +42,14 @@ class Bulkhead(QueueingPolicy):
 
     Args:
         max_concurrency: Calls that may run at once.
-        max_queue: Calls that may wait in line.
+        max_queue: Calls that may wait in the queue.
         max_wait: Seconds that each may wait; None: until its deadline.
         order: "fifo", or "lifo": newest first, for queues whose oldest callers
             have given up anyway.
         name: Name in errors and events.
 
     Raises:
-        BulkheadFullError: No slot, and no place in line or no time left.
+        BulkheadFullError: No slot, and no place in the queue or no time left.
 
     Source: M. Nygard, *Release It!*, "Bulkheads"; Little's law.
     """
@@ -157,7 +157,7 @@ class Bulkhead(QueueingPolicy):
     def _admit(self, ticket: Ticket) -> Admission:
         slots, lock, owners = self._slots, self._lock, self._slot_owners
         with lock:
-            if slots.in_use < slots.limit and not slots.lines and not lock.changing:
+            if slots.in_use < slots.limit and not slots.queues and not lock.changing:
                 # What `_take_again_locked` does, without a call.
                 slots.in_use += 1
                 ticket.granted = True
@@ -177,7 +177,7 @@ class Bulkhead(QueueingPolicy):
         slots, lock, owners = self._slots, self._lock, self._slot_owners
         with lock:
             # NB: one that is not granted has been given back, by an interrupt.
-            if permit.granted and not slots.lines and not lock.changing:
+            if permit.granted and not slots.queues and not lock.changing:
                 # What `_leave_locked` does, without a call.
                 permit.granted = False
                 slots.in_use -= 1
@@ -237,7 +237,7 @@ class Bulkhead(QueueingPolicy):
         return len(blocked) == self._slots.in_use
 
     def _break_circle_locked(self) -> list[Ticket]:
-        """Put the last out of line whose wait closes a circle, if any does.
+        """Put the last out of the queue whose wait closes a circle, if any does.
 
         None could when they joined; with fewer slots one may.
         """

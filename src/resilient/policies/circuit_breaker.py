@@ -65,7 +65,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
     outcome of a call that began before the last change of state is counted
     and decides nothing. A generator is judged by its first item.
 
-    With a `ramp` good probes do not let everybody back at once, but a share of
+    With a `ramp` good probes do not let all calls back at once, but a share of
     the calls, then more; with a `throttle_rate` a share is rejected already
     before failures are enough to open it.
 

@@ -505,7 +505,7 @@ def _deliver(execution: _SharedExecution, waiters: list[_WaitingCall]) -> None:
 
 
 def _is_own_affair(first: Call, error: Exception | None, call: Call) -> bool:
-    """Whether the failure came of what the first caller is, and `call` is not.
+    """Whether the failure is due to what the first caller is, and `call` is not.
 
     It was rejected, and matters less; or its deadline came, which is its alone.
     """

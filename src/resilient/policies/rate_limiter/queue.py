@@ -23,16 +23,16 @@ LAST_MOMENT: Final = math.nextafter(math.inf, 0.0)
 
 
 class Ticket(Wait):
-    """A call in line.
+    """A call in the queue.
 
     Attributes:
         amounts: What it wants, by rule.
         latest: When it has waited long enough.
         give_up_at: The same, if it had no deadline.
-        due: When its turn comes, if all before it have theirs.
+        due: When its turn comes, if all before it take their turns.
         missing: Seconds it would have had to wait, once it is rejected.
-        granted: Whether it has been served, and left the line.
-        rejected: Whether a change of the rate has put it out of line.
+        granted: Whether it has been served, and left the queue.
+        rejected: Whether a change of the rate has put it out of the queue.
     """
 
     __slots__ = (
@@ -62,10 +62,10 @@ class Ticket(Wait):
         self.rejected: bool = False
 
     def wait_until(self, due: float, *, first: bool) -> None:
-        """Wait for the turn of the first in line; or else, somewhat longer.
+        """Wait for the turn of the first in the queue; or else, somewhat longer.
 
-        Whoever is not the first is woken when it is. It looks by itself when
-        its turn is long over: those before it may never come for theirs.
+        A call that is not the first is woken when it becomes so. It looks by
+        itself when its turn is long over: those before it may never take it.
         """
         self.due = due
         # NB: only the first waits for time alone.
@@ -89,7 +89,7 @@ class Queue:
     Attributes:
         tickets: The tickets, first to last; only the keys matter.
         total: The sum of what they want, by rule. A running one, whose
-            rounding errors go when the line empties and is made anew.
+            rounding errors go when the queue empties and is made anew.
     """
 
     __slots__ = ("tickets", "total")

@@ -45,7 +45,7 @@ from resilient.policies.rate_limiter.queue import (
     latest_start,
     sums,
 )
-from resilient.policies.rate_limiter.shared import SharedLease, SharedLine
+from resilient.policies.rate_limiter.shared import SharedLease, SharedQueue
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -74,9 +74,9 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
 
     A wait is computed first: one that cannot fit `max_wait` or the deadline is
     rejected at once, takes nothing, and says when to come back. Who waits
-    stands in one line, first come first served across threads and tasks;
-    only the first in it looks at the clock. Who is cancelled leaves the line,
-    and everybody behind moves up.
+    stands in one queue, first come first served across threads and tasks;
+    only the first in it looks at the clock. Who is cancelled leaves the queue,
+    and all behind it move up.
 
     Several limits are taken together or not at all.
 
@@ -112,7 +112,15 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     Source: see `resilient._machines.rate_limits`.
     """
 
-    __slots__ = ("_config", "_deferred", "_line", "_lock", "_origin", "_rule", "_rules")
+    __slots__ = (
+        "_config",
+        "_deferred",
+        "_lock",
+        "_origin",
+        "_queue",
+        "_rule",
+        "_rules",
+    )
 
     # What was taken is taken, whenever the stream ends.
     holds_streams = False
@@ -151,19 +159,19 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         )
         self._lock = Lock()
         self._deferred: list[Ticket | _Debt] = _NOTHING
-        self._line: Queue | None = None
+        self._queue: Queue | None = None
         # The origin of the HTTP requests that pass; `_SEVERAL` once there are.
         self._origin: object = None
         # Nearly always there is one, of which a tuple would take 48 bytes.
         self._rule, self._rules = self._config.new_rules()
         if shared is not None:
-            self._rule = SharedLine(
+            self._rule = SharedQueue(
                 shared,
                 name,
                 self._config,
                 self._run,
                 self.emit_of_store,
-                lambda: self._line,
+                lambda: self._queue,
                 self._serve_locked,
             ).lease
 
@@ -213,9 +221,9 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         return None if self._shared is None else self._shared.store
 
     @property
-    def _shared(self) -> SharedLine | None:
+    def _shared(self) -> SharedQueue | None:
         rule = self._rule
-        return rule.line if isinstance(rule, SharedLease) else None
+        return rule.queue if isinstance(rule, SharedLease) else None
 
     def _unregister(self) -> None:
         # A PerKey calls this of all that stands inside it, at whatever depth.
@@ -233,7 +241,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     ) -> Awaitable[Outcome]:
         # NB: nothing is ever given back, so around a call that passes at once
         # there is nothing to stand, and no frame does. Who has to wait gets in
-        # line in a frame that can take it out again.
+        # queue in a frame that can take it out again.
         if not self._keeps_rules:
             return super().around(proceed, call)
         amounts = self._config.amounts
@@ -241,7 +249,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             amounts = self._computed(call)
         now = clock.now()
         rule, lock = self._rule, self._lock
-        if rule is None or self._line is not None or lock.changing:
+        if rule is None or self._queue is not None or lock.changing:
             wait = self._try_take(now, amounts)
         else:
             # What `_try_take` does, with two frames less.
@@ -259,7 +267,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     async def _around_late(
         self, proceed: Proceed, call: Call, amounts: tuple[float, ...], wait: float
     ) -> Outcome:
-        permit = self._line_up(call, amounts, wait)
+        permit = self._join_queue(call, amounts, wait)
         try:
             if isinstance(permit, Wait):
                 queued_at = clock.now()
@@ -280,7 +288,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         now = clock.now()
         wait = self._try_take(now, amounts)
         if wait != 0.0:
-            return self._line_up(call, amounts, wait)
+            return self._join_queue(call, amounts, wait)
         self._follow(now)
         self._note(call, amounts, now)
         return _PERMIT
@@ -315,10 +323,10 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             raise
         return terms.amounts_of(cost, computed=True)
 
-    def _line_up(
+    def _join_queue(
         self, call: Call, amounts: tuple[float, ...], wait: float
     ) -> Admission:
-        """Get in line, if a wait of so many seconds is not too long."""
+        """Join the queue, if a wait of so many seconds is not too long."""
         shared = self._shared
         if shared is not None:
             return self._line_up_shared(shared, call, amounts, wait)
@@ -347,12 +355,12 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
 
     def _line_up_shared(
         self,
-        shared: SharedLine,
+        shared: SharedQueue,
         call: Call,
         amounts: tuple[float, ...],
         wait: float,
     ) -> Admission:
-        """Get in line for a store's answer, or for a permit as `_line_up` does."""
+        """Join the queue for a store's answer, or as `_join_queue` does."""
         now = clock.now()
         if call.limiters is not None:
             self._see(call.key)
@@ -392,8 +400,8 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         return self._rejection(call, wait, fits=now + wait <= give_up_at)
 
     def _waits(self, ticket: Ticket) -> bool:
-        line = self._line
-        return line is not None and ticket in line.tickets
+        queue = self._queue
+        return queue is not None and ticket in queue.tickets
 
     def _fits(self, now: float, wait: float, latest: float) -> bool:
         """Whether a wait is over in time; one for a store's answer always is."""
@@ -452,20 +460,20 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         if wait.rejected:
             return False
         self._pass_over_locked(now, wait)
-        if self._line is None:
-            self._line = Queue(len(self._config.each))
-        line = self._line
-        if wait not in line.tickets:
+        if self._queue is None:
+            self._queue = Queue(len(self._config.each))
+        queue = self._queue
+        if wait not in queue.tickets:
             # It did not come when its turn was over, and others went on.
-            line.join(wait, first=True)
-        if line.first is wait:
+            queue.join(wait, first=True)
+        if queue.first is wait:
             wait.missing = self._wait_of_head_locked(now, wait.amounts)
             fits = self._fits(now, wait.missing, wait.latest) and not overdue
             if fits and wait.missing > 0.0:
                 wait.wait_until(now + wait.missing, first=True)
                 return None
         else:
-            wait.missing = self._wait_of_queue_locked(now, line.total_until(wait))
+            wait.missing = self._wait_of_queue_locked(now, queue.total_until(wait))
             if not overdue and (wait.until is None or now < wait.latest):
                 self._wait_behind_locked(wait, now + wait.missing)
                 return None
@@ -476,19 +484,19 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         return granted
 
     def _wait_behind_locked(self, wait: Ticket, due: float) -> None:
-        """Have a call wait that is not the first in line."""
+        """Have a call wait that is not the first in the queue."""
         wait.wait_until(due, first=False)
         if self._shared is not None and wait.latest <= self._shared.lease.due_by:
-            # The first one in line learns, and wakes the others.
+            # The first one in the queue learns, and wakes the others.
             wait.until = None
 
     def _pass_over_locked(self, now: float, but: Ticket | None = None) -> None:
-        """Put those first in line out of it who do not come for their turn.
+        """Put those first in the queue out of it who do not come for their turn.
 
         Should one come after all, it is first again.
         """
-        while (line := self._line) is not None:
-            first = line.first
+        while (queue := self._queue) is not None:
+            first = queue.first
             if first is but or not first.is_overdue(now):
                 return
             if self._shared is not None and not first.waiter.is_gone():
@@ -585,9 +593,9 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
 
     def _try_take_locked(self, now: float, amounts: tuple[float, ...]) -> float:
         """Take what can be taken now; return the wait, 0.0 if it was taken."""
-        if self._line is not None:
+        if self._queue is not None:
             self._pass_over_locked(now)
-        if self._line is None:
+        if self._queue is None:
             if self._rule is not None:
                 return self._rule.try_take(now, amounts[0])
             wait = self._wait_of_head_locked(now, amounts)
@@ -601,14 +609,14 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         if grace > 0.0:
             # Those ahead wait for a store's answer.
             return grace
-        wait = self._wait_of_queue_locked(now, sums(self._line.total, amounts))
+        wait = self._wait_of_queue_locked(now, sums(self._queue.total, amounts))
         if wait == 0.0:
-            # Those in line are due too, and only not awake yet.
+            # Those in the queue are due too, and only not awake yet.
             self._take_locked(now, amounts)
         return wait
 
     def _wait_of_head_locked(self, now: float, amounts: tuple[float, ...]) -> float:
-        """Return the wait of the first in line; infinite if it never fits."""
+        """Return the wait of the first in the queue; infinite if it never fits."""
         wait = 0.0
         for rule, amount in zip(self._each(), amounts, strict=True):
             if amount > rule.pace.capacity:
@@ -617,7 +625,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         return wait
 
     def _wait_of_queue_locked(self, now: float, amounts: Iterable[float]) -> float:
-        """Return the wait until a line that wants so much will have had it."""
+        """Return the wait until a queue that wants so much will have had it."""
         rules = zip(self._each(), amounts, strict=True)
         return max([rule.wait(now, amount) for rule, amount in rules])
 
@@ -628,7 +636,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     def _join_locked(
         self, woken: list[Ticket], ticket: Ticket, now: float
     ) -> tuple[float, bool]:
-        """Put a ticket at the end of the line, if its wait is not too long.
+        """Put a ticket at the end of the queue, if its wait is not too long.
 
         Returns:
             The wait, and whether it has begun; 0.0: there was none, and what it
@@ -637,33 +645,33 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         wait = self._try_take_locked(now, ticket.amounts)
         joins = wait > 0.0 and self._fits(now, wait, ticket.latest)
         if joins:
-            if self._line is None:
-                self._line = Queue(len(self._config.each))
+            if self._queue is None:
+                self._queue = Queue(len(self._config.each))
                 if self._deferred is _NOTHING:
                     # NB: under the lock, and before anything may be returned.
                     self._deferred = []
                 ticket.wait_until(now + wait, first=True)
             else:
                 self._wait_behind_locked(ticket, now + wait)
-            self._line.join(ticket)
+            self._queue.join(ticket)
         return wait, joins
 
     def _leave_locked(self, ticket: Ticket) -> list[Ticket]:
-        """Take a ticket out of line; return who is first now, if that changed."""
-        line = self._line
-        if line is None or ticket not in line.tickets:
+        """Take a ticket out of the queue; return who is first now, if that changed."""
+        queue = self._queue
+        if queue is None or ticket not in queue.tickets:
             return []
-        was_first = line.first is ticket
-        line.leave(ticket)
-        if not line.tickets:
-            self._line = None
+        was_first = queue.first is ticket
+        queue.leave(ticket)
+        if not queue.tickets:
+            self._queue = None
         return self._first_locked() if was_first else []
 
     def _first_locked(self) -> list[Ticket]:
-        """Return who is first in line, to be woken: there is news for it."""
-        if self._line is None:
+        """Return who is first in the queue, to be woken: there is news for it."""
+        if self._queue is None:
             return []
-        first = self._line.first
+        first = self._queue.first
         # NB: it has time to come, however long ago it was due.
         first.due = max(first.due, clock.now())
         return [first]
@@ -671,9 +679,9 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     def _recheck_waiters_locked(self, now: float) -> list[Ticket]:
         """Put calls that no longer fit out of the queue; return those to wake."""
         woken: list[Ticket] = []
-        if self._line is not None:
+        if self._queue is not None:
             ahead = Queue(len(self._config.each))
-            for ticket in self._line.tickets:
+            for ticket in self._queue.tickets:
                 ahead.join(ticket)
                 ticket.missing = max(
                     self._wait_of_head_locked(now, ticket.amounts),
@@ -684,15 +692,15 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
                     ahead.leave(ticket)
                     ticket.rejected = True
                     woken.append(ticket)
-            self._line = ahead if ahead.tickets else None
+            self._queue = ahead if ahead.tickets else None
             woken += self._first_locked()
         return woken
 
     def _serve_locked(self, now: float) -> list[Ticket]:
         """Serve who waits with what an answer has brought; return whom to wake."""
         woken: list[Ticket] = []
-        while self._line is not None:
-            first = self._line.first
+        while self._queue is not None:
+            first = self._queue.first
             if self._wait_of_head_locked(now, first.amounts) > 0.0:
                 break
             self._take_locked(now, first.amounts)
@@ -836,8 +844,8 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
     @property
     def queued(self) -> int:
         """Calls that wait now."""
-        line = self._line
-        return 0 if line is None else len(line.tickets)
+        queue = self._queue
+        return 0 if queue is None else len(queue.tickets)
 
     def status(self) -> dict[str, Any]:
         tokens: dict[str, float] = {}
@@ -871,7 +879,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
 
     def _is_pristine_locked(self, woken: list[Ticket]) -> bool:
         now = clock.now()
-        return self._line is None and all(
+        return self._queue is None and all(
             rule.level(now) >= rule.pace.capacity for rule in self._each()
         )
 

@@ -1,4 +1,4 @@
-"""A rate limiter whose limit holds for a fleet: its line waits for a store."""
+"""A rate limiter whose limit holds for a fleet: its queue waits for a store."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from resilient._sharing.store import SharedStore, shared_name
 from resilient.policies.rate_limiter.config import LimiterConfig
 from resilient.policies.rate_limiter.queue import Queue, Ticket
 
-__all__ = ["SharedLease", "SharedLine"]
+__all__ = ["SharedLease", "SharedQueue"]
 
 
 class SharedLease(Lease):
-    """A lease that knows the line it serves, which takes a limiter no room.
+    """A lease that knows the queue it serves, which takes a limiter no room.
 
     Attributes:
-        line: The line.
+        queue: The queue.
     """
 
-    __slots__ = ("line",)
+    __slots__ = ("queue",)
 
-    line: SharedLine
+    queue: SharedQueue
 
 
-class SharedLine(LeaseMember):
-    """The line of a limiter, as its store's link sees it.
+class SharedQueue(LeaseMember):
+    """The queue of a limiter, as its store's link sees it.
 
     Args:
         store: The store.
@@ -36,14 +36,14 @@ class SharedLine(LeaseMember):
         config: What the limiter was made with.
         run: Calls a function under the limiter's lock: see `LeaseMember`.
         emit: Tells its listeners of an event.
-        line: Returns who waits for it.
+        queue: Returns who waits for it.
         serve: Serves them, the lock being held; returns whom to wake.
 
     Raises:
         TypeError, ValueError: It is no store, or the limit cannot be shared.
     """
 
-    __slots__ = ("_line", "_serve", "store")
+    __slots__ = ("_queue", "_serve", "store")
 
     def __init__(
         self,
@@ -52,21 +52,21 @@ class SharedLine(LeaseMember):
         config: LimiterConfig,
         run: Callable[..., Any],
         emit: Callable[..., None],
-        line: Callable[[], Queue | None],
+        queue: Callable[[], Queue | None],
         serve: Callable[[float], list[Ticket]],
     ) -> None:
         if not isinstance(store, SharedStore):
             raise TypeError(f"`shared` must be a store, got {store!r}")
         lease = _lease(config, store)
-        lease.line = self
-        self._line = line
+        lease.queue = self
+        self._queue = queue
         self._serve = serve
         self.store: SharedStore = store
         super().__init__(store.link, "bucket:" + shared_name(name), lease, run, emit)
 
     def waiting_locked(self) -> tuple[float, float]:
-        line = self._line()
-        return (0.0, 0.0) if line is None else (line.total[0], line.first.amounts[0])
+        queue = self._queue()
+        return (0.0, 0.0) if queue is None else (queue.total[0], queue.first.amounts[0])
 
     def serve_locked(self, now: float) -> list[Any]:
         woken: list[Any] = list(self._serve(now))
@@ -75,7 +75,7 @@ class SharedLine(LeaseMember):
     def limit_sleep(self, ticket: Ticket, call: Call) -> None:
         """Have it look again when its deadline comes, or an answer may."""
         if not ticket.sleeps and call.deadline is None:
-            # Only the first in line looks, and wakes the others.
+            # Only the first in the queue looks, and wakes the others.
             return
         until = [ticket.until, call.deadline]
         until += [self.next_delivery] if ticket.sleeps else []
