@@ -857,7 +857,7 @@ class Gate:
         """Let it go, and wait until `done`."""
         self.go.set()
         for thread in threading.enumerate():
-            if thread.name.startswith("resilient "):
+            if thread.is_alive() and thread.name.startswith("resilient "):
                 thread.join(10)
         assert done()
 
