@@ -57,8 +57,8 @@ def expose_pyenv() -> None:
 
 expose_pyenv()
 FOUND = [python for python in PYTHONS if shutil.which(f"python{python}")] or PYTHONS
-# Measuring coverage takes as long again as the tests. No line is for a Python in
-# between alone.
+# Measuring coverage takes as long again as the tests. A line for a Python in between
+# alone carries a pragma.
 MEASURED = {FOUND[0], FOUND[-1]}
 
 

@@ -155,6 +155,15 @@ def test_machines_cannot_tell_the_time_or_wait(name: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "path"), MODULES)
+def test_a_lock_of_the_standard_library_is_a_gate(name: str, path: Path) -> None:
+    """What `with` enters is a `Lock` of ours, which is safe on every Python."""
+    made = re.findall(r".*\bR?Lock\(\)", path.read_text("utf-8"))
+
+    assert [] == [line for line in made if "threading.L" in line and "gate" not in line]
+    assert [] == [line for line in made if "RLock" in line]
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES)
 def test_no_module_comes_in_through_the_front_door(name: str, path: Path) -> None:
     """Only what stands on the finished package imports from it by public name."""
     if name.split(".")[1] not in allowed():

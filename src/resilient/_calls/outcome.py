@@ -10,7 +10,6 @@ Ground rules:
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from enum import Enum
@@ -18,6 +17,7 @@ from typing import Any
 
 from resilient._errors.chains import leaves, raise_first
 from resilient._errors.errors import RejectedError, TimeoutExceededError, is_rejection
+from resilient._values.locks import Lock
 
 
 class Verdict(Enum):
@@ -148,7 +148,7 @@ class OngoingWork:
 
     def __init__(self, close: Callable[[], Awaitable[object]] | None = None) -> None:
         self._close = close
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._releases: list[Callable[[Outcome | None], None]] = []
         self._ended = False
 

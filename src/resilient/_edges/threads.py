@@ -15,6 +15,7 @@ from typing import Any
 from resilient._calls.outcome import OngoingWork, Outcome
 from resilient._edges.driver import failed
 from resilient._runtimes import clock
+from resilient._values.locks import Lock
 
 
 class AbandonableThreads:
@@ -23,7 +24,7 @@ class AbandonableThreads:
     __slots__ = ("_size", "abandoned", "lock", "running")
 
     def __init__(self, size: int) -> None:
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self._size = size
         self.running = 0
         self.abandoned = 0

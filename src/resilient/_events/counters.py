@@ -18,10 +18,11 @@ Ground rules:
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, defaultdict
 from typing import Final
 from weakref import WeakValueDictionary
+
+from resilient._values.locks import Lock
 
 
 class Counters:
@@ -51,7 +52,7 @@ _all_counters: WeakValueDictionary[str, Counters] = WeakValueDictionary()
 # The names that were seen last; what is dropped here lives on while it is used.
 _kept: OrderedDict[str, Counters] = OrderedDict()
 # NB: it may be taken again by a finalizer that runs on the same thread.
-_lock = threading.RLock()
+_lock = Lock()
 
 
 def counters_of(name: str) -> Counters:

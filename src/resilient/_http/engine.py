@@ -6,7 +6,6 @@ are: a driver that both share would be a frame more in every traceback.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from types import TracebackType
@@ -43,6 +42,7 @@ from resilient._http.standard import (
 from resilient._policy.policy import Policy, begin_use
 from resilient._runtimes.sync import SYNC
 from resilient._values.checks import count, flag, plain
+from resilient._values.locks import Lock
 from resilient._values.traits import Trait
 from resilient.policies.per_key import PerKey
 from resilient.policies.pipeline import Pipeline
@@ -122,7 +122,7 @@ class Transport(Generic[Request, Response]):
         )
         # NB: what is the class's own is found more slowly.
         self._in_memory: Any = self.family.in_memory
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # The inner transport of each colour, from its first use on.
         self._inners: dict[str, Any] = {}
         # Those for addresses whose certificates have other names; see `Pools`.

@@ -21,12 +21,12 @@ Ground rules:
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resilient._policy.policy import Policy
+from resilient._values.locks import Lock
 from resilient.policies.balance.balance import Balance
 from resilient.policies.balance.endpoints import Endpoint, as_endpoint
 
@@ -183,7 +183,7 @@ class Pools:
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._pools: dict[tuple[str, str, int | None, str], _Pool] = {}
         # What is to be closed, by code that can.
         self._idle: list[Any] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
@@ -15,6 +14,7 @@ from resilient._events.listeners import Listener, global_listeners
 from resilient._policy.policy import check_listener
 from resilient._runtimes.runtime import PAUSE
 from resilient._values.checks import count
+from resilient._values.locks import Lock
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from resilient._runtimes.runtime import Waiter
 
 # NB: it may be taken again by a finalizer that runs on the same thread.
-_subscribing = threading.RLock()
+_subscribing = Lock()
 
 
 def subscribe(listener: Listener) -> Callable[[], None]:
@@ -83,7 +83,7 @@ class EventStream:
     def __init__(self, max_queue: int) -> None:
         self._max_queue = max_queue
         self._events: deque[Event] = deque()
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._stop: Callable[[], None] | None = None
         self._waiter: Waiter | None = None
         self.dropped: int = 0

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import (
     TYPE_CHECKING,
@@ -56,6 +55,7 @@ from resilient._events.listeners import (
 )
 from resilient._policy.order import defeats
 from resilient._values.callables import colour_of, name_of
+from resilient._values.locks import Lock
 from resilient._values.records import Configured, make_again
 from resilient._values.spelling import (
     arguments_of,
@@ -681,8 +681,8 @@ def check_listener(listener: object) -> None:
 
 
 # NB: it may be taken again by a signal handler or finalizer on the same thread.
-_subscribing = threading.RLock()
-_naming = threading.RLock()
+_subscribing = Lock()
+_naming = Lock()
 
 living: WeakValueDictionary[int, Policy[Any]] = WeakValueDictionary()
 """Every policy there is but those inside a `PerKey`, oldest first."""

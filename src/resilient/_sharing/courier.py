@@ -20,6 +20,7 @@ from weakref import WeakSet
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
 from resilient._sharing.store import Link, Member
+from resilient._values.locks import Lock
 
 __all__ = ["Courier", "NotSentError", "Reply", "Request", "Transport"]
 
@@ -94,7 +95,7 @@ class Courier(Link):
         self._thread: threading.Thread | None = None
         self._closed = False
         # Held while the transport is used.
-        self._using = threading.Lock()
+        self._using = Lock()
 
     def notify(self, member: Member) -> None:
         self._ready.append(member)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import abc
 import os
 import re
-import threading
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
@@ -22,6 +21,7 @@ from resilient._machines.contact import Contact
 from resilient._machines.lease import Lost
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._values.checks import count, optional, seconds
+from resilient._values.locks import Lock
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -95,7 +95,7 @@ class Link(abc.ABC):
 
     def __init__(self) -> None:
         self._members: WeakValueDictionary[str, Member] = WeakValueDictionary()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._contact = Contact()
         self._enlisted: dict[str, float] = {}
         _links.add(self)
@@ -155,7 +155,7 @@ class Link(abc.ABC):
 
     def after_fork(self) -> None:
         """Begin anew in a forked child, which has no other thread."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._contact = Contact()
         self._enlisted = {}
         for member in self.members():

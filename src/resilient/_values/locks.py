@@ -6,7 +6,8 @@ Ground rules:
   collector where it enters a Python function, after a call of a C function and
   at the end of a loop, and nowhere else. So a lock that was taken by
   ``acquire`` may stay locked: the interrupt comes before the ``try``. ``with``
-  enters and leaves a lock of C's without such a moment.
+  enters and leaves a lock of C's without such a moment, but on Python 3.14: there
+  an interrupt comes between the entering and the block (python/cpython#148874).
 * By the same rule a run of plain statements, without a call, cannot be
   interrupted under the lock: ``with lock:`` alone will do.
 * What calls anything is run by `Lock.run`. What a signal handler, a destructor
@@ -17,6 +18,7 @@ Ground rules:
 
 from __future__ import annotations
 
+import sys
 from _thread import RLock
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
@@ -37,7 +39,8 @@ class ReenteredError(RuntimeError):
         super().__init__(text)
 
 
-# NB: a subclass without `__enter__` and `__exit__`: those stay C's.
+# NB: a subclass without an `__exit__`: that stays C's, and so does `__enter__`
+# where it is safe.
 class Lock(RLock):  # type: ignore[misc]  # typeshed has it final, CPython does not
     """A lock; see the module.
 
@@ -46,6 +49,14 @@ class Lock(RLock):  # type: ignore[misc]  # typeshed has it final, CPython does 
     """
 
     __slots__ = ("changing",)
+
+    if sys.version_info[:2] == (3, 14):  # pragma: no cover - is not measured
+        # NB: reading it acquires the lock: unlike a call, an attribute is followed
+        # by no look for signals, and neither is a return to the `with`.
+        _acquired = property(RLock.acquire)
+
+        def __enter__(self) -> bool:
+            return self._acquired  # type: ignore[no-any-return]  # always True
 
     def __init__(self) -> None:
         self.changing: bool = False

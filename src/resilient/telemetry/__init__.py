@@ -9,7 +9,6 @@ Source: OpenTelemetry's semantic conventions for names, units and errors.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 
 import attrs
@@ -19,6 +18,7 @@ from resilient import __version__
 from resilient._calls import call as call_module
 from resilient._events.events import Event, PermitWaited, RetryScheduled
 from resilient._observing.subscriptions import subscribe
+from resilient._values.locks import Lock
 from resilient.telemetry._attributes import SCOPE, attributes_of, name_of
 from resilient.telemetry._calls import CallObserver
 from resilient.telemetry._catalogue import HISTOGRAMS, Histogram
@@ -150,5 +150,5 @@ class _Instrumentation:
 
 
 # NB: held while an SDK takes the instruments, which comes back to `_watch`.
-_changing = threading.RLock()
+_changing = Lock()
 _running: _Instrumentation | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Final
 
 from resilient._events.events import (
@@ -22,6 +21,7 @@ from resilient._events.events import (
     WarningRaised,
 )
 from resilient._runtimes import clock
+from resilient._values.locks import Lock
 from resilient.telemetry._attributes import SCOPE, Attribute, attributes_of, name_of
 
 LINES: Final = 10
@@ -80,7 +80,7 @@ class Logs:
 
     def __init__(self) -> None:
         # NB: it may be taken again by a finalizer that runs on this thread.
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._loggers: dict[str, logging.Logger] = {}
         self._quotas: dict[tuple[str, type[Event]], _Quota] = {}
 

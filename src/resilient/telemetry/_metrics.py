@@ -9,7 +9,6 @@ the API promises: so we know, and calls are timed from then on, not before.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -20,6 +19,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from resilient import __version__
 from resilient._events.listeners import log_once
 from resilient._runtimes import clock
+from resilient._values.locks import Lock
 from resilient.telemetry._attributes import SCOPE
 from resilient.telemetry._catalogue import BY_NAME, METRICS
 from resilient.telemetry._snapshot import Point, snapshot
@@ -49,7 +49,7 @@ class Instruments:
         self._is_proxy = False
         self._meter = provider.get_meter(SCOPE, __version__)
         self._histograms: dict[str, metrics.Histogram] = {}
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._points: dict[str, list[Point]] = {}
         self._served: set[str] = set()
         self._taken = 0.0

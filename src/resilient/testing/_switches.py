@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from resilient._policy.policy import Policy
 from resilient._policy.retry_budget import RetryBudget
 from resilient._runtimes import clock
 from resilient._values.checks import count
+from resilient._values.locks import Lock
 from resilient.policies import retry
 
 
@@ -43,7 +43,7 @@ def instant() -> Generator[None]:
     `reset_all` clears them.
     """
     real_now = clock.now
-    lock = threading.Lock()
+    lock = Lock()
     skipped = 0.0
 
     def now() -> float:

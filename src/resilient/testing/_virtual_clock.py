@@ -39,6 +39,7 @@ import attrs
 from resilient._runtimes import clock
 from resilient._runtimes.clock import real_now
 from resilient._values.checks import seconds as check_seconds
+from resilient._values.locks import Lock
 from resilient.testing import _stacks
 
 GRACE = 0.2
@@ -373,5 +374,5 @@ def refuse_nesting() -> None:
         )
 
 
-_installing = threading.Lock()
+_installing = Lock()
 _running: VirtualClock | None = None

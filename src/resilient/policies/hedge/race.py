@@ -15,7 +15,6 @@ Ground rules:
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,7 @@ from resilient._edges.driver import Proceed
 from resilient._errors.errors import is_rejection
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import Sentinel
+from resilient._values.locks import Lock
 from resilient.policies.hedge.losers import (
     chain_errors,
     close_result,
@@ -197,7 +197,7 @@ class HedgeRace:
         self.is_decided: bool = False
         self.winner: HedgedAttempt | None = None
         self._judge = judge
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # What ended an attempt and was no outcome: it is raised for all.
         self._unwound: BaseException | None = None
         # Of all attempts that failed but the first.
