@@ -66,6 +66,7 @@ REASONS: dict[str, str] = {
     "policies/balance/balance.py: Balance._time_out": LOGGED,
     "_server/exchange.py: Exchange._first": AN_OUTCOME,
     "_server/exchange.py: Exchange._admitted": "thrown into the policies",
+    "_server/lifecycle.py: _run_check": "a user's check that fails: unready",
     "_server/exchange.py: Exchange._run_app": "raised in the server's task",
     "_server/exchange.py: Exchange._read_on": "the server lost its connection",
     "_sharing/courier.py: Courier._start": "RuntimeError: no thread is left",

@@ -18,6 +18,7 @@ from resilient._server.answers import (
     Send,
     error_answer,
 )
+from resilient._server.lifecycle import Lifecycle, LifecycleState
 from resilient._server.middleware import ResilientMiddleware, exception_handler
 from resilient._server.scopes import peer_address
 from resilient._server.standard import standard_server_pipeline
@@ -25,6 +26,8 @@ from resilient._server.standard import standard_server_pipeline
 __all__ = [
     "Answer",
     "App",
+    "Lifecycle",
+    "LifecycleState",
     "Message",
     "Receive",
     "ResilientMiddleware",
@@ -38,6 +41,8 @@ __all__ = [
 
 for _thing in (
     Answer,
+    Lifecycle,
+    LifecycleState,
     ResilientMiddleware,
     error_answer,
     exception_handler,

@@ -28,7 +28,7 @@ from resilient import (
     Timeout,
     remaining,
 )
-from resilient.asgi import ResilientMiddleware, exception_handler
+from resilient.asgi import Lifecycle, ResilientMiddleware, exception_handler
 
 slots = AdaptiveConcurrency(AIMD(8, maximum=8))
 noted: list[str] = []
@@ -109,3 +109,14 @@ app = ResilientMiddleware(
     deadline_header=("X-Request-Timeout-Ms", "ms"),
     exempt=("/state",),
 )
+
+
+def draining(lifecycle: Lifecycle | None) -> ResilientMiddleware:
+    """The application, without limits, behind a lifecycle of its own."""
+    return ResilientMiddleware(Starlette(routes=routes), slots, lifecycle=lifecycle)
+
+
+delayed = draining(Lifecycle(delay=2.0, timeout=20.0, details=True))
+hasty = draining(Lifecycle(delay=0.0, timeout=1.0))
+patient = draining(Lifecycle(delay=600.0))
+undelayed = draining(None)

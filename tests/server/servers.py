@@ -21,6 +21,10 @@ PATIENCE = 30.0  # seconds
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "uvicorn": ("uvicorn", "--host 127.0.0.1 --port {port} --log-level warning"),
+    "uvicorn-workers": (
+        "uvicorn",
+        "--host 127.0.0.1 --port {port} --log-level warning --workers 2",
+    ),
     "hypercorn": ("hypercorn", "--bind 127.0.0.1:{port}"),
     "hypercorn-trio": ("hypercorn", "--bind 127.0.0.1:{port} -k trio"),
     "granian": ("granian", "--interface asgi --host 127.0.0.1 --port {port}"),

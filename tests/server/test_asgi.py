@@ -455,7 +455,7 @@ async def test_a_client_that_goes_frees_its_slot(w: World) -> None:
 
 @in_async_colours
 async def test_a_client_that_goes_ends_its_stream(w: World) -> None:
-    """Though the server's `send` never says that nobody listens."""
+    """Though the server's `send` never says that the client is gone."""
     ended: list[float] = []
 
     async def stream(scope: Scope, receive: Receive, send: Send) -> None:
@@ -981,7 +981,7 @@ async def test_a_rejection_may_be_answered_otherwise(w: World) -> None:
 
 
 def test_only_errors_of_ours_have_an_answer() -> None:
-    """What is no rejection and no timeout is a bug of whoever asks."""
+    """What is no rejection and no timeout is a bug of the caller."""
     assert 504 == error_answer(TimeoutExceededError("x", 1, 1)).status
     assert "<Answer 504>" == repr(error_answer(TimeoutExceededError("x", 1, 1)))
     with pytest.raises(TypeError, match="`error` must be a rejection or a timeout"):

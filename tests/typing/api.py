@@ -39,6 +39,7 @@ from resilient import (
     ConcurrencyLimit,
     ConcurrencyLimitedError,
     DeadlineExceededError,
+    DrainEnded,
     Eject,
     Endpoint,
     Event,
@@ -408,6 +409,9 @@ def listen(event: Event) -> None:
             assert_type(event.alone, int)
         case LimitLowered():
             assert_type(event.rate, float)
+        case DrainEnded():
+            assert_type(event.seconds, float)
+            assert_type(event.cut, int)
         case StoreLost():
             assert_type(event.reason, str)
         case StaleServed():

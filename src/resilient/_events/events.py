@@ -433,6 +433,20 @@ class LimitLowered(Event):
     rate: float
 
 
+class DrainEnded(Event):
+    """A server's process that was told to end has come to its end.
+
+    Attributes:
+        seconds: How long after it was told.
+        cut: Requests and WebSockets that were cancelled for it.
+    """
+
+    __slots__ = ("cut", "seconds")
+
+    seconds: float
+    cut: int
+
+
 def located(
     event: Event,
     pipeline: str,

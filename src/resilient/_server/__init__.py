@@ -5,6 +5,7 @@ answers    which status and headers an error of ours is answered with; pure
 scopes     what is read of a request: its client, its deadline; pure
 standard   the pipeline that a server has unless it is given one
 exchange   one request or WebSocket: its admission, its task, its end
+lifecycle  readiness and draining: from the start of a process to its end
 middleware the ASGI application around an application
 ========== ===================================================================
 

@@ -40,7 +40,7 @@ from resilient._calls.outcome import (
     UnaskedOutcome,
 )
 from resilient._edges.driver import RUN, Drive
-from resilient._errors.errors import ResilientError, TimeoutExceededError
+from resilient._errors.errors import RejectedError, ResilientError, TimeoutExceededError
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import AsyncRuntime, BackgroundTask, Waiter, unpaused
@@ -74,6 +74,7 @@ class Exchange:
         send: The server's.
         cancels: Whether a disconnect of the client cancels the application.
         refuse: ``await refuse(error)`` answers an error of ours.
+        closing: Whether the connection should not be kept.
 
     Attributes:
         started: Whether an answer has begun.
@@ -85,7 +86,9 @@ class Exchange:
         "_body_read",
         "_call",
         "_cancels",
+        "_closing",
         "_complete",
+        "_cut",
         "_disconnected",
         "_ended",
         "_error",
@@ -117,6 +120,7 @@ class Exchange:
         *,
         cancels: bool,
         refuse: Callable[[ResilientError], Awaitable[None]],
+        closing: Callable[[], bool] | None = None,
     ) -> None:
         self.started: bool = False
         self._call = call
@@ -125,6 +129,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._refuse = refuse
+        self._closing = closing
         self._runtime = cast("AsyncRuntime", call.runtime)
         self._waiter = self._runtime.waiter(call)
         self._task: BackgroundTask | None = None
@@ -134,6 +139,8 @@ class Exchange:
         self._error: BaseException | None = None
         # Whether nothing of the application's goes out any more.
         self._mute = False
+        # Whether the process has no time left for it.
+        self._cut = False
         # What is held until the last byte.
         self._ongoing: OngoingWork | None = None
         # -- What is known of the client
@@ -170,9 +177,13 @@ class Exchange:
                 await self._answer_for(ended.error)
             self._give_back(ended)
             call.end(ended)
+            if self._cut and not self.started:
+                await self._refuse(RejectedError(call.name))
             while self._task is not None and not self._ended:
                 # What is done in the background, after the last byte.
                 await self._park(None)
+                if self._cut:
+                    await self._stop()
         except BaseException as unwinding:
             await self._stop(unwinding)
             raise
@@ -200,11 +211,16 @@ class Exchange:
         finally:
             error = None
 
+    def cut(self) -> None:
+        """End it, from any thread: the process has no time left for it."""
+        self._cut = True
+        self._waiter.wake()
+
     async def _admitted(self, drive: Drive) -> Outcome | None:
         """Return what the policies say once an answer has begun, or cannot.
 
         Returns:
-            None: the client is gone.
+            None: the client is gone, or the process is going.
         """
         outcome: Outcome | None = None
         standstill = await drive.forward(drive.begin())
@@ -227,7 +243,7 @@ class Exchange:
         """Start the application; return the outcome of its answer's first message.
 
         Returns:
-            None: the client is gone.
+            None: the client is gone, or the process is going.
         """
         call = self._call
         self._watch_from = clock.now() + _WATCH_AFTER
@@ -302,7 +318,7 @@ class Exchange:
         return self._complete or self._ended
 
     def _is_gone(self) -> bool:
-        return self._cancels and self._disconnected
+        return self._cut or (self._cancels and self._disconnected)
 
     async def _until(self, done: Callable[[], bool], deadline: float | None) -> bool:
         """Wait; return whether it is done: else time is up, or the client gone."""
@@ -372,10 +388,21 @@ class Exchange:
             self._status = message.get("status", _STATUSES.get(kind, 0))
             self.started = True
             self._waiter.wake()
+            if kind == "http.response.start":
+                message = self._begun(message)
         await self._send(message)
         if kind in _LAST and not message.get("more_body"):
             self._complete = True
             self._waiter.wake()
+
+    def _begun(self, start: Message) -> Message:
+        if self._closing is None or not self._closing():
+            return start
+        if not self._scope["http_version"].startswith("1."):
+            # Later ones have no such field, and say so in a frame.
+            return start
+        headers = [*start.get("headers", ()), (b"connection", b"close")]
+        return {**start, "headers": headers}
 
     async def receive(self) -> Message:
         """Hand a message of the server on to the application."""

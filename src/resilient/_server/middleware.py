@@ -21,6 +21,7 @@ from resilient._server.answers import (
     error_answer,
 )
 from resilient._server.exchange import Exchange
+from resilient._server.lifecycle import LIVEZ, READYZ, Lifecycle
 from resilient._server.scopes import (
     DeadlinePreset,
     checked_deadline_header,
@@ -30,6 +31,8 @@ from resilient._server.standard import checked_server_pipeline
 from resilient._values.checks import flag, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.priority import PRIORITIES, Priority, PriorityName, TaskPriority
+
+_PROBES: Final = {LIVEZ, READYZ}
 
 _EXTENSION: Final = "resilient"
 """By which an inner middleware sees that there is an outer one."""
@@ -65,6 +68,8 @@ class ResilientMiddleware:
         app: The application.
         pipeline: A `Pipeline` or policy; default `standard_server_pipeline`.
             It must not run requests again.
+        lifecycle: The `Lifecycle` of the process; it then answers the paths
+            "/livez" and "/readyz" that are exempt.
         client: ``client(scope)`` names the client that a `PerKey` of the pipeline
             is to limit. Default: `peer_address`.
         priority: ``priority(scope)`` says how important a request is; None is
@@ -100,13 +105,14 @@ class ResilientMiddleware:
         app: App,
         pipeline: Policy[Any] | None = None,
         *,
+        lifecycle: Lifecycle | None = None,
         client: Callable[[Scope], Hashable] | None = None,
         priority: Callable[[Scope], PriorityName | Priority | None] | None = None,
         deadline_header: tuple[str, Literal["s", "ms"]] | DeadlinePreset | None = None,
         max_deadline: float | timedelta = 30.0,
         min_deadline: float | timedelta = 0.0,
         cancel_on_disconnect: bool | Callable[[Scope], bool] = True,
-        exempt: Collection[str] = ("/livez", "/readyz"),
+        exempt: Collection[str] = (LIVEZ, READYZ),
         rate_limit_headers: bool = True,
         allow_origins: Sequence[str] = (),
         on_rejected: Callable[[Scope, ResilientError], App | None] | None = None,
@@ -136,6 +142,11 @@ class ResilientMiddleware:
             None if on_rejected is None else plain("on_rejected", on_rejected)
         )
         self._under_way: set[Exchange] = set()
+        if lifecycle is not None:
+            if not isinstance(lifecycle, Lifecycle):
+                raise TypeError(f"`lifecycle` must be a Lifecycle, got {lifecycle!r}")
+            lifecycle.track(self._under_way)
+        self._lifecycle = lifecycle
 
     def __repr__(self) -> str:
         return f"ResilientMiddleware({self.app!r}, {self._pipeline!r})"
@@ -153,6 +164,16 @@ class ResilientMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what the server passes on."""
         kind = scope["type"]
+        lifecycle = self._lifecycle
+        if lifecycle is not None:
+            if kind == "lifespan":
+                await lifecycle.lifespan(self.app, scope, receive, send)
+                return
+            lifecycle.begin()
+            path = scope.get("path")
+            if kind == "http" and path in _PROBES and path in self._exempt:
+                await lifecycle.probes(scope, receive, send)
+                return
         if kind not in ("http", "websocket") or scope["path"] in self._exempt:
             await self.app(scope, receive, send)
             return
@@ -178,6 +199,7 @@ class ResilientMiddleware:
             send,
             cancels=cancels if isinstance(cancels, bool) else bool(cancels(scope)),
             refuse=lambda error: self._refuse(error, scope, receive, send),
+            closing=None if lifecycle is None else lifecycle.is_draining,
         )
         self._under_way.add(exchange)
         try:
