@@ -60,6 +60,10 @@ TEXTS: list[tuple[ResilientError, str]] = [
         RateLimitedError("api", 3.0, 1.0),
         "rate limiter 'api' has no permit left within 1 s; retry in 3 s",
     ),
+    (
+        RateLimitedError("GET https://a", 3.0, reason="pushback"),
+        "the server of 'GET https://a' asked for fewer requests; retry in 3 s",
+    ),
     (ThrottledError("api"), "throttle 'api' holds the call back"),
     (ConcurrencyLimitedError("api"), "concurrency limit 'api' is reached"),
     (

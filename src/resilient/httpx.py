@@ -180,6 +180,11 @@ class ResilientTransport(
             "attempt" (default): the limit of the attempt; None: no limit.
         deadline_header: Name of a header and its unit, "s" or "ms", that
             tells the server how much time is left.
+        hold_by: Whose requests are held back while a server asks for less (429,
+            503, 529) and says for how long: "credentials" (default): those to
+            the same origin with the same ``Authorization``, cookies or API
+            key; a function of the request that returns a string: those of
+            the same; None, of it or in its place: no others.
         origin: The origin, as in "https://catalogue", whose requests go to
             the endpoints of the `Balance` in the pipeline: each attempt to the
             URL of the one that is chosen. The caller sees the origin only:

@@ -12,7 +12,7 @@ Ground rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from enum import Enum
 from typing import (
@@ -74,6 +74,7 @@ class Run(Enum):
 # What nearly every call has: an original that is not observed. It is counted
 # when the call ends, with that. (And globals: an enum's member costs double.)
 FIRST: Final = object()
+REQUEST: Final = object()
 PLAIN: Final = object()
 CONCLUDED: Final = object()
 ORIGINAL, RETRY = Run.ORIGINAL, Run.RETRY
@@ -124,7 +125,7 @@ class AnyPolicy(Protocol):
 
 
 class Limiter(Protocol):
-    """A rate limiter that learns from the headers of the answer to its call."""
+    """A rate limiter that an HTTP request has passed."""
 
     @property
     def units(self) -> frozenset[str]: ...
@@ -138,6 +139,8 @@ class Limiter(Protocol):
         max_hold: float | None = None,
         origin: str | None = None,
     ) -> None: ...
+
+    def take_back(self, call: Call) -> None: ...
 
 
 class Observation(Protocol):
@@ -280,6 +283,12 @@ class Call:
     observation: _Seldom[Observation | None] = _Seldom(None)
     # The endpoints that it was sent to, latest first.
     choices: _Seldom[Choice | None] = _Seldom(None)
+    # Of an HTTP request that is held back: the turn that it was given; whether
+    # it goes back to the Retry around it, to wait for another; and whether its
+    # next attempt will be paced by a line, so that it needs no budget.
+    passed: _Seldom[Any] = _Seldom(None)
+    paced: _Seldom[bool] = _Seldom(False)
+    sent_back: _Seldom[bool] = _Seldom(False)
     # Runs of the function that began after a first one that was not observed.
     runs: _Seldom[int] = _Seldom(0)
 
@@ -323,8 +332,8 @@ class Call:
         # What `priority` said of the task; None: nothing yet.
         self.standing: TaskPriority | None = None
         # What the next run of the function is: a `Run`; `FIRST`: an original
-        # that is not observed; `PLAIN`: after that, and it is not counted yet;
-        # `CONCLUDED`: there will be none.
+        # that is not observed, `REQUEST`: of HTTP; `PLAIN`: after that, and it
+        # is not counted yet; `CONCLUDED`: there will be none.
         self.run: object = FIRST
         self.seldom: dict[str, Any] | None = None
         if key is not None:
@@ -439,6 +448,18 @@ class Call:
                 f"no limiter of this call counts `{min(costs)}`; they count"
                 f" {', '.join(sorted(known))}"
             )
+
+    def turn(self, *, at_leaf: bool) -> Awaitable[Outcome] | None:
+        """Return what waits until it may be sent; of an HTTP request alone.
+
+        Args:
+            at_leaf: Whether it is about to be sent; else an attempt begins.
+
+        Returns:
+            None: it may be sent now. Else an outcome whose error, if it has
+            one, is its refusal.
+        """
+        return None
 
     # -- Limits further out
 

@@ -11,7 +11,7 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeAlias, cast
 
-from resilient._calls.call import FIRST, PLAIN, AnyPolicy, Call, overdue
+from resilient._calls.call import FIRST, PLAIN, REQUEST, AnyPolicy, Call, overdue
 from resilient._calls.outcome import Outcome, UnaskedOutcome
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import PAUSE, Sentinel
@@ -48,7 +48,16 @@ def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
 
 
 def _counted_leaf(call: Call) -> Generator[object, Outcome, Outcome]:
-    """Do the same for a run that is no original, or that is observed."""
+    """Do the same for a run that is no original, is observed, or is a request."""
+    if call.limiters is not None:
+        turn = call.turn(at_leaf=True)
+        if turn is not None:
+            refused: Outcome = yield from turn.__await__()
+            if refused.error is not None:
+                return refused
+        if call.run is REQUEST:
+            call.run = PLAIN
+            return (yield RUN)
     run = call.count_run()
     if call.observation is None:
         return (yield RUN)

@@ -191,16 +191,27 @@ class RateLimitedError(RejectedError):
         policy: Name of the limiter.
         retry_after: Seconds until there would be one.
         max_wait: Seconds that the call was allowed to wait.
+        reason: "pushback" where the server asked for fewer requests, and
+            this one is held back until it takes them again; else None.
     """
 
     def __init__(
-        self, policy: str, retry_after: float | None = None, max_wait: float = 0.0
+        self,
+        policy: str,
+        retry_after: float | None = None,
+        max_wait: float = 0.0,
+        reason: Literal["pushback"] | None = None,
     ) -> None:
         super().__init__(policy, retry_after)
         self.args: tuple[Any, ...] = (policy, retry_after, max_wait)
+        if reason is not None:
+            self.args += (reason,)
         self.max_wait = max_wait
+        self.reason = reason
 
     def _complaint(self) -> str:
+        if self.reason == "pushback":
+            return f"the server of {self.policy!r} asked for fewer requests"
         text = f"rate limiter {self.policy!r} has no permit left"
         return (
             f"{text} within {format_seconds(self.max_wait)}" if self.max_wait else text

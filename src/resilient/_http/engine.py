@@ -29,6 +29,7 @@ from resilient._errors.warnings import warn
 from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange
 from resilient._http.family import Family
+from resilient._http.holding import Holds, checked_by
 from resilient._http.network import watch
 from resilient._http.routing import Pools, Routing, Target
 from resilient._http.rules import Rules, checked_idle
@@ -76,6 +77,9 @@ class Transport(Generic[Request, Response]):
         max_body: int = 1_048_576,
         stream_idle: float | timedelta | Literal["attempt"] | None = "attempt",
         deadline_header: tuple[str, Literal["s", "ms"]] | None = None,
+        hold_by: Callable[[Request], str | None]
+        | Literal["credentials"]
+        | None = "credentials",
         origin: str | None = None,
     ) -> None:
         library = self.family.library
@@ -120,6 +124,7 @@ class Transport(Generic[Request, Response]):
             _checked_header(deadline_header),
             self._routing,
         )
+        self._holds = Holds(checked_by(hold_by))
         # NB: what is the class's own is found more slowly.
         self._in_memory: Any = self.family.in_memory
         self._lock = Lock()
@@ -154,7 +159,7 @@ class Transport(Generic[Request, Response]):
         if policy is None:
             response: Response = inner.handle_request(request)
             return response
-        exchange = Exchange(self._rules, request, policy, SYNC)
+        exchange = Exchange(self._rules, request, policy, self._holds, SYNC)
         outcome: Outcome | None = None
         token = enter_call(exchange.call)
         try:
@@ -209,7 +214,7 @@ class Transport(Generic[Request, Response]):
         if policy is None:
             response: Response = await inner.handle_async_request(request)
             return response
-        exchange = Exchange(self._rules, request, policy)
+        exchange = Exchange(self._rules, request, policy, self._holds)
         outcome: Outcome | None = None
         token = enter_call(exchange.call)
         try:

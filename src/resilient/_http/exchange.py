@@ -39,19 +39,15 @@ from resilient._http.body import (
 )
 from resilient._http.body_headers import body_fields, is_live, length_of
 from resilient._http.faults import Fault
-from resilient._http.request_call import (
-    MAX_RETRY_AFTER,
-    Answer,
-    RequestCall,
-    Summary,
-    names,
-)
+from resilient._http.holding import Holds
+from resilient._http.request_call import Answer, RequestCall, Summary, names
 from resilient._http.response_headers import Allowance
 from resilient._http.routing import Pools, Target
 from resilient._http.rules import Rules, checked_idle, is_repeatable
-from resilient._http.semantics import HEALTHY, REFUSED, UNAVAILABLE
+from resilient._http.semantics import HEALTHY, REFUSED, SLOWED, UNAVAILABLE
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
+from resilient.policies.rate_limiter.held import Turn
 
 RESEND_COUNT: Final = "http.request.resend_count"
 
@@ -77,6 +73,7 @@ class Exchange(Drive):
         "_allowed",
         "_ended",
         "_family",
+        "_holds",
         "_leave_pools",
         "_own",
         "_request",
@@ -100,16 +97,16 @@ class Exchange(Drive):
         rules: Rules,
         request: Any,
         policy: Policy[Any],
+        holds: Holds,
         runtime: Any = None,
     ) -> None:
         url, method = request.url, request.method
         name, origin = names(method, url.scheme, url.raw_host, url.port)
-        call = RequestCall(name, (request,), {}, runtime, origin, policy)
-        call.limiters = []
-        call.max_retry_after = MAX_RETRY_AFTER
         routing = rules.routing
-        call.routed = None if routing is None else routing.covers(url)
+        routed = None if routing is None else routing.covers(url)
+        call = RequestCall(name, request, runtime, origin, policy, holds, routed=routed)
         super().__init__(policy, call)
+        self._holds = holds
         self.response: Any = None
         self.sent: int = 0
         self.target: Target | None = None
@@ -156,6 +153,7 @@ class Exchange(Drive):
         request = self._sent
         self.sent = sent = self.sent + 1
         self._allowed = self.call.allowed
+        self.call.paced = False
         if self._upload is not None or not self._safe:
             # NB: until its outcome is known: a timeout may cut it short.
             self.call.unrepeatable = self._why_not(over=False)
@@ -274,6 +272,7 @@ class Exchange(Drive):
             wanted = said.should_retry
             if wanted and outcome.verdict is SUCCESS:
                 outcome.verdict, outcome.health = Verdict.FAILURE, SUCCESS
+        self._settle_turn(status, outcome)
         if self._upload is not None or not self._safe or wanted is not None:
             call.unrepeatable = (
                 "the server says not to send it again"
@@ -287,6 +286,7 @@ class Exchange(Drive):
     def failed(self, error: Exception) -> Outcome:
         """Make an outcome of an error, and judge it."""
         call, library = self.call, self._family.library
+        self._lose_turn()
         fault, sent = faults.facts(error, library, self._timeouts.head)
         strip(error)
         outcome = Outcome(None, error)
@@ -306,6 +306,24 @@ class Exchange(Drive):
             # It obeyed the deadline: whichever Timeout set it answers for it.
             outcome.ongoing = OngoingWork(_over)
         return outcome
+
+    def _settle_turn(self, status: int, outcome: Outcome) -> None:
+        """Hold other requests back whose server asked for less; or let them go."""
+        call: Any = self.call
+        turn: Turn | None = None if call.passed is None else call.take_turn()
+        if status in SLOWED:
+            wait = outcome.retry_after
+            if wait and not call.routed:
+                wait = min(wait, call.max_retry_after)
+                call.paced = self._holds.push_back(self._request, call.key, wait, turn)
+        elif turn is not None:
+            turn.line.took(turn)
+
+    def _lose_turn(self) -> None:
+        call: Any = self.call
+        if call.passed is not None:
+            turn = call.take_turn()
+            turn.line.lost(turn)
 
     def _update_limiters(self, allowances: tuple[Allowance, ...]) -> None:
         """Tell the limiters that let it pass what the server still grants."""
@@ -485,6 +503,7 @@ class Exchange(Drive):
 
     def leave(self) -> None:
         """End the call."""
+        self._lose_turn()
         for leave_pool in self._leave_pools:
             leave_pool()
         if not self._ended:

@@ -66,6 +66,9 @@ REFUSED: Final = frozenset({421, 425, TOO_MANY_REQUESTS, OVERLOADED})
 """The server did nothing: the wrong server, too early, too many, overloaded. So
 any method may go again."""
 
+SLOWED: Final = frozenset({TOO_MANY_REQUESTS, UNAVAILABLE, OVERLOADED})
+"""What asks for less, where it says for how long."""
+
 HEALTHY: Final = frozenset({421, 425, TOO_MANY_REQUESTS})
 """Refusals of a server that works."""
 

@@ -249,8 +249,10 @@ class Retry(Policy):
         retried, call.retried = call.retried, True
         # NB: counted here; a Retry around this one has a count of its own.
         counted, call.attempt = call.attempt, 1
+        passed = 0
         if call.limiters is not None:
             call.max_retry_after = self.max_retry_after
+            passed = len(call.limiters)
         if call.seldom is not None:
             # By a policy that made this call before, and makes it again now.
             call.given_up = ()
@@ -260,7 +262,21 @@ class Retry(Policy):
         spoilt: Outcome | None = None
         try:
             while True:
-                outcome = await proceed(call) if spoilt is None else spoilt
+                outcome = spoilt
+                if call.limiters is not None and spoilt is None:
+                    turn = call.turn(at_leaf=False)
+                    refusal = None if turn is None else await turn
+                    if refusal is not None and refusal.error is not None:
+                        outcome = refusal
+                if outcome is None:
+                    outcome = await proceed(call)
+                if call.limiters is not None and call.sent_back:
+                    # NB: it was not sent: this is no attempt.
+                    call.sent_back = False
+                    outcome.discard()
+                    for limiter in call.limiters[passed:]:
+                        limiter.take_back(call)
+                    continue
                 verdict = (
                     SUCCESS
                     if self._trusts_values and outcome.error is None
@@ -372,10 +388,14 @@ class Retry(Policy):
     async def _withdraw(self, outcome: Outcome, call: Call) -> str | None:
         """Take one retry from the budget; return the reason if there is none."""
         budget = self._budget
-        if budget is None or (
-            budget.withdraw(priority=call.priority)
-            if budget.shared is None
-            else await self._withdraw_of_fleet(budget, outcome, call)
+        if (
+            budget is None
+            or call.paced
+            or (
+                budget.withdraw(priority=call.priority)
+                if budget.shared is None
+                else await self._withdraw_of_fleet(budget, outcome, call)
+            )
         ):
             return None
         if call.deadline is not None and clock.now() >= call.deadline:

@@ -140,7 +140,7 @@ def sums(these: Iterable[float], those: Iterable[float]) -> list[float]:
 class BookedCost:
     """What was taken for one attempt, to be corrected once for each unit."""
 
-    __slots__ = ("_amounts", "_at", "_correct", "_settled", "_units")
+    __slots__ = ("_at", "_correct", "_settled", "_units", "amounts")
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class BookedCost:
     ) -> None:
         self._correct = correct
         self._units = units
-        self._amounts = amounts
+        self.amounts: tuple[float, ...] = amounts
         self._at = at
         self._settled: frozenset[str] = frozenset()
 
@@ -160,7 +160,7 @@ class BookedCost:
             number(unit, cost, minimum=0)
         due = {unit: costs[unit] for unit in costs.keys() - self._settled}
         self._settled |= due.keys()
-        self._correct(due, self._amounts, self._at)
+        self._correct(due, self.amounts, self._at)
         return self._units
 
 

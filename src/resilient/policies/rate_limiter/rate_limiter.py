@@ -832,6 +832,23 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
         self._each()[place].learn(now, remaining, reset, most)
         woken += self._recheck_waiters_locked(now)
 
+    def take_back(self, call: Call) -> None:
+        """Take back what a call took that was not sent. For HTTP transports."""
+        amounts = self._config.amounts
+        if amounts is None:
+            booking = (call.bookings or {}).get(self)
+            assert isinstance(booking, BookedCost)
+            amounts = booking.amounts
+        self._run(self._take_back_locked, amounts)
+
+    def _take_back_locked(
+        self, woken: list[Ticket], amounts: tuple[float, ...]
+    ) -> None:
+        now = clock.now()
+        for rule, amount in zip(self._each(), amounts, strict=True):
+            rule.book(now, -amount, since=now)
+        woken += self._first_locked()
+
     def available(self, unit: str | None = None) -> float:
         """Return the units that could be taken now; below 0 in debt."""
         place = self._config.place_of(unit)

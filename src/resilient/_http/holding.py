@@ -1,0 +1,148 @@
+"""Hold calls back whose server has asked for less.
+
+Ground rules:
+
+* 429, 503 and 529 with a wait that the server names hold back what goes to the
+  same origin with the same credentials, for so long or `max_retry_after`,
+  whichever is shorter. What passes then is decided by `_machines.pushback`.
+* Held calls wait in one line, within their deadlines; one that cannot is
+  refused at once, with that wait.
+* They wait outside of everything that is for one attempt: before each attempt
+  of a `Retry`. A call that is on its way to the server already, in the line of
+  a limiter, say, is sent back there: no slot, no probe of a circuit and no time
+  of an attempt is used up by waiting. Without a `Retry` they wait where they are.
+* What tells calls apart is kept as a digest, with a key of this process's own.
+* Requests that a `Balance` sends to its endpoints are not held: it has each
+  endpoint rest that asks for less.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+
+from resilient._calls.outcome import Outcome
+from resilient._errors.errors import RateLimitedError
+from resilient._values.checks import plain
+from resilient.policies.rate_limiter.held import HeldLine, Turn
+
+if TYPE_CHECKING:
+    from resilient._calls.call import Call
+
+HoldBy: TypeAlias = "Callable[[Any], str | None] | Literal['credentials'] | None"
+
+_CREDENTIALS: Final = (
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "x-auth-token",
+    "private-token",
+)
+"""Header fields by which a server knows who calls: registered ones, and those of
+Anthropic, Azure, Google, OpenStack and GitLab."""
+
+_MOST: Final = 1024
+"""Lines that are kept; beyond them the oldest is given up."""
+
+
+class Holds:
+    """The lines of one transport.
+
+    Args:
+        by: What tells callers apart; see `checked_by`.
+    """
+
+    def __init__(self, by: HoldBy) -> None:
+        self.by: HoldBy = by
+        self._secret = os.urandom(16)
+        self._lines: dict[bytes, HeldLine] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def line_of(self, request: Any, origin: str) -> HeldLine | None:
+        """Return the line that a request has to stand in; None: there is none."""
+        key = self._key(request, origin)
+        line = None if key is None else self._lines.get(key)
+        if line is not None and line.is_pristine():
+            # Whatever it held has passed.
+            self._lines.pop(cast("bytes", key), None)
+            return None
+        return line
+
+    def push_back(
+        self, request: Any, origin: str, seconds: float, turn: Turn | None
+    ) -> bool:
+        """Hold back what goes where a request was refused, for so many seconds.
+
+        Returns:
+            Whether there is a line for it.
+        """
+        key = self._key(request, origin)
+        if key is None:
+            return False
+        line = self._lines.get(key)
+        if line is None:
+            # NB: one that was empty meanwhile still knows what the server takes.
+            line = self._lines.setdefault(
+                key, HeldLine() if turn is None else turn.line
+            )
+            for old in list(self._lines)[:-_MOST]:
+                self._lines.pop(old, None)
+        era = turn.era if turn is not None and turn.line is line else None
+        line.push_back(seconds, era)
+        return True
+
+    def _key(self, request: Any, origin: str) -> bytes | None:
+        """Return what a server tells callers apart by, as a digest."""
+        by = self.by
+        if by is None:
+            return None
+        digest = blake2b(digest_size=16, key=self._secret)
+        if by == "credentials":
+            digest.update(origin.encode())
+            for name, value in request.headers.raw:
+                if name.lower().decode("latin-1") in _CREDENTIALS:
+                    digest.update(b"\0%b\0%b" % (name.lower(), value))
+            return digest.digest()
+        key: object = cast("Callable[[Any], object]", by)(request)
+        if key is None:
+            return None
+        if not isinstance(key, str):
+            raise TypeError(
+                "`hold_by` must be a function of the request that returns a string"
+                f" or None, got an object of {type(key)}"
+            )
+        digest.update(key.encode("utf-8", "surrogatepass"))
+        return digest.digest()
+
+
+def checked_by(by: object) -> HoldBy:
+    """Return the argument `hold_by` of a transport, checked.
+
+    Raises:
+        TypeError: It is no function, nor "credentials", nor None.
+    """
+    if by is None or by == "credentials":
+        return cast("HoldBy", by)
+    if not callable(by):
+        raise TypeError(
+            '`hold_by` must be "credentials", None or a function of the request,'
+            f" got {by!r}"
+        )
+    return cast("HoldBy", plain("hold_by", by))
+
+
+def sent_back(call: Call) -> Awaitable[Outcome]:
+    """Send a call back to the `Retry` around it, to wait there for its turn."""
+    call.sent_back = True
+    return _refused(RateLimitedError(call.name, reason="pushback"))
+
+
+async def _refused(error: RateLimitedError) -> Outcome:
+    return Outcome(None, error)
