@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.http import families
 from tests.http.families import URL, Http, in_every_client
 
 import resilient
-from resilient import ResilientWarning
+from resilient import Pipeline, ResilientWarning, Retry, Timeout
 
 
 def slow(h: Http, seconds: float) -> Any:
@@ -113,6 +114,36 @@ async def test_a_total_that_was_stated_and_is_shorter_warns_once(h: Http) -> Non
         with pytest.warns(ResilientWarning, match=r"\(25 s\) .* \(3 s\)"):
             await h.get(client, timeout=25)
         await h.get(client, timeout=26)
+
+
+@in_every_client
+async def test_an_attempt_that_was_stated_and_is_shorter_warns_once(h: Http) -> None:
+    """With both numbers, whoever built the pipeline; not the library's default."""
+    own = Pipeline(Retry(), Timeout(2), classify=h.ours.http_verdict)
+    for pipeline in (h.ours.standard_pipeline(attempt=2), own):
+        async with h.client(h.script(200), pipeline) as client:
+            await h.get(client)
+            with pytest.warns(
+                ResilientWarning,
+                match=r"read timeout \(25 s\) .* limit of an attempt .* \(2 s\)",
+            ) as caught:
+                await h.get(client, timeout=h.library.Timeout(1, read=25))
+            await h.get(client, timeout=26)
+        assert families.__file__ == caught[0].filename
+    for timeout in (2, 1):
+        async with h.client(h.script(200), own.with_()) as client:
+            await h.get(client, timeout=timeout)
+
+
+@in_every_client
+async def test_a_limit_around_a_request_is_no_limit_of_its_transport(h: Http) -> None:
+    """`deadline_after` is stated where the client is used, and warns of nothing."""
+    async with h.client(h.script(200)) as client:
+        with resilient.deadline_after(3):
+            await h.get(client, timeout=25)
+    pipeline = h.ours.standard_pipeline(attempt=2)
+    async with h.client(h.script(200)) as client:
+        await h.get(client, timeout=25, extensions={"resilient": pipeline})
 
 
 @pytest.mark.parametrize("name", ["total", "attempt"])

@@ -6,7 +6,7 @@ are: a driver that both share would be a frame more in every traceback.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from types import TracebackType
 from typing import (
@@ -24,9 +24,7 @@ from urllib.request import getproxies_environment
 from resilient._calls.call import enter_call, leave_call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import DONE, RUN
-from resilient._errors.errors import format_seconds
 from resilient._errors.warnings import warn
-from resilient._http.body import PHASES
 from resilient._http.exchange import Exchange
 from resilient._http.family import Family
 from resilient._http.holding import Holds, checked_by
@@ -35,20 +33,14 @@ from resilient._http.routing import Pools, Routing, Target
 from resilient._http.rules import Rules, checked_idle
 from resilient._http.semantics import checked_methods, checked_statuses
 from resilient._http.standard import (
-    UNSTATED,
-    ClientTimeout,
     standard_pipeline,
-    stated_timeout,
 )
+from resilient._http.stated import Comparison
 from resilient._policy.policy import Policy, begin_use
 from resilient._runtimes.sync import SYNC
 from resilient._values.checks import count, flag, plain
 from resilient._values.locks import Lock
 from resilient._values.traits import Trait
-from resilient.policies.per_key import PerKey
-from resilient.policies.pipeline import Pipeline
-from resilient.policies.retry import Retry
-from resilient.policies.timeout import Timeout
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -134,11 +126,7 @@ class Transport(Generic[Request, Response]):
         self._pools: dict[str, Pools] = {}
         # With an inner transport of the user's: the name at each address.
         self._names: dict[tuple[str, str, int | None], str] = {}
-        # The seconds that the client's timeouts are compared with; None: there
-        # is no such limit, or the client was warned.
-        self._total: float | None = _total(self._pipeline)
-        # Those that were looked at last.
-        self._timeouts: Mapping[str, float | None] | None = None
+        self._comparison = Comparison(self._pipeline, library)
 
     def __repr__(self) -> str:
         inner = "" if self.inner is None else f", inner={self.inner!r}"
@@ -159,7 +147,7 @@ class Transport(Generic[Request, Response]):
         if policy is None:
             response: Response = inner.handle_request(request)
             return response
-        exchange = Exchange(self._rules, request, policy, self._holds, SYNC)
+        exchange = self._exchange(request, policy, SYNC)
         outcome: Outcome | None = None
         token = enter_call(exchange.call)
         try:
@@ -214,7 +202,7 @@ class Transport(Generic[Request, Response]):
         if policy is None:
             response: Response = await inner.handle_async_request(request)
             return response
-        exchange = Exchange(self._rules, request, policy, self._holds)
+        exchange = self._exchange(request, policy)
         outcome: Outcome | None = None
         token = enter_call(exchange.call)
         try:
@@ -273,6 +261,14 @@ class Transport(Generic[Request, Response]):
                 exchange.leave()
                 # NB: the error's traceback holds this frame.
                 outcome = error = None
+
+    def _exchange(
+        self, request: Any, policy: Policy[Any], runtime: Any = None
+    ) -> Exchange:
+        comparison: Comparison | None = self._comparison
+        if self._comparison.told or policy is not self._pipeline:
+            comparison = None
+        return Exchange(self._rules, request, policy, self._holds, runtime, comparison)
 
     # -- What is found out once
 
@@ -382,35 +378,9 @@ class Transport(Generic[Request, Response]):
             self._check_routing(policy)
             begin_use(policy, "requests", colour, classified=True)
             return policy
-        if self._total is not None:
-            timeouts = extensions.get("timeout")
-            if timeouts != self._timeouts:
-                # Those of the client: hardly ever others than the last ones.
-                self._timeouts = timeouts
-                self._compare(timeouts or {}, self._total)
+        if not self._comparison.told:
+            self._comparison.of_request(extensions.get("timeout"))
         return self._pipeline
-
-    def _compare(self, timeouts: Mapping[str, float | None], total: float) -> None:
-        """Warn, once, of a client that would wait longer than the pipeline.
-
-        NB: not of a client whose library's default it is.
-        """
-        if stated_timeout(timeouts) is UNSTATED:
-            return
-        for phase in PHASES:
-            own = timeouts.get(phase)
-            if own is None or own > total:
-                self._total = None
-                spelt = "no limit" if own is None else format_seconds(own)
-                warn(
-                    f"the client's {phase} timeout ({spelt}) is longer than the"
-                    f" total limit of its transport ({format_seconds(total)}), which"
-                    " wins: give the client a `timeout` within it, or the"
-                    " pipeline a longer Timeout",
-                    past=self.family.library,
-                    raised=self._pipeline.warning_raised,
-                )
-                return
 
     # -- Opening and closing, as the inner transport does
 
@@ -479,19 +449,3 @@ def _checked_header(header: object) -> tuple[str, str] | None:
             f' ("X-Request-Timeout-Ms", "ms") or (…, "s"), got {header!r}'
         )
     return header[0], header[1]
-
-
-def _total(policy: Policy[Any]) -> float | None:
-    """Return the seconds for the whole of a request, if they are limited."""
-    if isinstance(policy, Timeout):
-        # NB: what gives way to the client is no limit that it could miss.
-        return None if isinstance(policy, ClientTimeout) else policy.seconds
-    if isinstance(policy, Pipeline):
-        for inner in policy.policies:
-            if isinstance(inner, (Retry, PerKey)):
-                # What is further in bounds one attempt, or one origin.
-                return None
-            total = _total(inner)
-            if total is not None:
-                return total
-    return None

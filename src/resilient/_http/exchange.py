@@ -45,6 +45,7 @@ from resilient._http.response_headers import Allowance
 from resilient._http.routing import Pools, Target
 from resilient._http.rules import Rules, checked_idle, is_repeatable
 from resilient._http.semantics import HEALTHY, REFUSED, SLOWED, UNAVAILABLE
+from resilient._http.stated import Comparison
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient.policies.rate_limiter.held import Turn
@@ -71,9 +72,11 @@ class Exchange(Drive):
 
     __slots__ = (
         "_allowed",
+        "_comparison",
         "_ended",
         "_family",
         "_holds",
+        "_inherited",
         "_leave_pools",
         "_own",
         "_request",
@@ -99,6 +102,7 @@ class Exchange(Drive):
         policy: Policy[Any],
         holds: Holds,
         runtime: Any = None,
+        comparison: Comparison | None = None,
     ) -> None:
         url, method = request.url, request.method
         name, origin = names(method, url.scheme, url.raw_host, url.port)
@@ -107,6 +111,9 @@ class Exchange(Drive):
         call = RequestCall(name, request, runtime, origin, policy, holds, routed=routed)
         super().__init__(policy, call)
         self._holds = holds
+        self._comparison = comparison
+        # What a limit around the call has set: no limit of the pipeline's.
+        self._inherited = call.deadline
         self.response: Any = None
         self.sent: int = 0
         self.target: Target | None = None
@@ -171,6 +178,9 @@ class Exchange(Drive):
             timeouts.deadline = math.inf
             return request
         timeouts.deadline = deadline
+        if self._comparison is not None and sent == 1 and deadline != self._inherited:
+            assert self._allowed is not None
+            self._comparison.of_attempt(self._own.get("timeout"), self._allowed)
         if self._rules.deadline_header is not None:
             name, unit = self._rules.deadline_header
             left = min(max(0.0, deadline - clock.now()), clock.LONGEST_WAIT)

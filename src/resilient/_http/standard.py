@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from resilient._calls.call import Call
 from resilient._calls.judging import marks_judged
 from resilient._calls.outcome import Outcome, Verdict
-from resilient._edges.driver import Proceed
-from resilient._http.body import PHASES
+from resilient._http.stated import ClientTimeout
 from resilient._policy.policy import Policy, begin_use
 from resilient.policies.circuit_breaker import CircuitBreaker
 from resilient.policies.per_key import PerKey
@@ -69,80 +67,6 @@ def per_origin(
         max_keys: Origins to remember; see `PerKey`.
     """
     return PerKey(factory, max_keys=max_keys)
-
-
-class ClientTimeout(Timeout):
-    """A limit that gives way to what a client states for its requests.
-
-    A client's timeouts are for each phase of a request. Who states some has
-    said how long an attempt may take: as long as the largest of them. A
-    client's own default is no statement.
-
-    Args:
-        seconds: Where nothing is stated.
-        times: Of a limit for all attempts how many there may be; it is
-            never below `seconds` then. None: it is an attempt's.
-        name: Name in errors and events.
-    """
-
-    __slots__ = ("times",)
-
-    def __init__(
-        self, seconds: float, *, times: int | None = None, name: str | None = None
-    ) -> None:
-        super().__init__(seconds, name=name)
-        self.times = times
-
-    def around(  # type: ignore[override]  # no policy needs more than to await it
-        self, proceed: Proceed, call: Call
-    ) -> Awaitable[Outcome]:
-        seconds = stated_timeout(call.args[0].extensions.get("timeout"))
-        if seconds is UNSTATED:
-            return super().around(proceed, call)
-        if seconds is None:
-            return proceed(call)
-        assert self.seconds is not None
-        if self.times is not None:
-            seconds = max(self.seconds, seconds * self.times)
-        limit = object.__new__(Timeout)
-        for name in _SLOTS:
-            object.__setattr__(limit, name, getattr(self, name))
-        object.__setattr__(limit, "seconds", seconds)
-        # NB: of its own: limits of one duration stand in one line.
-        object.__setattr__(limit, "_shelf", {})
-        return limit.around(proceed, call)
-
-
-_SLOTS: Final = tuple(
-    slot
-    for kind in Timeout.__mro__
-    for slot in getattr(kind, "__slots__", ())
-    if slot != "__weakref__"
-)
-
-UNSTATED: Final = -1.0
-"""No client states it."""
-
-_DEFAULT: Final = dict.fromkeys(PHASES, 5.0)
-"""What both client libraries state where their user does not."""
-
-
-def stated_timeout(timeouts: Mapping[str, float | None] | None) -> float | None:
-    """Return the largest timeout that a client states for its requests.
-
-    Returns:
-        Seconds; None: it states that there is no limit; `UNSTATED`: it has
-        its library's default, or none.
-    """
-    if not timeouts or timeouts == _DEFAULT:
-        return UNSTATED
-    largest = 0.0
-    for phase in PHASES:
-        seconds = timeouts.get(phase)
-        if seconds is None:
-            return None
-        largest = max(largest, seconds)
-    return largest
 
 
 def standard_pipeline(
