@@ -713,6 +713,63 @@ async def test_a_total_timeout_bounds_every_step(w: World) -> None:
     assert caught.value.__cause__ is not None
 
 
+@in_async_colours
+async def test_with_idle_a_stream_is_bounded_by_its_silence(w: World) -> None:
+    """`seconds` bound the first item then; the consumer's time is not counted."""
+    for policy in (
+        Timeout(3, idle=2, name="stream"),
+        Pipeline(Retry(OSError), Timeout(3, idle=2, name="stream")),
+        Timeout(None, idle=2, name="stream"),
+    ):
+        began = w.now()
+        stream = Stream(w, policy, slow(w, 2.5, 1.5, 1.5, 1.5, 5))
+        await stream.__anext__()
+        for _ in range(3):
+            await w.sleep(10)
+            assert 0.5 == pytest.approx(await stream.__anext__())
+        with pytest.raises(TimeoutExceededError) as caught:
+            await stream.__anext__()
+        assert 39.0 == pytest.approx(w.now() - began)
+        assert "timeout 'stream' of 2 s exceeded after 2 s" == str(caught.value)
+    with pytest.raises(TimeoutExceededError, match="of 3 s exceeded after 3 s"):
+        await collect(Stream(w, Timeout(3, idle=9), slow(w, 5)))
+
+
+@in_async_colours
+async def test_an_idle_limit_and_a_total_hold_together(w: World) -> None:
+    """Whichever of them is further out; of two of a kind the shorter one."""
+    idle, longer = Timeout(9, idle=2, name="idle"), Timeout(9, idle=3, name="longer")
+    total, later = Timeout(4, name="total"), Timeout(6, name="later")
+    for policies in (
+        (total, idle),
+        (idle, total),
+        (longer, idle, total),
+        (idle, longer, later, total),
+        (total, later, idle, longer),
+        (total, idle, later),
+    ):
+        pipeline = Pipeline(*policies, intended=True)
+        began = w.now()
+        with pytest.raises(TimeoutExceededError, match="'total' of 4 s"):
+            await collect(Stream(w, pipeline, slow(w, *[1.5] * 9)))
+        assert 4.0 == pytest.approx(w.now() - began)
+        with pytest.raises(TimeoutExceededError, match="'idle' of 2 s"):
+            await collect(Stream(w, pipeline, slow(w, 0.5, 9)))
+
+
+@in_every_colour
+async def test_what_is_no_stream_has_no_idle_limit(w: World) -> None:
+    """And a stream without items neither."""
+
+    async def one() -> str:
+        await w.sleep(2)
+        return "one"
+
+    for policy in (Timeout(None, idle=1), Timeout(3, idle=1)):
+        assert "one" == await w.call(policy, one)
+        assert [] == await collect(Stream(w, policy, slow(w)))
+
+
 @in_every_colour
 async def test_a_step_is_refused_when_no_time_is_left(w: World) -> None:
     """The generator is not asked, but closed."""

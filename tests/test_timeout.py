@@ -1175,6 +1175,13 @@ def test_abandoning_has_a_meaning_for_plain_functions_only() -> None:
         ({"seconds": True}, TypeError, "`seconds`"),
         ({"seconds": 1, "max_threads": 0}, ValueError, "`max_threads` must be >= 1"),
         ({"seconds": None, "abandon": True}, ValueError, "`abandon` must have"),
+        ({"seconds": 1, "idle": 0}, ValueError, "`idle` must be > 0 seconds, got 0"),
+        ({"seconds": 1, "idle": True}, TypeError, "`idle`"),
+        (
+            {"seconds": 1, "idle": 1, "abandon": True},
+            ValueError,
+            "`idle` must be None with `abandon`: it is for streams",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(

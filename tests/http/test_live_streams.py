@@ -61,6 +61,19 @@ async def test_any_other_body_keeps_the_total(h: Http) -> None:
 
 
 @in_every_client
+async def test_a_pipeline_may_bound_any_body_by_its_silence(h: Http) -> None:
+    """By a `Timeout` with `idle`: a download that trickles goes on."""
+    script = h.script(stream(h, "application/json", *[b"x", 1.0] * 40))
+    async with h.client(script, Pipeline(Timeout(10, idle=5))) as client:
+        assert b"x" * 40 == (await h.get(client)).content
+    assert 40.0 == h.now()
+    wire = wired(h, "application/json", b"x", 3.0, b"x", 30.0, b"x")
+    async with h.client(wire.transport, Pipeline(Timeout(10, idle=5))) as client:
+        error = await h.error(resilient.TimeoutExceededError, h.get, client)
+    assert 5.0 == error.seconds
+
+
+@in_every_client
 async def test_a_stream_that_falls_silent_is_cut(h: Http) -> None:
     """After the limit of an attempt, 10 s by default, and says which."""
     wire = wired(h, LIVE[0], *[b"x", 9.0] * 5, b"x", 11.0, b"late")

@@ -9,7 +9,8 @@ Ground rules:
   is a success.
 * While an item is with the consumer no scope and no context variable is open:
   a scope held there corrupts trio's stack of scopes and cancels the consumer
-  on asyncio. Each step gets a fresh limit: what is left of the total one.
+  on asyncio. Each step gets a fresh limit: what is left of the total one, or
+  the time for which the stream may be silent.
 
 The two wrappers are one text in two colours, as generators have to be.
 """
@@ -40,6 +41,7 @@ from resilient._calls.call import (
 from resilient._calls.outcome import OngoingWork, Outcome, UnaskedOutcome
 from resilient._edges import driver
 from resilient._edges.driver import RUN, Drive, failed
+from resilient._errors.errors import TimeoutExceededError
 from resilient._errors.tracebacks import raised_by
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import CUT
@@ -51,12 +53,89 @@ if TYPE_CHECKING:
 
 
 class StreamLimit(Protocol):
-    """A total timeout, for as long as its stream lasts."""
+    """A limit of a stream, for as long as it lasts.
 
-    deadline: float
-    seconds: float
+    Attributes:
+        deadline: When the present step has to end, on the clock of
+            `time.monotonic`.
+        seconds: What it allows.
+    """
 
-    def exceeded(self, now: float) -> Exception: ...
+    @property
+    def deadline(self) -> float: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    def begin_step(self, now: float) -> None:
+        """Take note that the next item is asked for."""
+        ...
+
+    def exceeded(self, now: float) -> TimeoutExceededError:
+        """Return the error of a stream that ran out of time."""
+        ...
+
+
+class TotalLimit:
+    """How long a stream may last."""
+
+    __slots__ = ("deadline", "name", "seconds")
+
+    def __init__(self, name: str, seconds: float, deadline: float) -> None:
+        self.name = name
+        self.seconds: float = seconds
+        self.deadline: float = deadline
+
+    def begin_step(self, now: float) -> None:
+        pass
+
+    def exceeded(self, now: float) -> TimeoutExceededError:
+        elapsed = self.seconds + (now - self.deadline)
+        return TimeoutExceededError(self.name, self.seconds, elapsed)
+
+
+class IdleLimit:
+    """How long a stream may be silent between two items.
+
+    What its consumer takes is not counted.
+
+    Args:
+        name: Name in errors.
+        idle: Seconds.
+        total: A limit of the whole stream, which holds too; None: none does.
+    """
+
+    __slots__ = ("_due", "idle", "name", "total")
+
+    def __init__(self, name: str, idle: float, total: TotalLimit | None = None) -> None:
+        self.name = name
+        self.idle = idle
+        self.total = total
+        self.begin_step(clock.now())
+
+    def begin_step(self, now: float) -> None:
+        self._due = now + self.idle
+
+    @property
+    def _sooner(self) -> TotalLimit | None:
+        total = self.total
+        return None if total is None or self._due < total.deadline else total
+
+    @property
+    def deadline(self) -> float:
+        sooner = self._sooner
+        return self._due if sooner is None else sooner.deadline
+
+    @property
+    def seconds(self) -> float:
+        sooner = self._sooner
+        return self.idle if sooner is None else sooner.seconds
+
+    def exceeded(self, now: float) -> TimeoutExceededError:
+        sooner = self._sooner
+        if sooner is not None:
+            return sooner.exceeded(now)
+        return TimeoutExceededError(self.name, self.idle, self.idle + now - self._due)
 
 
 class Inside:
@@ -96,7 +175,7 @@ class Stream:
         self.ongoing: OngoingWork = OngoingWork()
         # How it ended; None where something else unwinds through it.
         self.last: Outcome | None = None
-        # The total limit, known with the first item.
+        # Its limit, known with the first item.
         self.limit: StreamLimit | None = None
         self._limit: TimeLimit | None = None
         # Whether the consumer threw an error into it.
@@ -122,6 +201,7 @@ class Stream:
         if driver.enabled:
             now = clock.now()
             if limit is not None:
+                limit.begin_step(now)
                 if now >= limit.deadline:
                     raise limit.exceeded(now)
                 if call.deadline is None or limit.deadline < call.deadline:

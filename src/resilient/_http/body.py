@@ -15,11 +15,7 @@ from typing import Any, Final, Self, cast
 from resilient._calls.call import cut_short
 from resilient._calls.outcome import Outcome
 from resilient._edges.generators import Stream
-from resilient._errors.errors import (
-    DeadlineExceededError,
-    ResilientError,
-    TimeoutExceededError,
-)
+from resilient._errors.errors import DeadlineExceededError, ResilientError
 from resilient._runtimes import clock
 
 # The shortest timeout: 0 would mean to sockets that they must not block.
@@ -94,33 +90,6 @@ PHASES: Final = ("connect", "read", "write", "pool")
 UNLIMITED: Final[dict[str, float | None]] = dict.fromkeys(PHASES)
 
 
-class IdleLimit:
-    """How long a stream may be silent between two chunks.
-
-    It takes the place of a total limit. What its consumer takes is not counted.
-
-    Attributes:
-        seconds: What it allows.
-        deadline: When it is over, of the present read.
-    """
-
-    __slots__ = ("deadline", "name", "seconds")
-
-    def __init__(self, name: str, seconds: float) -> None:
-        self.name = name
-        self.seconds = seconds
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew, with the next read."""
-        self.deadline: float = clock.now() + self.seconds
-
-    def exceeded(self, now: float) -> TimeoutExceededError:
-        """Return the error of a stream that was silent for too long."""
-        elapsed = self.seconds + (now - self.deadline)
-        return TimeoutExceededError(self.name, self.seconds, elapsed)
-
-
 class Body:
     """A response's body that holds permits, and may have a total limit.
 
@@ -153,7 +122,6 @@ class Body:
         stream, chunks = self._stream, iter(self._body)
         try:
             while True:
-                self._restart()
                 with stream:
                     self._shorten()
                     chunk = next(chunks)
@@ -175,7 +143,6 @@ class Body:
         stream, chunks = self._stream, aiter(self._body)
         try:
             while True:
-                self._restart()
                 with stream:
                     self._shorten()
                     chunk = await anext(chunks)
@@ -195,10 +162,6 @@ class Body:
                 await leave(chunks)
             finally:
                 stream.end()
-
-    def _restart(self) -> None:
-        if isinstance(self._stream.limit, IdleLimit):
-            self._stream.limit.restart()
 
     def _shorten(self) -> None:
         """Let the client wait for a chunk no longer than there is time."""

@@ -25,14 +25,13 @@ from typing import Any, Final
 from resilient._calls.call import cut_short
 from resilient._calls.outcome import SUCCESS, OngoingWork, Outcome, Verdict
 from resilient._edges.driver import Drive
-from resilient._edges.generators import Stream, StreamLimit
+from resilient._edges.generators import IdleLimit, Stream, StreamLimit
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import strip
 from resilient._http import faults, reading, response_headers
 from resilient._http.body import (
     UNLIMITED,
     Body,
-    IdleLimit,
     Timeouts,
     Upload,
     is_rewindable,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient._calls.call import Call, overdue
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed
+from resilient._edges.generators import IdleLimit, TotalLimit
 from resilient._edges.threads import AbandonableThreads
 from resilient._errors.errors import (
     BulkheadFullError,
@@ -53,10 +54,14 @@ class Timeout(Policy):
     `TimeoutError` of the function's own.
 
     A generator's first item counts as the attempt; a total timeout bounds the
-    whole stream.
+    whole stream, unless it has an `idle`: a stream that is alive is not cut.
 
     Args:
         seconds: Seconds (> 0) or a timedelta; None: no limit.
+        idle: Seconds (> 0) that a stream – a generator, or a response's body –
+            may be silent before each item after the first, the consumer's own
+            time not counted; `seconds` bound the first item then, and no
+            longer the whole. None (default): they bound the whole.
         abandon: Run the plain function in a daemon thread, with the caller's
             context variables; return at the limit and leave the thread to
             finish. Its place among the threads, and the slot of every
@@ -83,12 +88,13 @@ class Timeout(Policy):
         ("resilient.timeouts", "false"),
     )
 
-    __slots__ = ("_crews", "_shelf", "abandon", "max_threads", "seconds")
+    __slots__ = ("_crews", "_shelf", "abandon", "idle", "max_threads", "seconds")
 
     def __init__(
         self,
         seconds: float | timedelta | None,
         *,
+        idle: float | timedelta | None = None,
         abandon: bool = False,
         max_threads: int = 32,
         name: str | None = None,
@@ -101,16 +107,24 @@ class Timeout(Policy):
             zero=False,
             hint="; None is no limit",
         )
+        self.idle: float | None = (
+            None
+            if idle is None
+            else seconds_argument("idle", idle, zero=False, hint="; None is no limit")
+        )
         self.abandon: bool = flag("abandon", abandon)
         self.max_threads: int = count("max_threads", max_threads, minimum=1)
         self._crews: dict[int, AbandonableThreads] = {}
         self._shelf: dict[Any, Any] = {}
         if abandon and seconds is None:
             raise ValueError("`abandon` must have `seconds` to abandon after")
+        if abandon and idle is not None:
+            raise ValueError("`idle` must be None with `abandon`: it is for streams")
 
     @property
     def traits(self) -> Trait:  # type: ignore[override]  # None limits nothing
-        return NONE if self.seconds is None else Trait.INTERRUPTS
+        unlimited = self.seconds is None and self.idle is None
+        return NONE if unlimited else Trait.INTERRUPTS
 
     def is_pristine(self) -> bool:
         return self._crew().running == 0
@@ -146,7 +160,10 @@ class Timeout(Policy):
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         # NB: few names, for each takes 8 bytes of every call in flight.
         if self.seconds is None:
-            return await proceed(call)
+            outcome = await proceed(call)
+            if self.idle is not None and outcome.ongoing is not None:
+                self._bound_stream(call, None)
+            return outcome
         deadline = clock.now()
         outer = call.deadline
         if outer is not None and outer <= deadline:
@@ -173,7 +190,7 @@ class Timeout(Policy):
         if outcome.ongoing is not None:
             if outcome.error is not None:
                 return self._left_behind(outcome, call, deadline)
-            if not call.retried:
+            if self.idle is not None or not call.retried:
                 self._bound_stream(call, deadline)
         if end is IN_TIME and clock.now() > deadline:
             self._overran(call, deadline, outcome.error)
@@ -287,9 +304,24 @@ class Timeout(Policy):
         self._tell(call, elapsed, error, delivered=True)
         return Outcome(None, error)
 
-    def _bound_stream(self, call: Call, deadline: float) -> None:
-        limit = StreamLimit(self, call, deadline)
-        if call.stream_limit is None or limit.deadline < call.stream_limit.deadline:
+    def _bound_stream(self, call: Call, deadline: float | None) -> None:
+        """Limit a stream after its first item, beside the limits further in."""
+        name, known = self.error_name(call), call.stream_limit
+        if self.idle is not None:
+            if not isinstance(known, IdleLimit):
+                call.stream_limit = IdleLimit(name, self.idle, known)
+            elif self.idle < known.idle:
+                known.name, known.idle = name, self.idle
+            return
+        assert self.seconds is not None
+        assert deadline is not None
+        limit = TotalLimit(name, self.seconds, deadline)
+        total = known.total if isinstance(known, IdleLimit) else known
+        if total is not None and total.deadline <= deadline:
+            return
+        if isinstance(known, IdleLimit):
+            known.total = limit
+        else:
             call.stream_limit = limit
 
     def _tell(
@@ -307,20 +339,3 @@ class Timeout(Policy):
             overrun = max(0.0, elapsed - self.seconds)
             event = TimedOut(self.label, call.name, self.seconds, overrun, delivered)
             self.emit(event, call, error)
-
-
-class StreamLimit:
-    """A total timeout that goes on after the first item of a stream."""
-
-    __slots__ = ("deadline", "name", "seconds")
-
-    def __init__(self, timeout: Timeout, call: Call, deadline: float) -> None:
-        assert timeout.seconds is not None
-        self.name: str = timeout.error_name(call)
-        self.seconds: float = timeout.seconds
-        self.deadline: float = deadline
-
-    def exceeded(self, now: float) -> TimeoutExceededError:
-        """Return the error of a stream that ran out of time."""
-        elapsed = self.seconds + (now - self.deadline)
-        return TimeoutExceededError(self.name, self.seconds, elapsed)
