@@ -68,6 +68,22 @@ def warn_once(text: str, raised: Callable[[str], object] | None = None) -> None:
     warn(text, raised=raised)
 
 
+def caller_is_installed(past: ModuleType) -> bool:
+    """Whether a package was used by what is installed, not by the user's own code.
+
+    Args:
+        past: The package.
+    """
+    own = (*_PASSED, os.path.dirname(past.__file__ or "") + os.sep)
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(own):
+        frame = frame.f_back
+    if frame is None:
+        return False
+    folders = frame.f_code.co_filename.split(os.sep)
+    return any(name in folders for name in _INSTALLED)
+
+
 _MOST: Final = 1000
 _warned: set[tuple[str, str, int]] = set()
 

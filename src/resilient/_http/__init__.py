@@ -8,6 +8,8 @@ exchange         one request, attempt by attempt: what may be sent again, and
 request_call     a request as the policies see it
 rules, family    what a transport was told, and which classes its client has
 semantics        which methods and statuses may be repeated
+stated           the timeouts that a client states, beside our limits
+sdk              tell of an SDK whose retries multiply ours
 holding          hold calls back whose server asked for less
 faults, network  whose fault an error is, and what the bytes show
 body_headers     what a response's headers say of its body

@@ -31,6 +31,7 @@ from resilient._http.holding import Holds, checked_by
 from resilient._http.network import watch
 from resilient._http.routing import Pools, Routing, Target
 from resilient._http.rules import Rules, checked_idle
+from resilient._http.sdk import SdkRetries
 from resilient._http.semantics import checked_methods, checked_statuses
 from resilient._http.standard import (
     standard_pipeline,
@@ -127,6 +128,7 @@ class Transport(Generic[Request, Response]):
         # With an inner transport of the user's: the name at each address.
         self._names: dict[tuple[str, str, int | None], str] = {}
         self._comparison = Comparison(self._pipeline, library)
+        self._sdk = SdkRetries(library, self._pipeline.warning_raised)
 
     def __repr__(self) -> str:
         inner = "" if self.inner is None else f", inner={self.inner!r}"
@@ -180,6 +182,8 @@ class Transport(Generic[Request, Response]):
                     continue
                 standstill = exchange.send(outcome)
             response, error = exchange.end()
+            if exchange.sent > 1 and exchange.call.stopped is not None:
+                self._sdk.gave_up(request, exchange.sent)
             if error is None:
                 return response
             raise error
@@ -237,6 +241,8 @@ class Transport(Generic[Request, Response]):
                     continue
                 standstill = exchange.send(outcome)
             response, error = exchange.end()
+            if exchange.sent > 1 and exchange.call.stopped is not None:
+                self._sdk.gave_up(request, exchange.sent)
             if error is None:
                 return response
             raise error
@@ -365,6 +371,8 @@ class Transport(Generic[Request, Response]):
     def _policy_for(
         self, request: Any, colour: Literal["sync", "async"]
     ) -> Policy[Any] | None:
+        if self._sdk.pending:
+            self._sdk.look_at(request)
         extensions = request.extensions
         policy: object = extensions.get("resilient", self._pipeline)
         if policy is not self._pipeline:
