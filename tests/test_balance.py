@@ -993,6 +993,104 @@ def test_forgetting_makes_it_as_new() -> None:
     assert balance.is_pristine()
 
 
+# -- Tiers, zones, affinity
+
+
+@in_every_colour
+async def test_a_standby_takes_over(w: World) -> None:
+    """A retry goes there at once; five failures in a row send it all."""
+    balance: Balance[str] = Balance(A, Endpoint(B, tier=1), eject=Eject(5))
+    replicas = Replicas(balance, A=DownError())
+    pipeline = Pipeline(Retry(DownError, attempts=2, **AT_ONCE), balance)
+    ask = w.decorate(pipeline, replicas.ask)
+    for _ in range(7):
+        assert B == await ask()
+    assert [A, B] * 5 + [B, B] == replicas.asked
+    assert [(A, 0), (B, 1)] == [(one.address, one.tier) for one in balance.endpoints]
+
+
+@in_every_colour
+async def test_a_zone_is_preferred(w: World) -> None:
+    """Its own endpoints answer, while they are not busy."""
+    balance: Balance[str] = Balance(
+        Endpoint(A, zone="a"), Endpoint(B, zone="b"), C, zone="b"
+    )
+    replicas = Replicas(balance)
+    ask = w.decorate(balance, replicas.ask)
+    for _ in range(20):
+        await ask()
+    assert {B} == set(replicas.asked)
+    assert ["a", "b", None] == [one.zone for one in balance.endpoints]
+
+
+def test_a_zone_without_endpoints_is_warned_of_once() -> None:
+    """Then all are equally near."""
+    with pytest.warns(ResilientWarning, match=r"^no endpoint of 'b' is in its zone, "):
+        balance = Balance(Endpoint(A, zone="a"), B, zone="c", name="b")
+    balance.replace([A, C])
+    seen = set[str]()
+    for _ in range(50):
+        with balance.guard():
+            seen.add(balance.current)
+    assert {A, C} == seen
+    balance.replace([])
+
+
+@in_every_colour
+async def test_calls_of_a_key_go_to_the_same_endpoint(w: World) -> None:
+    """By their arguments; a retry goes to the next in the key's order."""
+    balance: Balance[str] = Balance(A, B, C, affinity=lambda tenant: tenant)
+    faults: set[str] = set()
+
+    async def ask(tenant: str | None) -> str:
+        if balance.current in faults:
+            raise DownError
+        return balance.current
+
+    pipeline = Pipeline(Retry(DownError, attempts=2, **AT_ONCE), balance)
+    call = w.decorate(pipeline, ask)
+    homes = {tenant: await call(tenant) for tenant in "abcdefghij"}
+    assert {A, B, C} == set(homes.values())
+    assert homes == {tenant: await call(tenant) for tenant in homes}
+    assert {A, B, C} == {await call(None) for _ in range(50)}
+    faults.add(homes["a"])
+    following = await call("a")
+    assert following != homes["a"]
+    assert following == await call("a")
+
+
+@in_every_colour
+async def test_the_key_of_a_call_is_its_affinity(w: World) -> None:
+    """Of a block, where the affinity is a function, too."""
+    for affinity in (True, lambda tenant: tenant):
+        balance: Balance[str] = Balance(A, B, C, affinity=affinity)
+        homes: dict[int, set[str]] = {}
+        for number in [*range(10), *range(10)]:
+            if w.is_sync:
+                with balance.guard(key=number):
+                    homes.setdefault(number, set()).add(balance.current)
+            else:
+                async with balance.guard(key=number):
+                    homes.setdefault(number, set()).add(balance.current)
+        assert [1] * 10 == [len(home) for home in homes.values()]
+        assert 3 == len(set[str]().union(*homes.values()))
+
+
+@in_every_colour
+async def test_a_key_that_is_not_hashable_is_refused(w: World) -> None:
+    """The text does not show it."""
+    balance: Balance[str] = Balance(A, B, affinity=lambda secret: secret)
+    text = r"^a key of a Balance must be hashable, got an object of <class 'list'>$"
+
+    async def asks(secret: object) -> None:
+        """Take what is no key."""
+
+    ask = w.decorate(balance, asks)
+    with pytest.raises(TypeError, match=text):
+        await ask(["secret"])
+    assert 0 == in_flight(balance)
+
+
 # -- What a user writes
 
 
@@ -1032,6 +1130,31 @@ def test_forgetting_makes_it_as_new() -> None:
             lambda: Endpoint(A, name=1),  # type: ignore[arg-type]
             TypeError,
             "`name` must be a string, got 1",
+        ),
+        (
+            lambda: Endpoint(A, zone=1),  # type: ignore[arg-type]
+            TypeError,
+            "`zone` must be a string, got 1",
+        ),
+        (
+            lambda: Endpoint(A, tier=-1),
+            ValueError,
+            "`tier` must be >= 0, got -1",
+        ),
+        (
+            lambda: Balance(A, zone=1),  # type: ignore[call-overload]
+            TypeError,
+            "`zone` must be a string or None, got 1",
+        ),
+        (
+            lambda: Balance(A, zone="a", zone_bias=0.5),
+            ValueError,
+            "`zone_bias` must be >= 1, got 0.5",
+        ),
+        (
+            lambda: Balance(A, affinity="key"),  # type: ignore[call-overload]
+            TypeError,
+            "`affinity` must be True, a function or None, got 'key'",
         ),
         (
             lambda: Endpoint(A, weight=0),

@@ -14,7 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from resilient import Eject, EndpointState
 from resilient._machines import fleet as fleet_machine
 from resilient._machines.endpoint_load import Member
-from resilient._machines.fleet import Ejected, Fleet, Load, Returned, Ticket
+from resilient._machines.fleet import (
+    Ejected,
+    Fleet,
+    Listed,
+    Load,
+    Returned,
+    Ticket,
+)
 from resilient._machines.proportions import (
     Turns,
     draw_other_place,
@@ -36,7 +43,7 @@ def fleet_of(
     """Return a set of these endpoints, of weight 1 unless said otherwise."""
     fleet = Fleet(load, eject)
     given = [*weights] or [1.0] * len(addresses)
-    fleet.replace([(each, each, w) for each, w in zip(addresses, given)], now)  # noqa: B905
+    fleet.replace([Listed(each, each, w) for each, w in zip(addresses, given)], now)  # noqa: B905
     return fleet
 
 
@@ -239,7 +246,7 @@ def test_a_new_endpoint_is_taken_for_an_average_one() -> None:
     fleet = fleet_of(A, B)
     for _ in range(100):
         fleet.succeed(fleet.members[A], 0, 0.0, LATENCY)
-    fleet.replace([(each, each, 1.0) for each in (A, B, C)], 0.0)
+    fleet.replace([Listed(each, each, 1.0) for each in (A, B, C)], 0.0)
     member = fleet.members[C]
     assert LATENCY == pytest.approx(member.latency)
     assert LATENCY == pytest.approx(fleet.members[B].latency)
@@ -602,7 +609,9 @@ def test_who_stays_keeps_its_state() -> None:
     succeed(fleet, A)
     fail(fleet, B, 3)
     _, b, c = fleet.members.values()
-    joined, left = fleet.replace([(B, "b", 2.0), (D, "d", 1.0), (A, "a", 1.0)], 1.0)
+    joined, left = fleet.replace(
+        [Listed(B, "b", 2.0), Listed(D, "d"), Listed(A, "a")], 1.0
+    )
     assert ([D], [c]) == ([member.address for member in joined], left)
     assert b is fleet.members[B]
     assert ("b", 2.0) == (b.endpoint, b.weight)
@@ -615,8 +624,8 @@ def test_who_comes_back_soon_is_as_it_was(away: float, known: bool) -> None:
     fleet = fleet_of(A, B, C)
     fail(fleet, A, 5)
     member = fleet.members[A]
-    fleet.replace([(B, B, 1.0), (C, C, 1.0)], 1.0)
-    fleet.replace([(each, each, 1.0) for each in (A, B, C)], 1.0 + away)
+    fleet.replace([Listed(B, B), Listed(C, C)], 1.0)
+    fleet.replace([Listed(each, each, 1.0) for each in (A, B, C)], 1.0 + away)
     assert known == (fleet.members[A] is member)
     assert known == fleet.members[A].is_out
 
@@ -629,7 +638,7 @@ def test_few_of_those_that_left_are_remembered(
     fleet = fleet_of(A, B, C)
     first, last = fleet.members[A], fleet.members[C]
     fleet.replace([], 0.0)
-    fleet.replace([(A, A, 1.0), (C, C, 1.0)], 0.0)
+    fleet.replace([Listed(A, A), Listed(C, C)], 0.0)
     assert first is not fleet.members[A]
     assert last is fleet.members[C]
 
@@ -640,7 +649,7 @@ def test_a_set_that_shrinks_has_those_back_that_are_too_many() -> None:
     fail(fleet, B, 5, now=1.0)
     fail(fleet, A, 5, now=2.0)
     took(fleet)
-    fleet.replace([(each, each, 1.0) for each in "ABCD"], 3.0)
+    fleet.replace([Listed(each, each, 1.0) for each in "ABCD"], 3.0)
     assert [B] == [change.member.address for change in took(fleet)]
     fleet.drain(D, 3.0, draining=True)
     fleet.drain(C, 3.0, draining=True)
@@ -652,7 +661,7 @@ def test_who_drains_or_has_left_is_not_ejected() -> None:
     fleet = fleet_of(A, B, C, D)
     fleet.drain(A, 0.0, draining=True)
     gone = fleet.members[B]
-    fleet.replace([(each, each, 1.0) for each in (A, C, D)], 0.0)
+    fleet.replace([Listed(each, each, 1.0) for each in (A, C, D)], 0.0)
     fail(fleet, A, 10)
     for _ in range(10):
         fleet.fail(gone, 0, 0.0, 0.001)
@@ -793,9 +802,7 @@ class AnyFleet(RuleBasedStateMachine):
 
     @rule(addresses=st.sets(st.sampled_from("ABCDEF")))
     def replace(self, addresses: set[str]) -> None:
-        self.fleet.replace(
-            [(address, address, 1.0) for address in sorted(addresses)], self.now
-        )
+        self.fleet.replace([Listed(each, each) for each in sorted(addresses)], self.now)
 
     @invariant()
     def counts_are_exact(self) -> None:

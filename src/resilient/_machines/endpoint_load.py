@@ -78,6 +78,9 @@ class Member:
         resting_until: When it may be asked again.
         draining: Whether it gets no new calls.
         turns: How many turns it has had; see `proportions`.
+        tier: Members of a lower one are preferred; see `tiers`.
+        near: Whether it is in the zone of the caller.
+        spot: 64 bits that an affinity knows it by; see `tiers`.
     """
 
     __slots__ = (
@@ -88,9 +91,12 @@ class Member:
         "endpoint",
         "in_flight",
         "latency",
+        "near",
         "resting_until",
         "sampled",
+        "spot",
         "success",
+        "tier",
         "turns",
         "weight",
     )
@@ -108,6 +114,9 @@ class Member:
         self.resting_until: float = 0.0
         self.draining: bool = False
         self.turns: int = 0
+        self.tier: int = 0
+        self.near: bool = True
+        self.spot: int = 0
 
     @property
     def era(self) -> int:

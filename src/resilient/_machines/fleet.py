@@ -35,8 +35,13 @@ A member that is avoided because it was tried is chosen all the same where
 there is no other. Such a choice does not turn the ring of a round robin: the next in it
 would get the calls of each member that fails.
 
+With *tiers* all this holds within each tier (`tiers`), except that every tier but
+the last may be ejected whole: the next takes over. With a *zone* the best member of
+the zone is compared with the best of the others, whose load counts `zone_bias`
+times; "round_robin" and "random" take members of the zone while any takes part.
+
 Deliberately not modelled: comparing the failures of one with the others' (the
-load does, continuously), zones, and tiers.
+load does, continuously).
 
 It is one thing, and so one module: how calls go decides who takes part, and who
 takes part decides who can be chosen.
@@ -61,8 +66,17 @@ from resilient._machines.proportions import (
     draw_place,
     running_sums,
 )
+from resilient._machines.tiers import Tier, by_affinity, candidates, tiers_of
 
-__all__ = ["Ejected", "EndpointState", "Fleet", "Load", "Returned", "Ticket"]
+__all__ = [
+    "Ejected",
+    "EndpointState",
+    "Fleet",
+    "Listed",
+    "Load",
+    "Returned",
+    "Ticket",
+]
 
 Load: TypeAlias = Literal["latency", "requests", "round_robin", "random"]
 _Draw: TypeAlias = Callable[[], float]
@@ -113,6 +127,26 @@ class Ejected(NamedTuple):
     times: int
 
 
+class Listed(NamedTuple):
+    """An endpoint that is to be in the set.
+
+    Attributes:
+        address: What tells it apart from the others.
+        endpoint: What the owner keeps with it.
+        weight: Its share of the calls, relative to the others'; above 0.
+        tier: See `tiers`.
+        near: Whether it is in the zone of the caller.
+        spot: See `tiers`.
+    """
+
+    address: Any
+    endpoint: Any
+    weight: float = 1.0
+    tier: int = 0
+    near: bool = True
+    spot: int = 0
+
+
 class Returned(NamedTuple):
     """A member that was ejected takes part again."""
 
@@ -124,14 +158,16 @@ class Ticket:
 
     Attributes:
         member: That member; None: the call is not in flight.
+        key: What its key hashes to, 64 bits; None: it has no affinity.
     """
 
-    __slots__ = ("member",)
+    __slots__ = ("key", "member")
 
     member: Member | None
+    key: int | None
 
     def __init__(self) -> None:
-        self.member = None
+        self.member = self.key = None
 
     def leave(self) -> None:
         """Count the call as no longer in flight; twice is harmless."""
@@ -153,6 +189,8 @@ class Fleet:
     Args:
         load: How one is chosen.
         rules: What ejects one; None: nothing does.
+        zone_bias: How many times the load of a member counts that is not near.
+        affine: Whether calls have keys.
 
     Attributes:
         members: By address; those that drain included.
@@ -160,23 +198,37 @@ class Fleet:
     """
 
     __slots__ = (
+        "_affine",
+        "_bias",
         "_changes_at",
         "_compares",
         "_due",
         "_gone",
         "_in_turn",
         "_loads",
+        "_pool",
         "_ready",
         "_rules",
         "_sums",
+        "_tiers",
         "_turns",
+        "_turns_by_tier",
         "changes",
         "load",
         "members",
     )
 
-    def __init__(self, load: Load, rules: Eject | None) -> None:
+    def __init__(
+        self,
+        load: Load,
+        rules: Eject | None,
+        zone_bias: float = 1.0,
+        *,
+        affine: bool = False,
+    ) -> None:
         self.load: Load = load
+        self._bias = zone_bias
+        self._affine = affine
         self.members: dict[Any, Member] = {}
         self.changes: list[Ejected | Returned] = []
         self._rules = rules
@@ -188,6 +240,10 @@ class Fleet:
         # when all that changes by time alone.
         self._ready: list[Member] = []
         self._sums: list[float] | None = None
+        # The same, unless there is more to a choice: then none, and the tiers.
+        self._pool: list[Member] = []
+        self._tiers: list[Tier] = []
+        self._turns_by_tier: dict[int, Turns[Member]] = {}
         self._due: list[Member] = []
         self._changes_at = inf
         # Who left, and until when that is remembered.
@@ -196,7 +252,7 @@ class Fleet:
     # -- Who is in the set
 
     def replace(
-        self, endpoints: Iterable[tuple[Any, Any, float]], now: float
+        self, endpoints: Iterable[Listed], now: float
     ) -> tuple[list[Member], list[Member]]:
         """Have these endpoints and no others.
 
@@ -204,7 +260,7 @@ class Fleet:
         minute. Calls in flight to one that leaves go on.
 
         Args:
-            endpoints: Address, endpoint and weight of each; no address twice.
+            endpoints: No address twice.
             now: Monotonic seconds.
 
         Returns:
@@ -216,8 +272,9 @@ class Fleet:
         left, self.members = self.members, {}
         joined: list[Member] = []
         listed = list(endpoints)
-        least = min([weight for _, _, weight in listed], default=1.0)
-        for address, endpoint, weight in listed:
+        least = min([entry.weight for entry in listed], default=1.0)
+        for entry in listed:
+            address, endpoint, weight = entry[:3]
             member = left.pop(address, None)
             if member is None:
                 if address in self._gone:
@@ -227,12 +284,13 @@ class Fleet:
                     self._loads.start(member)
                 joined.append(member)
             member.endpoint, member.weight = endpoint, weight / least
+            member.tier, member.near, member.spot = entry[3:]
             self.members[address] = member
         for address, member in left.items():
             self._gone[address] = member, now + _REMEMBERED
         while len(self._gone) > _MOST_REMEMBERED:
             del self._gone[next(iter(self._gone))]
-        self._turns.interrupt()
+        self._interrupt_turns()
         self._sort(now)
         return joined, list(left.values())
 
@@ -316,13 +374,11 @@ class Fleet:
         # NB: in one piece, for each call comes here: a method costs 50 ns.
         if now >= self._changes_at:
             self._sort(now)
-        pool, sums = self._ready, self._sums
+        pool, sums = self._pool, self._sums
         if self._due or tried or refused or len(pool) < 2:
-            pool = self._narrowed(now, tried, refused)
-            if len(pool) < 2:
-                return _counted(pool[0], ticket) if pool else None
-            sums = running_sums(pool)
-        elif self._in_turn:
+            chosen = self._choose_of_some(now, draw, tried, refused, ticket)
+            return None if chosen is None else _counted(chosen, ticket)
+        if self._in_turn:
             return _counted(self._turns.next(pool, draw), ticket)
         size = len(pool)
         place = int(draw() * size) if sums is None else draw_place(sums, draw())
@@ -355,23 +411,83 @@ class Fleet:
             ticket.member = member
         return member
 
-    def _narrowed(
-        self, now: float, tried: Collection[Member], refused: Collection[Member]
-    ) -> list[Member]:
-        """Return who is left to choose from: one that is to be probed, alone."""
+    def _choose_of_some(
+        self,
+        now: float,
+        draw: _Draw,
+        tried: Collection[Member],
+        refused: Collection[Member],
+        ticket: Ticket | None,
+    ) -> Member | None:
+        """Choose a member where not all are equally good for the call."""
         for place, member in enumerate(self._due):
             if member not in tried and member not in refused:
                 del self._due[place]
                 self._probe(member, now)
-                return [member]
-        pool = self._ready
-        if refused:
-            pool = [member for member in pool if member not in refused]
-        elif not pool:
-            pool = self._staying()
-        if tried:
+                return member
+        if refused and not self._ready:
+            return None
+        if self._tiers:
+            drawn = draw() if self._tiers[0].until < 1.0 else 0.0
+            pool = candidates(self._tiers, drawn, tried, refused)
+        else:
+            pool = [member for member in self._ready if member not in refused]
+            if not self._ready:
+                pool = self._staying()
             pool = [member for member in pool if member not in tried] or pool
-        return pool
+        if len(pool) < 2:
+            return pool[0] if pool else None
+        if ticket is not None and ticket.key is not None:
+            return by_affinity(pool, ticket.key)
+        near = [member for member in pool if member.near]
+        if near and len(near) < len(pool):
+            if not self._compares:
+                pool = near
+            else:
+                best = self._best(near, now, draw)
+                far = [member for member in pool if not member.near]
+                other = self._best(far, now, draw)
+                return other if load_of(other) * self._bias < load_of(best) else best
+        if self._in_turn and self._tiers and not tried and not refused:
+            return self._turns_of(pool[0].tier).next(pool, draw)
+        return self._best(pool, now, draw)
+
+    def _best(self, pool: Sequence[Member], now: float, draw: _Draw) -> Member:
+        """Draw two, and return the less loaded; `choose` does the same."""
+        size, sums = len(pool), running_sums(pool)
+        if size == 1:
+            return pool[0]
+        place = int(draw() * size) if sums is None else draw_place(sums, draw())
+        if not self._compares:
+            return pool[place]
+        if sums is None:
+            other = int(draw() * (size - 1))
+            other += other >= place
+        else:
+            other = draw_other_place(sums, place, draw())
+        drawn = [place, other]
+        pair = [pool[place] for place in drawn]
+        for member in pair:
+            if now - member.sampled > FRESH:
+                self._loads.fade(member, now)
+        if size > 2 and all(member.success < POOR for member in pair):
+            return self._search(pool, sums, drawn, now, draw)
+        return min(pair, key=load_of)
+
+    def _turns_of(self, tier: int) -> Turns[Member]:
+        turns = self._turns_by_tier.get(tier)
+        if turns is None:
+            turns = self._turns_by_tier[tier] = Turns()
+            for member in self.members.values():
+                if member.tier == tier:
+                    # NB: of turns in another ring.
+                    member.turns = 0
+        return turns
+
+    def _interrupt_turns(self) -> None:
+        self._turns.interrupt()
+        for turns in self._turns_by_tier.values():
+            turns.interrupt()
 
     def _search(
         self,
@@ -502,13 +618,18 @@ class Fleet:
     def _has_room_for(self, member: Member) -> bool:
         """Whether one more may be out, that one counted."""
         staying = self._staying()
-        out = sum(other.is_out for other in staying)
-        return out < self._allowed(staying) and member in staying
+        out = sum(other.is_out for other in staying if other.tier == member.tier)
+        return out < self._allowed(staying, member.tier) and member in staying
 
-    def _allowed(self, staying: Sequence[Member]) -> int:
+    def _allowed(self, staying: Sequence[Member], tier: int) -> int:
+        """Return how many of a tier may be out at once."""
+        size = sum(member.tier == tier for member in staying)
+        if any(member.tier > tier for member in staying):
+            # The next one takes over.
+            return size
         share = 0.0 if self._rules is None else self._rules.max_share
         # NB: a third of 3 may come to a little less than 1.
-        return floor(len(staying) * share + 1e-9)
+        return floor(size * share + 1e-9)
 
     def _staying(self) -> list[Member]:
         return [member for member in self.members.values() if not member.draining]
@@ -532,21 +653,28 @@ class Fleet:
                 ready.append(member)
         self._changes_at = min(ends, default=inf)
         if ready != self._ready:
-            self._turns.interrupt()
-        self._ready, self._sums = ready, running_sums(ready)
+            self._interrupt_turns()
+        self._ready = ready
+        self._tiers, self._pool, self._sums = [], ready, running_sums(ready)
+        if staying and (
+            self._affine or len({(member.tier, member.near) for member in staying}) > 1
+        ):
+            self._tiers, self._pool = tiers_of(staying, set(ready)), []
 
     def _end_ejections(self, staying: Sequence[Member], now: float) -> None:
-        out: list[tuple[float, Ejection, Member]] = []
+        out: dict[int, list[tuple[float, Ejection, Member]]] = {}
         for member in staying:
             ejection = member.ejection
             if ejection is not None and ejection.is_out:
                 if ejection.overdue(now):
                     self._eject(member, ejection, "probe_overdue", now)
-                out.append((ejection.until, ejection, member))
-        # Where others have left, too many may be out.
-        out.sort(key=lambda entry: entry[0], reverse=True)
-        while len(out) > self._allowed(staying):
-            _, ejection, member = out.pop()
-            ejection.come_back(now)
-            self._loads.readmit(member)
-            self.changes.append(Returned(member))
+                same = out.setdefault(member.tier, [])
+                same.append((ejection.until, ejection, member))
+        for tier, ejected in out.items():
+            # Where others have left, too many may be out.
+            ejected.sort(key=lambda entry: entry[0], reverse=True)
+            while len(ejected) > self._allowed(staying, tier):
+                _, ejection, member = ejected.pop()
+                ejection.come_back(now)
+                self._loads.readmit(member)
+                self.changes.append(Returned(member))

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeGuard, TypeVar, cast
 from resilient._errors.warnings import warn
 from resilient._machines.endpoint_load import Member
 from resilient._machines.fleet import EndpointState
-from resilient._values.checks import flag, number
+from resilient._values.checks import count, flag, number
 from resilient._values.records import Record
 from resilient._values.spelling import format_call, format_value
 
@@ -38,6 +38,12 @@ class Endpoint(Record, Generic[T]):
         name: Its name in events and errors. Default: a text is its own name,
             and so is a pair; of any other object the name of its type.
         weight: Its share of the calls, relative to the others'. Default 1.
+        zone: The name of its zone or data centre, for a `Balance` with a
+            ``zone``.
+        tier: A whole number, 0 (default) or more. The lowest gets the calls;
+            the next one those that it cannot take, because endpoints of it are
+            ejected, rest or are drained. A standby, or a primary behind its
+            replicas, is of tier 1.
         host: For HTTP transports: the name by which the server at this address
             is asked, with a port where it is not the default. It is the
             ``Host`` of requests, and with TLS the name in the certificate.
@@ -47,15 +53,18 @@ class Endpoint(Record, Generic[T]):
 
     Raises:
         TypeError: The address is not hashable, or an argument of a wrong type.
-        ValueError: The weight is not above 0, or the address is a URL with a
-            user, a query or a fragment: it would be shown in events.
+        ValueError: The weight is not above 0, the tier is below 0, or the
+            address is a URL with a user, a query or a fragment: it would be
+            shown in events.
     """
 
-    __slots__ = ("address", "host", "name", "plaintext", "weight")
+    __slots__ = ("address", "host", "name", "plaintext", "tier", "weight", "zone")
 
     address: T
     name: str | None
     weight: float
+    zone: str | None
+    tier: int
     host: str | None
     plaintext: bool
 
@@ -65,11 +74,14 @@ class Endpoint(Record, Generic[T]):
         *,
         name: str | None = None,
         weight: float = 1.0,
+        zone: str | None = None,
+        tier: int = 0,
         host: str | None = None,
         plaintext: bool = False,
     ) -> None:
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"`name` must be a string, got {name!r}")
+        for what, given in (("name", name), ("zone", zone)):
+            if given is not None and not isinstance(given, str):
+                raise TypeError(f"`{what}` must be a string, got {given!r}")
         _check_address(address)
         spelt = name_of(address) if name is None else name
         if isinstance(weight, bool):
@@ -81,7 +93,15 @@ class Endpoint(Record, Generic[T]):
             raise ValueError(text) from None
         if host is not None:
             _check_host(host)
-        super().__init__(address, name, weight, host, flag("plaintext", plaintext))
+        super().__init__(
+            address,
+            name,
+            weight,
+            zone,
+            count("tier", tier, minimum=0),
+            host,
+            flag("plaintext", plaintext),
+        )
 
     def __repr__(self) -> str:
         return format_call(self, Record)
@@ -94,6 +114,8 @@ class EndpointStatus(Record, Generic[T]):
         address: Its address.
         name: Its name in events.
         weight: Its share of the calls, relative to the others'.
+        zone: Its zone; None: it has none.
+        tier: The number of its tier.
         state: Whether it gets calls, and if not, why.
         in_flight: Calls that were sent to it and have not ended.
         latency: Seconds: a moving average of its successes; None before
@@ -108,12 +130,16 @@ class EndpointStatus(Record, Generic[T]):
         "name",
         "state",
         "success",
+        "tier",
         "weight",
+        "zone",
     )
 
     address: T
     name: str
     weight: float
+    zone: str | None
+    tier: int
     state: EndpointState
     in_flight: int
     latency: float | None
