@@ -79,6 +79,7 @@ class Scene(NamedTuple):
         load: The argument of the `Balance`.
         attempts: Of the `Retry` around it.
         half: Whether up to half of the servers may be ejected.
+        zone: How many of the servers are in the clients' zone; 0: no zones.
     """
 
     servers: int = 3
@@ -92,6 +93,7 @@ class Scene(NamedTuple):
     load: Any = "latency"
     attempts: int = 1
     half: bool = False
+    zone: int = 0
 
 
 class Result(NamedTuple):
@@ -111,6 +113,7 @@ class Result(NamedTuple):
 MANY = Scene(servers=30, until=20.0, warm=8.0)
 THOUSANDS = Scene(servers=300, clients=30, until=8.0, warm=4.0)
 TEN = Scene(servers=10, clients=3, how="fails")
+ZONES = Scene(servers=9, zone=3, how="fails")
 
 SCENES: Final[dict[str, tuple[Scene, Sequence[int]]]] = {
     "healthy": (Scene(), (1, 2, 3)),
@@ -150,6 +153,14 @@ SCENES: Final[dict[str, tuple[Scene, Sequence[int]]]] = {
         )
         for load in LOADS
     },
+    **{
+        f"a zone of 3 of 9 at {100 * use:.0f} %": (ZONES._replace(use=use / 3), (1,))
+        for use in (0.5, 0.9, 1.5)
+    },
+    "a zone of 3 of 9 at 50 %, 2 of it fail": (
+        ZONES._replace(use=0.5 / 3, bad=2),
+        (1,),
+    ),
 }
 
 
@@ -250,9 +261,12 @@ async def _measure(
     def client() -> tuple[Balance[int], Any]:
         with catch_warnings():
             simplefilter("ignore")
+            near = [Endpoint(n, zone="near") for n in range(scene.zone)]
             balance: Balance[int] = Balance(
-                *range(scene.servers),
+                *near,
+                *range(scene.zone, scene.servers),
                 load=scene.load,
+                zone="near" if scene.zone else None,
                 eject=Eject(max_share=0.5) if scene.half else Eject(),
             )
         retry = Retry(
@@ -400,6 +414,7 @@ def report(results: Mapping[Job, Any]) -> Report:
             for shares in [seen[f"one fails, a retry, {load}"].shares[1:]]
         ]
     )
+    local = 100 * sum(seen["a zone of 3 of 9 at 50 %"].shares[:3]) / 9
     healthy = seen["healthy"]
     checks = [
         at_most("tower's demo", tower["latency"][0], 15.5, " s"),
@@ -445,6 +460,15 @@ def report(results: Mapping[Job, Any]) -> Report:
             " %",
         ),
         at_least("a cold one 15 s after it joined: its share", cold, 0.8),
+        between("a zone at half its load: calls that stay", [local], 97.2, 100, " %"),
+        between("… at 90 %: p99", [p99("a zone of 3 of 9 at 90 %")], 93, 113, " ms"),
+        between("… at 150 %: p99", [p99("a zone of 3 of 9 at 150 %")], 95, 117, " ms"),
+        at_least(
+            "… two of its three fail",
+            good("a zone of 3 of 9 at 50 %, 2 of it fail"),
+            96.9,
+            " %",
+        ),
         at_most("one dead, a retry: the others differ by", uneven, 0.10),
         between("weights 1 : 3, two endpoints", weights[2], 2.4, 3.2, ""),
         between("weights 1 : 3, ten endpoints", weights[10], 2.6, 3.3, ""),
