@@ -77,6 +77,7 @@ REASONS: dict[str, str] = {
     "policies/adaptive_concurrency.py: AdaptiveConcurrency._learn_quietly_locked": (
         "the user's algorithm, in the call of another caller"
     ),
+    "policies/circuit_breaker.py: CircuitBreaker._open_time": LOGGED,
     "policies/circuit_breaker.py: CircuitBreaker._set_open_time": LOGGED,
     "policies/coalesce.py: Coalesce._spawn.body": "delivered to every caller",
     "policies/fallback.py: Fallback._answered": "becomes the outcome, with its cause",

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.sharing.servers import Server, engine
 
+from resilient._machines.quorum import Assembly, Report, rule_on
 from resilient._machines.shared_bucket import Answer, Ask, Bucket, Recall, answer
-from resilient.redis._transport import BUCKET, arguments
+from resilient.redis._transport import BUCKET, CIRCUIT, arguments, report_arguments
 
 pytestmark = pytest.mark.real
 
@@ -21,6 +22,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A client of a server that runs for this module."""
     with Server(engine(request.param)) as server, server.client() as client:
         client.script_load(BUCKET.text)
+        client.script_load(CIRCUIT.text)
         yield client
 
 
@@ -105,3 +107,73 @@ def test_script_and_rule_decide_alike(client: Any, steps: list[dict[str, Any]]) 
         life = client.pttl("b") / 1000
         assert 0 <= bucket.expires - now - life + 0.002 < 5
         seen[step["member"]] = expected, own
+
+
+REPORT = st.fixed_dictionaries(
+    {
+        "pause": st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0 / 3.0, 7.0, 40.0]),
+        "jump": st.sampled_from([0.0] * 8 + [300.0, -300.0]),
+        "member": st.integers(0, 4),
+        "behind": st.sampled_from([0.0] * 6 + [1.0, -1.0, 3.0]),
+        "calls": st.sampled_from([0.0, 3.0, 10.0, 11.0]),
+        "failing": st.sampled_from([0.0, 1.0, 1.0]),
+        "slow": st.sampled_from([0.0, 0.0, 3.0]),
+        "minimum": st.sampled_from([1.0, 20.0]),
+        "rates": st.sampled_from([(0.5, 2.0), (1.0, 0.3), (1 / 3, 2.0)]),
+        "probed": st.sampled_from([0.0, 0.0, 1.0, -1.0]),
+        "right": st.sampled_from([0.0, 5.0, 5.0, 1000.0]),
+        "fault": st.sampled_from(["none"] * 8 + ["lost"]),
+    }
+)
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(steps=st.lists(REPORT, min_size=5, max_size=40))
+def test_script_and_rule_judge_alike(client: Any, steps: list[dict[str, Any]]) -> None:
+    """Of circuits: every number of the state and of the verdict is the same."""
+    client.delete("c")
+    known = Assembly()
+    now = 1.7e9
+    for step in steps:
+        now += step["pause"] + step["jump"]
+        if step["fault"] == "lost":
+            known = Assembly()
+            client.delete("c")
+        rate, slow_rate = step["rates"]
+        report = Report(
+            f"member{step['member']}",
+            max(0.0, known.term + step["behind"]),
+            known.open,
+            known.openings,
+            2.5,
+            calls=step["calls"],
+            failures=step["calls"] * step["failing"],
+            slow=min(step["calls"], step["slow"]),
+            failing=step["failing"],
+            minimum=step["minimum"],
+            rate=rate,
+            slow_rate=slow_rate,
+            open_for=5.1,
+            probed=step["probed"],
+            right=step["right"],
+        )
+        known, expected = rule_on(known, now, report)
+        sent = [*report_arguments(report), repr(now)]
+        raw = client.evalsha(CIRCUIT.sha, 1, "c", *sent)
+        assert list(expected) == [float(number) for number in raw]
+        stored = {name.decode(): value for name, value in client.hgetall("c").items()}
+        rows = {
+            name[2:]: tuple(map(float, stored.pop(name).split()))
+            for name in list(stored)
+            if name.startswith("m:")
+        }
+        assert rows == {name: tuple(row) for name, row in known.rows.items()}
+        assert known.holder == stored.pop("holder").decode()
+        state = known._asdict()
+        del state["holder"], state["rows"]
+        assert state == {name: float(number) for name, number in stored.items()}
+        assert 71_000 < client.pttl("c") <= 86_472_000

@@ -89,6 +89,10 @@ stays open is a function of the user's, which may be slow or raise, so it is
 asked without the lock and its answer comes in by `Circuit.set_open_time`;
 should it never come, the circuit is open all the same.
 
+*Fleet.* Where the circuit is one of a fleet's, `quorum` has a verdict of all of
+them, and `delegate` has this one follow it: `follow_open` and `follow_close`. Then it
+is half-open only before `may_probe_until`: while its member holds the right to probe.
+
 Deliberately not modelled: a timer (an open circuit whose time is over stays
 OPEN until a call wants to pass: there is no probe without a call; a ramp
 that is over stays RAMPING likewise); chance or priority in ramps and throttling
@@ -105,6 +109,8 @@ machine hands out. The rules are the last third, and read as one.
 """
 
 from __future__ import annotations
+
+from math import inf
 
 from resilient._machines.circuit_records import (
     Change,
@@ -181,6 +187,8 @@ class Circuit:
         state: Where it stands.
         era: Grows with every change of state and every reset.
         openings: How many times it has opened without closing in between.
+        may_probe_until: When the right to probe ends, in monotonic seconds;
+            infinity for a circuit that needs none.
         changes: What happened since `take_changes`; empty nearly always.
         succeeded, failed, ignored, stale, rejected, opened: Totals that only
             grow; a disabled circuit adds to none.
@@ -216,6 +224,7 @@ class Circuit:
         "era",
         "failed",
         "ignored",
+        "may_probe_until",
         "opened",
         "openings",
         "rejected",
@@ -266,6 +275,7 @@ class Circuit:
         self._would_open = False
 
         self.openings = 0
+        self.may_probe_until: float = inf
         self._trip: Trip | None = None
         self._opened_at = 0.0
         self._retry_at = 0.0
@@ -291,7 +301,8 @@ class Circuit:
             too; or a `Refusal`.
         """
         state = self.state
-        if state is _OPEN and now >= self._retry_at:
+        may_probe = now < self.may_probe_until
+        if state is _OPEN and now >= self._retry_at and may_probe:
             self._change(_HALF_OPEN, now, "open_time_over")
             state = _HALF_OPEN
         if state is _HALF_OPEN:
@@ -302,7 +313,7 @@ class Circuit:
                 if self.state is not _HALF_OPEN:
                     return self.admit(now)
             state = self.state
-            if state is _HALF_OPEN and self._has_place():
+            if state is _HALF_OPEN and may_probe and self._has_place():
                 return self._issue_probe(now)
         elif state is not _OPEN and state is not _FORCED_OPEN:
             if state is _RAMPING or state is _THROTTLING:
@@ -318,9 +329,10 @@ class Circuit:
             return self.era
 
         self.rejected += 1
-        if state is _OPEN:
+        if state is _OPEN and now < self._retry_at:
             return Refusal("open", self._retry_at - now, self._trip)
-        if state is _HALF_OPEN:
+        if state is _OPEN or state is _HALF_OPEN:
+            # Its probes are under way, or those of another member.
             return Refusal("half_open_full", None, self._trip)
         return Refusal("forced_open", None, None)
 
@@ -404,6 +416,30 @@ class Circuit:
         """Return what happened since the last time, oldest first."""
         changes, self.changes = self.changes, ()
         return changes
+
+    # The fleet
+
+    def follow_open(
+        self, now: float, retry_at: float, openings: int, trip: Trip
+    ) -> None:
+        """Open with the fleet, unless a control says otherwise.
+
+        Args:
+            now: Monotonic time in seconds.
+            retry_at: When the fleet's open time is over.
+            openings: How many times it has opened without closing in between.
+            trip: Why.
+        """
+        if self.state in (_FORCED_OPEN, _DISABLED, _OBSERVING):
+            return
+        if self.state is not _OPEN:
+            self._open(now, trip)
+        self._retry_at, self.openings, self._trip = retry_at, openings, trip
+
+    def follow_close(self, now: float) -> None:
+        """Close, or begin the ramp, with the fleet."""
+        if self.state is _OPEN or self.state is _HALF_OPEN:
+            self._change(_RAMPING if self._ramp else _CLOSED, now, "fleet_closed")
 
     # Controls
 

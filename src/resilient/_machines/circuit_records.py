@@ -28,6 +28,8 @@ TripRule: TypeAlias = Literal[
     "slow_call_rate",
     "probes_failed",
     "probes_slow",
+    "fleet",
+    "fleet_slow",
 ]
 
 
@@ -36,6 +38,7 @@ Reason: TypeAlias = (
     | Literal[
         "open_time_over",
         "probes_passed",
+        "fleet_closed",
         "ramp_over",
         "throttle_rate",
         "throttle_over",
@@ -55,7 +58,7 @@ class Trip(Record):
         counts: The calls it was met by: those of the window, of the row of
             failures, or the votes.
         window: What held them, to follow "calls failed in": "10.0 s",
-            "100 calls", "a row", "half-open".
+            "100 calls", "a row", "half-open", "the fleet".
     """
 
     __slots__ = ("counts", "rule", "window")
@@ -67,7 +70,7 @@ class Trip(Record):
     @property
     def by_slow(self) -> bool:
         """Whether slow calls met the rule, not failed ones."""
-        return self.rule in ("slow_call_rate", "probes_slow")
+        return self.rule in ("slow_call_rate", "probes_slow", "fleet_slow")
 
 
 class Change(Record):
@@ -77,7 +80,8 @@ class Change(Record):
         old, new: The states.
         at: When, in monotonic seconds.
         reason: The trip rule, the control, "open_time_over",
-            "probes_passed", "ramp_over", "throttle_rate" or "throttle_over".
+            "probes_passed", "fleet_closed", "ramp_over", "throttle_rate" or
+            "throttle_over".
         era: The era from then on; what `Circuit.set_open_time` wants to see.
         openings: How many times it has opened without closing in between,
             this time included; 0 unless it is open, half-open or ramping.

@@ -17,6 +17,7 @@ from collections import deque
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
+from resilient._machines.quorum import Report, Verdict
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
 from resilient._sharing.store import Link, Member
@@ -33,7 +34,7 @@ class Request(NamedTuple):
     """One member's ask, and whether the member is to be counted."""
 
     member: Member
-    ask: Ask
+    ask: Ask | Report
     enlists: bool
 
 
@@ -46,7 +47,7 @@ class Reply(NamedTuple):
         error: Why it refused.
     """
 
-    answer: Answer | None
+    answer: Answer | Verdict | None
     members: int | None
     error: str = ""
 

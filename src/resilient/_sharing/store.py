@@ -19,7 +19,6 @@ from weakref import WeakSet, WeakValueDictionary
 
 from resilient._machines.contact import Contact
 from resilient._machines.lease import Lost
-from resilient._machines.shared_bucket import Answer, Ask
 from resilient._values.checks import count, optional, seconds
 from resilient._values.locks import Lock
 
@@ -50,16 +49,16 @@ class Member(Protocol):
     key: str
     id: str
 
-    def collect(self, now: float) -> Ask | None:
-        """Return what to ask now; None: nothing."""
+    def collect(self, now: float) -> Any:
+        """Return what to ask now, an `Ask` or a `Report`; None: nothing."""
         ...
 
-    def surrender(self, now: float) -> Ask | None:
+    def surrender(self, now: float) -> Any:
         """Return what to tell on leaving."""
         ...
 
-    def deliver(self, answer: Answer, now: float, *, up: bool) -> None:
-        """Take an answer; `up`: the store is to be relied on."""
+    def deliver(self, answer: Any, now: float, *, up: bool) -> None:
+        """Take an answer, to what was asked; `up`: the store is to be relied on."""
         ...
 
     def fail(self, now: float, *, sent: bool) -> None:

@@ -24,9 +24,11 @@ from resilient._machines.circuit_records import (
     Probe,
     Refusal,
 )
+from resilient._machines.delegate import Delegate
 from resilient._machines.window import CountWindow, TimeWindow, Window
 from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
 from resilient._runtimes import clock
+from resilient._sharing.circuit import SharedCircuit
 from resilient._values.checks import count, keywords_only, optional, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
@@ -35,6 +37,8 @@ from resilient._values.traits import Trait
 
 if TYPE_CHECKING:
     from datetime import timedelta
+
+    from resilient._sharing.store import SharedStore
 
 _CLOSED = CircuitState.CLOSED
 _AT_EASE = (_CLOSED, CircuitState.DISABLED, CircuitState.OBSERVING)
@@ -100,7 +104,12 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         on: Exception types, or a function of the outcome, that count as
             failures here. Default: the pipeline's classification, else every
             exception but rejections.
-        name: Name in errors and events.
+        shared: A store. All processes that give it a breaker of this `name`
+            open together, when the calls of all of them would open one, and more
+            than half of them, at least two, see failures themselves; one of them
+            at a time probes. Each is still opened by its own calls alone, too,
+            and goes by them without the store. No call waits for the store.
+        name: Name in errors and events; required with `shared`.
 
     Raises:
         CircuitOpenError: The circuit is open, or its probes are taken, or the
@@ -116,6 +125,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         "_judge",
         "_lock",
         "_outbox",
+        "_shared",
         "consecutive_failures",
         "failure_rate",
         "half_open_calls",
@@ -159,6 +169,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         ramp_step: float | timedelta = 10.0,
         throttle_rate: float | None = None,
         on: Condition | None = None,
+        shared: SharedStore | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name)
@@ -240,6 +251,39 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
             ramp=tuple([share for share in self.ramp or () if share < 1.0]),
             ramp_step=self.ramp_step,
         )
+        self._shared: SharedCircuit | None = None
+        if shared is not None:
+            delegate = Delegate(
+                self._circuit,
+                minimum=minimum_calls,
+                rate=self.failure_rate,
+                slow_rate=self.slow_call_rate,
+                # Of a count window nothing says how old it is.
+                life=10.0 if isinstance(self.window, calls) else self.window,
+                probe_timeout=min(self.probe_timeout, 3600.0),
+            )
+            self._shared = SharedCircuit(
+                shared,
+                name,
+                delegate,
+                self._follow,
+                self._open_time,
+                self.emit_of_store,
+            )
+
+    @property
+    def shared(self) -> SharedStore | None:
+        """The store that the circuit is shared through."""
+        return None if self._shared is None else self._shared.store
+
+    def _unregister(self) -> None:
+        # A PerKey calls this of all that stands inside it, at whatever depth.
+        if self._shared is not None:
+            raise ValueError(
+                f"{self!r} cannot be shared inside a PerKey: all keys would share"
+                " one circuit"
+            )
+        super()._unregister()
 
     # -- Calls
 
@@ -282,11 +326,16 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         try:
             permit = self._admit(now, given)
             if isinstance(permit, Refusal):
+                if self._shared is not None:
+                    self._shared.saw_call(now, failed=True)
                 return self._rejection(permit, call)
             if circuit.state not in _AT_EASE:
                 call.discourage_hedging()
             if permit.__class__ is Probe:
                 call.set_run(Run.PROBE)
+                if self._shared is not None:
+                    # The right to probe lasts as long as the probe may.
+                    self._shared.saw_call(now, failed=True)
             elif circuit.would_open:
                 kind = CircuitOpenError.__name__
                 call.count(
@@ -372,6 +421,8 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
                     self._after_unlock(changes, error)
                 if self._deferred:
                     self._release_deferred()
+                if self._shared is not None:
+                    self._shared.saw_call(now, failed=bool(failed))
 
     def _unwind(
         self,
@@ -428,6 +479,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
             "window_calls": seen.calls,
             "seconds_in_state": None if since is None else clock.now() - since,
             "retry_after": seen.retry_after,
+            **({} if self._shared is None else self._shared.status()),
         }
 
     def reset(self) -> None:
@@ -469,6 +521,10 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         if not circuit.changes:
             return []
         changes = list(circuit.take_changes())
+        if self._shared is not None:
+            for change in changes:
+                if isinstance(change, Change):
+                    self._shared.delegate.saw(change)
         if self._listeners:
             # NB: never a second one: events in two outboxes have no order.
             if self._outbox is None:
@@ -487,30 +543,60 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
             error: What the call came to that caused them, if that is known.
         """
         for change in effects:
-            if isinstance(change, Change) and change.new is CircuitState.OPEN:
+            if (
+                isinstance(change, Change)
+                and change.new is CircuitState.OPEN
+                and change.reason not in ("fleet", "fleet_slow")
+            ):
                 self._set_open_time(change, error)
         if self._outbox is not None:
             self._outbox.deliver(lambda: self._listeners)
 
     def _set_open_time(self, change: Change, cause: Exception | None) -> None:
-        open_for = self.open_for
         try:
-            if isinstance(open_for, Backoff):
-                seconds = open_for.delay(change.openings, clock.random)
-            elif callable(open_for):
-                seconds = seconds_argument("open_for", open_for(change.openings))
-            else:
-                seconds = open_for
+            seconds = self._open_seconds(change.openings)
         except Exception as error:
             if cause is not None:
                 add_context(error, cause)
             # It is open for 5 s already.
-            log_once("the open_for of a circuit breaker failed; it stays open for 5 s")
-            if self._listeners and self._outbox is not None:
-                noted = CircuitNoted(self.label, None, "open_for_failed")
-                self._outbox.put(located(noted, *self.placement[1:], error))
+            self._note_failed(error)
             return
         self._run(lambda changes: self._circuit.set_open_time(change.era, seconds))
+
+    def _open_seconds(self, openings: int) -> float:
+        open_for = self.open_for
+        if isinstance(open_for, Backoff):
+            return open_for.delay(openings, clock.random)
+        if callable(open_for):
+            return seconds_argument("open_for", open_for(openings))
+        return open_for
+
+    def _note_failed(self, error: Exception) -> None:
+        log_once("the open_for of a circuit breaker failed; it stays open for 5 s")
+        if self._listeners and self._outbox is not None:
+            noted = CircuitNoted(self.label, None, "open_for_failed")
+            self._outbox.put(located(noted, *self.placement[1:], error))
+
+    # -- The fleet
+
+    def _follow(self, act: Callable[..., Any], *args: Any) -> Any:
+        """Have the fleet's verdict followed, and tell of the changes."""
+        return self._run(self._follow_locked, act, args)
+
+    def _follow_locked(
+        self, changes: list[Change | Note], act: Callable[..., Any], args: Any
+    ) -> Any:
+        result = act(*args)
+        changes += self._changes_locked()
+        return result
+
+    def _open_time(self, openings: int) -> float:
+        """Return for how long the fleet's circuit opens, should it open now."""
+        try:
+            return self._open_seconds(openings)
+        except Exception as error:
+            self._note_failed(error)
+            return 5.0
 
     def _event(self, change: Change | Note) -> Event:
         if isinstance(change, Note):

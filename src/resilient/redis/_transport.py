@@ -20,10 +20,19 @@ import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
+from resilient._machines.quorum import Report, Verdict
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._sharing.courier import NotSentError, Reply, Request
 
-__all__ = ["BUCKET", "MEMBERS", "RedisTransport", "Script", "arguments"]
+__all__ = [
+    "BUCKET",
+    "CIRCUIT",
+    "MEMBERS",
+    "RedisTransport",
+    "Script",
+    "arguments",
+    "report_arguments",
+]
 
 
 class Script:
@@ -39,6 +48,7 @@ class Script:
 
 
 BUCKET: Final = Script("bucket.lua")
+CIRCUIT: Final = Script("circuit.lua")
 MEMBERS: Final = Script("members.lua")
 
 # Lua reads no "inf".
@@ -62,7 +72,10 @@ class RedisTransport:
         for request in requests:
             # NB: the braces keep all keys of a policy in one slot of a cluster.
             key = f"{{{self._prefix}:v1:{request.member.key}}}"
-            commands.append((BUCKET, key, arguments(request.ask)))
+            if isinstance(request.ask, Report):
+                commands.append((CIRCUIT, key, report_arguments(request.ask)))
+            else:
+                commands.append((BUCKET, key, arguments(request.ask)))
             if request.enlists:
                 commands.append((MEMBERS, f"{key}:members", [request.member.id]))
         results = self._results(commands)
@@ -70,7 +83,7 @@ class RedisTransport:
         for request in requests:
             said = results.pop(0)
             members = results.pop(0) if request.enlists else None
-            replies.append(_reply(said, members))
+            replies.append(_reply(request.ask, said, members))
         return replies
 
     def ping(self) -> None:
@@ -118,10 +131,18 @@ def arguments(ask: Ask) -> list[str]:
     return [repr(max(-_LARGEST, min(_LARGEST, number))) for number in numbers]
 
 
-def _reply(said: Any, members: Any) -> Reply:
+def report_arguments(report: Report) -> list[str]:
+    """Return the arguments of the circuit's script; the time may follow."""
+    id_, *numbers = report
+    return [id_, *[repr(max(-_LARGEST, min(_LARGEST, one))) for one in numbers]]
+
+
+def _reply(ask: Ask | Report, said: Any, members: Any) -> Reply:
     counted = members if isinstance(members, int) else None
     if isinstance(said, RedisError):
         return Reply(None, counted, _refusal(said))
+    if isinstance(ask, Report):
+        return Reply(Verdict(*map(float, said)), counted)
     granted, level, now, credited, rate, capacity, lost = map(float, said)
     answer = Answer(granted, level, now, credited, rate, capacity, lost == 1.0)
     if not math.isfinite(level):  # pragma: no cover - the scripts give none

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from resilient._machines.lease import Lost
+from resilient._machines.quorum import Assembly, Report, Verdict, rule_on
 from resilient._machines.shared_bucket import KEEP, Answer, Ask, Bucket, answer
 from resilient._runtimes import clock
 from resilient._sharing.store import TIMEOUT, Link, Member, SharedStore
@@ -85,6 +86,7 @@ class MemoryLink(Link):
         self.delay: float = 0.0
         self.offset: float = 0.0
         self._buckets: dict[str, Bucket] = {}
+        self._circuits: dict[str, Assembly] = {}
         self._seen: dict[str, dict[str, float]] = {}
         # When it arrives, and what it does then.
         self._arriving: list[tuple[float, Callable[[float], None]]] = []
@@ -92,6 +94,7 @@ class MemoryLink(Link):
     def forget(self) -> None:
         with self._lock:
             self._buckets.clear()
+            self._circuits.clear()
             self._seen.clear()
 
     def notify(self, member: Member) -> None:
@@ -121,7 +124,7 @@ class MemoryLink(Link):
             if ask is not None and self.reachable:
                 self._answer(member.key, now, ask)
 
-    def _exchange(self, member: Member, ask: Ask, now: float) -> None:
+    def _exchange(self, member: Member, ask: Ask | Report, now: float) -> None:
         if not self.reachable:
             member.fail(now, sent=False)
             self._failed(now, "unreachable")
@@ -157,10 +160,14 @@ class MemoryLink(Link):
             if ask is not None:
                 self._exchange(member, ask, now)
 
-    def _answer(self, key: str, now: float, ask: Ask) -> Answer:
+    def _answer(self, key: str, now: float, ask: Ask | Report) -> Answer | Verdict:
         """Do what a server's script does."""
         now += self.offset
         with self._lock:
+            if isinstance(ask, Report):
+                known = self._circuits.get(key, Assembly())
+                self._circuits[key], verdict = rule_on(known, now, ask)
+                return verdict
             bucket = self._buckets.get(key)
             if bucket is not None and now >= bucket.expires:
                 bucket = None

@@ -1,0 +1,270 @@
+"""A member's part in its fleet's circuit: what it reports, and what it obeys.
+
+A `Circuit` decides about calls; a delegate reports to a store what that
+circuit has seen, and has it follow the store's verdict (`quorum`):
+
+=================== ====================================================
+the verdict         the circuit
+=================== ====================================================
+the fleet is open   opens, until the fleet's open time is over; then it
+                    stays open, but for a member that holds the right to
+                    probe, which is half-open
+the fleet is closed closes, if the fleet's was the verdict before
+no verdict          goes by itself: what the fleet said of an open time
+(store lost)        holds until that is over
+=================== ====================================================
+
+Ground rules:
+
+- A circuit that is forced open, disabled or observing obeys nobody.
+- What opens a member's circuit alone opens it, whatever the others say, and
+  closes it again by its own probes.
+- Reports go with calls: two seconds apart while nothing fails, half a second
+  otherwise, and none while there is no call.
+- The right to probe lasts a few seconds, longer where calls are rare, and for
+  `probe_timeout` while probes run.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from resilient._machines.circuit import Circuit
+from resilient._machines.circuit_records import Change, CircuitState, Trip
+from resilient._machines.quorum import Report, Verdict
+from resilient._machines.window import Counts
+
+__all__ = ["Delegate"]
+
+_SYNC: Final = 0.5
+_SYNC_QUIET: Final = 2.0
+
+# Seconds for which the right to probe is wanted, at least and at most, and how
+# many times the pause between two calls.
+_RIGHT: Final = 5.0
+_LONGEST_RIGHT: Final = 60.0
+_PAUSES: Final = 3.0
+
+# No open time is longer.
+_DAY: Final = 86400.0
+
+_OPEN = CircuitState.OPEN
+_HALF_OPEN = CircuitState.HALF_OPEN
+
+
+class Delegate:
+    """Reports for one circuit; see the top of this module.
+
+    Args:
+        circuit: The circuit.
+        minimum: Calls of all members before their shares mean anything.
+        rate: Share of failures that opens; None: half, of members whose own
+            circuits opened.
+        slow_rate: The same of slow calls; None: none does.
+        life: Seconds that a row counts for.
+        probe_timeout: Seconds that a probe may take.
+
+    Attributes:
+        next_at: When the next report is due, with the next call; may be read
+            without a lock.
+        term: The term that it believes in.
+        open: Whether the fleet's circuit is open in that.
+        is_cut: Whether it does without the store.
+        exchanges, exchange_time: Answers, and what they took together.
+    """
+
+    __slots__ = (
+        "_called_at",
+        "_circuit",
+        "_counts",
+        "_last",
+        "_life",
+        "_minimum",
+        "_news",
+        "_openings",
+        "_pause",
+        "_probe_timeout",
+        "_probed",
+        "_rate",
+        "_right",
+        "_sent",
+        "_slow_rate",
+        "_told",
+        "_until",
+        "exchange_time",
+        "exchanges",
+        "is_cut",
+        "next_at",
+        "open",
+        "term",
+    )
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        *,
+        minimum: int,
+        rate: float | None,
+        slow_rate: float | None,
+        life: float,
+        probe_timeout: float,
+    ) -> None:
+        self._circuit = circuit
+        self._minimum = minimum
+        self._rate = 0.5 if rate is None else rate
+        self._slow_rate = 2.0 if slow_rate is None else slow_rate
+        self._life = life
+        self._probe_timeout = probe_timeout
+        self.exchanges: int = 0
+        self.exchange_time: float = 0.0
+        self.is_cut: bool = False
+        self.term: float = 0.0
+        self.open: bool = False
+        self._openings = 0.0
+        self._until = -math.inf
+        self._counts = Counts(0, 0, 0)
+        self._called_at = -math.inf
+        self._pause = 0.0
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what is under way, as a forked child must."""
+        self.next_at: float = -math.inf
+        self._sent: float | None = None
+        self._last = -math.inf
+        self._news = False
+        self._right = 0.0
+        self._probed = self._told = 0.0
+        self.restore()
+
+    # -- What happens
+
+    def saw_call(self, now: float, *, failed: bool) -> None:
+        """Take note of a call that was refused or has ended."""
+        if self.open:
+            if self._called_at > -math.inf:
+                self._pause = now - self._called_at
+            self._called_at = now
+        if (failed or self.open) and self._sent is None:
+            self.next_at = min(self.next_at, max(now, self._last + _SYNC))
+
+    def saw(self, change: Change) -> None:
+        """Take note of a change of the circuit's state."""
+        if self.open and change.old is _HALF_OPEN:
+            if change.reason == "probes_passed":
+                self._probed = 1.0
+            elif change.reason in ("probes_failed", "probes_slow"):
+                self._probed = -1.0
+        self._news = True
+        self.next_at = -math.inf
+
+    # -- The store
+
+    def collect(self, now: float, id_: str) -> Report | None:
+        """Return what to report now; None: a report is on its way."""
+        if self._sent is not None:
+            return None
+        self._sent = self._last = now
+        self._news = False
+        circuit = self._circuit
+        seen = circuit.statistics(now)
+        self._told, self._probed = self._probed, 0.0
+        self._right = self._wanted(now)
+        report = Report(
+            id_,
+            self.term,
+            float(self.open),
+            self._openings,
+            max(0.0, self._until - now) if self.open else 0.0,
+            life=self._life,
+            minimum=float(self._minimum),
+            rate=self._rate,
+            slow_rate=self._slow_rate,
+            probed=self._told,
+            right=self._right,
+        )
+        if self._told < 0.0:
+            report = report._replace(open_for=circuit.retry_after(now) or 0.0)
+        counts = Counts(seen.calls, seen.failures, seen.slow)
+        tripped = False
+        if self.open:
+            counts = self._counts
+        elif seen.trip is not None and seen.state in (_OPEN, _HALF_OPEN):
+            counts, tripped = seen.trip.counts, True
+        failing = tripped or (
+            counts.calls > 0
+            and (
+                counts.failure_rate >= self._rate or counts.slow_rate >= self._slow_rate
+            )
+        )
+        return report._replace(
+            calls=float(counts.calls),
+            failures=float(counts.failures),
+            slow=float(counts.slow),
+            failing=float(failing),
+        )
+
+    def _wanted(self, now: float) -> float:
+        """Return for how long the right to probe is wanted."""
+        state = self._circuit.state
+        if not self.open or (state is not _OPEN and state is not _HALF_OPEN):
+            return 0.0
+        if state is _OPEN and now < self._until:
+            return 0.0
+        right = min(_LONGEST_RIGHT, max(_RIGHT, _PAUSES * self._pause))
+        if state is _HALF_OPEN and self._circuit.statistics(now).in_flight_probes:
+            right += self._probe_timeout
+        return right
+
+    def absorb(self, now: float, verdict: Verdict) -> None:
+        """Obey a verdict."""
+        sent, self._sent = self._sent, None
+        if sent is None:
+            return
+        self.exchanges += 1
+        self.exchange_time += now - sent
+        circuit = self._circuit
+        was_open, self.open = self.open, verdict.open == 1.0
+        self._openings = verdict.openings
+        if verdict.term != self.term:
+            self.term = verdict.term
+            if self.open:
+                self._follow_open(now, verdict)
+            elif was_open:
+                circuit.follow_close(now)
+        elif self.open and self._told and verdict.holds == 0.0:
+            # Another member has the right meanwhile: its probes decide.
+            self._follow_open(now, verdict)
+        if self.open and not self.is_cut:
+            lasts = sent + self._right if verdict.holds == 1.0 else -math.inf
+            circuit.may_probe_until = lasts
+        else:
+            circuit.may_probe_until = math.inf
+        quiet = not self.open and verdict.failures == 0.0 == verdict.slow
+        pause = _SYNC_QUIET if quiet else _SYNC
+        self.next_at = -math.inf if self._news else sent + pause
+
+    def _follow_open(self, now: float, verdict: Verdict) -> None:
+        self._until = now + min(_DAY, max(0.0, verdict.remaining))
+        counts = Counts(int(verdict.calls), int(verdict.failures), int(verdict.slow))
+        self._counts = counts
+        by_slow = counts.failure_rate < self._rate and counts.slow > 0
+        trip = Trip("fleet_slow" if by_slow else "fleet", counts, "the fleet")
+        self._circuit.follow_open(now, self._until, int(verdict.openings), trip)
+
+    def fail(self) -> None:
+        """Take note that a report was lost, or may have been."""
+        self._sent = None
+        self._probed = self._probed or self._told
+
+    def cut(self) -> None:
+        """Do without the store."""
+        self.is_cut = True
+        self._circuit.may_probe_until = math.inf
+
+    def restore(self) -> None:
+        """Rely on the store again."""
+        self.is_cut = False
+        self._circuit.may_probe_until = -math.inf if self.open else math.inf
+        self.next_at = -math.inf
