@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings, strategies
 
+from resilient._calls import judging
+from resilient._errors import warnings as resilient_warnings
+from resilient._events import listeners
 from resilient._events.counters import forget_unused
+from resilient._runtimes import clock
 
 # No deadline: a slow machine is no bug. In CI every run draws the same examples,
 # so that a failure is the change's; elsewhere each run looks somewhere new.
@@ -37,6 +42,13 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _counts_of_its_own() -> None:
-    """Have no test see what was counted for a name in another."""
+def _a_process_of_its_own() -> Iterator[None]:
+    """Have no test see what another counted or told once, or left to listen."""
     forget_unused()
+    listeners._logged.clear()
+    judging._told.clear()
+    resilient_warnings._warned.clear()
+    yield
+    assert [] == listeners.global_listeners
+    assert clock.now is clock.real_now
+    assert clock.skip is None

@@ -25,14 +25,8 @@ from resilient import (
     Timeout,
     deadline_after,
 )
-from resilient._events import listeners
 from resilient._events.events import error_name
 from resilient._events.listeners import Outbox, log_once, send
-
-
-@pytest.fixture(autouse=True)
-def _nothing_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listeners, "_logged", set())
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,6 @@ from resilient import (
 )
 from resilient._calls.outcome import OngoingWork
 from resilient._edges.driver import leaf
-from resilient._errors import warnings as resilient_warnings
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC, SyncRace
 from resilient.policies.hedge.losers import chain_errors, merge_work
@@ -1315,10 +1314,8 @@ def test_a_hedge_on_the_thread_of_a_loop() -> None:
     policy = hedge(1)
 
     async def main() -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(resilient_warnings, "_warned", set())
-            with pytest.warns(ResilientWarning, match="stops every task of it"):
-                assert "ok" == policy.call(lambda: "ok")
+        with pytest.warns(ResilientWarning, match="stops every task of it"):
+            assert "ok" == policy.call(lambda: "ok")
 
     asyncio.run(main())
 

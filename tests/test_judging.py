@@ -561,13 +561,6 @@ def warned_by(policy: Policy[Any], *functions: Callable[[], Any]) -> list[Any]:
     return caught
 
 
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have nothing told of yet."""
-    monkeypatch.setattr(judging, "_told", set())
-    monkeypatch.setattr(listeners, "_logged", set())
-
-
 LISTING: dict[str, Callable[[Any], Policy[Any]]] = {
     "Retry": lambda on: Retry(*on, backoff=constant(0)),
     "Retry(on=)": lambda on: Retry(on=on, backoff=constant(0)),
@@ -594,7 +587,6 @@ every_list = pytest.mark.parametrize("make", LISTING.values(), ids=LISTING.keys(
     ],
     ids=["itself", "its base", "in a group"],
 )
-@pytest.mark.usefixtures("told")
 def test_an_error_whose_name_is_listed_and_whose_class_is_not_is_warned_of(
     make: Callable[[Any], Policy[Any]], error: Exception, name: str
 ) -> None:
@@ -613,7 +605,6 @@ def test_an_error_whose_name_is_listed_and_whose_class_is_not_is_warned_of(
     assert 3 == len(fail.tries)
 
 
-@pytest.mark.usefixtures("told")
 def test_each_such_class_is_told_of_once_in_a_process() -> None:
     """Whichever policy meets it."""
     caught: list[Any] = []
@@ -624,7 +615,6 @@ def test_each_such_class_is_told_of_once_in_a_process() -> None:
     assert 2 == len(caught)
 
 
-@pytest.mark.usefixtures("told")
 def test_names_that_never_end_are_told_of_within_bounds() -> None:
     """Classes may be made at run time."""
     policy = CircuitBreaker(on=OSError)
@@ -636,7 +626,6 @@ def test_names_that_never_end_are_told_of_within_bounds() -> None:
     assert judging._MOST_TOLD == len(caught)
 
 
-@pytest.mark.usefixtures("told")
 def test_no_word_is_lost_on_what_is_listed_or_judged() -> None:
     """An error of a listed class, of another name, or that a function takes."""
 
@@ -656,7 +645,6 @@ def test_no_word_is_lost_on_what_is_listed_or_judged() -> None:
 
 
 @every_list
-@pytest.mark.usefixtures("told")
 def test_where_a_filter_raises_the_warning_the_result_stays(
     make: Callable[[Any], Policy[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -689,7 +677,6 @@ def test_where_a_filter_raises_the_warning_the_result_stays(
         scenario(colour)
 
 
-@pytest.mark.usefixtures("told")
 def test_a_policy_that_is_gone_warns_of_nothing() -> None:
     """A judge does not keep it alive."""
     policy = CircuitBreaker(on=ConnectionError)

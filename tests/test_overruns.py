@@ -33,11 +33,6 @@ from resilient.testing import virtual_time
 CURES = ("make it async", "`remaining()`", "abandon=True")
 
 
-@pytest.fixture(autouse=True)
-def _nothing_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listeners, "_logged", set())
-
-
 async def busy() -> str:
     """Take 3 s in which nothing can be interrupted."""
     clock.sleep(3)

@@ -301,7 +301,6 @@ def test_it_warns_once_when_it_sleeps_where_a_loop_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It stops every task of it; once for each line that called, with both names."""
-    monkeypatch.setattr(resilient_warnings, "_warned", set())
     monkeypatch.setattr(clock, "sleep", lambda seconds: None)
     results: list[Any] = []
 
@@ -334,9 +333,8 @@ def test_it_warns_once_when_it_sleeps_where_a_loop_runs(
     asyncio.run(main())
 
 
-def test_it_does_not_warn_where_no_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_does_not_warn_where_no_loop_runs() -> None:
     """Nor for a wait of nothing."""
-    monkeypatch.setattr(resilient_warnings, "_warned", set())
 
     async def on_the_loop() -> None:
         await SYNC.sleep(0)

@@ -42,7 +42,6 @@ from resilient import (
     Verdict,
     constant,
 )
-from resilient._events import listeners
 from resilient.testing import virtual_time
 
 
@@ -602,7 +601,6 @@ async def test_a_store_that_fails_is_as_good_as_empty(
     logger = logging.getLogger("resilient")
     logger.addHandler(handler)
     logger.propagate = False
-    listeners._logged.clear()
     try:
         assert [1, 2] == [await get(), await get()]
         source.error = OSError("down")
@@ -611,7 +609,6 @@ async def test_a_store_that_fails_is_as_good_as_empty(
     finally:
         logger.removeHandler(handler)
         logger.propagate = True
-        listeners._logged.clear()
     assert [
         "the store of 'prices' failed to get (logged once)",
         "the store of 'prices' failed to set (logged once)",

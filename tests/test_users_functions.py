@@ -33,7 +33,6 @@ from resilient import (
     Timeout,
     constant,
 )
-from resilient._events import listeners
 from resilient.testing import virtual_time
 
 
@@ -199,10 +198,9 @@ async def test_a_value_that_is_kept_may_not_be_copied_for_a_failure(w: World) ->
 
 
 def test_a_bug_in_open_for_is_logged_with_what_opened_the_circuit(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It reaches no caller: the circuit is open, and for 5 s."""
-    monkeypatch.setattr(listeners, "_logged", set())
     breaker = CircuitBreaker(consecutive_failures=1, open_for=buggy)
 
     def fail() -> None:

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from resilient import __version__, telemetry
 from resilient._calls import call as call_module
-from resilient._events import counters, listeners
+from resilient._events import counters
 from resilient._policy import policy
 
 Labels = tuple[tuple[str, Any], ...]
@@ -27,11 +27,9 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have a test see its own policies only, and leave nothing turned on."""
     monkeypatch.setattr(policy, "living", WeakValueDictionary())
     monkeypatch.setattr(counters, "_all_counters", WeakValueDictionary())
-    monkeypatch.setattr(listeners, "_logged", set())
     yield
     telemetry.uninstrument()
     assert None is call_module.observe
-    assert [] == listeners.global_listeners
 
 
 class Sdk:

@@ -36,7 +36,6 @@ from resilient import (
     deadline_after,
     remaining,
 )
-from resilient._events import listeners
 from resilient._server.answers import App, Receive, Scope, Send
 from resilient.asgi import (
     ResilientMiddleware,
@@ -147,10 +146,8 @@ async def test_a_priority_function_that_fails_takes_no_slot(w: World) -> None:
 def test_a_priority_that_is_none_is_logged(
     nonsense: object,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The request is served as a normal one, and the log has a TypeError."""
-    monkeypatch.setattr(listeners, "_logged", set())
     app = ResilientMiddleware(hello, priority=lambda scope: nonsense)  # type: ignore[arg-type,return-value]
     visit = Visit(app)
 
