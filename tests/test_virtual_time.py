@@ -28,6 +28,7 @@ from anyio._core._eventloop import get_async_backend
 from tests.garbage import no_garbage
 from trio._core import _run
 
+import resilient
 from resilient import RetryBudget
 from resilient._edges import driver
 from resilient._policy import policy as _policy
@@ -1116,6 +1117,15 @@ def test_instant_waits_move_the_clock() -> None:
         assert clock.skip is None
 
 
+KINDS = [
+    kind
+    for kind in map(vars(resilient).get, resilient.__all__)
+    if isinstance(kind, type)
+    and issubclass(kind, (_policy.Policy, RetryBudget))
+    and kind is not _policy.Policy
+]
+
+
 def test_reset_all_finds_every_policy() -> None:
     """All that are alive are reset, of whatever class, and nothing else."""
     log = []
@@ -1135,6 +1145,30 @@ def test_reset_all_finds_every_policy() -> None:
 
     assert isinstance(proxy, Noted)
     assert sorted(policies, key=id) == sorted(log, key=id)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_reset_all_passes_over_what_was_never_made(kind: type[Any]) -> None:
+    """A traceback keeps alive an object whose construction failed."""
+    kept = [kind.__new__(kind)]
+    reset_all()
+    assert kept
+
+
+def test_an_attribute_that_a_reset_misses_elsewhere_is_an_error() -> None:
+    """It is a mistake of that policy's author."""
+    others: list[Any] = [None]
+
+    class Mistaken(_policy.Policy[Never]):
+        def reset(self) -> None:
+            for other in others:
+                other.forget()
+
+    policy = Mistaken()
+    with pytest.raises(AttributeError, match="forget"):
+        reset_all()
+    others.clear()
+    policy.reset()
 
 
 def test_reset_all_fills_shared_budgets() -> None:
