@@ -629,6 +629,24 @@ async def test_a_server_may_tell_of_a_lost_connection_by_an_error(w: World) -> N
 
 
 @in_async_colours
+async def test_a_server_that_never_stops_is_not_asked_for_ever(w: World) -> None:
+    """One that gives the same message again would keep the loop to itself."""
+    slow = Slow(1)
+    visit = Visit(ResilientMiddleware(slow))
+    asked: list[None] = []
+
+    async def receive() -> Any:
+        asked.append(None)
+        assert len(asked) < 10
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    visit.receive = receive  # type: ignore[method-assign]  # a server's own
+    await visit()
+
+    assert (200, 2) == (visit.status, len(asked))
+
+
+@in_async_colours
 async def test_work_after_the_last_byte_is_the_applications_own(w: World) -> None:
     """No disconnect cancels it, no limit, and it holds no slot."""
     limit = slots(1)

@@ -458,6 +458,11 @@ class Exchange:
                 if message["type"] == _DISCONNECT:
                     # NB: an answer that comes in the same turn wins.
                     await unpaused(self._runtime.sleep(0))
+                elif self._body_read:
+                    # NB: a server that says more than it may would be asked for
+                    # ever, without a pause.
+                    self._cancels = False
+                    return
                 else:
                     self._ahead = message
                 self._look_at(message)
