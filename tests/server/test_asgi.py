@@ -425,6 +425,37 @@ async def test_a_stream_is_cut_at_its_callers_deadline(w: World) -> None:
         assert ([200], 1.5) == (visit.statuses, w.now() - began)
 
 
+@in_async_colours
+async def test_a_slow_client_holds_no_slot_beyond_the_limit(w: World) -> None:
+    """Neither one that sends slowly nor one that reads slowly."""
+
+    async def read_all(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            """Read on."""
+        while True:
+            await answer(send, 200, b"much", b"more")
+
+    async def trickle() -> Any:
+        await w.sleep(1)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def stuck(message: Any) -> None:
+        await anyio.sleep(3600)
+
+    limit = slots(1)
+    app = ResilientMiddleware(read_all, Pipeline(Timeout(4.5), limit))
+    sending = Visit(app, headers=[(b"content-length", b"100")])
+    sending.receive = trickle  # type: ignore[method-assign]  # a server's own
+    reading = Visit(app)
+    reading.send = stuck  # type: ignore[method-assign]  # a server's own
+
+    for visit, statuses in ((sending, [504]), (reading, [])):
+        began = w.now()
+        await visit()
+        assert (statuses, 4.5) == (visit.statuses, w.now() - began)
+        assert 0 == limit.in_flight
+
+
 # -- Clients that go
 
 
