@@ -185,6 +185,11 @@ class ResilientTransport(
             the same origin with the same ``Authorization``, cookies or API
             key; a function of the request that returns a string: those of
             the same; None, of it or in its place: no others.
+        cost_of: ``cost_of(response)`` returns what a request really cost, as in
+            ``{"tokens": response.json()["usage"]["total_tokens"]}``, for the
+            limiters that it passed to book the difference; None: nothing is
+            known. Asked of good responses that were read in the attempt: see
+            `read_body`.
         origin: The origin, as in "https://catalogue", whose requests go to
             the endpoints of the `Balance` in the pipeline: each attempt to the
             URL of the one that is chosen. The caller sees the origin only:

@@ -6,7 +6,7 @@ are: a driver that both share would be a frame more in every traceback.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import (
@@ -73,6 +73,7 @@ class Transport(Generic[Request, Response]):
         hold_by: Callable[[Request], str | None]
         | Literal["credentials"]
         | None = "credentials",
+        cost_of: Callable[[Response], Mapping[str, float] | None] | None = None,
         origin: str | None = None,
     ) -> None:
         library = self.family.library
@@ -116,6 +117,7 @@ class Transport(Generic[Request, Response]):
             checked_idle("stream_idle", stream_idle),
             _checked_header(deadline_header),
             self._routing,
+            _checked_cost_of(cost_of),
         )
         self._holds = Holds(checked_by(hold_by))
         # NB: what is the class's own is found more slowly.
@@ -441,6 +443,16 @@ class Transport(Generic[Request, Response]):
 
 def is_policy(value: object) -> TypeGuard[Policy[Any]]:
     return isinstance(value, Policy)
+
+
+def _checked_cost_of(
+    cost_of: Callable[[Response], Mapping[str, float] | None] | None,
+) -> Callable[[Any], Mapping[str, float] | None] | None:
+    if cost_of is not None and not callable(cost_of):
+        raise TypeError(
+            f"`cost_of` must be a function of the response or None, got {cost_of!r}"
+        )
+    return None if cost_of is None else plain("cost_of", cost_of)
 
 
 def _checked_header(header: object) -> tuple[str, str] | None:

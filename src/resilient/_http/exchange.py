@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from resilient._calls.call import cut_short
@@ -267,6 +267,11 @@ class Exchange(Drive):
         if status >= _ERRORS or call.limiters:
             said = response_headers.read(response.headers.raw, time.time())
             outcome.retry_after = said.retry_after
+        if self._rules.cost_of is not None and call.limiters and status < _ERRORS:
+            # NB: before the limiters learn: what the server says is left, is
+            # left after this request.
+            self._set_cost(response)
+        if said is not None:
             self._update_limiters(said.allowances)
         refused = False
         if status in self._rules.statuses:
@@ -315,6 +320,31 @@ class Exchange(Drive):
             # It obeyed the deadline: whichever Timeout set it answers for it.
             outcome.ongoing = OngoingWork(_over)
         return outcome
+
+    def _set_cost(self, response: Any) -> None:
+        """Book what a request really cost, by what its response says."""
+        library, cost_of = self._family.library, self._rules.cost_of
+        assert cost_of is not None
+        if not isinstance(response.stream, self._family.in_memory):
+            return
+        # NB: a copy, for what the transport reads the client does not, and its
+        # `elapsed` would be missing.
+        whole = library.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=response.stream,
+            request=self._request,
+        )
+        whole.read()
+        costs: object = cost_of(whole)
+        if costs is None:
+            return
+        if not isinstance(costs, Mapping):
+            raise TypeError(
+                "`cost_of` must be a function of the response that returns a dict by"
+                f" unit or None, got an object of {type(costs)}"
+            )
+        self.call.set_cost(**costs)
 
     def _settle_turn(self, status: int, outcome: Outcome) -> None:
         """Hold other requests back whose server asked for less; or let them go."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import attrs
@@ -31,6 +31,7 @@ class Rules:
     stream_idle: float | str | None
     deadline_header: tuple[str, str] | None
     routing: Routing | None
+    cost_of: Callable[[Any], Mapping[str, float] | None] | None
 
 
 def is_repeatable(request: Any, rules: Rules) -> bool:

@@ -1,0 +1,106 @@
+"""A limiter that learns from headers and is told what a request really cost."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+from tests.http.families import Http, in_every_client
+
+from resilient import Limit, Pipeline, RateLimiter
+
+LIMITS = [Limit(60, per=60), Limit(6000, per=60, unit="tokens")]
+COST = {"requests": 1, "tokens": 800}
+
+
+def limiter() -> RateLimiter:
+    """Requests and tokens a minute, taken together."""
+    return RateLimiter(limits=LIMITS, cost=COST, max_wait=None)
+
+
+def usage(response: Any) -> dict[str, float] | None:
+    """What an LLM's answer says."""
+    used = response.json().get("usage")
+    return None if used is None else {"tokens": used["total_tokens"]}
+
+
+def said(tokens: int | None) -> bytes:
+    """An answer, with what it cost if that is known."""
+    return json.dumps(
+        {} if tokens is None else {"usage": {"total_tokens": tokens}}
+    ).encode()
+
+
+@in_every_client
+async def test_a_response_says_what_its_request_cost(h: Http) -> None:
+    """Also a compressed one; the client's response is as if it had not been read."""
+    for tokens, left in ((212, 5788.0), (1000, 5000.0), (None, 5200.0)):
+        for packed in (False, True):
+            limit, body = limiter(), said(tokens)
+            headers = {"content-encoding": "gzip"} if packed else {}
+            wire = gzip.compress(body) if packed else body
+            script = h.script(
+                h.response(200, wire[:9], wire[9:], length=len(wire), headers=headers)
+            )
+            async with h.client(script, Pipeline(limit), cost_of=usage) as client:
+                response = await h.get(client)
+            assert body == response.content
+            assert response.elapsed is not None
+            assert left == limit.available("tokens")
+            assert 59.0 == limit.available()
+
+
+@in_every_client
+async def test_the_servers_own_count_holds_beside_it(h: Http) -> None:
+    """It has counted this request: the difference is booked before."""
+    limit = limiter()
+    headers = {
+        "x-ratelimit-remaining-tokens": "500",
+        "x-ratelimit-reset-tokens": "30s",
+        "content-length": str(len(said(900))),
+    }
+    script = h.script(h.response(200, said(900), headers=headers))
+    async with h.client(script, Pipeline(limit), cost_of=usage) as client:
+        await h.get(client)
+    assert 500.0 == limit.available("tokens")
+
+
+@in_every_client
+async def test_a_cost_that_cannot_be_known_is_not_asked_for(h: Http) -> None:
+    """Of a failure, a stream, or where no limiter is."""
+
+    def unknown(response: Any) -> None:
+        raise AssertionError  # pragma: no cover
+
+    for step in (h.answer(404), h.response(200, b"{}")):
+        limit = limiter()
+        async with h.client(h.script(step), Pipeline(limit), cost_of=unknown) as client:
+            await h.get(client)
+        assert 5200.0 == limit.available("tokens")
+    async with h.client(h.script(200), Pipeline(), cost_of=unknown) as client:
+        await h.get(client)
+
+
+@in_every_client
+async def test_a_bug_in_the_function_reaches_the_caller(h: Http) -> None:
+    """It is no verdict on the server, and no cost is booked."""
+    for cost_of, kind, text in (
+        (lambda response: response.nothing, AttributeError, "nothing"),
+        (lambda response: 7, TypeError, "`cost_of` .* returns a dict by unit or None"),
+        (lambda response: {"seconds": 1}, ValueError, "no limiter .* counts `seconds`"),
+    ):
+        async with h.client(
+            h.script(h.answer(200)), Pipeline(limiter()), cost_of=cost_of
+        ) as client:
+            error = await h.error(kind, h.get, client)
+        assert error.args
+        with pytest.raises(kind, match=text):
+            raise error
+
+
+def test_what_is_no_function_is_refused(h: Http) -> None:
+    """When the transport is made."""
+    with pytest.raises(TypeError, match="`cost_of` must be a function of the response"):
+        h.ours.ResilientTransport(cost_of={"tokens": 7})
