@@ -27,6 +27,7 @@ SOURCES = Path(__file__).parents[1] / "src/resilient"
 WIDE = {"RuntimeError", "Exception", "BaseException"}
 
 AN_OUTCOME = "the function's error becomes its outcome, or is thrown into the policies"
+CAUGHT = "raised again unless a policy goes on with an outcome"
 LOGGED = "user's code, which may not hurt the call: logged"
 LEFT_BEHIND = "gives everything back; raised again unless the collector closed it"
 
@@ -46,6 +47,8 @@ REASONS: dict[str, str] = {
     "_edges/functions.py: async_edge.wrapper": AN_OUTCOME,
     "_edges/generators.py: generator_edge.wrapper": AN_OUTCOME,
     "_edges/generators.py: async_generator_edge.wrapper": AN_OUTCOME,
+    "_edges/steps.py: unwind": CAUGHT,
+    "_edges/steps.py: walk": CAUGHT,
     "_edges/threads.py: ThreadCall.run": AN_OUTCOME,
     "_errors/copies.py: copy_error": "an error that cannot be copied: None",
     "_events/listeners.py: send": LOGGED,
@@ -80,14 +83,13 @@ REASONS: dict[str, str] = {
     "policies/circuit_breaker.py: CircuitBreaker._open_time": LOGGED,
     "policies/circuit_breaker.py: CircuitBreaker._set_open_time": LOGGED,
     "policies/coalesce.py: Coalesce._spawn.body": "delivered to every caller",
-    "policies/fallback.py: Fallback._answered": "becomes the outcome, with its cause",
+    "policies/fallback.py: Fallback._ask": "becomes the outcome, with its cause",
     "policies/hedge/losers.py: close_result": LOGGED,
     "policies/hedge/losers.py: _MergedWork.close": "all end; the first error is raised",
     "policies/hedge/race.py: HedgedAttempt.run": "raised again by the call that races",
     "policies/retry.py: Retry._prepare": "an outcome; raised again if it is none",
     "_errors/chains.py: annotate": "an error that takes no notes goes unnoted",
     "policies/stale_cache.py: StaleCache._ask": LOGGED,
-    "policies/timeout.py: Timeout.around": "raised again unless this limit cut it",
     "telemetry/_calls.py: _harmless": LOGGED,
     "telemetry/_metrics.py: Instruments._observe": LOGGED,
     "testing/_virtual_time.py: run_trio": "raised again, or the cause of what is",

@@ -116,6 +116,9 @@ class AnyPolicy(Protocol):
 
     def children(self) -> Sequence[AnyPolicy]: ...
 
+    # NB: Any: the layer above knows what steps are; see `_edges.steps`.
+    def link(self, inside: Any) -> Any: ...
+
     # NB: Any: what is bound to a leaf can be driven, and is awaited elsewhere.
     def bind(self, proceed: Callable[[Call], Any]) -> Any: ...
 
@@ -258,10 +261,14 @@ class Call:
         "policy",
         "retried",
         "run",
+        "runs",
         "seldom",
         "standing",
+        "step",
         "task",
         "thread_runner",
+        "way",
+        "weighs",
     )
 
     # What few calls have.
@@ -289,8 +296,6 @@ class Call:
     passed: _Seldom[Any] = _Seldom(None)
     paced: _Seldom[bool] = _Seldom(False)
     sent_back: _Seldom[bool] = _Seldom(False)
-    # Runs of the function that began after a first one that was not observed.
-    runs: _Seldom[int] = _Seldom(0)
 
     # Of a `HedgeCall` alone.
     hedge: int = 0
@@ -335,6 +340,14 @@ class Call:
         # that is not observed, `REQUEST`: of HTTP; `PLAIN`: after that, and it
         # is not counted yet; `CONCLUDED`: there will be none.
         self.run: object = FIRST
+        # Runs of the function that began after a first one that was not observed.
+        self.runs: int = 0
+        # Where it is on its way through policies (see `_edges.steps`): the step
+        # that it is at, and a record for each policy that it has to leave.
+        self.step: Any = None
+        self.way: Any = None
+        # Whether a policy needs the value that the function returns.
+        self.weighs: bool = False
         self.seldom: dict[str, Any] | None = None
         if key is not None:
             self.key = key
@@ -564,6 +577,16 @@ class Call:
         if self.run is PLAIN:
             self.count("resilient.attempts", ORIGINAL.value)
         self.run = run
+
+    def begin_run(self) -> bool:
+        """Count a run that begins now; return False if it is observed instead."""
+        if self.run is FIRST:
+            self.run = PLAIN
+            return True
+        if self.seldom is not None and self.observation is not None:
+            return False
+        self.count_run()
+        return True
 
     def count_run(self) -> Run:
         """Count a run that begins now, and is no plain one."""

@@ -165,6 +165,11 @@ def spell_class(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+def asks_for_values(judge: Judge | None) -> bool:
+    """Whether a judge looks at the values of outcomes without an error."""
+    return judge is not None and _BY_VALUE in judge.__dict__
+
+
 def as_judged(outcome: Outcome) -> Verdict:
     """Judge an outcome as it is judged already."""
     return outcome.verdict
@@ -268,8 +273,12 @@ def _by_function(
             return strict(outcome) if by_types(outcome) is FAILURE else outcome.verdict
 
         judge.__dict__[_EACH] = judge_each
+    judge.__dict__[_BY_VALUE] = True
     return judge
 
+
+_BY_VALUE: Final = "_resilient_by_value"
+"""The mark of a judge that asks a function of the user's."""
 
 _EACH: Final = "_resilient_each"
 """Where a judge has the one that asks for each error in a group."""

@@ -82,8 +82,11 @@ class Outcome:
         elif isinstance(error, RejectedError):
             self.verdict = IGNORED
             self.retry_after = error.retry_after
-        else:
+        elif isinstance(error, BaseExceptionGroup):
             self.verdict = IGNORED if is_rejection(error) else FAILURE
+            self.retry_after = _hint_of(error)  # pyright: ignore[reportUnknownArgumentType]  # any
+        else:
+            self.verdict = FAILURE
             self.retry_after = _hint_of(error)
 
     def __repr__(self) -> str:

@@ -58,10 +58,10 @@ def _counted_leaf(call: Call) -> Generator[object, Outcome, Outcome]:
         if call.run is REQUEST:
             call.run = PLAIN
             return (yield RUN)
-    run = call.count_run()
-    if call.observation is None:
+    if call.begin_run():
         return (yield RUN)
-    ended = call.observation.began(call, run)
+    assert call.observation is not None
+    ended = call.observation.began(call, call.count_run())
     try:
         outcome = yield RUN
     except BaseException:

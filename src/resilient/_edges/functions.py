@@ -2,13 +2,15 @@
 
 Ground rules:
 
-* A policy is a coroutine around a call. The edge drives the policies' one
-  coroutine to its leaf, where it asks for the function (`RUN`); runs the
-  function in its own frame; and resumes the coroutine with the outcome.
+* The edge walks the steps of the policies (see `steps`) and runs the function in
+  its own frame. So a call that need not wait has no coroutine of ours.
+* A step that waits answers with a coroutine, and so does a policy that is written
+  as one, with everything inside it. The edge drives that. Where it asks for the
+  function (`RUN`), the edge runs it and resumes the coroutine with the outcome.
   Whatever else the coroutine yields belongs to the event loop and is handed
   on, and what the loop throws back is thrown in.
-* An `Exception` of the user's becomes an `Outcome`. Every other BaseException
-  is thrown into the coroutine, so that permits go back, and goes on.
+* An `Exception` of the user's becomes an `Outcome`. With every other BaseException
+  the steps unwind, so that permits go back, and it goes on.
 * Only the edge raises the outcome's error: as it was, with one frame of ours
   in its traceback and none of ours keeping it alive afterwards.
 
@@ -21,22 +23,22 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from contextvars import Token
-from typing import Any, cast
+from typing import Any
 
 from resilient._calls import call as call_module
 from resilient._calls.call import AnyPolicy, Call, overdue
 from resilient._calls.outcome import Outcome
 from resilient._edges import driver
-from resilient._edges.driver import (
-    RUN,
-    Chain,
-    Driven,
-    failed,
-    leaf,
-    misused,
-    suspend,
-)
+from resilient._edges.driver import RUN, failed, leaf, misused, suspend
 from resilient._edges.lazy import MADE, awaited, is_lazy, refuse_lazy
+from resilient._edges.steps import (
+    FUNCTION,
+    SUCCEEDED,
+    entrance,
+    unwind,
+    walk_in,
+    walk_out,
+)
 from resilient._errors.tracebacks import forget_frame, raised_by
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import PAUSE
@@ -50,7 +52,7 @@ from resilient._values.callables import name_of
 
 def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn` as the policy protects it, for a plain function."""
-    chain, name = cast("Chain", policy.bind(leaf)), name_of(fn)
+    begin, name = entrance(policy.link(None)), name_of(fn)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
@@ -59,53 +61,92 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
         call = Call(name, args, kwargs, SYNC, None, policy, fn)
         token: Token[Call | None] | None = None
         value: Any = None
+        sent: Any = None
+        answer: Any = None
         outcome: Outcome | None = None
         trace: types.TracebackType | None = None
-        coroutine: Driven | None = None
         try:
             token = call_module.enter_call(call)
+            call.step = begin
             if call.deadline is not None:
-                outcome = overdue(call, clock.now())
-            if outcome is None:
-                coroutine = chain(call)
-                send = resume = coroutine.send
-                while True:
-                    try:
-                        request = resume(value)
-                    except StopIteration as stop:
-                        outcome = stop.value
-                        break
-                    except BaseException as error:
-                        if error is value:
-                            BaseException.with_traceback(error, trace)
-                        raise
-                    if request is not RUN:
-                        value, trace = misused(request), None
-                        resume = coroutine.throw
-                        continue
-                    # NB: the user's call has a `try` of its own: its
-                    # StopIteration is none of ours.
-                    try:
-                        if call.thread_runner is None:
-                            value = Outcome(fn(*args, **kwargs))
+                answer = overdue(call, clock.now())
+            while True:
+                try:
+                    if answer is None:
+                        answer = walk_in(call)
+                    if answer is FUNCTION and not call.begin_run():
+                        # It is observed.
+                        answer = leaf(call)
+                    if answer is FUNCTION:
+                        # NB: the user's call has a `try` of its own: its
+                        # StopIteration is none of ours.
+                        try:
+                            if call.thread_runner is None:
+                                value = fn(*args, **kwargs)
+                            else:
+                                answer = call.thread_runner(fn, args, kwargs)
+                                value = answer.value
+                        except Exception as error:
+                            answer = failed(error)
                         else:
-                            value = call.thread_runner(fn, args, kwargs)
-                    except Exception as error:
-                        value = failed(error)
-                        resume = send
-                    except BaseException as error:
-                        value, trace = error, error.__traceback__
-                        resume = coroutine.throw
-                    else:
-                        resume = send
-                        # NB: the type: the value may be a proxy that answers.
-                        if type(value.value) not in MADE and is_lazy(
-                            value.value, was_awaited=False
-                        ):
-                            value = refuse_lazy(name, value.value, was_awaited=False)
-                            trace = None
-                            resume = coroutine.throw
-            assert outcome is not None
+                            # NB: the type: the value may be a proxy that answers.
+                            if type(value) not in MADE and is_lazy(
+                                value, was_awaited=False
+                            ):
+                                raise refuse_lazy(name, value, was_awaited=False)
+                            if answer is FUNCTION:
+                                answer = Outcome(value) if call.weighs else SUCCEEDED
+                    elif not isinstance(answer, Outcome):
+                        send = resume = answer.send
+                        throw, sent = answer.throw, None
+                        while True:
+                            try:
+                                request = resume(sent)
+                            except StopIteration as stop:
+                                answer = stop.value
+                                break
+                            except BaseException as error:
+                                if error is sent:
+                                    BaseException.with_traceback(error, trace)
+                                raise
+                            if request is not RUN:
+                                sent, trace = misused(request), None
+                                resume = throw
+                                continue
+                            try:
+                                if call.thread_runner is None:
+                                    sent = Outcome(fn(*args, **kwargs))
+                                else:
+                                    sent = call.thread_runner(fn, args, kwargs)
+                            except Exception as error:
+                                sent = failed(error)
+                                resume = send
+                            except BaseException as error:
+                                sent, trace = error, error.__traceback__
+                                resume = throw
+                            else:
+                                resume = send
+                                if type(sent.value) not in MADE and is_lazy(
+                                    sent.value, was_awaited=False
+                                ):
+                                    try:
+                                        raise refuse_lazy(
+                                            name, sent.value, was_awaited=False
+                                        )
+                                    except TypeError as error:
+                                        sent, trace = error, error.__traceback__
+                                        resume = throw
+                    if answer is not None:
+                        answer = walk_out(call, answer)
+                        if call.way is None and isinstance(answer, Outcome):
+                            outcome = answer
+                            break
+                except BaseException as error:
+                    answer = unwind(call, answer, error)
+                    if answer is None:
+                        raise
+            if outcome is SUCCEEDED:
+                return value
             if outcome.error is None:
                 return outcome.value
             raise raised_by(policy, outcome.error)
@@ -114,14 +155,13 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                 call_module.forget_call(call)
             else:
                 call_module.leave_call(token)
-            if coroutine is not None:
-                # NB: after Ctrl-C in this very frame it is still under way,
-                # and the error's traceback would keep it.
-                coroutine.close()
+            if call.way is not None:
+                # NB: after Ctrl-C amid the unwinding.
+                unwind(call, answer, KeyboardInterrupt())
             call.end(outcome)
             # NB: the error's traceback holds this frame; the frame must not
             # hold the error.
-            outcome = value = trace = None
+            outcome = answer = value = sent = trace = None
 
     return wrapper
 
@@ -149,7 +189,7 @@ def async_edge(
         fn: The function.
         plain: Whether it is a plain one that returns what is awaited.
     """
-    chain, name = cast("Chain", policy.bind(leaf)), name_of(fn)
+    begin, name = entrance(policy.link(None)), name_of(fn)
     run = _awaiting(fn) if plain else fn
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -159,67 +199,102 @@ def async_edge(
         call = Call(name, args, kwargs, None, None, policy, fn)
         token: Token[Call | None] | None = None
         value: Any = None
+        sent: Any = None
+        answer: Any = None
         outcome: Outcome | None = None
         trace: types.TracebackType | None = None
-        coroutine: Driven | None = None
         try:
             token = call_module.enter_call(call)
+            call.step = begin
             if call.deadline is not None:
-                outcome = overdue(call, clock.now())
-            if outcome is None:
-                coroutine = chain(call)
-                send = resume = coroutine.send
-                while True:
-                    try:
-                        request = resume(value)
-                    except StopIteration as stop:
-                        outcome = stop.value
-                        break
-                    except BaseException as error:
-                        if error is value:
-                            BaseException.with_traceback(error, trace)
-                        elif getattr(coroutine, "cr_suspended", False):
-                            # NB: Ctrl-C in this very frame. They may have to
-                            # wait as they unwind, so they cannot be closed.
-                            value, trace = error, error.__traceback__
-                            resume = coroutine.throw
-                            continue
-                        raise
-                    # NB: the user's call has a `try` of its own: its
-                    # StopIteration is none of ours.
-                    try:
-                        if request is RUN:
-                            value = Outcome(await run(*args, **kwargs))
-                        elif request is PAUSE:
-                            value = None
+                answer = overdue(call, clock.now())
+            while True:
+                try:
+                    if answer is None:
+                        answer = walk_in(call)
+                    if answer is FUNCTION and not call.begin_run():
+                        # It is observed.
+                        answer = leaf(call)
+                    if answer is FUNCTION:
+                        # NB: the user's call has a `try` of its own: its
+                        # StopIteration is none of ours.
+                        try:
+                            value = await run(*args, **kwargs)
+                        except Exception as error:
+                            answer = failed(error)
                         else:
-                            value = await suspend(request)
-                    except Exception as error:
-                        if request is RUN:
-                            value = failed(error)
-                            resume = send
-                        else:
-                            value, trace = error, error.__traceback__
-                            resume = coroutine.throw
-                    except GeneratorExit:
-                        # NB: of a cycle the collector may have closed the
-                        # policies already, and then nothing can be thrown in.
-                        coroutine.close()
+                            # NB: the type: the value may be a proxy that answers.
+                            if type(value) not in MADE and is_lazy(
+                                value, was_awaited=True
+                            ):
+                                raise refuse_lazy(name, value, was_awaited=True)
+                            answer = Outcome(value) if call.weighs else SUCCEEDED
+                    elif not isinstance(answer, Outcome):
+                        send = resume = answer.send
+                        throw, sent = answer.throw, None
+                        while True:
+                            try:
+                                request = resume(sent)
+                            except StopIteration as stop:
+                                answer = stop.value
+                                break
+                            except BaseException as error:
+                                if error is sent:
+                                    BaseException.with_traceback(error, trace)
+                                elif getattr(answer, "cr_suspended", False):
+                                    # NB: Ctrl-C in this very frame. They may have to
+                                    # wait as they unwind, so they cannot be closed.
+                                    sent, trace = error, error.__traceback__
+                                    resume = throw
+                                    continue
+                                raise
+                            try:
+                                if request is RUN:
+                                    sent = Outcome(await run(*args, **kwargs))
+                                elif request is PAUSE:
+                                    sent = None
+                                else:
+                                    sent = await suspend(request)
+                            except Exception as error:
+                                if request is RUN:
+                                    sent = failed(error)
+                                    resume = send
+                                else:
+                                    sent, trace = error, error.__traceback__
+                                    resume = throw
+                            except GeneratorExit:
+                                # NB: of a cycle the collector may have closed the
+                                # policies already, and then nothing can be thrown in.
+                                answer.close()
+                                raise
+                            except BaseException as error:
+                                sent, trace = error, error.__traceback__
+                                resume = throw
+                            else:
+                                resume = send
+                                if (
+                                    request is RUN
+                                    and type(sent.value) not in MADE
+                                    and is_lazy(sent.value, was_awaited=True)
+                                ):
+                                    try:
+                                        raise refuse_lazy(
+                                            name, sent.value, was_awaited=True
+                                        )
+                                    except TypeError as error:
+                                        sent, trace = error, error.__traceback__
+                                        resume = throw
+                    if answer is not None:
+                        answer = walk_out(call, answer)
+                        if call.way is None and isinstance(answer, Outcome):
+                            outcome = answer
+                            break
+                except BaseException as error:
+                    answer = unwind(call, answer, error)
+                    if answer is None:
                         raise
-                    except BaseException as error:
-                        value, trace = error, error.__traceback__
-                        resume = coroutine.throw
-                    else:
-                        resume = send
-                        if (
-                            request is RUN
-                            and type(value.value) not in MADE
-                            and is_lazy(value.value, was_awaited=True)
-                        ):
-                            value = refuse_lazy(name, value.value, was_awaited=True)
-                            trace = None
-                            resume = coroutine.throw
-            assert outcome is not None
+            if outcome is SUCCEEDED:
+                return value
             if outcome.error is None:
                 return outcome.value
             raise raised_by(policy, outcome.error)
@@ -233,12 +308,11 @@ def async_edge(
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.
                 pass
-            if coroutine is not None:
+            if call.way is not None:
                 # NB: as in `sync_edge`.
-                coroutine.close()
+                unwind(call, answer, KeyboardInterrupt())
             call.end(outcome)
-            # NB: the error's traceback holds this frame; the frame must not
-            # hold the error.
-            outcome = value = trace = None
+            # NB: as in `sync_edge`.
+            outcome = answer = value = sent = trace = None
 
     return wrapper

@@ -69,9 +69,7 @@ class ClientTimeout(Timeout):
         super().__init__(seconds, name=name)
         self.times = times
 
-    def around(  # type: ignore[override]  # no policy needs more than to await it
-        self, proceed: Proceed, call: Call
-    ) -> Awaitable[Outcome]:
+    def around(self, proceed: Proceed, call: Call) -> Awaitable[Outcome]:
         seconds = stated_timeout(call.args[0].extensions.get("timeout"))
         if seconds is UNSTATED:
             return super().around(proceed, call)

@@ -20,16 +20,16 @@ Ground rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, TypeAlias, TypeVar, TypeVarTuple
+from typing import Any, ClassVar, TypeAlias, TypeVar, TypeVarTuple
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import OngoingWork, Outcome
-from resilient._edges.driver import Proceed
+from resilient._edges.steps import Answer
 from resilient._errors.chains import add_context
 from resilient._errors.copies import copy_error
 from resilient._errors.errors import NoPermit, RejectedError
 from resilient._events.events import PermitWaited
-from resilient._policy.policy import Policy
+from resilient._policy.gate import Gate
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import Waiter
 from resilient._values.locks import Lock
@@ -137,17 +137,22 @@ class DeferredRelease:
                 self._release_deferred()
 
 
-_RULES: Final = (
-    "admit",
-    "readmit",
-    "withdraw",
-    "settle",
-    "defer_settle",
-    "holds_streams",
-)
+class _Timed:
+    """A permit whose call began under a limit.
+
+    Attributes:
+        permit: The permit.
+        began: When it began, on the clock of `time.monotonic`.
+    """
+
+    __slots__ = ("began", "permit")
+
+    def __init__(self, permit: Any) -> None:
+        self.permit = permit
+        self.began = clock.now()
 
 
-class AdmissionPolicy(Policy):
+class AdmissionPolicy(Gate):
     """Base of policies that decide who may pass and learn how it went.
 
     Implement `admit` and `settle`, and `readmit` and `withdraw` if `admit`
@@ -164,19 +169,8 @@ class AdmissionPolicy(Policy):
     learns: ClassVar[bool] = True
     """Whether it asks how calls went; False: it is spared the finding out."""
 
-    # Whose `around` takes a short way past its own rules; and whether those are
-    # this class's too, for if not, that way is none.
-    _shortened: ClassVar[type[AdmissionPolicy] | None] = None
-    _keeps_rules: ClassVar[bool]
-
-    def __init_subclass__(cls, *, short_way: bool = False, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if short_way:
-            cls._shortened = cls
-        base = cls._shortened
-        cls._keeps_rules = base is not None and all(
-            getattr(cls, rule) is getattr(base, rule) for rule in _RULES
-        )
+    weighs: bool = True
+    """Whether `settle` asks for values; False: it looks at errors and verdicts."""
 
     def admit(self, call: Call) -> Admission:
         """Decide about a call.
@@ -224,52 +218,76 @@ class AdmissionPolicy(Policy):
         """Forget a waiting call that was cancelled, perhaps as it was woken."""
         raise NotImplementedError
 
-    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+    def enter(self, call: Call) -> Answer | None:
         permit = self.admit(call)
-        # NB: from here on in this frame: where another one has it when Ctrl-C
-        # comes, it is lost.
-        settling = False
-        began: float | None = None
-        try:
-            if isinstance(permit, NoPermit):
-                if isinstance(permit, Wait):
-                    queued_at = clock.now()
-                    while isinstance(permit, Wait):
-                        await self._park(permit, call)
-                        permit = self.readmit(permit, call)
-                    if not isinstance(permit, RejectedError):
-                        self._count_wait(clock.now() - queued_at, call)
-                if isinstance(permit, RejectedError):
-                    return self.reject(permit, call)
-            if call.allowed is not None and self.learns:
-                began = clock.now()
-            outcome = await proceed(call)
-            counted: Outcome | None = outcome
-            if outcome.error is not None:
-                counted = call.late_outcome(outcome, began)
-            settling = True
-            if outcome.ongoing is None or not self.holds_streams:
-                self._settle_after(permit, counted, outcome)
-            elif counted is None:
-                # A thread that was left when little time was left for it.
-                outcome.ongoing.add_release(lambda last: self.settle(permit, None))
-            else:
-                self.defer_settle(permit, outcome, outcome.ongoing)
-            return outcome
-        except BaseException as unwinding:
-            self._unwind(permit, None if settling else call, unwinding, began)
-            raise
+        # NB: from here on on the way: where it is anywhere else when Ctrl-C comes,
+        # it is lost.
+        call.way = call.step, permit, call.way
+        if isinstance(permit, NoPermit):
+            return self._refuse_or_wait(call, permit)
+        if call.allowed is not None and self.learns:
+            self._time(call)
+        if self.weighs:
+            call.weighs = True
+        return None
 
-    def _settle_after(
-        self, permit: Any, counted: Outcome | None, outcome: Outcome
+    def _refuse_or_wait(self, call: Call, permit: Any) -> Answer:
+        if isinstance(permit, Wait):
+            return self._wait(call, permit)
+        call.way = call.way[2]
+        return self.reject(permit, call)
+
+    async def _wait(self, call: Call, permit: Any) -> Outcome | None:
+        """Wait for a permit; return None, or the outcome of a rejection."""
+        step, _, way = call.way
+        queued_at = clock.now()
+        while isinstance(permit, Wait):
+            await self._park(permit, call)
+            permit = self.readmit(permit, call)
+            call.way = step, permit, way
+        if isinstance(permit, RejectedError):
+            return self._refuse_or_wait(call, permit)  # type: ignore[return-value]  # no wait
+        self._count_wait(clock.now() - queued_at, call)
+        if call.allowed is not None and self.learns:
+            self._time(call)
+        if self.weighs:
+            call.weighs = True
+        return None
+
+    def _time(self, call: Call) -> None:
+        """Note when a call began that a limit further out may cut."""
+        step, permit, way = call.way
+        call.way = step, _Timed(permit), way
+
+    def leave(self, call: Call, permit: Any, outcome: Outcome) -> Outcome:
+        began: float | None = None
+        if type(permit) is _Timed:
+            began, permit = permit.began, permit.permit
+        counted: Outcome | None = outcome
+        if outcome.error is not None:
+            counted = call.late_outcome(outcome, began)
+        if outcome.ongoing is None or not self.holds_streams:
+            try:
+                self.settle(permit, counted)
+            except Exception as bug:
+                # In a limit's algorithm, say: it must not hide the call's error.
+                if outcome.error is not None:
+                    add_context(bug, outcome.error)
+                raise
+        elif counted is None:
+            # A thread that was left when little time was left for it.
+            outcome.ongoing.add_release(lambda last: self.settle(permit, None))
+        else:
+            self.defer_settle(permit, outcome, outcome.ongoing)
+        return outcome
+
+    def unwind(
+        self, call: Call, permit: Any, error: BaseException, leaving: bool
     ) -> None:
-        try:
-            self.settle(permit, counted)
-        except Exception as bug:
-            # In a limit's algorithm, say: it must not hide the call's error.
-            if outcome.error is not None:
-                add_context(bug, outcome.error)
-            raise
+        began: float | None = None
+        if type(permit) is _Timed:
+            began, permit = permit.began, permit.permit
+        self._unwind(permit, None if leaving else call, error, began)
 
     def _unwind(
         self,

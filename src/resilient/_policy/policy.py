@@ -41,6 +41,7 @@ from resilient._edges.driver import Proceed
 from resilient._edges.functions import async_edge, sync_edge
 from resilient._edges.generators import async_generator_edge, generator_edge
 from resilient._edges.managers import async_manager_edge, manager_edge
+from resilient._edges.steps import Steps, around, proceed_by
 from resilient._errors.errors import RejectedError
 from resilient._errors.tracebacks import forget_frame
 from resilient._errors.warnings import warn
@@ -184,6 +185,10 @@ class Policy(Configured, Generic[F]):
             return around(proceed, call)
 
         return bound
+
+    def link(self, inside: Steps) -> Steps:
+        """Return its steps, with those inside it; see `_edges.steps`."""
+        return around(self.bind(proceed_by(inside)))
 
     def reset(self) -> None:
         """Forget everything learnt: as new. Calls under way go on."""

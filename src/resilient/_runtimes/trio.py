@@ -207,9 +207,11 @@ class TrioLimit:
     A call's limits in force are found from its ``task``, innermost first.
     """
 
-    __slots__ = ("deadline", "outer", "scope")
+    __slots__ = ("deadline", "left", "outer", "scope")
 
     def __init__(self, call: Caller, seconds: float) -> None:
+        # Whether the scope was left: who is interrupted leaves it once more.
+        self.left = False
         self.outer: TrioLimit | None = call.task
         call.task = self
         self.deadline = trio.current_time() + seconds
@@ -231,6 +233,8 @@ class TrioLimit:
 
     def leave(self, call: Caller, error: BaseException | None) -> End:
         call.task = self.outer
+        if self.left:
+            return IN_TIME
         if isinstance(error, GeneratorExit) and not trio.lowlevel.in_trio_task():
             # Closed by the collector, after the run: there is nothing to leave.
             return IN_TIME
@@ -241,12 +245,15 @@ class TrioLimit:
         let_pass = BOTH if scope.cancel_called else IN_TIME
         if error is None or isinstance(error, Exception):
             scope.__exit__(None, None, None)
+            self.left = True
             delivered = let_pass is BOTH and self._was_delivered(error)
             return CUT if delivered else let_pass
         try:
             dealt_with = scope.__exit__(type(error), error, error.__traceback__)
+            self.left = True
             return CUT if dealt_with else let_pass
         except BaseExceptionGroup as rest:
+            self.left = True
             # The scope took its own cancellations out of the group. What is
             # left may be an outer cancellation, or KeyboardInterrupt.
             if isinstance(rest, Exception):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resilient._calls.call import Call
-from resilient._calls.judging import Condition, Judge, judge_by
+from resilient._calls.judging import Condition, Judge, asks_for_values, judge_by
 from resilient._calls.outcome import OngoingWork, Outcome, Verdict
 from resilient._errors.chains import annotate
 from resilient._errors.errors import ConcurrencyLimitedError
@@ -130,6 +130,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         "on",
         "overload_wait",
         "partitions",
+        "weighs",
     )
 
     _slots: SharedSlots[_Ticket]
@@ -177,6 +178,10 @@ class AdaptiveConcurrency(QueueingPolicy):
         )
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self)
+        self.weighs: bool = (
+            asks_for_values(self._judge)
+            or type(self).settle is not AdaptiveConcurrency.settle
+        )
         self._lock = Lock()
         self._deferred: list[_Answer | _Ticket] = []
         self._looked_at = -math.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Never
 
 from resilient._calls.call import Call
-from resilient._calls.judging import Condition, Judge, judge_by
+from resilient._calls.judging import Condition, Judge, asks_for_values, judge_by
 from resilient._calls.outcome import IGNORED, SUCCESS, Outcome
 from resilient._errors.errors import ThrottledError
 from resilient._machines.throttle import Throttle
@@ -78,6 +78,7 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
         "on",
         "padding",
         "probe_interval",
+        "weighs",
         "window",
     )
 
@@ -114,6 +115,10 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
         self.count_throttled: bool = flag("count_throttled", count_throttled)
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self)
+        self.weighs: bool = (
+            asks_for_values(self._judge)
+            or type(self).settle is not AdaptiveThrottle.settle
+        )
         self._lock = Lock()
         self._deferred: list[tuple[float, Priority, bool]] = []
         self._throttle = Throttle(

@@ -67,6 +67,9 @@ class Bulkhead(QueueingPolicy):
 
     traits = Trait.HOLDS
 
+    learns = False
+    weighs = False
+
     _live = {"max_concurrency": "resize"}  # noqa: RUF012 - never written to
 
     metrics: tuple[tuple[str, ...], ...] = (
@@ -97,6 +100,10 @@ class Bulkhead(QueueingPolicy):
         # Who holds a slot, where a wait may be endless; None where it cannot.
         endless = self.max_queue > 0 and self.max_wait is None
         self._slot_owners: dict[Ticket, None] | None = {} if endless else None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.learns = cls.weighs = cls.settle is not Bulkhead.settle
 
     @classmethod
     def for_load(

@@ -7,9 +7,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Never, cast
 
 from resilient._calls.call import Call, Run
-from resilient._calls.judging import Condition, Judge, judge_by
+from resilient._calls.judging import Condition, Judge, asks_for_values, judge_by
 from resilient._calls.outcome import IGNORED, SUCCESS, Outcome
-from resilient._edges.driver import Proceed
 from resilient._errors.chains import add_context
 from resilient._errors.errors import CircuitOpenError, RejectedError
 from resilient._events.events import CircuitChanged, CircuitNoted, Event, located
@@ -58,7 +57,7 @@ class calls(Record):  # noqa: N801 - it reads as what it is: window=calls(100)
         return f"calls({self.size})"
 
 
-class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
+class CircuitBreaker(AdmissionPolicy, DeferredRelease):
     """Reject calls while what they call keeps failing.
 
     Closed, it counts outcomes in a window. When too many failed it opens and
@@ -138,6 +137,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         "slow_call_duration",
         "slow_call_rate",
         "throttle_rate",
+        "weighs",
         "window",
     )
 
@@ -234,6 +234,10 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
             )
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self)
+        self.weighs: bool = (
+            asks_for_values(self._judge)
+            or type(self).settle is not CircuitBreaker.settle
+        )
         self._lock = Lock()
         self._deferred: list[tuple[Any, float, bool | None, bool]] = []
         self._outbox: Outbox | None = None
@@ -286,32 +290,6 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease, short_way=True):
         super()._unregister()
 
     # -- Calls
-
-    async def around(self, proceed: Proceed, call: Call) -> Outcome:
-        # NB: what the base does, but that a closed circuit is not asked and
-        # no call ever waits: 80 ns of 500.
-        if not self._keeps_rules:
-            return await super().around(proceed, call)
-        permit: Any = self._circuit.era  # NB: first, see `admit`
-        if self._circuit.state is not _CLOSED or self.slow_call_duration is not None:
-            permit = self.admit(call)
-        settling = False
-        began: float | None = None
-        try:
-            if isinstance(permit, RejectedError):
-                return self.reject(permit, call)
-            if call.allowed is not None:
-                began = clock.now()
-            outcome = await proceed(call)
-            counted: Outcome | None = outcome
-            if began is not None and outcome.error is not None:
-                counted = call.late_outcome(outcome, began)
-            settling = True
-            self.settle(permit, counted)
-            return outcome
-        except BaseException as unwinding:
-            self._unwind(permit, None if settling else call, unwinding, began)
-            raise
 
     def admit(self, call: Call) -> Admission:
         circuit = self._circuit

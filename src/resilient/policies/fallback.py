@@ -8,12 +8,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast, overload
 
 from resilient._calls.call import Call
-from resilient._calls.judging import Condition, Judge, fallback_verdict, judge_by
+from resilient._calls.judging import (
+    Condition,
+    Judge,
+    asks_for_values,
+    fallback_verdict,
+    judge_by,
+)
 from resilient._calls.outcome import SUCCESS, Outcome, Verdict
-from resilient._edges.driver import Proceed, failed
+from resilient._edges.driver import failed
 from resilient._edges.lazy import close_unbegun
+from resilient._edges.steps import Answer
 from resilient._events.events import FallbackUsed, error_name
-from resilient._policy.policy import Policy, Usage
+from resilient._policy.gate import Gate
+from resilient._policy.policy import Usage
 from resilient._runtimes.runtime import Sentinel
 from resilient._values.callables import colour_of, takes_call
 from resilient._values.traits import Trait
@@ -23,7 +31,7 @@ _NOTHING: Any = Sentinel("<nothing>")
 _PASSES = (SUCCESS, Verdict.IGNORED)
 
 
-class Fallback(Policy[V], Generic[V]):
+class Fallback(Gate[V], Generic[V]):
     """Answer in the place of a call that failed or was not made.
 
     Put it outermost: everything inside has then had its chance. Exactly one
@@ -47,7 +55,7 @@ class Fallback(Policy[V], Generic[V]):
     Source: Netflix Hystrix; Polly's Fallback.
     """
 
-    __slots__ = ("_judge", "_takes_call", "function", "on", "value")
+    __slots__ = ("_judge", "_takes_call", "_weighs", "function", "on", "value")
 
     @property
     def traits(self) -> Trait:  # type: ignore[override]  # it depends on `on`
@@ -101,6 +109,7 @@ class Fallback(Policy[V], Generic[V]):
         self._takes_call = function is not None and takes_call("function", function)
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self, each=True)
+        self._weighs: bool = asks_for_values(self._judge)
 
     def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
         super().check_usage(usage, classified=classified)
@@ -111,32 +120,40 @@ class Fallback(Policy[V], Generic[V]):
                 f" {self!r} needs a plain function there"
             )
 
-    async def around(self, proceed: Proceed, call: Call) -> Outcome:
-        outcome = await proceed(call)
-        if outcome.verdict is SUCCESS and self._judge is None:
-            return outcome
+    def enter(self, call: Call) -> None:
+        call.way = call.step, None, call.way
+        if self._weighs:
+            call.weighs = True
+
+    def leave(self, call: Call, permit: None, outcome: Outcome) -> Answer:
         judge = self._judge
-        verdict = fallback_verdict(outcome, call) if judge is None else judge(outcome)
+        if judge is None:
+            if outcome.verdict is SUCCESS:
+                return outcome
+            verdict = fallback_verdict(outcome, call)
+        else:
+            verdict = judge(outcome)
         if verdict in _PASSES:
             return outcome
-        return await self._answered(outcome, call)
-
-    async def _answered(self, outcome: Outcome, call: Call) -> Outcome:
         call.count("resilient.fallbacks", self.placement.policy)
-        if self._listeners:
-            name = error_name(outcome.error)
-            event = FallbackUsed(self.label, call.name, name)
-            self.emit(event, call, outcome.error)
-            # NB: this frame waits for the function, perhaps for long.
-            del event
         error = outcome.error
-        outcome.discard()
-        if self.function is None:
-            return Outcome(self.value)
         try:
-            answer = (
-                self.function(error, call) if self._takes_call else self.function(error)
-            )
+            if self._listeners:
+                event = FallbackUsed(self.label, call.name, error_name(error))
+                self.emit(event, call, error)
+            outcome.discard()
+            if self.function is None:
+                return Outcome(self.value)
+            return self._ask(self.function, error, call)
+        finally:
+            # NB: its traceback may come to hold this frame.
+            del error
+
+    async def _ask(
+        self, function: Callable[..., Any], error: Exception | None, call: Call
+    ) -> Outcome:
+        try:
+            answer = function(error, call) if self._takes_call else function(error)
             if inspect.isawaitable(answer):
                 if call.runtime.name == "sync":
                     raise _unawaitable(self, answer)

@@ -6,9 +6,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient._calls.call import Call
-from resilient._calls.judging import Condition, Judge, as_judged, judge_by
+from resilient._calls.judging import (
+    Condition,
+    Judge,
+    as_judged,
+    asks_for_values,
+    judge_by,
+)
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import Proceed, leaf
+from resilient._edges.steps import Steps, linked, proceed_by, steps_of
 from resilient._events.listeners import Listener
 from resilient._policy.policy import F, Policy, Usage
 from resilient._values.checks import flag
@@ -127,22 +134,28 @@ class Pipeline(Policy[F]):
     def _chain(self, proceed: Proceed) -> Proceed:
         """Return the policies with what is inside them."""
         if proceed is not leaf:
-            return self._composed(proceed)
+            return proceed_by(self._linked(steps_of(proceed)))
         # NB: kept, for blocks, requests and each key of a `PerKey` ask each
         # time. And no other: what is inside belongs to another, which may
         # be gone tomorrow.
         if self._around_leaf is None:
-            self._around_leaf = self._composed(leaf)
+            self._around_leaf = proceed_by(self._linked(None))
         return self._around_leaf
 
-    def _composed(self, proceed: Proceed) -> Proceed:
-        if self._judge is not None:
-            proceed = _judging(proceed, self._judge)
+    def link(self, inside: Steps) -> Steps:
+        if type(self).around is not Pipeline.around:
+            return super().link(inside)
+        return self._linked(inside)
+
+    def _linked(self, inside: Steps) -> Steps:
+        judging = None if self._judge is None else _Judging(self._judge)
+        if judging is not None:
+            inside = linked(judging, inside)
         for policy in reversed(self.policies):
-            proceed = policy.bind(proceed)
-            if self._judge is not None and Trait.JUDGES in policy.traits:
-                proceed = _judging(proceed, self._judge)
-        return proceed
+            inside = policy.link(inside)
+            if judging is not None and Trait.JUDGES in policy.traits:
+                inside = linked(judging, inside)
+        return inside
 
     def _walk(self) -> Iterator[Policy[Any]]:
         # NB: no generator in a generator: nested ones would take their depth
@@ -214,20 +227,31 @@ def _are_known(policies: Sequence[Policy[Any]]) -> bool:
     )
 
 
-def _judging(proceed: Proceed, judge: Judge) -> Proceed:
-    """Return what proceeds, and judges the outcome if it was not judged."""
+class _Judging:
+    """The step that judges the outcome of what is inside."""
 
-    # NB: no partials, see `Policy.bind`.
-    def kept(call: Call) -> Awaitable[Outcome]:
-        call.judged_by = as_judged
-        return proceed(call)
+    __slots__ = ("_judge", "_weighs")
 
-    async def judged(call: Call) -> Outcome:
-        outcome = await proceed(call)
-        verdict = judge(outcome)
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._weighs = asks_for_values(judge)
+
+    def enter(self, call: Call) -> None:
+        if self._judge is as_judged:
+            call.judged_by = as_judged
+            return
+        call.way = call.step, None, call.way
+        if self._weighs:
+            call.weighs = True
+
+    def leave(self, call: Call, permit: None, outcome: Outcome) -> Outcome:
+        verdict = self._judge(outcome)
         if verdict is not outcome.verdict:
             outcome.verdict, outcome.health = verdict, None
-        call.judged_by = judge
+        call.judged_by = self._judge
         return outcome
 
-    return kept if judge is as_judged else judged
+    def unwind(
+        self, call: Call, permit: None, error: BaseException, leaving: bool
+    ) -> None:
+        pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from resilient._calls.call import Call
@@ -11,12 +11,14 @@ from resilient._calls.judging import (
     Answer,
     Condition,
     Judge,
+    asks_for_values,
     judge_by,
     verdict_for_all,
     verdict_of,
 )
 from resilient._calls.outcome import SUCCESS, Outcome, UnaskedOutcome, Verdict
-from resilient._edges.driver import Proceed, failed
+from resilient._edges import steps
+from resilient._edges.driver import failed
 from resilient._edges.generators import Inside
 from resilient._edges.lazy import close_unbegun
 from resilient._errors.chains import add_context, annotate, error_chain
@@ -30,7 +32,8 @@ from resilient._events.events import (
 )
 from resilient._machines import backoff as backoff_machine
 from resilient._machines.backoff import Backoff, exponential
-from resilient._policy.policy import Policy, Usage
+from resilient._policy.gate import Gate
+from resilient._policy.policy import Usage
 from resilient._policy.retry_budget import RetryBudget, budget_argument
 from resilient._runtimes import clock
 from resilient._values.callables import colour_of, refuse_arity, takes_call
@@ -61,7 +64,14 @@ _NOT_REPEATABLE: Final = "not repeatable"
 """Why it stops where the call says why it must not be made again."""
 
 
-class Retry(Policy):
+_State: TypeAlias = "tuple[float, bool, int, float | None, Exception | None, int]"
+"""What a Retry knows of one call: when the first attempt began, on the clock of
+`time.monotonic`; whether the call was retried when it came, and the number of its
+attempt then; the seconds of the last wait; what the attempt before it raised; of an
+HTTP request the limiters that it had passed further out, else -1."""
+
+
+class Retry(Gate):
     """Call again when a call failed in a way that another try may mend.
 
     After the last attempt the last error is raised as it was, with one note
@@ -120,6 +130,7 @@ class Retry(Policy):
         "_judge",
         "_takes_call",
         "_trusts_values",
+        "_weighs",
         "backoff",
         "before_retry",
         "budget",
@@ -171,6 +182,8 @@ class Retry(Policy):
         self._judge: Judge | None = judge_by("on", types, on, policy=self, each=True)
         # Whether types alone are judged, so that every value is a success.
         self._trusts_values = bool(types) and on is on_result is None
+        # Whether what the function returns is looked at.
+        self._weighs: bool = on_result is not None or asks_for_values(self._judge)
         self._attempts = optional(count, "attempts", attempts, minimum=1)
         self.within: float | None = optional(
             seconds_argument, "within", within, infinite=True
@@ -244,100 +257,167 @@ class Retry(Policy):
     def status(self) -> dict[str, Any]:
         return {} if self._budget is None else self._budget.status()
 
-    async def around(self, proceed: Proceed, call: Call) -> Outcome:
-        began = clock.now()
-        retried, call.retried = call.retried, True
+    def enter(self, call: Call) -> steps.Answer | None:
+        passed = -1 if call.limiters is None else len(call.limiters)
+        state = clock.now(), call.retried, call.attempt, None, None, passed
+        call.way = call.step, state, call.way
         # NB: counted here; a Retry around this one has a count of its own.
-        counted, call.attempt = call.attempt, 1
-        passed = 0
-        if call.limiters is not None:
-            call.max_retry_after = self.max_retry_after
-            passed = len(call.limiters)
+        call.retried, call.attempt = True, 1
+        if self._weighs:
+            call.weighs = True
         if call.seldom is not None:
             # By a policy that made this call before, and makes it again now.
             call.given_up = ()
-        previous: float | None = None
-        last: Exception | None = None
-        error: Exception | None = None
-        spoilt: Outcome | None = None
+        if passed < 0:
+            return None
+        call.max_retry_after = self.max_retry_after
+        return _in_turn(call)
+
+    def leave(self, call: Call, permit: _State, outcome: Outcome) -> steps.Answer:
+        if permit[5] >= 0 and call.sent_back:
+            return self._send_again(call, permit, outcome)
+        if outcome.error is None and self._trusts_values:
+            self._deposit(call)
+        else:
+            decided = self._decide(call, permit, outcome)
+            if not isinstance(decided, Outcome):
+                return self._again(call, permit, outcome, decided)
+            outcome = decided
+        _, call.retried, call.attempt, _, _, _ = permit
+        return outcome
+
+    def unwind(
+        self, call: Call, permit: _State, error: BaseException, leaving: bool
+    ) -> None:
+        _, call.retried, call.attempt, _, last, _ = permit
+        if not leaving and last is not None and isinstance(error, Exception):
+            # In what the user gave a policy further in: it must not hide the
+            # error that an attempt came to.
+            add_context(error, last)
+
+    def _deposit(self, call: Call) -> None:
+        budget = self._budget
+        # NB: a Hedge further in may share it.
+        if budget is not None and call.budget_paid is not budget:
+            budget.deposit()
+
+    def _decide(self, call: Call, state: _State, outcome: Outcome) -> Outcome | float:
+        """Return the last outcome, or the seconds to wait for another attempt."""
+        error = last = state[4]
         try:
-            while True:
-                outcome = spoilt
-                if call.limiters is not None and spoilt is None:
-                    turn = call.turn(at_leaf=False)
-                    refusal = None if turn is None else await turn
-                    if refusal is not None and refusal.error is not None:
-                        outcome = refusal
-                if outcome is None:
-                    outcome = await proceed(call)
-                if call.limiters is not None and call.sent_back:
-                    # NB: it was not sent: this is no attempt.
-                    call.sent_back = False
-                    outcome.discard()
-                    for limiter in call.limiters[passed:]:
-                        limiter.take_back(call)
-                    continue
-                verdict = (
-                    SUCCESS
-                    if self._trusts_values and outcome.error is None
-                    else self._judged(outcome, call)
-                )
-                if outcome.error is None and verdict in _FINAL:
-                    if (
-                        self._budget is not None
-                        and verdict is SUCCESS
-                        # A Hedge further in may share it.
-                        and call.budget_paid is not self._budget
-                    ):
-                        self._budget.deposit()
-                    return outcome
-                error = outcome.error
-                if last is not None and isinstance(error, RejectedError):
-                    if error.by_deadline:
-                        # A wait that the deadline refused is no news: the last
-                        # real error is.
-                        outcome = Outcome(None, last)
-                        call.attempt -= 1
-                        self._give_up(outcome, call, "deadline", began)
-                        return outcome
-                    add_context(error, last)
-                delay = self._next_delay(outcome, verdict, call, began, previous)
-                if not isinstance(delay, str):
-                    delay = await self._withdraw(outcome, call) or delay
-                if isinstance(delay, str):
-                    self._give_up(outcome, call, delay, began)
-                    return outcome
-                previous = delay
-                await self._wait(delay, outcome, call)
-                if call.deadline is not None and clock.now() >= call.deadline:
-                    # The wait overran: no time is left to begin in.
-                    self._give_up(outcome, call, "deadline", began)
-                    return outcome
-                last = outcome.error
-                outcome.discard()
-                call.attempt += 1
-                # NB: what was given up on in an attempt before this one says
-                # nothing about this one, not even if it is the same object.
-                call.given_up = ()
-                if self.before_retry is not None:
-                    spoilt = await self._prepare(last, call)
-                    late = call.deadline is not None and clock.now() >= call.deadline
-                    if late and spoilt is None:
-                        # It took all the time that was left.
-                        outcome = Outcome(None, last)
-                        call.attempt -= 1
-                        self._give_up(outcome, call, "deadline", began)
-                        return outcome
+            verdict = self._judged(outcome, call)
+            if outcome.error is None and verdict in _FINAL:
+                if verdict is SUCCESS:
+                    self._deposit(call)
+                return outcome
+            error = outcome.error
+            if last is not None and isinstance(error, RejectedError):
+                if error.by_deadline:
+                    # A wait that the deadline refused is no news: the last
+                    # real error is.
+                    return self._out_of_time(call, state)
+                add_context(error, last)
+            delay = self._next_delay(outcome, verdict, call, state)
+            if isinstance(delay, str):
+                self._give_up(outcome, call, delay, state[0])
+                return outcome
+            return delay
         except Exception as bug:
-            # In what the user gave us, or gave a policy further in: it must not
-            # hide the error that it looked at, or that an attempt came to.
+            # In what the user gave us: it must not hide the error that it
+            # looked at, or that an attempt came to.
             if error is not None:
                 add_context(bug, error)
             raise
         finally:
+            # NB: their tracebacks may come to hold this frame.
+            del error, last
+
+    def _out_of_time(self, call: Call, state: _State) -> Outcome:
+        """Return the outcome of the attempt before one that did not begin."""
+        began, _, _, _, last, _ = state
+        outcome = Outcome(None, last)
+        call.attempt -= 1
+        self._give_up(outcome, call, "deadline", began)
+        return outcome
+
+    async def _again(
+        self, call: Call, state: _State, outcome: Outcome, delay: float
+    ) -> Outcome | None:
+        """Wait for the next attempt; return None, or the outcome that is the last."""
+        way, step = call.way, call.step
+        began, retried, counted, _, _, passed = state
+        shared = self._budget is not None and self._budget.shared is not None
+        budget = self._budget if shared else None
+        try:
+            while True:
+                state = began, retried, counted, delay, outcome.error, passed
+                if (
+                    budget is not None
+                    and not call.paced
+                    and not await self._withdraw_of_fleet(budget, outcome, call)
+                ):
+                    reason = self._exhausted(outcome, call)
+                    self._give_up(outcome, call, reason, began)
+                    break
+                if self._listeners:
+                    self._announce(delay, outcome, call)
+                try:
+                    if outcome.ongoing is not None:
+                        # A stream whose first item will not do.
+                        await outcome.ongoing.close()
+                    await call.runtime.sleep(delay)
+                except BaseException as unwinding:
+                    self._note_cancelled(unwinding, outcome, call)
+                    raise
+                if call.deadline is not None and clock.now() >= call.deadline:
+                    # The wait overran: no time is left to begin in.
+                    self._give_up(outcome, call, "deadline", began)
+                    break
+                outcome.discard()
+                call.attempt += 1
+                # NB: what was given up on in an attempt before this one says
+                # nothing about this one, not even if it is the same object.
+                if call.seldom is not None:
+                    call.given_up = ()
+                spoilt: Outcome | None = None
+                if self.before_retry is not None:
+                    spoilt = await self._prepare(state[4], call)
+                    late = call.deadline is not None and clock.now() >= call.deadline
+                    if late and spoilt is None:
+                        # It took all the time that was left.
+                        outcome = self._out_of_time(call, state)
+                        break
+                if spoilt is None:
+                    call.step = step
+                    call.way = step, state, way
+                    break
+                decided = self._decide(call, state, spoilt)
+                if isinstance(decided, Outcome):
+                    outcome = decided
+                    break
+                outcome, delay = spoilt, decided
+        except BaseException as unwinding:
+            self.unwind(call, state, unwinding, False)
+            raise
+        if call.way is way:
+            # No further attempt.
             call.retried, call.attempt = retried, counted
-            # NB: their tracebacks hold frames that wait for this one.
-            last = error = spoilt = None
+            return outcome
+        turn = _in_turn(call) if passed >= 0 else None
+        return None if turn is None else await turn
+
+    async def _send_again(
+        self, call: Call, state: _State, outcome: Outcome
+    ) -> Outcome | None:
+        """Wait for another turn of a request that was not sent: it is no attempt."""
+        call.sent_back = False
+        outcome.discard()
+        assert call.limiters is not None
+        call.way = call.step, state, call.way
+        for limiter in call.limiters[state[5] :]:
+            limiter.take_back(call)
+        turn = _in_turn(call)
+        return None if turn is None else await turn
 
     def _judged(self, outcome: Outcome, call: Call) -> Verdict:
         if isinstance(outcome, UnaskedOutcome):
@@ -356,8 +436,7 @@ class Retry(Policy):
         outcome: Outcome,
         verdict: Verdict,
         call: Call,
-        began: float,
-        previous: float | None,
+        state: _State,
     ) -> float | str:
         """Return the seconds to wait, or the reason why to stop."""
         attempt = call.attempt
@@ -377,27 +456,25 @@ class Retry(Policy):
             return "retry_after too long"
         # NB: what a server asks for is a minimum: `Retry-After: 0` must not
         # bring all its clients back at once.
-        delay = max(asked, self._computed(attempt, verdict, previous))
+        delay = max(asked, self._computed(attempt, verdict, state[3]))
         end = clock.now() + delay
         if call.deadline is not None and end >= call.deadline:
             return "deadline"
-        if self.within is not None and end - began > self.within:
+        if self.within is not None and end - state[0] > self.within:
             return "deadline"
+        budget = self._budget
+        # NB: one that a fleet shares is asked in `_again`, for it may wait.
+        if (
+            budget is not None
+            and budget.shared is None
+            and not call.paced
+            and not budget.withdraw(priority=call.priority)
+        ):
+            return self._exhausted(outcome, call)
         return delay
 
-    async def _withdraw(self, outcome: Outcome, call: Call) -> str | None:
-        """Take one retry from the budget; return the reason if there is none."""
-        budget = self._budget
-        if (
-            budget is None
-            or call.paced
-            or (
-                budget.withdraw(priority=call.priority)
-                if budget.shared is None
-                else await self._withdraw_of_fleet(budget, outcome, call)
-            )
-        ):
-            return None
+    def _exhausted(self, outcome: Outcome, call: Call) -> str:
+        """Return the reason why to stop where the budget has nothing."""
         if call.deadline is not None and clock.now() >= call.deadline:
             # While the store was asked.
             return "deadline"
@@ -429,26 +506,20 @@ class Retry(Policy):
             )
         return seconds_argument("backoff", self.backoff(attempt))
 
-    async def _wait(self, delay: float, outcome: Outcome, call: Call) -> None:
+    def _announce(self, delay: float, outcome: Outcome, call: Call) -> None:
+        name = error_name(outcome.error)
+        event = RetryScheduled(self.label, call.name, call.attempt, name, delay)
+        self.emit(event, call, outcome.error)
+
+    def _note_cancelled(
+        self, unwinding: BaseException, outcome: Outcome, call: Call
+    ) -> None:
+        if outcome.error is not None:
+            add_context(unwinding, outcome.error)
         if self._listeners:
-            name = error_name(outcome.error)
-            event = RetryScheduled(self.label, call.name, call.attempt, name, delay)
-            self.emit(event, call, outcome.error)
-            # NB: this frame waits, and does not keep what was delivered.
-            del event
-        try:
-            if outcome.ongoing is not None:
-                # A stream whose first item will not do.
-                await outcome.ongoing.close()
-            await call.runtime.sleep(delay)
-        except BaseException as unwinding:
-            if outcome.error is not None:
-                add_context(unwinding, outcome.error)
-            if self._listeners:
-                cancelled = RetryCancelled(self.label, call.name, call.attempt)
-                self.emit(cancelled, call, outcome.error)
-            outcome.discard()
-            raise
+            cancelled = RetryCancelled(self.label, call.name, call.attempt)
+            self.emit(cancelled, call, outcome.error)
+        outcome.discard()
 
     async def _prepare(self, error: Exception | None, call: Call) -> Outcome | None:
         """Run `before_retry`; return the outcome of an attempt that it spoils."""
@@ -505,6 +576,18 @@ class Retry(Policy):
                 self.label, call.name, attempt, elapsed, reason, error_name(error)
             )
             self.emit(event, call, error)
+
+
+def _in_turn(call: Call) -> Coroutine[Any, Any, Outcome | None] | None:
+    """Return what waits until a request's attempt may begin, if it has to wait."""
+    turn = call.turn(at_leaf=False)
+    return None if turn is None else _awaited(turn)
+
+
+async def _awaited(turn: Awaitable[Outcome]) -> Outcome | None:
+    """Wait for a turn; return the refusal as the attempt's outcome, if it is one."""
+    refusal = await turn
+    return None if refusal.error is None else refusal
 
 
 def _no_type(thing: object) -> TypeError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from resilient._calls.call import Call, overdue
-from resilient._calls.outcome import Outcome
-from resilient._edges.driver import Proceed
+from resilient._calls.outcome import OngoingWork, Outcome
 from resilient._edges.generators import IdleLimit, TotalLimit
+from resilient._edges.steps import Answer
 from resilient._edges.threads import AbandonableThreads
 from resilient._errors.errors import (
     BulkheadFullError,
@@ -19,7 +19,8 @@ from resilient._errors.errors import (
 from resilient._errors.tracebacks import strip
 from resilient._events.events import CallAbandoned, TimedOut
 from resilient._events.listeners import log_warning_once
-from resilient._policy.policy import Policy, Usage
+from resilient._policy.gate import Gate
+from resilient._policy.policy import Usage
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import CUT, IN_TIME
 from resilient._values.checks import count, flag, optional
@@ -35,7 +36,12 @@ _OBEYED: Final = 1.1
 it may has not asked."""
 
 
-class Timeout(Policy):
+_Limited: TypeAlias = "tuple[float, float | None, float | None, Any]"
+"""When the time of a call is up; the deadline and what it allowed that were in
+force further out; the limit, or the call's `thread_runner` further out."""
+
+
+class Timeout(Gate):
     """Bound what is inside to so many seconds.
 
     **Synchronous code cannot be interrupted.** There a timeout is a deadline
@@ -157,36 +163,38 @@ class Timeout(Policy):
                 f" for {usage}: leave out abandon=True there"
             )
 
-    async def around(self, proceed: Proceed, call: Call) -> Outcome:
-        # NB: few names, for each takes 8 bytes of every call in flight.
+    def enter(self, call: Call) -> Outcome | None:
         if self.seconds is None:
-            outcome = await proceed(call)
-            if self.idle is not None and outcome.ongoing is not None:
-                self._bound_stream(call, None)
-            return outcome
+            if self.idle is not None:
+                call.way = call.step, None, call.way
+            return None
         deadline = clock.now()
-        outer = call.deadline
+        outer, allowed = call.deadline, call.allowed
         if outer is not None and outer <= deadline:
-            return overdue(call, deadline)  # type: ignore[return-value]  # it is
-        allowed = call.allowed
+            return overdue(call, deadline)
         deadline += self.seconds
         if outer is None or deadline < outer:
             call.deadline, call.allowed = deadline, self.seconds
         if self.abandon:
-            return await self._around_thread(proceed, call, deadline, outer, allowed)
-        limit = call.runtime.limit(call, self._shelf, self.seconds, deadline)
-        try:
-            outcome = await proceed(call)
-            call.deadline = outer
-            end = limit.leave(call, outcome.error)
-        except BaseException as error:
-            call.deadline, call.allowed = outer, allowed
-            # NB: for the second time, where Ctrl-C came during the first.
-            if limit.leave(call, error) is not CUT:
-                raise
-            return self._exceeded(call, deadline, error)
+            limit: Any = call.thread_runner
+            call.thread_runner = self._runner(call, deadline)
+        else:
+            limit = call.runtime.limit(call, self._shelf, self.seconds, deadline)
+        call.way = call.step, (deadline, outer, allowed, limit), call.way
+        return None
+
+    def leave(self, call: Call, permit: _Limited | None, outcome: Outcome) -> Answer:
+        if permit is None:
+            if outcome.ongoing is not None:
+                self._bound_stream(call, None)
+            return outcome
+        deadline, call.deadline, call.allowed, limit = permit
+        if self.abandon:
+            call.thread_runner = limit
+            return self._leave_thread(outcome, call, deadline)
+        end = limit.leave(call, outcome.error)
         if end is CUT:
-            return await self._replaced(outcome, call, deadline)
+            return self._replaced(outcome, call, deadline)
         if outcome.ongoing is not None:
             if outcome.error is not None:
                 return self._left_behind(outcome, call, deadline)
@@ -195,6 +203,19 @@ class Timeout(Policy):
         if end is IN_TIME and clock.now() > deadline:
             self._overran(call, deadline, outcome.error)
         return outcome
+
+    def unwind(
+        self, call: Call, permit: _Limited | None, error: BaseException, leaving: bool
+    ) -> Outcome | None:
+        if permit is None:
+            return None
+        deadline, call.deadline, call.allowed, limit = permit
+        if self.abandon:
+            call.thread_runner = limit
+        # NB: for the second time, where Ctrl-C came during the first.
+        elif limit.leave(call, error) is CUT:
+            return self._exceeded(call, deadline, error)
+        return None
 
     def _overran(self, call: Call, deadline: float, error: Exception | None) -> None:
         """Tell that nothing could enforce this limit, once for each function."""
@@ -217,15 +238,13 @@ class Timeout(Policy):
             else "code that does not await",
         )
 
-    async def _replaced(self, outcome: Outcome, call: Call, deadline: float) -> Outcome:
+    def _replaced(self, outcome: Outcome, call: Call, deadline: float) -> Answer:
         """Put the news that time was up in the place of what came too late."""
-        cause = outcome.error
+        cause, ongoing = outcome.error, outcome.ongoing
         outcome.discard()
         exceeded = self._exceeded(call, deadline, cause)
-        if outcome.ongoing is not None:
-            # A stream whose first item came too late.
-            await outcome.ongoing.close()
-        return exceeded
+        # A stream whose first item came too late.
+        return exceeded if ongoing is None else _closing(ongoing, exceeded)
 
     def _elapsed(self, deadline: float) -> float:
         """Return the seconds since the beginning of what was limited."""
@@ -233,14 +252,8 @@ class Timeout(Policy):
         # NB: in this order: at the deadline it is exactly the limit.
         return self.seconds + (clock.now() - deadline)
 
-    async def _around_thread(
-        self,
-        proceed: Proceed,
-        call: Call,
-        deadline: float,
-        outer: float | None,
-        outer_allowed: float | None,
-    ) -> Outcome:
+    def _runner(self, call: Call, deadline: float) -> Callable[..., Outcome]:
+        """Return what runs the function in a thread that can be left behind."""
         crew = self._crew()
 
         def run(fn: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
@@ -268,12 +281,9 @@ class Timeout(Policy):
                 self.emit(event, call, error)
             return outcome
 
-        runner, call.thread_runner = call.thread_runner, run
-        try:
-            outcome = await proceed(call)
-        finally:
-            call.thread_runner = runner
-            call.deadline, call.allowed = outer, outer_allowed
+        return run
+
+    def _leave_thread(self, outcome: Outcome, call: Call, deadline: float) -> Outcome:
         if outcome.ongoing is not None:
             return self._left_behind(outcome, call, deadline)
         if clock.now() > deadline:
@@ -339,3 +349,8 @@ class Timeout(Policy):
             overrun = max(0.0, elapsed - self.seconds)
             event = TimedOut(self.label, call.name, self.seconds, overrun, delivered)
             self.emit(event, call, error)
+
+
+async def _closing(ongoing: OngoingWork, outcome: Outcome) -> Outcome:
+    await ongoing.close()
+    return outcome

@@ -263,10 +263,9 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                     self._move(refused[-1], reason, call)
                 extras = call.seldom
                 assert extras is not None
-                run, runs, booked = call.run, None, None
+                run, runs, booked = call.run, call.runs, None
                 if not fresh:
                     call.key = member.address
-                    runs = extras.get("runs")
                     booked = dict(call.bookings or ())
                 outcome = await proceed(call)
                 if outcome.error is None:
@@ -287,7 +286,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 call.key = key
                 if not isinstance(outcome.error, RejectedError) or (
                     (call.run is PLAIN and run is not PLAIN)
-                    or extras.get("runs") != runs
+                    or call.runs != runs
                     or call.unrepeatable is not None
                     or isinstance(outcome.error, DeadlineExceededError)
                 ):

@@ -7,20 +7,19 @@ made with stands in `config`, the calls that wait for it in `queue`.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
-from resilient._edges.driver import Proceed
+from resilient._edges.steps import Answer
 from resilient._errors.chains import annotate
-from resilient._errors.errors import RateLimitedError, RejectedError
+from resilient._errors.errors import RateLimitedError
 from resilient._machines.rate_limits import RateLimit
 from resilient._policy.admission import (
     Admission,
     AdmissionPolicy,
     DeferredRelease,
-    Wait,
 )
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import wake_all
@@ -69,7 +68,7 @@ class _Debt(NamedTuple):
     amounts: tuple[float, ...]
 
 
-class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
+class RateLimiter(AdmissionPolicy, DeferredRelease):
     """Let calls pass at a limited rate; let few or none wait for it.
 
     A wait is computed first: one that cannot fit `max_wait` or the deadline is
@@ -124,6 +123,9 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
 
     # What was taken is taken, whenever the stream ends.
     holds_streams = False
+
+    # Whether a subclass has something to take back.
+    _settles: ClassVar[bool] = False
 
     traits = Trait.PACES
 
@@ -236,15 +238,23 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
 
     # -- Calls
 
-    def around(  # type: ignore[override]  # no policy needs more than to await it
-        self, proceed: Proceed, call: Call
-    ) -> Awaitable[Outcome]:
-        # NB: nothing is ever given back, so around a call that passes at once
-        # there is nothing to stand, and no frame does. Who has to wait gets in
-        # queue in a frame that can take it out again.
-        if not self._keeps_rules:
-            return super().around(proceed, call)
-        amounts = self._config.amounts
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._settles = cls.settle is not RateLimiter.settle
+
+    def enter(self, call: Call) -> Answer | None:
+        if self._settles:
+            return super().enter(call)
+        permit = self.admit(call)
+        if permit is _PERMIT:
+            # Nothing is ever given back.
+            return None
+        call.way = call.step, permit, call.way
+        return self._refuse_or_wait(call, permit)
+
+    def admit(self, call: Call) -> Admission:
+        config = self._config
+        amounts = config.amounts
         if amounts is None:
             amounts = self._computed(call)
         now = clock.now()
@@ -257,40 +267,11 @@ class RateLimiter(AdmissionPolicy, DeferredRelease, short_way=True):
             if self._deferred:
                 self._release_deferred()
         if wait != 0.0:
-            return self._around_late(proceed, call, amounts, wait)
+            return self._join_queue(call, amounts, wait)
         if rule is not None and rule.due:
             self._follow(now)
-        if self._config.cost_may_change or call.limiters is not None:
+        if config.cost_may_change or call.limiters is not None:
             self._note(call, amounts, now)
-        return proceed(call)
-
-    async def _around_late(
-        self, proceed: Proceed, call: Call, amounts: tuple[float, ...], wait: float
-    ) -> Outcome:
-        permit = self._join_queue(call, amounts, wait)
-        try:
-            if isinstance(permit, Wait):
-                queued_at = clock.now()
-                while isinstance(permit, Wait):
-                    await self._park(permit, call)
-                    permit = self.readmit(permit, call)
-                if not isinstance(permit, RejectedError):
-                    self._count_wait(clock.now() - queued_at, call)
-        except BaseException as unwinding:
-            self._unwind(permit, call, unwinding)
-            raise
-        if isinstance(permit, RejectedError):
-            return self.reject(permit, call)
-        return await proceed(call)
-
-    def admit(self, call: Call) -> Admission:
-        amounts = self._config.amounts or self._computed(call)
-        now = clock.now()
-        wait = self._try_take(now, amounts)
-        if wait != 0.0:
-            return self._join_queue(call, amounts, wait)
-        self._follow(now)
-        self._note(call, amounts, now)
         return _PERMIT
 
     def _try_take(self, now: float, amounts: tuple[float, ...]) -> float:

@@ -1,0 +1,233 @@
+"""The steps of policies: walked in an edge's frame, or in a coroutine, all is equal.
+
+A function's edge walks through policies in its own frame. Around blocks, requests
+and hedged attempts a coroutine walks, through the same steps. Drawn scenarios go
+both ways, and whatever can be seen of them is compared.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import anyio
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tests.colours import World
+
+import resilient
+from resilient import (
+    AdaptiveConcurrency,
+    AdaptiveThrottle,
+    Bulkhead,
+    CircuitBreaker,
+    Fallback,
+    Outcome,
+    PerKey,
+    Pipeline,
+    Policy,
+    RateLimiter,
+    Retry,
+    StaleCache,
+    Timeout,
+    constant,
+    current_call,
+)
+from resilient._calls import call as call_module
+from resilient._policy.gate import Gate
+from resilient._runtimes import clock
+
+POLICIES: dict[str, Callable[[], Policy[Any]]] = {
+    "retry": lambda: Retry(OSError, backoff=constant(1, jitter="none"), name="r"),
+    "retry by result": lambda: Retry(
+        on_result=lambda value: value == 3, backoff=constant(1, jitter="none"), name="v"
+    ),
+    "hasty retry": lambda: Retry(
+        on=lambda outcome: outcome.error is not None, attempts=2, within=3, name="h"
+    ),
+    "retry that prepares": lambda: Retry(
+        OSError, before_retry=lambda error, call: 1 // (call.attempt - 3), name="p"
+    ),
+    "breaker": lambda: CircuitBreaker(consecutive_failures=2, open_for=1.5, name="b"),
+    "breaker of slow calls": lambda: CircuitBreaker(
+        window=resilient.calls(3), slow_call_duration=1.0, slow_call_rate=0.5, name="s"
+    ),
+    "limiter": lambda: RateLimiter(1, per=2, max_wait=1, name="l"),
+    "full limiter": lambda: RateLimiter(1, per=100, name="f"),
+    "bulkhead": lambda: Bulkhead(1, max_queue=1, max_wait=1.5, name="k"),
+    "timeout": lambda: Timeout(2.5, name="t"),
+    "brief timeout": lambda: Timeout(0.8, name="u"),
+    "fallback": lambda: Fallback(7, on=OSError, name="a"),
+    "fallback that asks": lambda: Fallback(function=lambda error: 8, name="q"),
+    "throttle": lambda: AdaptiveThrottle(minimum_calls=2, name="w"),
+    "adaptive limit": lambda: AdaptiveConcurrency(name="c"),
+    "cache": lambda: StaleCache(1, 2, name="m"),
+    "keys": lambda: PerKey(
+        lambda key: Pipeline(Bulkhead(1), CircuitBreaker(consecutive_failures=1)),
+        key=lambda: "one",
+        name="y",
+    ),
+}
+
+RUNS = {
+    "ok": lambda: 1,
+    "three": lambda: 3,
+    "os": lambda: throw(OSError("os")),
+    "value": lambda: throw(ValueError("value")),
+    "group": lambda: throw(ExceptionGroup("group", [OSError(1), OSError(2)])),
+    "exit": lambda: throw(Interrupted()),
+    "generator": lambda: (one for one in ()),
+}
+SLEEPS = (0.0, 0.0, 0.0, 1.0, 3.0)
+
+
+class Interrupted(BaseException):
+    """What no policy may deal with."""
+
+
+def throw(error: BaseException) -> Any:
+    """Raise an error."""
+    raise error
+
+
+class Observed:
+    """Notes what an observer is told."""
+
+    def __init__(self, found: list[Any]) -> None:
+        self.found = found
+
+    def began(self, call: Any, run: Any) -> Callable[[Outcome | None], None]:
+        self.found.append(("began", run))
+        return lambda outcome: self.found.append(("ran", repr(outcome)))
+
+    def ended(self, call: Any, outcome_label: str) -> None:
+        self.found.append(("ended", outcome_label))
+
+
+def seen(error: BaseException | None, depth: int = 0) -> Any:
+    """What can be seen of an error."""
+    if error is None or depth > 3:
+        return None
+    notes = getattr(error, "__notes__", [])
+    chain = seen(error.__cause__, depth + 1), seen(error.__context__, depth + 1)
+    return type(error).__name__, str(error), list(notes), chain, frames(error)
+
+
+def frames(error: BaseException) -> list[str]:
+    """The frames of a traceback, but for those of coroutines further in."""
+    names: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        names.append(trace.tb_frame.f_code.co_name)
+        trace = trace.tb_next
+    return names
+
+
+@contextmanager
+def as_coroutines() -> Iterator[None]:
+    """Have every policy walked through by a coroutine of its own."""
+    with patch.object(Gate, "link", Policy.link):
+        with patch.object(Pipeline, "link", Policy.link):
+            yield
+
+
+def play(colour: Any, names: list[str], drawn: Any) -> list[Any]:
+    """Play a scenario; return everything that can be seen of it."""
+    found: list[Any] = []
+    runs, together, cancelled_after, observed, classify, deadline = drawn
+    policies = [POLICIES[name]() for name in names]
+    policy: Policy[Any] = policies[0]
+    if len(policies) > 1 or classify:
+        judged = {"types": OSError, "value": lambda outcome: outcome.value == 3}
+        policy = Pipeline(*policies, classify=judged.get(classify), name="whole")
+    policy.subscribe(lambda event: found.append((clock.now(), repr(event))))
+
+    async def scenario(w: World) -> None:
+        script = iter(runs)
+
+        async def work() -> Any:
+            kind, seconds = next(script, ("ok", 0.0))
+            call = current_call()
+            left = resilient.remaining()
+            found.append((clock.now(), call.attempt, call.name, left, kind))
+            if seconds:
+                await w.sleep(seconds)
+            return RUNS[kind]()
+
+        protected = w.decorate(policy, work)
+
+        async def one() -> Any:
+            try:
+                with resilient.deadline_after(deadline):
+                    found.append(("returned", await protected()))
+            except (Exception, Interrupted) as error:
+                found.append(("raised", seen(error)))
+            with pytest.raises(LookupError):
+                current_call()
+
+        for _ in range(3):
+            if w.is_sync:
+                await one()
+                continue
+            # NB: asyncio cancels the tasks of a group in an order of its own.
+            after = cancelled_after if together == 1 else None
+            with anyio.move_on_after(after) as scope:
+                await w.gather(*[one] * together)
+            found.append(("cancelled", scope.cancelled_caught))
+            await w.sleep(0.5)
+
+    policy._start_counting()
+    before = copy.deepcopy(policy.counters.counts), policy.counters.plain_successes
+    observe = (lambda call: watch(call, found)) if observed else None
+    with patch.object(call_module, "observe", observe):
+        World(colour).run(scenario)
+    counts = {
+        key: count - before[0].get(key, 0)
+        for key, count in policy.counters.counts.items()
+    }
+    found.append({key: count for key, count in counts.items() if count})
+    found.append(policy.counters.plain_successes - before[1])
+    return found
+
+
+def watch(call: Any, found: list[Any]) -> Observed:
+    """Observe a call as telemetry does."""
+    call.run = call_module.Run.ORIGINAL
+    return Observed(found)
+
+
+drawn = st.tuples(
+    st.lists(st.tuples(st.sampled_from(sorted(RUNS)), st.sampled_from(SLEEPS))),
+    st.integers(1, 3),
+    st.sampled_from([0.7, 1.2, 100.0]),
+    st.booleans(),
+    st.sampled_from(["", "types", "value"]),
+    st.sampled_from([float("inf"), 1.7]),
+)
+
+
+@pytest.mark.filterwarnings("ignore::resilient.ResilientWarning")
+@pytest.mark.parametrize("colour", ["sync", "asyncio", "trio"])
+@given(
+    names=st.lists(
+        st.sampled_from(sorted(POLICIES)), min_size=1, max_size=4, unique=True
+    ),
+    drawn=drawn,
+)
+@example(names=["retry"], drawn=([("os", 0.0)], 1, 100.0, False, "", float("inf")))
+@settings(max_examples=100, deadline=None)
+def test_both_ways_are_equal(colour: Any, names: list[str], drawn: Any) -> None:
+    """Results, errors and their chains, events, counts, times, and what is held."""
+    logging.disable(logging.CRITICAL)
+    try:
+        lean = play(colour, names, drawn)
+        with as_coroutines():
+            whole = play(colour, names, drawn)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert whole == lean
