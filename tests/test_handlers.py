@@ -90,6 +90,7 @@ REASONS: dict[str, str] = {
     "policies/retry.py: Retry._prepare": "an outcome; raised again if it is none",
     "_errors/chains.py: annotate": "an error that takes no notes goes unnoted",
     "policies/stale_cache.py: StaleCache._ask": LOGGED,
+    "policies/stale_cache.py: StaleCache._answered": LOGGED,
     "telemetry/_calls.py: _harmless": LOGGED,
     "telemetry/_metrics.py: Instruments._observe": LOGGED,
     "testing/_virtual_time.py: run_trio": "raised again, or the cause of what is",

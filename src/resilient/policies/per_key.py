@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable
 from itertools import islice
-from typing import Any, Final, overload
+from typing import Any, Final, TypeAlias, overload
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
-from resilient._edges.driver import Proceed
+from resilient._edges.steps import entrance
 from resilient._events.events import KeyEvicted, KeyOverflowed
 from resilient._events.listeners import Listener, send
+from resilient._policy.gate import Gate
 from resilient._policy.keys import LambdaKey, call_key, check_key, stable
 from resilient._policy.policy import F, Policy, Usage
 from resilient._runtimes.runtime import Sentinel
@@ -28,20 +29,11 @@ new: enough to spare what was learnt, few enough for a flood of new keys."""
 _OVERFLOW: Final = Sentinel("<overflow>")
 
 
-class _Use:
-    """A call inside a key's policy.
-
-    Attributes:
-        key: The key, while it is counted as inside; else None.
-    """
-
-    __slots__ = ("key",)
-
-    def __init__(self) -> None:
-        self.key: tuple[Hashable] | None = None
+_Use: TypeAlias = "list[tuple[Hashable] | None]"
+"""A call inside a key's policy: the key, while it is counted as inside."""
 
 
-class PerKey(Policy[F]):
+class PerKey(Gate[F]):
     """Give each key a policy of its own, made when the key is first seen.
 
     At most `max_keys` are kept. Room is made by dropping one that is as good
@@ -144,7 +136,7 @@ class PerKey(Policy[F]):
         self._told: set[Hashable] = set()
         self._spellings: tuple[tuple[Usage, bool], ...] = ()
 
-    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+    def enter(self, call: Call) -> None:
         if self.key is None or call.kwargs is None:
             key = call.key
             if key is None:
@@ -154,20 +146,24 @@ class PerKey(Policy[F]):
                 )
         else:
             key = call_key(self.key, call.args, call.kwargs)
+        step = call.step
         # NB: given back though nothing was counted, which does nothing.
-        use = _Use()
-        try:
-            policy = self._policy(key, call, use)
-            outcome = await policy.around(proceed, call)
-        except BaseException:
-            self._left.append(use)
-            raise
+        use: _Use = [None]
+        call.way = step, use, call.way
+        call.step = entrance(self._policy(key, call, use).link(step[3]))
+
+    def leave(self, call: Call, permit: _Use, outcome: Outcome) -> Outcome:
         if outcome.ongoing is None:
-            self._left.append(use)
+            self._left.append(permit)
         else:
             # Its permits last as long as its stream, and so does its use.
-            outcome.ongoing.add_release(lambda last: self._left.append(use))
+            outcome.ongoing.add_release(lambda last: self._left.append(permit))
         return outcome
+
+    def unwind(
+        self, call: Call, permit: _Use, error: BaseException, leaving: bool
+    ) -> None:
+        self._left.append(permit)
 
     def __getitem__(self, key: Hashable) -> Policy[F]:
         return self._policy(key, None, None)
@@ -255,7 +251,7 @@ class PerKey(Policy[F]):
         if use is not None:
             counted = (key,)
             self._inside[key] = self._inside.get(key, 0) + 1
-            use.key = counted
+            use[0] = counted
 
     def _overflowing(self, key: Hashable, call: Call | None) -> Policy[F]:
         """Return the policy that keys share for which there is no room."""
@@ -275,8 +271,8 @@ class PerKey(Policy[F]):
         while self._left:
             # NB: the first. Other threads append, without the lock.
             use = self._left[0]
-            if use.key is not None:
-                self._leave_locked(use, *use.key)
+            if use[0] is not None:
+                self._leave_locked(use, *use[0])
             del self._left[0]
 
     def _leave_locked(self, use: _Use, key: Hashable) -> None:
@@ -284,10 +280,10 @@ class PerKey(Policy[F]):
         stay = self._inside[key] - 1
         if stay:
             self._inside[key] = stay
-            use.key = None
+            use[0] = None
             return
         del self._inside[key]
-        use.key = None
+        use[0] = None
         policy = self._spared.get(key)
         if policy is not None:
             # It was spared for being in use, and used last just now.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
 
 from resilient._calls.call import Call
 from resilient._calls.judging import Condition, Judge, fallback_verdict, judge_by
 from resilient._calls.outcome import Outcome, Verdict
-from resilient._edges.driver import Proceed
+from resilient._edges.steps import Answer
 from resilient._errors.chains import add_context
 from resilient._errors.copies import copy_error, forget_origin
 from resilient._errors.errors import is_rejection
 from resilient._events.events import StaleServed, error_name
 from resilient._events.listeners import log_once
 from resilient._machines.freshness import Entries, Freshness, freshness
+from resilient._policy.gate import Gate
 from resilient._policy.keys import (
     LambdaKey,
     check_key,
@@ -25,7 +26,7 @@ from resilient._policy.keys import (
     refuse_object,
     stable,
 )
-from resilient._policy.policy import Policy, Usage
+from resilient._policy.policy import Usage
 from resilient._runtimes import clock
 from resilient._values.checks import count, optional, plain
 from resilient._values.checks import seconds as seconds_argument
@@ -133,7 +134,7 @@ class _Memory:
         del gone
 
 
-class StaleCache(Policy):
+class StaleCache(Gate):
     """Keep values for a while, and for longer in case that asking fails.
 
     A value younger than `ttl` answers at once: the function is not called.
@@ -306,52 +307,92 @@ class StaleCache(Policy):
             refuse_method(self, fn)
         check_key(self.key, fn)
 
-    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+    def enter(self, call: Call) -> Answer | None:
         key = key_of(self, self.key, call)
-        kept = await self._look(key)
+        if self._memory is not None:
+            return self._found(call, key, self._memory.get(key))
+        kept = self._ask("get", key)
+        if inspect.isawaitable(kept):
+            return self._found_later(call, key, kept)
+        return self._found(call, key, kept)
+
+    async def _found_later(
+        self, call: Call, key: CacheKey, kept: Awaitable[Any]
+    ) -> Outcome | None:
+        answer = self._found(call, key, await self._answered("get", kept))
+        if answer is None or isinstance(answer, Outcome):
+            return answer
+        return await answer
+
+    def _found(
+        self, call: Call, key: CacheKey, kept: tuple[Any, float] | None
+    ) -> Answer | None:
+        """Answer with what is kept, if it is fresh; else have the function asked."""
         if kept is not None and self._freshness(kept[1]) is Freshness.FRESH:
             call.count("resilient.cache.answers", self.placement.policy, "fresh")
             return self._answer(kept[0])
         # NB: not held meanwhile: it may be large, and is looked up again.
         del kept
-        outcome = self._remembered(key)
-        asks = outcome is None
-        if outcome is None:
-            if self.key is None:
-                refuse_object(self, call)
-            outcome = await proceed(call)
-            self._remember(key, outcome)
+        remembered = self._remembered(key)
+        if remembered is not None:
+            return self._judged(call, key, remembered, asked=False)
+        if self.key is None:
+            refuse_object(self, call)
+        call.way = call.step, key, call.way
+        call.weighs = True
+        return None
+
+    def leave(self, call: Call, permit: CacheKey, outcome: Outcome) -> Answer:
+        self._remember(permit, outcome)
+        return self._judged(call, permit, outcome, asked=True)
+
+    def _judged(
+        self, call: Call, key: CacheKey, outcome: Outcome, *, asked: bool
+    ) -> Answer:
+        """Keep what the function answered, or answer for a failure."""
         judge = self._judge
         verdict = fallback_verdict(outcome, call) if judge is None else judge(outcome)
         if verdict is Verdict.FAILURE or verdict is Verdict.PUSHBACK:
-            return await self._answer_for(outcome, key, call)
-        if asks and verdict is Verdict.SUCCESS:
-            await self._keep(key, outcome)
+            kept = self._ask("get", key)
+            if self._memory is None and inspect.isawaitable(kept):
+                return self._answer_later(outcome, kept, call)
+            return self._answer_for(outcome, kept, call)
+        if asked and verdict is Verdict.SUCCESS:
+            told = self._keep(key, outcome)
+            if self._memory is None and inspect.isawaitable(told):
+                return self._kept_later(outcome, told)
         return outcome
 
     # -- Values
 
-    async def _look(self, key: CacheKey) -> tuple[Any, float] | None:
-        if self._memory is not None:
-            return self._memory.get(key)
-        return cast("tuple[Any, float] | None", await self._ask("get", key))
-
-    async def _keep(self, key: CacheKey, outcome: Outcome) -> None:
+    def _keep(self, key: CacheKey, outcome: Outcome) -> Any:
+        """Tell the store what the function answered; return what it says."""
         if outcome.error is not None:
             # It answered: what it said before is no longer so.
-            await self._ask("delete", key)
-            return
+            return self._ask("delete", key)
         if self._errors is not None:
             # Of who asked at the same time, and heard of it earlier.
             self._errors.delete(key)
         value = outcome.value if self.copy is None else self.copy(outcome.value)
-        await self._ask("set", key, value, self.ttl + self.stale_if_error)
+        return self._ask("set", key, value, self.ttl + self.stale_if_error)
 
-    async def _ask(self, verb: str, *args: Any) -> Any:
-        """Ask the store; one that fails has nothing."""
+    async def _kept_later(self, outcome: Outcome, told: Awaitable[Any]) -> Outcome:
+        verb = "set" if outcome.error is None else "delete"
+        await self._answered(verb, told)
+        return outcome
+
+    def _ask(self, verb: str, *args: Any) -> Any:
+        """Ask the store; one that fails has nothing. It may have to be awaited."""
         try:
-            answer = getattr(self._store, verb)(*args)
-            return await answer if inspect.isawaitable(answer) else answer
+            return getattr(self._store, verb)(*args)
+        except Exception:
+            log_once(f"the store of {self.label!r} failed to {verb}")
+            return None
+
+    async def _answered(self, verb: str, answer: Awaitable[Any]) -> Any:
+        """Await the answer of the store, in the same way."""
+        try:
+            return await answer
         except Exception:
             log_once(f"the store of {self.label!r} failed to {verb}")
             return None
@@ -362,9 +403,15 @@ class StaleCache(Policy):
     def _answer(self, value: Any) -> Outcome:
         return Outcome(value if self.copy is None else self.copy(value))
 
-    async def _answer_for(self, failure: Outcome, key: CacheKey, call: Call) -> Outcome:
+    async def _answer_later(
+        self, failure: Outcome, kept: Awaitable[Any], call: Call
+    ) -> Outcome:
+        return self._answer_for(failure, await self._answered("get", kept), call)
+
+    def _answer_for(
+        self, failure: Outcome, kept: tuple[Any, float] | None, call: Call
+    ) -> Outcome:
         """Return what is kept, if it is good enough for that; else the failure."""
-        kept = await self._look(key)
         if kept is None or self._freshness(kept[1]) is Freshness.EXPIRED:
             return failure
         value, age = kept
