@@ -10,9 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.sharing.servers import Server, engine
 
+from resilient._machines.allotment import Allotment, Claim, allot
 from resilient._machines.quorum import Assembly, Report, rule_on
 from resilient._machines.shared_bucket import Answer, Ask, Bucket, Recall, answer
-from resilient.redis._transport import BUCKET, CIRCUIT, arguments, report_arguments
+from resilient.redis._transport import (
+    BUCKET,
+    CIRCUIT,
+    SLOTS,
+    arguments,
+    member_arguments,
+)
 
 pytestmark = pytest.mark.real
 
@@ -23,6 +30,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[Any]:
     with Server(engine(request.param)) as server, server.client() as client:
         client.script_load(BUCKET.text)
         client.script_load(CIRCUIT.text)
+        client.script_load(SLOTS.text)
         yield client
 
 
@@ -162,7 +170,7 @@ def test_script_and_rule_judge_alike(client: Any, steps: list[dict[str, Any]]) -
             right=step["right"],
         )
         known, expected = rule_on(known, now, report)
-        sent = [*report_arguments(report), repr(now)]
+        sent = [*member_arguments(report), repr(now)]
         raw = client.evalsha(CIRCUIT.sha, 1, "c", *sent)
         assert list(expected) == [float(number) for number in raw]
         stored = {name.decode(): value for name, value in client.hgetall("c").items()}
@@ -177,3 +185,71 @@ def test_script_and_rule_judge_alike(client: Any, steps: list[dict[str, Any]]) -
         del state["holder"], state["rows"]
         assert state == {name: float(number) for name, number in stored.items()}
         assert 71_000 < client.pttl("c") <= 86_472_000
+
+
+CLAIM = st.fixed_dictionaries(
+    {
+        "pause": st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0 / 3.0, 2.5, 61.0]),
+        "jump": st.sampled_from([0.0] * 8 + [300.0, -300.0, 0.2]),
+        "member": st.integers(0, 4),
+        "remembers": st.booleans(),
+        "limit": st.sampled_from([20.0, 20.0, 20.0, 7.0]),
+        "keeps": st.sampled_from([0.0, 0.0, 1.0, 5.0]),
+        "needs": st.sampled_from([0.0, 1.0, 6.0, 30.0]),
+        "spare": st.sampled_from([0.0, 1.0, 4.0]),
+        "returns": st.sampled_from([0.0] * 5 + [1.0]),
+        "fault": st.sampled_from(["none"] * 8 + ["lost"]),
+    }
+)
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(steps=st.lists(CLAIM, min_size=5, max_size=40))
+def test_script_and_rule_allot_alike(client: Any, steps: list[dict[str, Any]]) -> None:
+    """Slots: every number of the state and of the grant is the same."""
+    client.delete("s")
+    known = Allotment()
+    own, offset = 5000.0, 1.7e9
+    seen: dict[int, tuple[float, float, float]] = {}
+    for step in steps:
+        own += step["pause"]
+        offset += step["jump"]
+        now = own + offset
+        if step["fault"] == "lost":
+            known = Allotment()
+            client.delete("s")
+        said = seen.get(step["member"]) if step["remembers"] else None
+        seq, time, at = said or (0.0, 0.0, own + 1.0)
+        needs = max(step["needs"], step["keeps"])
+        claim = Claim(
+            f"member{step['member']}",
+            seq,
+            time,
+            own - at,
+            step["limit"],
+            step["keeps"],
+            needs,
+            needs + step["spare"],
+            2.0,
+            step["returns"],
+        )
+        known, expected = allot(known, now, claim)
+        sent = [*member_arguments(claim), repr(now)]
+        raw = client.evalsha(SLOTS.sha, 1, "s", *sent)
+        assert list(expected) == [float(number) for number in raw]
+        stored = {name.decode(): value for name, value in client.hgetall("s").items()}
+        shares = {
+            name[2:]: tuple(map(float, stored.pop(name).split()))
+            for name in list(stored)
+            if name.startswith("m:")
+        }
+        assert shares == {name: tuple(one) for name, one in known.shares.items()}
+        state = known._asdict()
+        del state["shares"]
+        assert state == {name: float(number) for name, number in stored.items()}
+        assert 86_000 < client.ttl("s") <= 86_400
+        seen[step["member"]] = expected.seq, expected.time, own

@@ -283,6 +283,7 @@ def values() -> None:
     Retry(on=judge, attempts=None, within=math.inf, budget=RetryBudget(0.2, 20))
     Retry(OSError, budget=RetryBudget(name="api", shared=SharedMemory()))
     CircuitBreaker(name="api", shared=SharedMemory())
+    Bulkhead(20, name="api", shared=SharedMemory())
     Retry(OSError, backoff=lambda attempt: attempt / 2, budget=None, nested=True)
     Timeout(timedelta(seconds=1), abandon=True, max_threads=4)
     Hedge(0.1, attempts=3, budget=RetryBudget(0.05), on=(OSError, lambda _: False))

@@ -200,7 +200,8 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
             f"{kind}.in_use": slots.in_use,
             f"{kind}.queued": slots.queued,
             f"{kind}.limit": slots.limit,
-            "saturation": slots.in_use / slots.limit,
+            # NB: a share of a fleet's slots may be none.
+            "saturation": slots.in_use / max(1, slots.limit),
         }
 
     # -- In

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,8 @@ class SharedCircuit:
         "members",
         "store",
     )
+
+    beat_at: float = math.inf
 
     def __init__(
         self,

@@ -12,11 +12,13 @@ wakes to probe it.
 from __future__ import annotations
 
 import atexit
+import math
 import threading
 from collections import deque
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
+from resilient._machines.allotment import Claim, Grant
 from resilient._machines.quorum import Report, Verdict
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
@@ -34,7 +36,7 @@ class Request(NamedTuple):
     """One member's ask, and whether the member is to be counted."""
 
     member: Member
-    ask: Ask | Report
+    ask: Ask | Report | Claim
     enlists: bool
 
 
@@ -47,7 +49,7 @@ class Reply(NamedTuple):
         error: Why it refused.
     """
 
-    answer: Answer | Verdict | None
+    answer: Answer | Verdict | Grant | None
     members: int | None
     error: str = ""
 
@@ -147,9 +149,10 @@ class Courier(Link):
 
     def _run(self) -> None:
         while not self._closed:
-            timeout = None
-            if not self._contact.up:
-                timeout = max(0.0, self._contact.probe_at - clock.now())
+            due = self._contact.probe_at
+            if self._contact.up:
+                due = min([one.beat_at for one in self.members()], default=math.inf)
+            timeout = None if due == math.inf else max(0.0, due - clock.now())
             clock.wait(self._gate, timeout)
             with self._using:
                 self._turn()
@@ -161,6 +164,9 @@ class Courier(Link):
             ready: dict[Member, None] = {}
             while self._ready:
                 ready[self._ready.popleft()] = None
+            for member in self.members():
+                if member.beat_at <= now:
+                    ready[member] = None
             self._exchange(list(ready))
         elif now >= self._contact.probe_at:
             self._probe(now)

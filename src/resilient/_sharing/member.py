@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -51,6 +52,8 @@ class LeaseMember(abc.ABC):
         "link",
         "run",
     )
+
+    beat_at: float = math.inf
 
     def __init__(
         self,

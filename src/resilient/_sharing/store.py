@@ -49,8 +49,13 @@ class Member(Protocol):
     key: str
     id: str
 
+    @property
+    def beat_at(self) -> float:
+        """When it is to be collected from, whether or not it notifies."""
+        ...
+
     def collect(self, now: float) -> Any:
-        """Return what to ask now, an `Ask` or a `Report`; None: nothing."""
+        """Return what to ask now, an `Ask`, `Report` or `Claim`; None: nothing."""
         ...
 
     def surrender(self, now: float) -> Any:

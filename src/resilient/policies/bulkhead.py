@@ -10,8 +10,10 @@ from resilient._calls.outcome import Outcome
 from resilient._errors.errors import BulkheadFullError
 from resilient._machines.slots import Slots
 from resilient._policy.admission import Admission
-from resilient._policy.queueing import QueueingPolicy, Ticket
+from resilient._policy.queueing import QueueingPolicy, SlotWait, Ticket
 from resilient._runtimes import clock
+from resilient._sharing.member import can_park
+from resilient._sharing.slots import SharedSlots
 from resilient._values.checks import LARGEST, choice, count, number, optional
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock
@@ -20,6 +22,8 @@ from resilient._values.traits import Trait
 if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Self
+
+    from resilient._sharing.store import SharedStore
 
 
 class Bulkhead(QueueingPolicy):
@@ -46,7 +50,14 @@ class Bulkhead(QueueingPolicy):
         max_wait: Seconds that each may wait; None: until its deadline.
         order: "fifo", or "lifo": newest first, for queues whose oldest callers
             have given up anyway.
-        name: Name in errors and events.
+        shared: A store. All processes that give it a bulkhead of this `name` have
+            `max_concurrency` slots together: each leases a share and lets as many
+            calls run. A call that finds no slot waits for the store's answer for
+            the store's `patience` at most, whatever `max_queue` is; the queue is
+            this process's. Without the store each process has an equal part,
+            once all leases have ended. A process that is stopped or cut off for
+            longer than its lease, 2 s, runs on what it has begun.
+        name: Name in errors and events; required with `shared`.
 
     Raises:
         BulkheadFullError: No slot, and no place in the queue or no time left.
@@ -55,9 +66,11 @@ class Bulkhead(QueueingPolicy):
     """
 
     __slots__ = (
+        "_asking",
         "_deferred",
         "_lock",
         "_looked_at",
+        "_shared",
         "_slot_owners",
         "_slots",
         "max_queue",
@@ -84,6 +97,7 @@ class Bulkhead(QueueingPolicy):
         max_queue: int = 0,
         max_wait: float | timedelta | None = None,
         order: Literal["fifo", "lifo"] = "fifo",
+        shared: SharedStore | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name)
@@ -100,6 +114,20 @@ class Bulkhead(QueueingPolicy):
         # Who holds a slot, where a wait may be endless; None where it cannot.
         endless = self.max_queue > 0 and self.max_wait is None
         self._slot_owners: dict[Ticket, None] | None = {} if endless else None
+        # Who waits for nothing but a store's answer; only the keys matter.
+        self._asking: dict[Ticket, None] = {}
+        self._shared: SharedSlots | None = None
+        if shared is not None:
+            self._slots.limit = 0
+            self._shared = SharedSlots(
+                shared,
+                name,
+                limit,
+                self._run,
+                lambda: (self._slots.in_use, self._slots.queued),
+                self._apply_locked,
+                self.emit_of_store,
+            )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -132,8 +160,23 @@ class Bulkhead(QueueingPolicy):
 
     @property
     def max_concurrency(self) -> int:
-        """Slots there are."""
-        return self._slots.limit
+        """Slots there are; of a fleet, as this process states them."""
+        shared = self._shared
+        return self._slots.limit if shared is None else shared.holding.limit
+
+    @property
+    def shared(self) -> SharedStore | None:
+        """The store that the slots are shared through."""
+        return None if self._shared is None else self._shared.store
+
+    def _unregister(self) -> None:
+        # A PerKey calls this of all that stands inside it, at whatever depth.
+        if self._shared is not None:
+            raise ValueError(
+                f"{self!r} cannot be shared inside a PerKey: all keys would share"
+                " the slots"
+            )
+        super()._unregister()
 
     @property
     def in_use(self) -> int:
@@ -141,7 +184,8 @@ class Bulkhead(QueueingPolicy):
         return self._in_use()
 
     def status(self) -> dict[str, Any]:
-        return self._status("bulkhead")
+        status = self._status("bulkhead")
+        return status if self._shared is None else status | self._shared.status()
 
     def resize(self, max_concurrency: int) -> None:
         """Change the number of slots, live.
@@ -150,6 +194,9 @@ class Bulkhead(QueueingPolicy):
         not given out again until few enough are in use.
         """
         limit = count("max_concurrency", max_concurrency, minimum=1)
+        if self._shared is not None:
+            self._shared.holding.limit = limit
+            return
         self._run(self._resize_locked, limit)
 
     def _resize_locked(self, woken: list[Ticket], limit: int) -> None:
@@ -161,7 +208,87 @@ class Bulkhead(QueueingPolicy):
     def is_restrictive(self) -> bool:
         return self._slots.in_use > 0
 
+    # -- The fleet
+
+    def _apply_locked(self, woken: list[Ticket], now: float) -> None:
+        """Keep to the share of this process; see to those who asked for more."""
+        assert self._shared is not None
+        holding = self._shared.holding
+        allowed = holding.allowed(now)
+        if allowed != self._slots.limit:
+            self._resize_locked(woken, allowed)
+        for ticket in [one for one in self._asking if one.granted]:
+            del self._asking[ticket]
+        if self._asking and now > holding.due_by and holding.asks(now) == 0.0:
+            # The answer was no, or does not come.
+            for ticket in list(self._asking):
+                del self._asking[ticket]
+                woken += self._slots.leave(ticket)
+                assert ticket.wait is not None
+                ticket.wait.put_out()
+                woken += (ticket,)
+
+    def _admit_shared(self, shared: SharedSlots, ticket: Ticket) -> Admission:
+        now = clock.now()
+        shared.link.poll(now)
+        admission = self._run(self._admit_shared_locked, shared, ticket, now)
+        shared.follow(now)
+        if isinstance(admission, SlotWait):
+            self._look_at_delivery(admission)
+        return admission
+
+    def _admit_shared_locked(
+        self, woken: list[Ticket], shared: SharedSlots, ticket: Ticket, now: float
+    ) -> Admission:
+        slots, call = self._slots, ticket.call
+        self._apply_locked(woken, now)
+        if self._take_again_locked(woken, ticket):
+            return ticket
+        grace = shared.holding.asks(now)
+        parks = can_park(call)
+        queues = slots.queued - len(self._asking) < self.max_queue
+        queues = queues and self.max_wait != 0
+        if not queues and (grace == 0.0 or not parks):
+            shared.holding.missed += grace > 0.0
+            return self._refusal(call, 0.0)
+        wait = SlotWait.of(ticket, now, self.max_wait if queues else grace)
+        if wait is None:
+            return self._refusal(call, 0.0, by_deadline=True)
+        ticket.wait = wait
+        if not queues:
+            self._asking[ticket] = None
+        slots.max_queue = self.max_queue + len(self._asking)
+        return self._queue_locked(woken, ticket, now)
+
+    def _look_at_delivery(self, wait: SlotWait) -> None:
+        """Have a call look when an answer may come, where no thread delivers it."""
+        assert self._shared is not None
+        delivery = self._shared.link.next_delivery
+        if delivery is not None:
+            wait.until = delivery if wait.until is None else min(wait.until, delivery)
+
+    def readmit(self, wait: SlotWait, call: Call) -> Admission:
+        shared = self._shared
+        if shared is None:
+            return super().readmit(wait, call)
+        now = clock.now()
+        shared.follow(now)
+        admission = super().readmit(wait, call)
+        if isinstance(admission, SlotWait):
+            self._look_at_delivery(admission)
+        else:
+            self._asking.pop(wait.ticket, None)
+        return admission
+
+    def _freed(self, shared: SharedSlots) -> None:
+        """Give a slot that came free to another process that lacks one."""
+        now = clock.now()
+        shared.holding.freed(now)
+        shared.follow(now)
+
     def _admit(self, ticket: Ticket) -> Admission:
+        if self._shared is not None:
+            return self._admit_shared(self._shared, ticket)
         slots, lock, owners = self._slots, self._lock, self._slot_owners
         with lock:
             if slots.in_use < slots.limit and not slots.queues and not lock.changing:
@@ -194,6 +321,8 @@ class Bulkhead(QueueingPolicy):
             self._release(permit)
         elif self._deferred:
             self._release_deferred()
+        if self._shared is not None:
+            self._freed(self._shared)
 
     def _take_again_locked(self, woken: list[Ticket], ticket: Ticket) -> bool:
         if not self._take_locked(ticket):
@@ -204,7 +333,11 @@ class Bulkhead(QueueingPolicy):
     def _leave_locked(self, item: Ticket) -> list[Ticket]:
         if self._slot_owners is not None:
             self._slot_owners.pop(item, None)
-        return self._slots.leave(item) or self._break_circle_locked()
+        woken: list[Ticket] = []
+        if self._shared is not None:
+            self._asking.pop(item, None)
+            self._apply_locked(woken, clock.now())
+        return woken + (self._slots.leave(item) or self._break_circle_locked())
 
     def _enter_locked(self, ticket: Ticket, now: float) -> None:
         if self._slot_owners is not None:
@@ -225,7 +358,7 @@ class Bulkhead(QueueingPolicy):
     ) -> BulkheadFullError:
         slots = self._slots
         error = BulkheadFullError(
-            self.error_name(call), None, slots.limit, slots.queued, waited
+            self.error_name(call), None, self.max_concurrency, slots.queued, waited
         )
         error.by_deadline = by_deadline
         return error

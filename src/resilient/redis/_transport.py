@@ -20,6 +20,7 @@ import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
+from resilient._machines.allotment import Claim, Grant
 from resilient._machines.quorum import Report, Verdict
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._sharing.courier import NotSentError, Reply, Request
@@ -28,10 +29,11 @@ __all__ = [
     "BUCKET",
     "CIRCUIT",
     "MEMBERS",
+    "SLOTS",
     "RedisTransport",
     "Script",
     "arguments",
-    "report_arguments",
+    "member_arguments",
 ]
 
 
@@ -50,6 +52,7 @@ class Script:
 BUCKET: Final = Script("bucket.lua")
 CIRCUIT: Final = Script("circuit.lua")
 MEMBERS: Final = Script("members.lua")
+SLOTS: Final = Script("slots.lua")
 
 # Lua reads no "inf".
 _LARGEST: Final = 1e308
@@ -73,7 +76,9 @@ class RedisTransport:
             # NB: the braces keep all keys of a policy in one slot of a cluster.
             key = f"{{{self._prefix}:v1:{request.member.key}}}"
             if isinstance(request.ask, Report):
-                commands.append((CIRCUIT, key, report_arguments(request.ask)))
+                commands.append((CIRCUIT, key, member_arguments(request.ask)))
+            elif isinstance(request.ask, Claim):
+                commands.append((SLOTS, key, member_arguments(request.ask)))
             else:
                 commands.append((BUCKET, key, arguments(request.ask)))
             if request.enlists:
@@ -131,18 +136,20 @@ def arguments(ask: Ask) -> list[str]:
     return [repr(max(-_LARGEST, min(_LARGEST, number))) for number in numbers]
 
 
-def report_arguments(report: Report) -> list[str]:
-    """Return the arguments of the circuit's script; the time may follow."""
-    id_, *numbers = report
+def member_arguments(told: Report | Claim) -> list[str]:
+    """Return the arguments of the circuit's or the slots' script; likewise."""
+    id_, *numbers = told
     return [id_, *[repr(max(-_LARGEST, min(_LARGEST, one))) for one in numbers]]
 
 
-def _reply(ask: Ask | Report, said: Any, members: Any) -> Reply:
+def _reply(ask: Ask | Report | Claim, said: Any, members: Any) -> Reply:
     counted = members if isinstance(members, int) else None
     if isinstance(said, RedisError):
         return Reply(None, counted, _refusal(said))
     if isinstance(ask, Report):
         return Reply(Verdict(*map(float, said)), counted)
+    if isinstance(ask, Claim):
+        return Reply(Grant(*map(float, said)), counted)
     granted, level, now, credited, rate, capacity, lost = map(float, said)
     answer = Answer(granted, level, now, credited, rate, capacity, lost == 1.0)
     if not math.isfinite(level):  # pragma: no cover - the scripts give none

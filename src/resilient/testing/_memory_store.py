@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from resilient._machines.allotment import Allotment, Claim, Grant, allot
 from resilient._machines.lease import Lost
 from resilient._machines.quorum import Assembly, Report, Verdict, rule_on
 from resilient._machines.shared_bucket import KEEP, Answer, Ask, Bucket, answer
@@ -87,6 +89,7 @@ class MemoryLink(Link):
         self.offset: float = 0.0
         self._buckets: dict[str, Bucket] = {}
         self._circuits: dict[str, Assembly] = {}
+        self._slots: dict[str, Allotment] = {}
         self._seen: dict[str, dict[str, float]] = {}
         # When it arrives, and what it does then.
         self._arriving: list[tuple[float, Callable[[float], None]]] = []
@@ -95,6 +98,7 @@ class MemoryLink(Link):
         with self._lock:
             self._buckets.clear()
             self._circuits.clear()
+            self._slots.clear()
             self._seen.clear()
 
     def notify(self, member: Member) -> None:
@@ -105,17 +109,36 @@ class MemoryLink(Link):
 
     @property
     def next_delivery(self) -> float | None:  # type: ignore[override]  # not set here
-        return min([due for due, _ in self._arriving], default=None)
+        moments = [due for due, _ in self._arriving]
+        moments += [one.beat_at for one in self.members() if one.beat_at < math.inf]
+        return min(moments, default=None)
 
     def poll(self, now: float) -> bool:
-        arrived = [message for message in self._arriving if message[0] <= now]
-        for message in arrived:
-            self._arriving.remove(message)
-            message[1](now)
+        arrived = False
+        while self._happens(now):
+            arrived = True
         probes = not self._contact.up and now >= self._contact.probe_at
         if probes:
             self._probe(now)
-        return bool(arrived) or probes
+        return arrived or probes
+
+    def _happens(self, now: float) -> bool:
+        """Do what is due first, if anything is: deliver, or collect."""
+        arriving = min(self._arriving, key=lambda one: one[0], default=None)
+        beating = min(self.members(), key=lambda one: one.beat_at, default=None)
+        at = math.inf if arriving is None else arriving[0]
+        if beating is not None and beating.beat_at <= min(at, now) and self.up:
+            # NB: what a thread would have done by then.
+            beat = beating.beat_at
+            ask = beating.collect(beat)
+            if ask is not None:
+                self._exchange(beating, ask, beat)
+                return True
+        if arriving is None or at > now:
+            return False
+        self._arriving.remove(arriving)
+        arriving[1](now)
+        return True
 
     def close(self) -> None:
         now = clock.now()
@@ -124,7 +147,7 @@ class MemoryLink(Link):
             if ask is not None and self.reachable:
                 self._answer(member.key, now, ask)
 
-    def _exchange(self, member: Member, ask: Ask | Report, now: float) -> None:
+    def _exchange(self, member: Member, ask: Ask | Report | Claim, now: float) -> None:
         if not self.reachable:
             member.fail(now, sent=False)
             self._failed(now, "unreachable")
@@ -160,7 +183,9 @@ class MemoryLink(Link):
             if ask is not None:
                 self._exchange(member, ask, now)
 
-    def _answer(self, key: str, now: float, ask: Ask | Report) -> Answer | Verdict:
+    def _answer(
+        self, key: str, now: float, ask: Ask | Report | Claim
+    ) -> Answer | Verdict | Grant:
         """Do what a server's script does."""
         now += self.offset
         with self._lock:
@@ -168,6 +193,10 @@ class MemoryLink(Link):
                 known = self._circuits.get(key, Assembly())
                 self._circuits[key], verdict = rule_on(known, now, ask)
                 return verdict
+            if isinstance(ask, Claim):
+                slots = self._slots.get(key, Allotment())
+                self._slots[key], grant = allot(slots, now, ask)
+                return grant
             bucket = self._buckets.get(key)
             if bucket is not None and now >= bucket.expires:
                 bucket = None

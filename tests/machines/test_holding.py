@@ -1,0 +1,325 @@
+"""A fleet's slots: never more calls than the limit, whatever becomes of the store.
+
+`Fleet` is a store of `allotment` and members with a `Holding` each, joined by a
+network that delays. What runs is counted as it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from resilient._machines.allotment import Allotment, Claim, Grant, allot
+from resilient._machines.holding import Holding
+
+LIMIT = 20
+
+
+class Member:
+    """A holding, and the calls that run."""
+
+    def __init__(self, place: int, **options: float) -> None:
+        self.id = str(place)
+        self.holding = Holding(LIMIT, members=4, **options)  # type: ignore[arg-type]
+        self.in_use = 0
+        self.alive = True
+
+
+class Event(NamedTuple):
+    """Something on its way: when it comes, and its claim or grant."""
+
+    at: float
+    member: Member
+    claim: Claim | None
+    grant: Grant | None
+
+
+class Fleet:
+    """Members, their store, and the network."""
+
+    def __init__(self, size: int = 4) -> None:
+        self.now = 1000.0
+        self.offset = 1.7e9
+        self.known = Allotment()
+        self.members = [Member(place) for place in range(size)]
+        self.delay = 0.0
+        self.down = False
+        self.events: list[Event] = []
+
+    def start(self, place: int, calls: int = 1) -> int:
+        """Have so many calls begin if they may; return how many do."""
+        member = self.members[place]
+        begun = 0
+        for _ in range(calls if member.alive else 0):
+            if self.take(member):
+                begun += 1
+            elif member.holding.asks(self.now) > 0.0:
+                self.claim(member, queued=1)
+                self.deliver()
+                begun += self.take(member)
+        return begun
+
+    def take(self, member: Member) -> bool:
+        allowed = member.in_use < member.holding.allowed(self.now)
+        member.in_use += allowed
+        return allowed
+
+    def end(self, place: int, calls: int) -> None:
+        member = self.members[place]
+        member.in_use = max(0, member.in_use - calls)
+        member.holding.freed(self.now)
+        self.deliver()
+
+    def claim(self, member: Member, queued: int = 0) -> None:
+        holding = member.holding
+        if holding.is_cut:
+            return
+        claim = holding.collect(self.now, member.id, member.in_use, queued)
+        if claim is None:
+            # NB: its answer tells when the next one is due.
+            holding.next_at = math.inf
+        elif self.down:
+            holding.fail(self.now)
+        else:
+            self.events.append(Event(self.now + self.delay / 2, member, claim, None))
+
+    def deliver(self) -> None:
+        while True:
+            event = min(self.events, key=lambda event: event.at, default=None)
+            beating = min(self.members, key=lambda one: one.holding.next_at)
+            at = math.inf if event is None else event.at
+            if beating.holding.next_at <= min(at, self.now):
+                self.claim(beating)
+            elif event is None or event.at > self.now:
+                return
+            else:
+                self.events.remove(event)
+                self.happen(event)
+
+    def happen(self, event: Event) -> None:
+        at, member, claim, grant = event
+        if claim is not None:
+            self.known, grant = allot(self.known, at + self.offset, claim)
+            self.events.append(Event(at + self.delay / 2, member, None, grant))
+        elif grant is not None and member.alive:
+            member.holding.absorb(self.now, grant)
+
+    def advance(self, seconds: float) -> None:
+        until = self.now + seconds
+        while True:
+            moments = [event.at for event in self.events]
+            moments += [one.holding.next_at for one in self.members]
+            soonest = min(moments)
+            if soonest > until:
+                break
+            self.now = max(self.now, soonest)
+            self.deliver()
+        self.now = until
+
+    def go_down(self) -> None:
+        """The store is lost to all; calls that run end with it."""
+        self.events.clear()
+        self.down = True
+        for member in self.members:
+            member.in_use = 0
+            if member.alive:
+                member.holding.fail(self.now)
+
+    def come_back(self) -> None:
+        self.down = False
+        for member in self.members:
+            if member.alive and member.holding.is_cut:
+                member.holding.restore(self.now)
+        self.deliver()
+
+    def kill(self, place: int) -> None:
+        member = self.members[place]
+        member.alive, member.in_use = False, 0
+        member.holding.cut(self.now)
+
+    @property
+    def running(self) -> int:
+        return sum(member.in_use for member in self.members)
+
+
+class Adversary(RuleBasedStateMachine):
+    """Calls, delays and losses, in any order; each member has asked before."""
+
+    @initialize(size=st.integers(1, 5))
+    def begin(self, size: int) -> None:
+        self.fleet = Fleet(size)
+        for place in range(size):
+            self.fleet.start(place)
+            self.fleet.advance(0.1)
+        for place in range(size):
+            assert self.fleet.members[place].holding.exchanges
+
+    @rule(place=st.integers(0, 4), calls=st.sampled_from([1, 3, 30]))
+    def calls_begin(self, place: int, calls: int) -> None:
+        self.fleet.start(place % len(self.fleet.members), calls)
+
+    @rule(place=st.integers(0, 4), calls=st.sampled_from([1, 3, 30]))
+    def calls_end(self, place: int, calls: int) -> None:
+        self.fleet.end(place % len(self.fleet.members), calls)
+
+    @rule(seconds=st.sampled_from([0.001, 0.05, 0.6, 3.0]))
+    def wait(self, seconds: float) -> None:
+        self.fleet.advance(seconds)
+
+    @rule(delay=st.sampled_from([0.0, 0.02, 0.2]))
+    def slow_down(self, delay: float) -> None:
+        self.fleet.delay = delay
+
+    @rule()
+    def lose_the_data(self) -> None:
+        self.fleet.known = Allotment()
+
+    @rule(seconds=st.sampled_from([-300.0, 300.0, 1.0]))
+    def set_the_clock(self, seconds: float) -> None:
+        self.fleet.offset += seconds
+
+    @rule(down=st.booleans())
+    def go_down(self, down: bool) -> None:
+        if down:
+            self.fleet.go_down()
+        else:
+            self.fleet.come_back()
+
+    @rule(place=st.integers(1, 4))
+    def kill(self, place: int) -> None:
+        if place < len(self.fleet.members):
+            self.fleet.kill(place)
+
+    @invariant()
+    def never_more_than_the_limit(self) -> None:
+        if hasattr(self, "fleet"):
+            assert self.fleet.running <= LIMIT
+
+
+TestAdversary = Adversary.TestCase
+TestAdversary.settings = settings(
+    max_examples=100,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def test_one_member_may_have_all() -> None:
+    """And then another what the first does not use."""
+    fleet = Fleet(2)
+    assert [20, 0] == [fleet.start(0, 30), fleet.start(1, 30)]
+    fleet.end(0, 15)
+    for _ in range(50):
+        fleet.advance(0.05)
+        fleet.start(1)
+    # It keeps one or two for those to come, fewer with each beat.
+    assert 12 <= fleet.members[1].in_use <= 15
+
+
+def test_what_a_killed_member_had_comes_back_with_its_lease() -> None:
+    """Two seconds later at most."""
+    fleet = Fleet(2)
+    assert [10, 10] == [fleet.start(0, 10), fleet.start(1, 10)]
+    fleet.kill(0)
+    fleet.advance(1.0)
+    assert 0 == fleet.start(1, 10)
+    fleet.advance(1.1)
+    assert 10 == fleet.start(1, 10)
+
+
+def test_a_store_that_lost_its_data_lends_nothing_new_for_one_lease() -> None:
+    """What members keep they have."""
+    fleet = Fleet(2)
+    assert 10 == fleet.start(0, 10)
+    assert 2 == fleet.start(1, 2)
+    fleet.known = Allotment()
+    fleet.advance(0.6)
+    assert fleet.start(1, 10) <= 1
+    fleet.advance(1.9)
+    assert fleet.start(1, 10) >= 7
+
+
+@pytest.mark.parametrize(
+    ("lost", "at_once", "later"),
+    [("share", 0, 5), ("reject", 0, 0), ("alone", 20, 20), ("pass", 99, 99)],
+)
+def test_what_a_member_has_without_the_store(
+    lost: str, at_once: int, later: int
+) -> None:
+    """Its part when the leases of all have ended, nothing, all, or no limit."""
+    holding = Holding(LIMIT, members=4, lost=lost)  # type: ignore[arg-type]
+    holding.cut(1000.0)
+    holding.cut(1001.0)
+    assert (at_once, later) == (
+        min(99, holding.allowed(1000.5)),
+        min(99, holding.allowed(1002.0)),
+    )
+    assert 0.0 == holding.asks(1002.0)
+
+
+def test_its_lease_holds_without_the_store() -> None:
+    """To its end; and what was counted is believed after a minute."""
+    fleet = Fleet(2)
+    fleet.start(0, 8)
+    holding = fleet.members[0].holding
+    holding.see(fleet.now - 61, 2)
+    holding.see(fleet.now, 2)
+    holding.fail(fleet.now)
+    assert holding.allowed(fleet.now + 1.9) >= 8
+    assert 10 == holding.allowed(fleet.now + 2.1)
+
+
+def test_a_call_that_ends_claims_nothing_without_the_store() -> None:
+    """Nor while a claim is on its way, nor where no other member lacks a slot."""
+    holding = Holding(LIMIT)
+    holding.freed(1000.0)
+    assert math.inf == holding.next_at
+    holding.collect(1000.0, "a", 1, 0)
+    holding.absorb(1000.0, Grant(1.0, 1.0, 9.0, 20.0, 2.0, 1.0))
+    holding.freed(1000.1)
+    assert 1000.1 == holding.next_at
+    holding.cut(1000.2)
+    holding.freed(1000.3)
+    assert math.inf == holding.next_at
+
+
+def test_nobody_waits_twice() -> None:
+    """For an answer that does not come."""
+    holding = Holding(LIMIT)
+    assert -math.inf == holding.due_by
+    assert 0.05 == pytest.approx(holding.asks(1000.0))
+    assert holding.collect(1000.0, "a", 0, 1) is not None
+    assert holding.collect(1000.0, "a", 0, 1) is None
+    assert 0.0 == holding.asks(1000.06)
+    assert 1000.05 == holding.due_by
+    holding.fail(1000.25)
+    assert holding.is_cut
+    holding.absorb(1001.0, Grant(1.0, 1.0, 9.0, 20.0, 1.0, 0.0))
+    assert 0 == holding.allowed(1001.0)
+
+
+def test_the_lower_limit_holds_for_a_minute() -> None:
+    """As in a rolling deploy."""
+    known, _ = allot(Allotment(), 0.0, Claim("a", 0, 0, -1, 10, 0, 1, 1, 2))
+    known, grant = allot(known, 1.0, Claim("b", 0, 0, -1, 20, 0, 15, 15, 2))
+    assert (10.0, 9.0) == (grant.limit, grant.slots)
+    known, grant = allot(known, 59.9, Claim("b", 0, 0, -1, 20, 0, 15, 15, 2))
+    assert 10.0 == grant.limit
+    known, grant = allot(known, 60.1, Claim("b", 0, 0, -1, 20, 0, 15, 15, 2))
+    assert (20.0, 15.0) == (grant.limit, grant.slots)
+
+
+def test_an_idle_member_gives_all_back_and_is_silent() -> None:
+    """So that idleness costs nothing."""
+    fleet = Fleet(1)
+    fleet.start(0, 8)
+    fleet.end(0, 8)
+    fleet.advance(30.0)
+    assert {} == fleet.known.shares
+    assert math.inf == fleet.members[0].holding.next_at
