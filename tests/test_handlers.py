@@ -72,6 +72,7 @@ REASONS: dict[str, str] = {
     "_server/lifecycle.py: _run_check": "a user's check that fails: unready",
     "_server/exchange.py: Exchange._run_app": "raised in the server's task",
     "_server/exchange.py: Exchange._read_on": "the server lost its connection",
+    "_server/wsgi.py: _Response.admit": AN_OUTCOME,
     "_sharing/courier.py: Courier._start": "RuntimeError: no thread is left",
     "_sharing/courier.py: Courier._wake": "RuntimeError: it is woken already",
     "_sharing/courier.py: Courier._exchange": "the store failed: members are told",

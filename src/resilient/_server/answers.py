@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from resilient._errors.errors import (
@@ -105,7 +105,7 @@ class Answer:
 
 def error_answer(
     error: ResilientError,
-    request_headers: Headers = (),
+    request_headers: Iterable[tuple[bytes, bytes]] = (),
     *,
     rate_limit_headers: bool = True,
     allow_origins: Sequence[str] = (),

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from datetime import timedelta
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
-from resilient._calls.call import Call
 from resilient._calls.scopes import deadline_after
 from resilient._errors.errors import ResilientError
-from resilient._events.listeners import log_once
 from resilient._policy.policy import Policy
-from resilient._runtimes import clock
 from resilient._server.answers import (
     TRY_AGAIN_LATER,
     App,
@@ -21,16 +18,14 @@ from resilient._server.answers import (
     error_answer,
 )
 from resilient._server.exchange import Exchange
+from resilient._server.front import Front
 from resilient._server.lifecycle import LIVEZ, READYZ, Lifecycle
 from resilient._server.scopes import (
     DeadlinePreset,
-    checked_deadline_header,
     peer_address,
 )
-from resilient._server.standard import checked_server_pipeline
 from resilient._values.checks import flag, plain
-from resilient._values.checks import seconds as seconds_argument
-from resilient._values.priority import PRIORITIES, Priority, PriorityName, TaskPriority
+from resilient._values.priority import Priority, PriorityName
 
 _PROBES: Final = {LIVEZ, READYZ}
 
@@ -38,7 +33,7 @@ _EXTENSION: Final = "resilient"
 """By which an inner middleware sees that there is an outer one."""
 
 
-class ResilientMiddleware:
+class ResilientMiddleware(Front[Scope]):
     """Put an ASGI application behind a pipeline: admit, limit, time out, shed.
 
     Pure ASGI 3, for every framework and server, on asyncio and trio::
@@ -119,25 +114,24 @@ class ResilientMiddleware:
     ) -> None:
         if not callable(app):
             raise TypeError(f"`app` must be an ASGI application, got {app!r}")
+        super().__init__(
+            pipeline,
+            "async",
+            client=client or peer_address,
+            priority=priority,
+            deadline_header=deadline_header,
+            max_deadline=max_deadline,
+            min_deadline=min_deadline,
+            exempt=exempt,
+            rate_limit_headers=rate_limit_headers,
+            allow_origins=allow_origins,
+        )
         self.app: App = app
-        self._pipeline: Policy[Any] = checked_server_pipeline(pipeline)
-        self._client: Callable[[Scope], Hashable] = (
-            peer_address if client is None else plain("client", client, "the scope")
-        )
-        self._priority = (
-            None if priority is None else plain("priority", priority, "the scope")
-        )
-        self._deadline_header = checked_deadline_header(deadline_header)
-        self._max_deadline = seconds_argument("max_deadline", max_deadline, zero=False)
-        self._min_deadline = seconds_argument("min_deadline", min_deadline)
         self._cancels: bool | Callable[[Scope], bool] = (
             plain("cancel_on_disconnect", cancel_on_disconnect, "the scope")
             if callable(cancel_on_disconnect)
             else flag("cancel_on_disconnect", cancel_on_disconnect)
         )
-        self._exempt: frozenset[str] = frozenset(_texts("exempt", exempt))
-        self._rate_limit_headers = flag("rate_limit_headers", rate_limit_headers)
-        self._allow_origins: tuple[str, ...] = _texts("allow_origins", allow_origins)
         self._on_rejected = (
             None if on_rejected is None else plain("on_rejected", on_rejected)
         )
@@ -149,12 +143,7 @@ class ResilientMiddleware:
         self._lifecycle = lifecycle
 
     def __repr__(self) -> str:
-        return f"ResilientMiddleware({self.app!r}, {self._pipeline!r})"
-
-    @property
-    def pipeline(self) -> Policy[Any]:
-        """What requests go through."""
-        return self._pipeline
+        return f"ResilientMiddleware({self.app!r}, {self.pipeline!r})"
 
     @property
     def in_flight(self) -> int:
@@ -171,28 +160,21 @@ class ResilientMiddleware:
                 return
             lifecycle.begin()
             path = scope.get("path")
-            if kind == "http" and path in _PROBES and path in self._exempt:
+            if kind == "http" and path in _PROBES and path in self.exempt:
                 await lifecycle.probes(scope, receive, send)
                 return
-        if kind not in ("http", "websocket") or scope["path"] in self._exempt:
+        if kind not in ("http", "websocket") or scope["path"] in self.exempt:
             await self.app(scope, receive, send)
             return
-        seconds = None if kind == "websocket" else self._seconds(scope)
+        seconds = None if kind == "websocket" else self.seconds(scope["headers"])
         extensions: dict[str, Any] = scope.get("extensions") or {}
         if _EXTENSION in extensions:
             await self._narrow(scope, receive, send, seconds)
             return
         scope = {**scope, "extensions": {**extensions, _EXTENSION: {}}}
-        pipeline = self._pipeline
-        call = Call(pipeline.label, key=self._client(scope), policy=pipeline)
-        call.standing = self._standing(scope) or call.standing
-        if seconds is not None:
-            deadline = clock.now() + seconds
-            if call.deadline is None or deadline < call.deadline:
-                call.deadline, call.allowed = deadline, seconds
         cancels = self._cancels
         exchange = Exchange(
-            call,
+            self.call(scope, seconds),
             self.app,
             scope,
             receive,
@@ -203,34 +185,9 @@ class ResilientMiddleware:
         )
         self._under_way.add(exchange)
         try:
-            await exchange.run(pipeline)
+            await exchange.run(self.pipeline)
         finally:
             self._under_way.discard(exchange)
-
-    def _seconds(self, scope: Scope) -> float | None:
-        """Return the seconds that the caller grants; 0: there is no time to begin."""
-        if self._deadline_header is None:
-            return None
-        seconds = self._deadline_header.seconds(scope["headers"])
-        if seconds is None:
-            return None
-        if seconds < self._min_deadline:
-            return 0.0
-        return min(seconds, self._max_deadline)
-
-    def _standing(self, scope: Scope) -> TaskPriority | None:
-        if self._priority is None:
-            return None
-        said: object = self._priority(scope)
-        if said is None:
-            return None
-        if not isinstance(said, Priority):
-            found = PRIORITIES.get(said) if isinstance(said, str) else None
-            if found is None:
-                _log_priority(said)
-                return None
-            said = found
-        return TaskPriority(said, clock.random())
 
     async def _narrow(
         self, scope: Scope, receive: Receive, send: Send, seconds: float | None
@@ -251,39 +208,13 @@ class ResilientMiddleware:
             if answering is not None:
                 await answering(scope, receive, send)
                 return
-        answer = error_answer(
-            error,
-            scope["headers"],
-            rate_limit_headers=self._rate_limit_headers,
-            allow_origins=self._allow_origins,
-        )
+        answer = self.answer(error, scope["headers"])
         if scope["type"] == "http":
             await answer.send_to(send, "http.response")
         elif "websocket.http.response" in scope["extensions"]:
             await answer.send_to(send, "websocket.http.response")
         else:
             await send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
-
-
-def _texts(parameter: str, values: object) -> tuple[str, ...]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, Collection):
-        raise TypeError(f"`{parameter}` must be a list of strings, got {values!r}")
-    found = tuple(cast("Collection[object]", values))
-    for one in found:
-        if not isinstance(one, str):
-            raise TypeError(f"`{parameter}` must be a list of strings, got {values!r}")
-    return cast("tuple[str, ...]", found)
-
-
-def _log_priority(said: object) -> None:
-    try:
-        # NB: the type alone: what it is may be secret.
-        raise TypeError(
-            '`priority` must return "critical", "normal", "sheddable", "batch" or'
-            f" None, got an object of {type(said)}"
-        )
-    except TypeError:
-        log_once("`priority` of a ResilientMiddleware returned no priority")
 
 
 async def exception_handler(request: object, error: ResilientError) -> App:

@@ -116,9 +116,11 @@ def peer_address(scope: Mapping[str, Any]) -> str:
         scope: The ASGI scope.
     """
     client: Any = scope.get("client")
-    if not client:
-        return LOCAL
-    host = client[0]
+    return address_key(client[0]) if client else LOCAL
+
+
+def address_key(host: object) -> str:
+    """Return the key of the client that has an address; see `peer_address`."""
     if not isinstance(host, str) or not host:
         return LOCAL
     if ":" not in host:

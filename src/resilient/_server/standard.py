@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from resilient._machines.aimd import ConcurrencyLimit
 from resilient._machines.gradient import Gradient
@@ -58,7 +58,9 @@ def standard_server_pipeline(
     return pipeline
 
 
-def checked_server_pipeline(pipeline: Policy[Any] | None) -> Policy[Any]:
+def checked_server_pipeline(
+    pipeline: Policy[Any] | None, colour: Literal["sync", "async"]
+) -> Policy[Any]:
     """Return the pipeline that an argument names.
 
     Raises:
@@ -75,5 +77,5 @@ def checked_server_pipeline(pipeline: Policy[Any] | None) -> Policy[Any]:
             " it elsewhere, which has no meaning in front of an application: put it"
             " around what the application calls"
         )
-    begin_use(pipeline, "requests", "async", classified=True)
+    begin_use(pipeline, "requests", colour, classified=True)
     return pipeline
