@@ -48,7 +48,9 @@ class Server:
         self.process = process
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=PATIENCE, **options)
+        # NB: without certificates, which take longer to load than a request.
+        options = {"timeout": PATIENCE, "verify": False, "trust_env": False} | options
+        return httpx.Client(base_url=self.url, **options)
 
     def wait_for(self, told: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait until what the application tells of itself is as it should be."""

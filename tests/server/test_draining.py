@@ -99,7 +99,6 @@ def test_no_request_is_lost_when_a_server_ends(name: str) -> None:
     assert (200, 200) == (alive.status_code, slow.result().status_code)
     assert (200, "close") == (last.status_code, last.headers["connection"])
     before = [status for at, status in load.results if at < told + DELAY]
-    assert len(before) > 20
     assert {200} == set(before)
 
 
