@@ -11,8 +11,8 @@ Ground rules:
 * What a call holds has an owner at each moment: `admit` gives back what it took
   if it does not return, and from then on `around` does. To give back twice does
   nothing the second time, so that what was interrupted is simply done again.
-* Giving back needs no lock, no stack and hardly any memory: at the worst it is
-  left in a list, for the next who has the lock. A garbage collection may begin
+* Giving back needs no lock, no stack and no memory (see `Reserve`): at the worst
+  it is left in a list, for the next who has the lock. A garbage collection may begin
   at any allocation, so also on a thread that holds a policy's lock; there it
   may close a lost call of the same policy. See `DeferredRelease`.
 """
@@ -20,7 +20,7 @@ Ground rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias, TypeVar, TypeVarTuple
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar, TypeVarTuple
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import OngoingWork, Outcome
@@ -63,6 +63,32 @@ Admission: TypeAlias = Any
 """A permit of any kind, a `RejectedError`, or a `Wait`."""
 
 
+class Reserve:
+    """Memory for what is given back when there is no more.
+
+    A list that grows needs memory. So some lists are made in advance, for all
+    policies: each for one thing that is given back, and for the list that it
+    could not be appended to.
+
+    Attributes:
+        spare: The first of them, whose last item is the next; None: all are used.
+    """
+
+    __slots__ = ("spare",)
+
+    def __init__(self) -> None:
+        self.spare: list[Any] | None = None
+        for _ in range(32):
+            self.refill()
+
+    def refill(self) -> None:
+        """Make one more."""
+        self.spare = [None, None, self.spare]
+
+
+reserve: Final = Reserve()
+
+
 class DeferredRelease:
     """What a policy needs to take things back at any moment, in any frame.
 
@@ -94,7 +120,17 @@ class DeferredRelease:
 
     def _release(self, item: Any) -> None:
         """Have something taken back, now or by the thread that has the lock."""
-        self._deferred.append(item)
+        try:
+            self._deferred.append(item)
+        except MemoryError:
+            # NB: without a call, which needs memory itself.
+            spare = reserve.spare
+            if spare is None:
+                raise
+            reserve.spare = spare[2]
+            spare[2] = item
+            spare[1] = self._deferred
+            self._deferred = spare
         self._release_deferred()
 
     def _release_deferred(self) -> None:
@@ -108,7 +144,13 @@ class DeferredRelease:
     def _release_deferred_locked(self) -> list[Any]:
         effects: list[Any] = []
         while self._deferred:
-            effects += self._release_locked(self._deferred[0])
+            item = self._deferred[0]
+            if isinstance(item, list):
+                # One of the reserve's: there is memory again, it seems.
+                self._deferred += item
+                reserve.refill()
+            elif item is not None:
+                effects += self._release_locked(item)
             del self._deferred[0]
         return effects
 

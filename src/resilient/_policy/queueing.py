@@ -23,6 +23,7 @@ from resilient._policy.admission import (
     AdmissionPolicy,
     DeferredRelease,
     Wait,
+    reserve,
 )
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import Waiter
@@ -213,7 +214,17 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
         except ReenteredError:
             return self._admit_inside(ticket)
         except BaseException:
-            self._deferred.append(ticket)
+            try:
+                self._deferred.append(ticket)
+            except MemoryError:
+                # NB: as in `_release`, and in this frame too.
+                spare = reserve.spare
+                if spare is None:
+                    raise
+                reserve.spare = spare[2]
+                spare[2] = ticket
+                spare[1] = self._deferred
+                self._deferred = spare
             self._release_deferred()
             raise
 
@@ -334,7 +345,17 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
                     self._note_cut(permit, cut)
         finally:
             # NB: in this frame, which is no deeper than those of `admit`.
-            self._deferred.append(permit)
+            try:
+                self._deferred.append(permit)
+            except MemoryError:
+                # NB: as in `_release`, and in this frame too.
+                spare = reserve.spare
+                if spare is None:
+                    raise
+                reserve.spare = spare[2]
+                spare[2] = permit
+                spare[1] = self._deferred
+                self._deferred = spare
             self._release_deferred()
 
     def _note_cut(self, ticket: Any, cut: Outcome) -> None:

@@ -239,7 +239,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
             or type(self).settle is not CircuitBreaker.settle
         )
         self._lock = Lock()
-        self._deferred: list[tuple[Any, float, bool | None, bool]] = []
+        self._deferred: list[tuple[Any, float, bool | None, bool] | Probe] = []
         self._outbox: Outbox | None = None
         self._circuit = Circuit(
             window=empty,
@@ -300,7 +300,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
         if circuit.state is _CLOSED:
             return (era, clock.now()) if timed else era
         now = clock.now()
-        given: list[Any] = []
+        given: list[Any] = [None]
         try:
             permit = self._admit(now, given)
             if isinstance(permit, Refusal):
@@ -322,8 +322,8 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
             return (permit, now) if timed else permit
         except BaseException:
             # Ctrl-C, in a listener too: the probe is held already.
-            for probe in given:
-                self._release((probe, now, None, False))
+            if given[0] is not None:
+                self._release(given[0])
             raise
 
     def _admit(self, now: float, given: list[Any]) -> int | Probe | Refusal:
@@ -331,7 +331,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
 
         Args:
             now: Monotonic seconds.
-            given: Where a probe is left at once, for who is interrupted.
+            given: Where a probe is left at once, in the place of its only item.
         """
         circuit = self._circuit
         try:
@@ -360,7 +360,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
         permit: Any = circuit.admit(now)
         # NB: no call before the next line.
         if permit.__class__ is Probe:
-            given += (permit,)
+            given[0] = permit
         if circuit.changes:
             changes += self._changes_locked()
         return permit, changes
@@ -411,13 +411,23 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
     ) -> None:
         if not isinstance(permit, RejectedError):
             # NB: a probe that was settled is no more among those in flight.
-            cut = None if call is None else call.cut_outcome(unwinding, began)
-            self.settle(permit, cut)
+            try:
+                cut = None if call is None else call.cut_outcome(unwinding, began)
+                self.settle(permit, cut)
+            except MemoryError:
+                if permit.__class__ is tuple:
+                    permit = permit[0]
+                if permit.__class__ is Probe:
+                    self._release(permit)
+                raise
 
     def _release_locked(
-        self, item: tuple[Any, float, bool | None, bool]
+        self, item: tuple[Any, float, bool | None, bool] | Probe
     ) -> list[Change | Note]:
-        self._circuit.settle(*item)
+        if item.__class__ is Probe:
+            self._circuit.settle(item, clock.now(), None, False)
+        else:
+            self._circuit.settle(*item)
         return self._changes_locked() if self._circuit.changes else []
 
     def _rejection(self, refusal: Refusal, call: Call) -> CircuitOpenError:

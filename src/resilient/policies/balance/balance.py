@@ -307,9 +307,17 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 refused.append(member)
         except BaseException as unwinding:
             if ticket.member is not None:
-                call.key = key
-                cut = call.cut_outcome(unwinding, began)
-                self._settle(ticket, era, began, cut, call)
+                try:
+                    call.key = key
+                    cut = call.cut_outcome(unwinding, began)
+                    self._settle(ticket, era, began, cut, call)
+                except MemoryError:
+                    # NB: what `leave` does, without a call, which needs memory.
+                    left = ticket.member
+                    if left is not None:
+                        ticket.member = None
+                        left.in_flight -= 1
+                    raise
             raise
 
     def _spot_of(self, call: Call, key: Any) -> int | None:
