@@ -28,7 +28,7 @@ from typing import Any
 from resilient._calls import call as call_module
 from resilient._calls.call import AnyPolicy, Call, overdue
 from resilient._calls.outcome import Outcome
-from resilient._edges import driver
+from resilient._edges import driver, forks
 from resilient._edges.driver import RUN, failed, leaf, misused, suspend
 from resilient._edges.lazy import MADE, awaited, is_lazy, refuse_lazy
 from resilient._edges.steps import (
@@ -316,3 +316,6 @@ def async_edge(
             outcome = answer = value = sent = trace = None
 
     return wrapper
+
+
+forks.watch()

@@ -130,7 +130,7 @@ class DeferredRelease:
             reserve.spare = spare[2]
             spare[2] = item
             spare[1] = self._deferred
-            self._deferred = spare
+            self._deferred = spare  # type: ignore[misc]  # a slot of each subclass
         self._release_deferred()
 
     def _release_deferred(self) -> None:

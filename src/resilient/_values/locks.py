@@ -84,3 +84,13 @@ class Lock(RLock):  # type: ignore[misc]  # typeshed has it final, CPython does 
             self.release()
             return False
         return True
+
+    def is_elsewhere(self) -> bool:
+        """Return whether another thread has it."""
+        owned: bool = self._is_owned()  # type: ignore[attr-defined]  # of every RLock
+        return not owned and self.locked()
+
+    def make_anew(self) -> None:
+        """Unlock it, in a child that lacks the thread which has it."""
+        self._at_fork_reinit()  # type: ignore[attr-defined]  # of every RLock
+        self.changing = False

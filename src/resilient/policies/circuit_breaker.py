@@ -424,7 +424,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
     def _release_locked(
         self, item: tuple[Any, float, bool | None, bool] | Probe
     ) -> list[Change | Note]:
-        if item.__class__ is Probe:
+        if isinstance(item, Probe):
             self._circuit.settle(item, clock.now(), None, False)
         else:
             self._circuit.settle(*item)

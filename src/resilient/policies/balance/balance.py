@@ -314,7 +314,8 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 except MemoryError:
                     # NB: what `leave` does, without a call, which needs memory.
                     left = ticket.member
-                    if left is not None:
+                    # `_settle` may have taken it back before the memory ended.
+                    if left is not None:  # pyright: ignore[reportUnnecessaryComparison]
                         ticket.member = None
                         left.in_flight -= 1
                     raise
