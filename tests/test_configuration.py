@@ -21,11 +21,13 @@ from resilient import (
     AIMD,
     AdaptiveConcurrency,
     AdaptiveThrottle,
+    Balance,
     Bulkhead,
     BulkheadFullError,
     CircuitBreaker,
     CircuitOpenError,
     Coalesce,
+    Eject,
     Fallback,
     Gradient,
     Hedge,
@@ -75,6 +77,7 @@ POLICIES: dict[str, Policy[Any]] = {
         Gradient(5), partitions={"a": 0.5}, by=answer
     ),
     "AdaptiveThrottle": AdaptiveThrottle(k=3.0),
+    "Balance": Balance("a", "b", eject=Eject(3)),
     "Pipeline": Pipeline(Timeout(9), Pipeline(Retry(OSError), Bulkhead(3)), name="p"),
 }
 

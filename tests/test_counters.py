@@ -444,6 +444,24 @@ async def test_evicted_keys_are_counted(w: World) -> None:
     assert 2 == counted(policy)["resilient.per_key.evictions", "hosts"]
 
 
+@in_every_colour
+async def test_calls_of_keys_that_found_no_room_are_counted(w: World) -> None:
+    """They share one policy, where each that is kept protects something."""
+    hosts = PerKey(
+        lambda key: RateLimiter(1, per=3600, burst=2),
+        key=lambda key: key,
+        max_keys=2,
+        name="hosts",
+    )
+    policy = Pipeline(hosts, name="keyed")
+
+    async def get(key: str) -> None: ...
+
+    for key in "aabbcd":
+        await w.call(policy, get, key)
+    assert 2 == counted(policy)["resilient.per_key.overflows", "hosts"]
+
+
 @pytest.mark.real
 def test_no_count_is_lost_between_threads() -> None:
     """With a global interpreter lock an addition is one step."""

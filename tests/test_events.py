@@ -25,6 +25,7 @@ from resilient import (
     Timeout,
     deadline_after,
 )
+from resilient._events import listeners
 from resilient._events.events import error_name
 from resilient._events.listeners import Outbox, log_once, send
 
@@ -274,3 +275,14 @@ def test_an_async_listener_is_refused() -> None:
 
     with pytest.raises(TypeError, match="`listener` must be a plain function"):
         RateLimiter(1).subscribe(listener)
+
+
+def test_texts_that_never_end_take_no_memory(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name of a policy in them may be made as a program goes."""
+    monkeypatch.setattr(listeners, "_MOST", 2)
+    for text in ("a", "b", "a", "c", "d"):
+        log_once(text)
+    assert ["a (logged once)", "b (logged once)"] == caplog.messages
+    assert {"a", "b"} == listeners._logged

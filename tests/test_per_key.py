@@ -19,12 +19,14 @@ from tests.colours import World, in_async_colours, in_every_colour
 from resilient import (
     AdaptiveConcurrency,
     AdaptiveThrottle,
+    Balance,
     Bulkhead,
     BulkheadFullError,
     CallRejected,
     CircuitBreaker,
     CircuitState,
     Coalesce,
+    Eject,
     Event,
     Fallback,
     Hedge,
@@ -379,6 +381,7 @@ def everything_restrictive() -> dict[str, tuple[Any, Callable[[Any], object]]]:
             lambda policy: [policy._budget.withdraw() for _ in range(10)],
         ),
         "a pipeline": (Pipeline(Timeout(9), retry.with_(), Bulkhead(9)), failing(1)),
+        "a balance": (Balance("a", "b", "c", eject=Eject(1)), failing(1)),
         "keys": (
             PerKey(limiter, key=lambda: 1),
             lambda policy: policy.call(lambda: None),

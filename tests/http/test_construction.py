@@ -177,3 +177,16 @@ def test_it_is_a_transport_to_type_checkers_and_clients(h: Http) -> None:
     """Both of them."""
     bases = (h.library.BaseTransport, h.library.AsyncBaseTransport)
     assert all(issubclass(h.ours.ResilientTransport, base) for base in bases)
+
+
+def test_the_inner_transport_cannot_be_assigned(h: Http) -> None:
+    """The clients have the first already."""
+    transport = h.transport(h.library.MockTransport(lambda request: None))
+    inner = transport.inner
+    for change in (
+        lambda: setattr(transport, "inner", None),
+        lambda: delattr(transport, "inner"),
+    ):
+        with pytest.raises(AttributeError, match="`inner` of a ResilientTransport"):
+            change()
+    assert inner is transport.inner

@@ -38,3 +38,11 @@ def test_with_no_time_at_all_the_queue_always_stands() -> None:
     queue = CoDel(0.0, 0.0)
     assert 0.0 == queue.give_up_at(5.0, 0)
     assert queue.standing
+
+
+def test_a_new_queue_does_not_stand() -> None:
+    """Whatever its clock shows, and were a call in it already."""
+    queue = CoDel(1.0, 0.125)
+    assert not queue.standing
+    assert 1.0 == queue.give_up_at(1000.0, 1)
+    assert not queue.standing

@@ -91,7 +91,7 @@ def log_warning_once(key: str, message: str, *args: object) -> None:
 
 def log_once(text: str) -> None:
     """Log the exception being handled, the first time that `text` is said."""
-    if text not in _logged:
+    if text not in _logged and len(_logged) < _MOST:
         _logged.add(text)
         import logging
 

@@ -41,6 +41,7 @@ from resilient._policy.policy import Policy, begin_use
 from resilient._runtimes.sync import SYNC
 from resilient._values.checks import count, flag, plain
 from resilient._values.locks import Lock
+from resilient._values.records import Configured
 from resilient._values.traits import Trait
 
 Request = TypeVar("Request")
@@ -49,7 +50,7 @@ Response = TypeVar("Response")
 _UNITS = ("s", "ms")
 
 
-class Transport(Generic[Request, Response]):
+class Transport(Configured, Generic[Request, Response]):
     """Send requests through a pipeline, sync and async.
 
     Subclasses name their `family` and derive from its transports.

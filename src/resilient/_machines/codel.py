@@ -23,6 +23,8 @@ Source: B. Maurer, "Fail at Scale", ACM Queue 13 (8), 2015, with its 100 ms and
 
 from __future__ import annotations
 
+import math
+
 __all__ = ["CoDel"]
 
 
@@ -42,7 +44,8 @@ class CoDel:
     def __init__(self, interval: float, target: float) -> None:
         self._interval = interval
         self._target = target
-        self._since = 0.0
+        # NB: no clock's zero: the queue was empty before the first call.
+        self._since = math.inf
         self.standing = False
 
     def give_up_at(self, now: float, queued: int) -> float:

@@ -73,7 +73,10 @@ class PerKey(Gate[F]):
         "max_keys",
     )
 
-    metrics: tuple[tuple[str, ...], ...] = (("resilient.per_key.evictions",),)
+    metrics: tuple[tuple[str, ...], ...] = (
+        ("resilient.per_key.evictions",),
+        ("resilient.per_key.overflows",),
+    )
 
     @overload
     def __init__(
@@ -261,6 +264,8 @@ class PerKey(Gate[F]):
                 self._overflow = self._overflow or made
             if self._listeners:
                 self._forward_events(_OVERFLOW, self._overflow)
+        if call is not None:
+            call.count("resilient.per_key.overflows", self.placement.policy)
         if self._listeners:
             name = None if call is None else call.name
             self.emit(KeyOverflowed(self.label, name), call)

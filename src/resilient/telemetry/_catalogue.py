@@ -123,6 +123,13 @@ METRICS: Final = (
         _BOTH,
     ),
     Metric(
+        "resilient.per_key.overflows",
+        "counter",
+        "{call}",
+        "calls of new keys that shared a policy, for want of room",
+        _BOTH,
+    ),
+    Metric(
         "resilient.endpoint.ejections",
         "counter",
         "{endpoint}",

@@ -701,6 +701,10 @@ class Balance(Policy, DeferredRelease, Generic[T]):
     def is_pristine(self) -> bool:
         return self._run(lambda effects: self._fleet.is_pristine)
 
+    def is_restrictive(self) -> bool:
+        members = self._run(lambda effects: list(self._fleet.members.values()))
+        return any(member.is_out for member in members)
+
 
 _NOTHING: Final = (0.0, 0.0, IGNORED, None, False, None)
 
