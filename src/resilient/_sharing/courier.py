@@ -114,12 +114,12 @@ class Courier(Link):
         self._wake()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=1.0)
-        if self._using.acquire(timeout=1.0):
-            try:
-                self._surrender()
-            finally:
-                self._using.release()
+            thread.join(timeout=2.0)
+            if thread.is_alive():
+                # Amid an exchange: what is held ends with its lease.
+                return
+        with self._using:
+            self._surrender()
 
     def after_fork(self) -> None:
         self._begin()
