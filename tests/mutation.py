@@ -55,7 +55,11 @@ EVERY_POLICY = (
 # Which tests look at a file, by how its path begins; all that fit are added up.
 NEAR: dict[str, tuple[str, ...]] = {
     "_machines/": ("machines/test_extremes.py",),
-    "_machines/aimd": ("machines/test_aimd.py", "test_adaptive_concurrency.py"),
+    "_machines/aimd": (
+        "machines/test_aimd.py",
+        "test_adaptive_concurrency.py",
+        "test_configuration.py",
+    ),
     "_machines/backoff": ("machines/test_backoff.py", "test_retry.py"),
     "_machines/budget": ("machines/test_budget.py", "test_retry_budget.py"),
     "_machines/circuit": ("machines/test_circuit.py", "test_circuit_breaker.py"),
@@ -69,7 +73,10 @@ NEAR: dict[str, tuple[str, ...]] = {
     "_machines/latency": ("machines/test_latency.py", "test_adaptive_concurrency.py"),
     "_machines/lease": ("machines/test_lease.py", "machines/test_fleet.py"),
     "_machines/partitions": ("machines/test_partitions.py", "test_priority.py"),
-    "_machines/proportions": ("machines/test_circuit.py", "machines/test_fleet.py"),
+    "_machines/proportions": (
+        "machines/test_proportions.py",
+        "machines/test_fleet.py",
+    ),
     "_machines/quantile": ("machines/test_quantile.py", "test_hedge.py"),
     "_machines/rate_limits": ("machines/test_rate_limits.py", "test_rate_limiter.py"),
     "_machines/shared_bucket": (

@@ -402,3 +402,10 @@ def test_whatever_is_drawn_stays_within_zero_and_the_cap(
         decorrelated(base, cap=cap),
     ):
         assert 0 <= backoff.delay(attempt, drawing(draw), pushback=pushback) <= cap
+
+
+def test_a_thousand_delays_are_not_too_many() -> None:
+    """One more would be."""
+    assert delays([1.0] * 1000) == delays([1.0] * 1000)
+    with pytest.raises(ValueError, match="at most 1000 values, got more"):
+        delays([1.0] * 1001)

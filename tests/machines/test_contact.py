@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from resilient._machines.contact import Contact
 
 
@@ -71,3 +73,8 @@ def test_two_late_answers_in_a_row_are_a_loss() -> None:
     assert [False, False, False, True, True] == [
         contact.too_late(late) for late in (True, False, True, True, True)
     ]
+
+
+def test_a_store_that_was_never_lost_waits_for_no_probe() -> None:
+    """It may be tried at any time, whatever the clock shows."""
+    assert -math.inf == Contact().probe_at

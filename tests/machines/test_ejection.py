@@ -222,3 +222,18 @@ def test_rules_out_of_range_are_refused(
     with pytest.raises(kind) as caught:
         Eject(**arguments)
     assert text == str(caught.value)
+
+
+def test_a_success_of_an_earlier_era_brings_nothing_back() -> None:
+    """What was sent before the ejection decides nothing."""
+    ejection = ejected(now=1000.0)
+    assert ejection.succeed(1001.0, ejection.era - 1) is False
+    assert OUT is ejection.state
+
+
+def test_successes_keep_the_failure_rate_low() -> None:
+    """They are counted as what they are."""
+    ejection = Ejection(Eject(None, failure_rate=0.5, minimum_calls=2))
+    for call in range(9):
+        assert ejection.succeed(1000.0 + call / 10, 0) is False
+    assert ejection.fail(1001.0, 0) is None

@@ -459,3 +459,14 @@ def test_a_dependency_that_became_slower_is_not_limited_for_ever(
     assert limit.baseline is not None
     assert 0.3 == pytest.approx(limit.baseline, rel=0.15)
     assert 60 < server.run(60.0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "latency", "baseline", "after"),
+    [(4.0, 4.0, 3.0, 10.0), (4.0, 4.0, 1.0, 4.0), (8.0, 4.0, 1.0, 8.0)],
+)
+def test_the_bounds_of_a_queue_of_vegas(
+    limit: float, latency: float, baseline: float, after: float
+) -> None:
+    """One call too many is few, three to six are right: the bounds belong to these."""
+    assert after == Vegas(4)._step(limit, latency, baseline)

@@ -152,3 +152,12 @@ class NaiveExecutions(RuleBasedStateMachine):
 
 
 TestNaiveExecutions = NaiveExecutions.TestCase
+
+
+def test_an_execution_is_over_when_it_has_ended() -> None:
+    """And not when it begins."""
+    executions: Executions[Execution] = Executions()
+    execution = begun(executions, "a")
+    assert not execution.over
+    executions.finish(execution)
+    assert execution.over

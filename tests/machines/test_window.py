@@ -329,3 +329,11 @@ TestTimeWindowAgainstModel = TimeWindowAgainstModel.TestCase
 TestTimeWindowAgainstModel.settings = _settings
 TestCountWindowAgainstModel = CountWindowAgainstModel.TestCase
 TestCountWindowAgainstModel.settings = _settings
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(10.0, "10.0 s"), (1.0, "1.0 s"), (0.25, "0.25 s")]
+)
+def test_a_length_reads_well(seconds: float, text: str) -> None:
+    """With a decimal place from a second on."""
+    assert text == TimeWindow(seconds).text
