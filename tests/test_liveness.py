@@ -120,11 +120,11 @@ def test_a_closed_loop_is_passed_over_as_soon_as_its_turn_has_come() -> None:
 
 def test_whoever_was_passed_over_may_find_a_line_and_stands_first_in_it() -> None:
     """Behind it no call has a right to be served earlier."""
-    limiter = RateLimiter(1, per=0.05, max_wait=None)
+    limiter = RateLimiter(1, per=0.3, max_wait=None)
     limiter.call(bool)
     with stopped(limiter) as loop:
-        assert "ok" == in_thread(lambda: limiter.call(str, "ok"))()
-        limiter.set_rate(1, per=3600)
+        # NB: in the call that took the permit, before another has come.
+        in_thread(lambda: limiter.call(limiter.set_rate, 1, per=3600))()
         with stopped(limiter):
             asleep = loop.loop.run_until_complete(
                 asyncio.wait([loop.task], timeout=0.2)
@@ -132,7 +132,7 @@ def test_whoever_was_passed_over_may_find_a_line_and_stands_first_in_it() -> Non
             assert not asleep[0]
             assert loop.task in asleep[1]
             assert 2 == limiter.queued
-            limiter.set_rate(100)
+            limiter.set_rate(100, per=1)
             assert "late" == loop.goes_on()
 
 
