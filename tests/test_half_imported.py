@@ -18,6 +18,7 @@ import pytest
 from resilient import Bulkhead, Hedge, Retry, Timeout, constant
 from resilient._runtimes import current
 from resilient._runtimes.sync import loop_runs_here
+from resilient._server import lifecycle
 from resilient.testing import virtual_time
 from resilient.testing._asyncio_clock import _anyio_threads_at_work
 
@@ -77,9 +78,15 @@ def look_for_workers() -> None:
     assert [] == _anyio_threads_at_work(None)  # type: ignore[arg-type]
 
 
+def drain_without_a_loop() -> None:
+    """A lifecycle, which asks whether a loop waits with it."""
+    assert None is lifecycle._running_loop()
+
+
 @pytest.mark.parametrize(
     "look",
     [
+        drain_without_a_loop,
         loop_runs_here,
         sleep_between_attempts,
         wait_for_a_slot,

@@ -31,7 +31,6 @@ import inspect
 import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -43,6 +42,7 @@ from resilient._errors.warnings import warn
 from resilient._events.events import DrainEnded
 from resilient._events.listeners import broadcast
 from resilient._runtimes import clock
+from resilient._runtimes.current import loaded
 from resilient._server.answers import Answer, App, Message, Receive, Scope, Send
 from resilient._server.exchange import Exchange
 from resilient._values.checks import flag
@@ -346,8 +346,8 @@ async def _run_check(check: Check, until: float) -> str:
 
 def _running_loop() -> Any:
     """Return the event loop of asyncio that runs here, if one does."""
-    asyncio = sys.modules.get("asyncio")
-    return None if asyncio is None else asyncio._get_running_loop()
+    running_loop = loaded("asyncio", "_get_running_loop")
+    return None if running_loop is None else running_loop()
 
 
 def _answer(status: int, body: bytes, kind: bytes = b"text/plain") -> Answer:
