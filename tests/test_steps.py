@@ -18,13 +18,14 @@ import anyio
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.colours import World
+from tests.colours import World, in_every_colour
 
 import resilient
 from resilient import (
     AdaptiveConcurrency,
     AdaptiveThrottle,
     Bulkhead,
+    Call,
     CircuitBreaker,
     Fallback,
     Outcome,
@@ -231,3 +232,73 @@ def test_both_ways_are_equal(colour: Any, names: list[str], drawn: Any) -> None:
     finally:
         logging.disable(logging.NOTSET)
     assert whole == lean
+
+
+# -- Unwinding
+
+
+class Nested(Gate[Any]):
+    """A policy whose way out raises errors as they are given."""
+
+    def __init__(self, *errors: BaseException | None, answer: Any = None) -> None:
+        super().__init__("nested")
+        self.errors = list(errors)
+        self.answer = answer
+        self.unwound = 0
+
+    def enter(self, call: Call) -> None:
+        call.way = call.step, None, call.way
+
+    def leave(self, call: Call, permit: None, outcome: Outcome) -> Outcome:
+        return outcome
+
+    def unwind(
+        self, call: Call, permit: None, error: BaseException, leaving: bool
+    ) -> Outcome | None:
+        self.unwound += 1
+        if self.errors and (mine := self.errors.pop(0)) is not None:
+            raise mine
+        return self.answer  # type: ignore[no-any-return]  # as it was given
+
+
+async def leave_early() -> Any:
+    """Raise what no policy may deal with."""
+    raise Interrupted
+
+
+@in_every_colour
+async def test_a_bug_in_unwinding_keeps_no_policy_from_unwinding(w: World) -> None:
+    """Those further out learn of it; and one may go on with an outcome."""
+    outer, inner = Nested(), Nested(ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        await w.call(Pipeline(outer, inner), leave_early)
+    assert (1, 1) == (outer.unwound, inner.unwound)
+
+    outer, inner = Nested(answer=Outcome("instead")), Nested(ValueError("a bug"))
+    assert "instead" == await w.call(Pipeline(outer, inner), leave_early)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_is_interrupted_amid_unwinding_unwinds_again(times: int) -> None:
+    """Ctrl-C may have come before it did anything."""
+
+    @in_every_colour
+    async def scenario(w: World) -> None:
+        outer = Nested()
+        inner = Nested(*[KeyboardInterrupt() for _ in range(times)])
+        with pytest.raises(KeyboardInterrupt):
+            await w.call(Pipeline(outer, inner), leave_early)
+        assert times + 1 == inner.unwound
+        assert outer.unwound == 1
+
+    for colour in ("sync", "asyncio", "trio"):
+        scenario(colour)  # type: ignore[operator]  # a test of its own
+
+
+def test_a_gate_has_its_steps_written() -> None:
+    """One that has none cannot be passed."""
+    gate: Any = Gate()
+    with pytest.raises(NotImplementedError):
+        gate.call(int)
+    with pytest.raises(NotImplementedError):
+        gate.leave(None, None, None)
