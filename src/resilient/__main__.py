@@ -71,6 +71,16 @@ def lint(arguments: argparse.Namespace) -> int:
     return lint(arguments.targets)
 
 
+def fleet(arguments: argparse.Namespace) -> int:
+    """Show what processes share through a server."""
+    from resilient._commands.fleet import fleet
+
+    url = arguments.url or os.environ.get("RESILIENT_REDIS_URL")
+    if not url:
+        sys.exit("resilient fleet: no URL, and RESILIENT_REDIS_URL is not set")
+    return fleet(url, arguments.prefix)
+
+
 def whole_seconds(text: str) -> int:
     """Read the length of a day."""
     seconds = int(text)
@@ -158,6 +168,29 @@ def build_parser() -> argparse.ArgumentParser:
         " of the module",
     )
     command.set_defaults(command=lint)
+
+    command = commands.add_parser(
+        "fleet",
+        help="show what processes share through a Redis or Valkey server",
+        description=(
+            "List every policy that is shared under a prefix, how many processes"
+            " were seen of it in the last minute, and its state. Nothing is"
+            " changed. Exit code 1: the server cannot be asked."
+        ),
+    )
+    command.add_argument(
+        "url",
+        nargs="?",
+        metavar="URL",
+        help="of the server; by default RESILIENT_REDIS_URL, which shows no password",
+    )
+    command.add_argument(
+        "--prefix",
+        default="resilient",
+        metavar="TEXT",
+        help="the store's (default: %(default)s)",
+    )
+    command.set_defaults(command=fleet)
     return parser
 
 

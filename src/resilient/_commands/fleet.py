@@ -1,0 +1,118 @@
+"""``resilient fleet``: what processes share through a server, as it stands there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["fleet"]
+
+_COLUMNS = ("KIND", "NAME", "MEMBERS", "STATE")
+
+
+def fleet(url: str, prefix: str) -> int:
+    """Print every shared policy, how many members it has, and its state.
+
+    Args:
+        url: Of the server, as redis-py has it.
+        prefix: What the store's keys begin with.
+
+    Returns:
+        The exit code: 1 where the server cannot be asked.
+    """
+    try:
+        import redis
+    except ModuleNotFoundError:
+        return _fail("it needs redis-py; run: pip install 'resilient-pipeline[redis]'")
+    try:
+        # Its keywords are not typed.
+        client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url, decode_responses=True, socket_timeout=5.0, socket_connect_timeout=5.0
+        )
+        rows = _rows(client, prefix)
+    except (ValueError, redis.RedisError) as error:
+        # NB: its kind alone: its text may have the URL, and so a password.
+        return _fail(f"the server cannot be asked: {type(error).__name__}")
+    if not rows:
+        sys.stdout.write(f"no policy is shared under the prefix {prefix!r}\n")
+        return 0
+    table = [_COLUMNS, *sorted(rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+    return 0
+
+
+def _fail(text: str) -> int:
+    sys.stderr.write(f"resilient fleet: {text}\n")
+    return 1
+
+
+def _rows(client: Any, prefix: str) -> list[tuple[str, ...]]:
+    seconds, micros = client.time()
+    now = seconds + micros / 1e6
+    rows: list[tuple[str, ...]] = []
+    start = f"{{{prefix}:v1:"
+    for key in client.scan_iter(match=f"{start}*}}"):
+        kind, _, name = key[len(start) : -1].partition(":")
+        describe = _STATES.get(kind)
+        if describe is not None:
+            state = describe(client.hgetall(key), now)
+            rows.append((kind, name, str(client.zcard(f"{key}:members")), state))
+    return rows
+
+
+def _numbers(stored: Mapping[str, str]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in stored.items()
+        if name != "holder" and not name.startswith("m:")
+    }
+
+
+def _members(stored: Mapping[str, str]) -> list[list[float]]:
+    return [
+        [float(number) for number in value.split()]
+        for name, value in stored.items()
+        if name.startswith("m:")
+    ]
+
+
+def _bucket(stored: Mapping[str, str], now: float) -> str:
+    known = _numbers(stored)
+    refill = known["rate"] * max(0.0, now - known["time"])
+    level = min(known["capacity"], known["level"] + refill)
+    return f"{level:.1f} of {known['capacity']:g}, {known['rate']:g} a second"
+
+
+def _circuit(stored: Mapping[str, str], now: float) -> str:
+    known = _numbers(stored)
+    if known["open"]:
+        text = f"open, {max(0.0, known['until'] - now):.1f} s more"
+        text += f"; {known['failures']:g} of {known['calls']:g} calls failed"
+        probing = stored["holder"] and now < known["held"]
+        return text + ("; one member probes" if probing else "")
+    rows = [row for row in _members(stored) if 0 <= now - row[0] < row[1]]
+    calls, failures, failing = (sum(row[place] for row in rows) for place in (2, 3, 5))
+    text = f"closed; {failures:g} of {calls:g} calls failed"
+    return f"{text}; {failing:g} of {len(rows)} members fail"
+
+
+def _slots(stored: Mapping[str, str], now: float) -> str:
+    known = _numbers(stored)
+    time = now - known["shift"]
+    shares = [share for share in _members(stored) if time < share[1]]
+    text = f"{sum(share[0] for share in shares):g} of {known['limit']:g} on lease"
+    lacking = sum(share[2] for share in shares)
+    text += f"; {lacking:g} members lack some" if lacking else ""
+    return text + ("; learning" if time < known["learning"] else "")
+
+
+_STATES = {
+    "bucket": _bucket,
+    "budget": _bucket,
+    "circuit": _circuit,
+    "slots": _slots,
+}

@@ -1,0 +1,106 @@
+"""``resilient fleet``: what is shared through a server, as it stands there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+from tests.sharing.servers import Server, engine
+from tests.sharing.test_courier import wait_for
+
+from resilient import Bulkhead, CircuitBreaker, RateLimiter, RetryBudget
+from resilient.__main__ import main
+from resilient._machines.quorum import Report
+from resilient.redis import RedisStore
+from resilient.redis._transport import CIRCUIT, member_arguments
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server that runs for this module."""
+    with Server(engine("redis")) as server:
+        yield server
+
+
+def test_it_lists_what_is_shared(
+    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kind, name, members and state; of one prefix."""
+    monkeypatch.setenv("RESILIENT_REDIS_URL", server.url)
+    assert 0 == main(["fleet", "--prefix", "shop"])
+    assert "no policy is shared under the prefix 'shop'\n" == capsys.readouterr().out
+    with (
+        RedisStore(server.url, prefix="shop", patience=20) as store,
+        RedisStore(server.url, prefix="other", patience=20) as other,
+        server.client() as client,
+    ):
+        RateLimiter(5, per=1000, shared=store, name="api").call(int)
+        RateLimiter(5, per=1000, shared=other, name="unseen").call(int)
+        assert RetryBudget(name="api", shared=store).withdraw() in (True, False)
+        breaker = CircuitBreaker(name="api", shared=store)
+        breaker.call(int)
+        wait_for(lambda: breaker.status()["store.exchanges"])
+        slots = Bulkhead(9, name="api", shared=store)
+        slots.call(int)
+        client.set("{shop:v1:strange:key}", "1")
+        sha = client.script_load(CIRCUIT.text)
+        for holder in (0.0, 5.0):
+            key = f"{{shop:v1:circuit:open{holder:g}}}"
+            report = Report("a", 1.0, 1.0, 1.0, 9.0, calls=20.0, failures=15.0)
+            report = report._replace(right=holder)
+            client.evalsha(sha, 1, key, *member_arguments(report))
+        # As one that lost its data, and lacks slots, has it.
+        key, row = "{shop:v1:slots:lacks}", "2 9e12 1"
+        stored = {"seq": 1, "shift": 0, "learning": 9e12, "limit": 2, "agreed": 1}
+        client.hset(key, mapping={**stored, "m:a": row})
+        wait_for(lambda: client.exists("{shop:v1:budget:api}"))
+        assert 0 == main(["fleet", server.url, "--prefix", "shop"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ["KIND", "NAME", "MEMBERS", "STATE"] == lines[0].split()
+    shown = {tuple(line.split()[:3]): line.split(None, 3)[3] for line in lines[1:]}
+    assert "4.0 of 5, 0.005 a second" == shown["bucket", "api", "1"]
+    assert re.fullmatch(r"\d+\.\d of 10, 0.1 a second", shown["budget", "api", "1"])
+    assert (
+        "closed; 0 of 1 calls failed; 0 of 1 members fail"
+        == (shown["circuit", "api", "1"])
+    )
+    opened = r"open, [89]\.\d s more; 15 of 20 calls failed"
+    assert re.fullmatch(opened, shown["circuit", "open0", "0"])
+    assert re.fullmatch(opened + "; one member probes", shown["circuit", "open5", "0"])
+    assert re.fullmatch(r"\d of 9 on lease", shown["slots", "api", "1"])
+    assert (
+        "2 of 2 on lease; 1 members lack some; learning"
+        == (shown["slots", "lacks", "0"])
+    )
+    assert 7 == len(shown)
+
+
+def test_what_cannot_be_asked_is_said_without_its_url(
+    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No password in any text."""
+    with Server(server.binary) as gone:
+        gone.kill()
+        url = gone.url.replace("//", "//:secret@")
+        assert 1 == main(["fleet", url])
+    assert 1 == main(["fleet", "secret"])
+    assert capsys.readouterr().err.splitlines() == [
+        "resilient fleet: the server cannot be asked: ConnectionError",
+        "resilient fleet: the server cannot be asked: ValueError",
+    ]
+    monkeypatch.delenv("RESILIENT_REDIS_URL", raising=False)
+    with pytest.raises(SystemExit, match="no URL, and RESILIENT_REDIS_URL is not set"):
+        main(["fleet"])
+
+
+def test_without_redis_py_it_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an extra."""
+    monkeypatch.setitem(sys.modules, "redis", None)
+    assert 1 == main(["fleet", "redis://localhost"])
+    assert "needs redis-py; run: pip install" in capsys.readouterr().err
