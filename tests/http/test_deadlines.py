@@ -294,7 +294,7 @@ async def test_a_client_that_would_wait_longer_is_reported_once(h: Http) -> None
             await h.get(client, timeout=70)
         assert [
             f"the client's {phase} timeout ({spelt}) is longer than the total limit"
-            " of its transport (30 s), which wins: give the client a `timeout`"
+            " in its transport (30 s), which wins: give the client a `timeout`"
             " within it, or the pipeline a longer Timeout"
         ] == [str(warning.message) for warning in caught]
 
