@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -303,16 +304,30 @@ async def test_a_client_that_would_wait_longer_is_reported_once(h: Http) -> None
 async def test_a_client_within_the_limit_is_not_reported(h: Http) -> None:
     """The smaller wins silently; so it does where nothing limits the whole."""
     slow = {"timeout": h.library.Timeout(None)}
-    for pipeline, client in (
-        (Pipeline(Timeout(5)), {}),
-        (Pipeline(Timeout(None)), slow),
-        (h.retry(Timeout(4)), slow),
-        (Pipeline(PerKey(lambda key: Timeout(4))), slow),
-        (Pipeline(h.retry()), slow),
-        (Bulkhead(1), slow),
-    ):
-        async with h.client(h.script(200), pipeline, client=client) as http:
-            await h.get(http)
+    with warnings.catch_warnings(record=True) as caught:
+        for pipeline, client in (
+            (Pipeline(Timeout(5)), {}),
+            (Pipeline(Timeout(None)), slow),
+            (Pipeline(h.retry()), slow),
+            (Bulkhead(1), slow),
+        ):
+            async with h.client(h.script(200), pipeline, client=client) as http:
+                await h.get(http)
+    assert [] == caught
+
+
+@in_every_client
+async def test_a_limit_of_an_attempt_or_an_origin_is_reported_too(h: Http) -> None:
+    """Where nothing limits the whole."""
+    slow = {"timeout": h.library.Timeout(None)}
+    for pipeline in (h.retry(Timeout(4)), Pipeline(PerKey(lambda key: Timeout(4)))):
+        async with h.client(h.script(200), pipeline, client=slow) as http:
+            with pytest.warns(
+                resilient.ResilientWarning,
+                match=r"\(no limit\) is longer than the limit of an attempt in its"
+                r" transport \(4 s\)",
+            ):
+                await h.get(http)
 
 
 @in_every_client
