@@ -104,6 +104,11 @@ async def test_a_deadline_alone_is_no_call(w: World) -> None:
     assert policy is await w.call(policy, policy_of)
 
 
+def test_a_call_of_a_function_waits_for_no_turn() -> None:
+    """Only requests do, whose server asked for fewer."""
+    assert Call("call").turn(at_leaf=False) is None
+
+
 def test_an_ended_call_tells_nothing() -> None:
     """A task that outlives the call it was started from is not in it."""
     seen: list[Any] = []
