@@ -119,7 +119,7 @@ class Comparison:
         """Compare what a client states for a request with the total limit."""
         if self._total is not None and timeouts != self._seen:
             self._seen, self._seen_limit = timeouts, math.inf
-            self._compare(timeouts, self._total, "total limit of")
+            self._compare(timeouts, self._total, "total limit")
 
     def of_attempt(
         self, timeouts: Mapping[str, float | None] | None, limit: float
@@ -127,7 +127,7 @@ class Comparison:
         """Compare it with the limit of an attempt, in seconds."""
         if limit != self._seen_limit or timeouts != self._seen:
             self._seen, self._seen_limit = timeouts, limit
-            self._compare(timeouts, limit, "limit of an attempt in")
+            self._compare(timeouts, limit, "limit of an attempt")
 
     def _compare(
         self, timeouts: Mapping[str, float | None] | None, limit: float, what: str
@@ -141,7 +141,7 @@ class Comparison:
                 spelt = "no limit" if own is None else format_seconds(own)
                 warn(
                     f"the client's {phase} timeout ({spelt}) is longer than the"
-                    f" {what} its transport ({format_seconds(limit)}), which"
+                    f" {what} in its transport ({format_seconds(limit)}), which"
                     " wins: give the client a `timeout` within it, or the"
                     " pipeline a longer Timeout",
                     past=self._library,
