@@ -10,6 +10,7 @@ import inspect
 import sys
 import types
 import warnings
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Self
 from unittest import mock
@@ -756,3 +757,49 @@ def test_a_pending_call_may_be_collected_in_a_cycle(
     gc.collect()
     assert [] == noise
     assert 0 == bulkhead.in_use
+
+
+# -- Functions that are called under a policy again and again
+
+
+def none_at_all() -> int:
+    """Succeed."""
+    return 0
+
+
+async def none_later() -> int:
+    """Succeed."""
+    return 0
+
+
+def test_functions_that_are_called_again_are_looked_at_once() -> None:
+    """Their edges are kept, of so many; and a plain one that `acall` takes."""
+    policy = Retry(OSError)
+    makers = [types.FunctionType(none_at_all.__code__, {}) for _ in range(40)]
+
+    for fn in [none_at_all, none_at_all, none_at_all, *makers, *makers]:
+        assert 0 == policy.call(fn)
+    for later in [none_later, none_later, none_later, lambda: none_later()]:
+        assert 0 == asyncio.run(policy.acall(later))
+    with pytest.raises(TypeError, match="`call` takes plain functions"):
+        policy.call(none_later)
+    with pytest.raises(TypeError, match="cannot await"):
+        asyncio.run(policy.acall(none_at_all))  # type: ignore[arg-type]  # wrong
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_is_called_under_a_policy_is_not_kept_alive(times: int) -> None:
+    """Nothing that a function closes over is; the policy is part of a cycle at most."""
+    policy, thing = Retry(OSError), Timeout(1)
+    lost_thing, lost_policy = weakref.ref(thing), weakref.ref(policy)
+
+    for _ in range(times):
+        assert policy.call((lambda thing: lambda: thing)(thing)) is thing
+    del thing
+    assert lost_thing() is None
+
+    for _ in range(times):
+        assert 0 == policy.call(none_at_all)
+    del policy
+    gc.collect()
+    assert lost_policy() is None

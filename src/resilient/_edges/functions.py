@@ -26,7 +26,7 @@ from contextvars import Token
 from typing import Any
 
 from resilient._calls import call as call_module
-from resilient._calls.call import AnyPolicy, Call, overdue
+from resilient._calls.call import FIRST, PLAIN, AnyPolicy, Call, overdue
 from resilient._calls.outcome import Outcome
 from resilient._edges import driver, forks
 from resilient._edges.driver import RUN, failed, leaf, misused, suspend
@@ -74,9 +74,13 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                 try:
                     if answer is None:
                         answer = walk_in(call)
-                    if answer is FUNCTION and not call.begin_run():
-                        # It is observed.
-                        answer = leaf(call)
+                    if answer is FUNCTION:
+                        # NB: what `begin_run` does for nearly every call.
+                        if call.run is FIRST:
+                            call.run = PLAIN
+                        elif not call.begin_run():
+                            # It is observed.
+                            answer = leaf(call)
                     if answer is FUNCTION:
                         # NB: the user's call has a `try` of its own: its
                         # StopIteration is none of ours.
@@ -212,9 +216,13 @@ def async_edge(
                 try:
                     if answer is None:
                         answer = walk_in(call)
-                    if answer is FUNCTION and not call.begin_run():
-                        # It is observed.
-                        answer = leaf(call)
+                    if answer is FUNCTION:
+                        # NB: what `begin_run` does for nearly every call.
+                        if call.run is FIRST:
+                            call.run = PLAIN
+                        elif not call.begin_run():
+                            # It is observed.
+                            answer = leaf(call)
                     if answer is FUNCTION:
                         # NB: the user's call has a `try` of its own: its
                         # StopIteration is none of ours.

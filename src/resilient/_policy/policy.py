@@ -22,9 +22,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from types import FunctionType
 from typing import (
     TYPE_CHECKING,
     Any,
+    Final,
     Generic,
     Literal,
     NoReturn,
@@ -109,13 +111,30 @@ class _DirectUse:
     Attributes:
         alias: What it is called after where it was given no name.
         checked: Usages that were found to have a meaning.
+        edges: Of functions that `call`, or `acall`, is given again and again.
     """
 
-    __slots__ = ("alias", "checked")
+    __slots__ = ("alias", "async_edges", "checked", "edges")
 
     def __init__(self) -> None:
         self.alias: str | None = None
         self.checked: tuple[Usage, ...] = ()
+        self.edges: _Edges = {}
+        self.async_edges: _Edges = {}
+
+
+_Edges: TypeAlias = "dict[Callable[..., Any], Callable[..., Any]]"
+
+_MOST_EDGES: Final = 32
+"""Functions whose edges a policy keeps: more than most programs call under one."""
+
+
+def _keep(edges: _Edges, fn: Callable[..., Any], edge: Callable[..., Any]) -> None:
+    """Keep an edge, if its function keeps nothing else alive."""
+    if type(fn) is FunctionType and not (fn.__closure__ or fn.__dict__):
+        if len(edges) >= _MOST_EDGES:
+            edges.clear()
+        edges[fn] = edge
 
 
 class Policy(Configured, Generic[F]):
@@ -549,11 +568,21 @@ class Policy(Configured, Generic[F]):
             TypeError: `fn` is a coroutine function or a generator.
         """
         __tracebackhide__ = True
-        if colour_of(fn) != "sync":
-            raise _miscalled(fn, "`call` takes plain functions")
-        self._check_usage_once("sync")
+        use, edge = self._direct_use, None
+        # NB: the type: to hash anything else may run code of the user's.
+        if use is not None and type(fn) is FunctionType:
+            edge = use.edges.get(fn)
+        if edge is None:
+            if colour_of(fn) != "sync":
+                raise _miscalled(fn, "`call` takes plain functions")
+            self._check_usage_once("sync")
+            edge = sync_edge(self, fn)
+            # NB: not for a first call, which may be the only one: what is kept
+            # is a cycle.
+            if use is not None:
+                _keep(use.edges, fn, edge)
         try:
-            return sync_edge(self, fn)(*args, **kwargs)  # type: ignore[no-any-return]
+            return edge(*args, **kwargs)  # type: ignore[no-any-return]
         except BaseException as error:
             forget_frame(error)
             raise
@@ -578,12 +607,19 @@ class Policy(Configured, Generic[F]):
                 awaited.
         """
         __tracebackhide__ = True
-        colour = colour_of(fn)
-        if colour not in ("sync", "async"):
-            raise _miscalled(fn, "`acall` awaits what a function returns")
-        self._check_usage_once("async")
-        try:
+        use, edge = self._direct_use, None
+        # NB: as in `call`.
+        if use is not None and type(fn) is FunctionType:
+            edge = use.async_edges.get(fn)
+        if edge is None:
+            colour = colour_of(fn)
+            if colour not in ("sync", "async"):
+                raise _miscalled(fn, "`acall` awaits what a function returns")
+            self._check_usage_once("async")
             edge = async_edge(self, fn, plain=colour == "sync")
+            if use is not None:
+                _keep(use.async_edges, fn, edge)
+        try:
             return await edge(*args, **kwargs)  # type: ignore[no-any-return]
         except BaseException as error:
             forget_frame(error)
