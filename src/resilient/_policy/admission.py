@@ -20,7 +20,7 @@ Ground rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, TypeAlias, TypeVar, TypeVarTuple
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar, TypeVarTuple, cast
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import OngoingWork, Outcome
@@ -31,7 +31,7 @@ from resilient._errors.errors import NoPermit, RejectedError
 from resilient._events.events import PermitWaited
 from resilient._policy.gate import Gate
 from resilient._runtimes import clock
-from resilient._runtimes.runtime import Waiter
+from resilient._runtimes.runtime import Sentinel, Waiter
 from resilient._values.locks import Lock
 
 T = TypeVar("T")
@@ -179,19 +179,9 @@ class DeferredRelease:
                 self._release_deferred()
 
 
-class _Timed:
-    """A permit whose call began under a limit.
-
-    Attributes:
-        permit: The permit.
-        began: When it began, on the clock of `time.monotonic`.
-    """
-
-    __slots__ = ("began", "permit")
-
-    def __init__(self, permit: Any) -> None:
-        self.permit = permit
-        self.began = clock.now()
+_TIMED: Final = Sentinel("<timed>")
+"""What marks the permit of a call that began under a limit: after it come the
+permit and when the call began, on the clock of `time.monotonic`."""
 
 
 class AdmissionPolicy(Gate):
@@ -268,7 +258,8 @@ class AdmissionPolicy(Gate):
         if isinstance(permit, NoPermit):
             return self._refuse_or_wait(call, permit)
         if call.allowed is not None and self.learns:
-            self._time(call)
+            # NB: now that it is on the way.
+            call.way = call.step, (_TIMED, permit, clock.now()), call.way[2]
         if self.weighs:
             call.weighs = True
         return None
@@ -291,20 +282,16 @@ class AdmissionPolicy(Gate):
             return self._refuse_or_wait(call, permit)  # type: ignore[return-value]  # no wait
         self._count_wait(clock.now() - queued_at, call)
         if call.allowed is not None and self.learns:
-            self._time(call)
+            call.way = step, (_TIMED, permit, clock.now()), way
         if self.weighs:
             call.weighs = True
         return None
 
-    def _time(self, call: Call) -> None:
-        """Note when a call began that a limit further out may cut."""
-        step, permit, way = call.way
-        call.way = step, _Timed(permit), way
-
     def leave(self, call: Call, permit: Any, outcome: Outcome) -> Outcome:
         began: float | None = None
-        if type(permit) is _Timed:
-            began, permit = permit.began, permit.permit
+        # NB: the type, for a permit may be anything.
+        if type(permit) is tuple and permit and permit[0] is _TIMED:
+            _, permit, began = cast("tuple[Any, Any, float]", permit)
         counted: Outcome | None = outcome
         if outcome.error is not None:
             counted = call.late_outcome(outcome, began)
@@ -327,8 +314,9 @@ class AdmissionPolicy(Gate):
         self, call: Call, permit: Any, error: BaseException, leaving: bool
     ) -> None:
         began: float | None = None
-        if type(permit) is _Timed:
-            began, permit = permit.began, permit.permit
+        # NB: the type, for a permit may be anything.
+        if type(permit) is tuple and permit and permit[0] is _TIMED:
+            _, permit, began = cast("tuple[Any, Any, float]", permit)
         self._unwind(permit, None if leaving else call, error, began)
 
     def _unwind(
