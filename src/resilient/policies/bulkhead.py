@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
@@ -80,8 +80,8 @@ class Bulkhead(QueueingPolicy):
 
     traits = Trait.HOLDS
 
-    learns = False
-    weighs = False
+    learns: ClassVar[bool] = False
+    weighs: bool = False
 
     _live = {"max_concurrency": "resize"}  # noqa: RUF012 - never written to
 
