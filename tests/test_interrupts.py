@@ -244,6 +244,12 @@ def test_ctrl_c_at_any_moment_of_a_call_leaves_nothing(name: str) -> None:
 NURSERY = "trio loses a nursery in which Ctrl-C comes as a wait is handed to it"
 
 
+THREADS = (
+    "an interrupt of Thread.start leaves a lock of the standard library locked on"
+    " Python 3.14 (python/cpython#148874), and no thread starts any more"
+)
+
+
 @pytest.fixture(autouse=True)
 def brief_patrols(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for another looks soon whether that one is still there."""
@@ -530,6 +536,8 @@ def test_ctrl_c_at_a_random_moment_leaves_nothing(
         pytest.skip(NURSERY)
     if name == "abandoning timeout" and spin is not spin_sync:
         pytest.skip("for plain functions only")
+    if sys.version_info[:2] == (3, 14) and name in ("hedge", "abandoning timeout"):
+        pytest.skip(THREADS)
     rounds = ROUNDS if spin is spin_sync else max(1, ROUNDS // 3)
     with warnings.catch_warnings():
         # NB: the user's own coroutine, on 3.11.
