@@ -426,7 +426,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=datetime.date.today().toordinal())
     parser.add_argument("--sample", type=int, default=8, help="so many files")
     parser.add_argument("--each", type=int, default=24, help="mutants of each file")
-    parser.add_argument("--least", type=float, default=0.9, help="share of killed")
+    # NB: a sample's few files differ by more than this from the whole, whose aim is
+    # 97 in 100.
+    parser.add_argument("--least", type=float, default=0.7, help="share of killed")
     parser.add_argument("--seconds", type=float, help="begin no mutant after these")
     asked = parser.parse_args()
     began = time.monotonic()
