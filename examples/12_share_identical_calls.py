@@ -1,8 +1,8 @@
 """Let a crowd that wants the same thing at once ask for it once.
 
-When a popular page drops out of a cache, everybody asks for it anew in the
-same moment. `Coalesce` lets the first do so, and gives all of them what came
-of it: the value, or each an error of its own. Nothing is kept afterwards.
+When a popular page drops out of a cache, all clients ask for it at once.
+`Coalesce` sends one request, and gives all of them its result: the value, or
+each an error of its own. Nothing is kept afterwards.
 """
 
 from __future__ import annotations
@@ -62,13 +62,8 @@ async def ask() -> None:
     print(f"  rendered {asked['news']} time")
 
     german, french = Catalogue("German"), Catalogue("French")
-    titles = await asyncio.gather(
-        *(
-            catalogue.title(number)
-            for catalogue in (german, french)
-            for number in (1, 2, 1, 2)
-        )
-    )
+    asked_for = [(each, number) for each in (german, french) for number in (1, 2, 1, 2)]
+    titles = await asyncio.gather(*(each.title(number) for each, number in asked_for))
     print(f"{len(titles)} titles, looked up {german.asked + french.asked} times")
 
 

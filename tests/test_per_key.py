@@ -784,7 +784,8 @@ def test_a_key_takes_little_memory() -> None:
     assert limiter <= 440
     assert costly_limiter <= 440
     assert breaker <= 1_040
-    assert bulkhead <= 560
+    # With a list that is there before a permit is to be given back.
+    assert bulkhead <= 640
     assert throttle <= 920
 
 
