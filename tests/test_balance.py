@@ -1026,7 +1026,7 @@ async def test_a_zone_is_preferred(w: World) -> None:
 def test_a_zone_without_endpoints_is_warned_of_once() -> None:
     """Then all are equally near."""
     with pytest.warns(ResilientWarning, match=r"^no endpoint of 'b' is in its zone, "):
-        balance = Balance(Endpoint(A, zone="a"), B, zone="c", name="b")
+        balance = Balance(Endpoint(A, zone="a"), B, zone="c", name="b", load="random")
     balance.replace([A, C])
     seen = set[str]()
     for _ in range(50):
