@@ -55,6 +55,17 @@ EVERY_POLICY = (
 # Which tests look at a file, by how its path begins; all that fit are added up.
 NEAR: dict[str, tuple[str, ...]] = {
     "_machines/": ("machines/test_extremes.py",),
+    "_machines/allotment": ("machines/test_holding.py", "sharing/test_bulkhead.py"),
+    "_machines/budget_lease": (
+        "machines/test_budget_lease.py",
+        "sharing/test_budget.py",
+    ),
+    "_machines/circuit_records": ("machines/test_quorum.py", "sharing/test_circuit.py"),
+    "_machines/delegate": ("machines/test_quorum.py", "sharing/test_circuit.py"),
+    "_machines/holding": ("machines/test_holding.py", "sharing/test_bulkhead.py"),
+    "_machines/pushback": ("machines/test_pushback.py", "http/test_holding.py"),
+    "_machines/quorum": ("machines/test_quorum.py", "sharing/test_circuit.py"),
+    "_machines/tiers": ("machines/test_tiers.py", "test_balance.py"),
     "_machines/aimd": (
         "machines/test_aimd.py",
         "test_adaptive_concurrency.py",

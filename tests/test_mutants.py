@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 from tests.mutants import codes, mutants
+from tests.mutation import HERE, NEAR, library
 
 import resilient
 
@@ -80,3 +81,11 @@ def test_each_accepted_survivor_still_exists() -> None:
         asked = (listed["function"], listed["before"], listed["after"])
         found = [(one.function, one.before, one.after) for one in mutants(source)]
         assert asked in found, listed["file"]
+
+
+def test_each_machine_has_tests_of_its_own() -> None:
+    """Else all of its mutants would count as survivors."""
+    general = set(NEAR["_machines/"])
+    for path in sorted((Path(resilient.__file__).parent / "_machines").glob("*.py")):
+        if found := library([f"_machines/{path.name}"]):
+            assert {str(test.relative_to(HERE)) for test in found[0].tests} - general
