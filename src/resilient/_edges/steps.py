@@ -7,7 +7,7 @@ on the way out, unless it has to wait. So no policy needs a coroutine of its own
   function (`functions`); `walk` does so in one coroutine, wherever else policies
   are driven: around blocks, generators, HTTP requests, in hedged attempts and
   inside policies that are written as coroutines.
-* Whoever walks asks `walk_in`, `walk_out` and `unwind` what comes next.
+* A walker asks `walk_in`, `walk_out` and `unwind` what comes next.
 * A step that has to wait answers with a coroutine that waits, and only that. It
   ends with the outcome of the call so far, or with None: go on inside.
 * What a call holds is on its `way`: a record for each policy that has something

@@ -100,8 +100,8 @@ class Allotment(NamedTuple):
         seq: Grows with each claim.
         shift: What its clock is ahead of the time that it goes by.
         learning: Until when nothing new is lent.
-        limit: Slots, the fewest that anybody stated ...
-        agreed: ... and when somebody last did; below 0: never.
+        limit: Slots, the fewest that any member stated ...
+        agreed: ... and when one last did; below 0: never.
         shares: What the members have.
     """
 

@@ -16,7 +16,7 @@ no verdict          goes by itself: what the fleet said of an open time
 
 Ground rules:
 
-- A circuit that is forced open, disabled or observing obeys nobody.
+- A circuit that is forced open, disabled or observing obeys no other member.
 - What opens a member's circuit alone opens it, whatever the others say, and
   closes it again by its own probes.
 - Reports go with calls: two seconds apart while nothing fails, half a second

@@ -21,7 +21,7 @@ Ground rules:
 - The rule: the failures of all members together are as many, of as many
   calls, as one circuit asks for; *and* the members that fail by themselves
   are more than half of those that report, and at least two. A member whose
-  own network is broken opens nobody else's circuit.
+  own network is broken opens no other's circuit.
 - Twice: rows of a fleet that is half assembled may meet the rule by chance.
   It has to be met by each report of some length of time.
 - Each opening, and each closing, begins a *term* with no rows. A row counts
