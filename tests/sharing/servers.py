@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pytest
 import redis
+
+Broken = TypeVar("Broken")
 
 CI = os.environ.get("CI") == "true"
 
@@ -103,3 +108,40 @@ class Server:
     def __exit__(self, *exc: object) -> None:
         self.kill()
         shutil.rmtree(Path(self.folder), ignore_errors=True)
+
+
+def run_fleet(
+    module: str, *arguments: object, workers: int, break_it: Callable[[], Broken]
+) -> tuple[list[Any], Broken]:
+    """Run so many processes at once, and break something after a second.
+
+    Each prints "ready", begins at a line on its input, and prints JSON at its end.
+
+    Returns:
+        What each printed, and what `break_it` returned.
+    """
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    processes = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(workers)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert "ready\n" == process.stdout.readline()
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        time.sleep(1.0)
+        broken = break_it()
+        return [json.loads(process.communicate()[0]) for process in processes], broken
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stream.close()

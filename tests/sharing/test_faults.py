@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.sharing.servers import Server, engine
+from tests.sharing.servers import Server, engine, run_fleet
 
 pytestmark = pytest.mark.real
 
@@ -32,33 +29,14 @@ def most_over(moments: list[float], rate: float, burst: float) -> float:
 
 def fleet(server: Server, break_it: Callable[[], tuple[float, float]]) -> Any:
     """Run the workers, break the server after a second; return what they did."""
-    arguments = [server.url, SECONDS, 0.004, RATE, BURST]
-    command = [sys.executable, "-m", "tests.sharing.worker", *map(str, arguments)]
-    workers = [
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(WORKERS)
-    ]
-    try:
-        for worker in workers:
-            assert worker.stdout is not None
-            assert "ready\n" == worker.stdout.readline()
-        for worker in workers:
-            assert worker.stdin is not None
-            worker.stdin.write("\n")
-            worker.stdin.flush()
-        time.sleep(1.0)
-        broken = break_it()
-        results = [json.loads(worker.communicate()[0]) for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-            for stream in (worker.stdin, worker.stdout):
-                if stream is not None:
-                    stream.close()
-    return results, broken
+    numbers = SECONDS, 0.004, RATE, BURST
+    return run_fleet(
+        "tests.sharing.worker",
+        server.url,
+        *numbers,
+        workers=WORKERS,
+        break_it=break_it,
+    )
 
 
 def kill_and_restart(server: Server) -> tuple[float, float]:

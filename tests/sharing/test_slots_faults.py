@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.sharing.servers import Server, engine
+from tests.sharing.servers import Server, engine, run_fleet
 from tests.sharing.test_courier import wait_for
 
 from resilient import Bulkhead
@@ -34,32 +31,15 @@ def peak(ran: list[tuple[float, float]]) -> int:
 
 def fleet(server: Server, break_it: Callable[[Server], None]) -> list[Any]:
     """Run the workers, break the server after a second; return what they did."""
-    module = "tests.sharing.slots_worker"
-    command = [sys.executable, "-m", module, server.url, str(SECONDS), str(LIMIT)]
-    workers = [
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(WORKERS)
-    ]
-    try:
-        for worker in workers:
-            assert worker.stdout is not None
-            assert "ready\n" == worker.stdout.readline()
-        for worker in workers:
-            assert worker.stdin is not None
-            worker.stdin.write("\n")
-            worker.stdin.flush()
-        time.sleep(1.0)
-        break_it(server)
-        return [json.loads(worker.communicate()[0]) for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-            for stream in (worker.stdin, worker.stdout):
-                if stream is not None:
-                    stream.close()
+    results, _ = run_fleet(
+        "tests.sharing.slots_worker",
+        server.url,
+        SECONDS,
+        LIMIT,
+        workers=WORKERS,
+        break_it=lambda: break_it(server),
+    )
+    return results
 
 
 def nothing(server: Server) -> None:
