@@ -39,7 +39,7 @@ _SECONDS_IN: Final = {
 }
 
 LOCAL: Final = "local"
-"""The client of a server that does not know whom it speaks to: a Unix socket."""
+"""The client where the server does not know its address, as on a Unix socket."""
 
 
 class DeadlineHeader(NamedTuple):

@@ -11,7 +11,7 @@ from resilient._machines.budget_lease import BudgetLease
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import Waiter, wake_all
 from resilient._sharing.member import NO_WAITER, LeaseMember, can_park
-from resilient._sharing.store import SharedStore, shared_name
+from resilient._sharing.store import SharedStore, check_store, shared_name
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.priority import Priority
 
@@ -56,8 +56,7 @@ class SharedBudget(LeaseMember):
         budget: Budget,
         emit: Callable[..., None],
     ) -> None:
-        if not isinstance(store, SharedStore):
-            raise TypeError(f"`shared` must be a store, got {store!r}")
+        check_store(store)
         self.store = store
         self._lock = Lock()
         # Who waits, first come first served; only the keys matter.

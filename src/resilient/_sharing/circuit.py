@@ -10,7 +10,12 @@ from typing import Any
 from resilient._events.events import StoreBack, StoreLost
 from resilient._machines.delegate import Delegate
 from resilient._machines.quorum import Report, Verdict
-from resilient._sharing.store import SharedStore, shared_name
+from resilient._sharing.store import (
+    SharedStore,
+    check_store,
+    shared_name,
+    store_status,
+)
 
 __all__ = ["SharedCircuit"]
 
@@ -59,8 +64,7 @@ class SharedCircuit:
         open_time: Callable[[int], float],
         emit: Callable[..., None],
     ) -> None:
-        if not isinstance(store, SharedStore):
-            raise TypeError(f"`shared` must be a store, got {store!r}")
+        check_store(store)
         self.store = store
         self.key = "circuit:" + shared_name(name)
         self.id = os.urandom(8).hex()
@@ -91,10 +95,12 @@ class SharedCircuit:
         return {
             "shared.store": "lost" if delegate.is_cut else "up",
             "circuit.fleet": "open" if delegate.open else "closed",
-            "store.up": int(not delegate.is_cut),
-            "store.members": self.members,
-            "store.exchanges": delegate.exchanges,
-            "store.exchange.time": delegate.exchange_time,
+            **store_status(
+                is_cut=delegate.is_cut,
+                members=self.members,
+                exchanges=delegate.exchanges,
+                seconds=delegate.exchange_time,
+            ),
         }
 
     # -- Called by the link

@@ -14,7 +14,7 @@ from resilient._machines.lease import Lease
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SyncWaiter, loop_runs_here
-from resilient._sharing.store import Link
+from resilient._sharing.store import Link, store_status
 
 __all__ = ["NO_WAITER", "LeaseMember", "can_park"]
 
@@ -36,8 +36,8 @@ class LeaseMember(abc.ABC):
         link: The store's.
         key: Kind and name of what is shared.
         lease: The machine; its methods are called through `run`.
-        run: Calls a function under the policy's lock, with a list for whom to
-            wake afterwards and with further arguments.
+        run: Calls a function under the policy's lock, with a list for the
+            tickets to wake afterwards and with further arguments.
         emit: Tells the policy's listeners of an event: its type, and its values
             but for the policy and the call.
     """
@@ -80,7 +80,7 @@ class LeaseMember(abc.ABC):
 
     @abc.abstractmethod
     def serve_locked(self, now: float) -> list[Any]:
-        """Serve who waits; return whom to wake."""
+        """Serve the waiting calls; return the tickets to wake."""
 
     def follow(self, now: float) -> bool:
         """Do what the lease has become due for; no lock may be held.
@@ -109,10 +109,12 @@ class LeaseMember(abc.ABC):
             "shared.alone": lease.alone,
             "shared.booked": lease.booked,
             "shared.unused": lease.unused,
-            "store.up": int(not lease.is_cut),
-            "store.members": lease.members,
-            "store.exchanges": lease.exchanges,
-            "store.exchange.time": lease.exchange_time,
+            **store_status(
+                is_cut=lease.is_cut,
+                members=lease.members,
+                exchanges=lease.exchanges,
+                seconds=lease.exchange_time,
+            ),
         }
 
     # -- Called by the link

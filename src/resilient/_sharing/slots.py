@@ -10,7 +10,12 @@ from resilient._events.events import StoreBack, StoreLost
 from resilient._machines.allotment import Claim, Grant
 from resilient._machines.holding import LEASE, Holding
 from resilient._runtimes import clock
-from resilient._sharing.store import SharedStore, shared_name
+from resilient._sharing.store import (
+    SharedStore,
+    check_store,
+    shared_name,
+    store_status,
+)
 
 __all__ = ["SharedSlots"]
 
@@ -25,11 +30,11 @@ class SharedSlots:
         store: The store.
         name: The bulkhead's.
         limit: Slots of the fleet.
-        run: Calls a function under the bulkhead's lock, with a list for whom to
-            wake afterwards and with further arguments.
+        run: Calls a function under the bulkhead's lock, with a list for the
+            tickets to wake afterwards and with further arguments.
         counts: Returns how many calls run and how many wait; under the lock.
-        apply: Has the bulkhead keep to what it may run now, given whom to wake;
-            under the lock.
+        apply: Limits the bulkhead to what it may run now, and adds the tickets
+            to wake to that list; under the lock.
         emit: Tells the bulkhead's listeners of an event: see `LeaseMember`.
 
     Raises:
@@ -59,8 +64,7 @@ class SharedSlots:
         apply: Callable[[list[Any], float], None],
         emit: Callable[..., None],
     ) -> None:
-        if not isinstance(store, SharedStore):
-            raise TypeError(f"`shared` must be a store, got {store!r}")
+        check_store(store)
         self.store = store
         self.key = "slots:" + shared_name(name)
         self.id = os.urandom(8).hex()
@@ -99,10 +103,12 @@ class SharedSlots:
         return {
             "shared.store": "lost" if holding.is_cut else "up",
             "shared.limit": holding.in_force,
-            "store.up": int(not holding.is_cut),
-            "store.members": holding.members,
-            "store.exchanges": holding.exchanges,
-            "store.exchange.time": holding.exchange_time,
+            **store_status(
+                is_cut=holding.is_cut,
+                members=holding.members,
+                exchanges=holding.exchanges,
+                seconds=holding.exchange_time,
+            ),
         }
 
     # -- Called by the link

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Self
 
-__all__ = ["Link", "Member", "SharedStore", "shared_name"]
+__all__ = [
+    "Link",
+    "Member",
+    "SharedStore",
+    "check_store",
+    "shared_in_per_key",
+    "shared_name",
+    "store_status",
+]
 
 TIMEOUT: Final = 0.25
 """Seconds after which an exchange is given up, and its answer not read."""
@@ -88,7 +96,7 @@ class Member(Protocol):
 
 
 class Link(abc.ABC):
-    """The way to one store: whom it serves, and whether it answers.
+    """The way to one store: its members, and whether it answers.
 
     A subclass sends and receives. Its methods may be called from any thread,
     with no lock held.
@@ -238,6 +246,12 @@ class SharedStore:
         self.close()
 
 
+def check_store(store: object) -> None:
+    """Raise TypeError if it is no store."""
+    if not isinstance(store, SharedStore):
+        raise TypeError(f"`shared` must be a store, got {store!r}")
+
+
 def shared_name(name: object) -> str:
     """Return the name under which policies share their state.
 
@@ -250,6 +264,25 @@ def shared_name(name: object) -> str:
             f" '-', got {name!r}: the fleet knows the policy by it"
         )
     return name
+
+
+def shared_in_per_key(policy: object, what: str) -> ValueError:
+    """Return the error of a shared policy that stands inside a PerKey."""
+    return ValueError(
+        f"{policy!r} cannot be shared inside a PerKey: all keys would share {what}"
+    )
+
+
+def store_status(
+    *, is_cut: bool, members: int, exchanges: int, seconds: float
+) -> dict[str, Any]:
+    """Return what `health` and the metrics show of a member's store."""
+    return {
+        "store.up": int(not is_cut),
+        "store.members": members,
+        "store.exchanges": exchanges,
+        "store.exchange.time": seconds,
+    }
 
 
 _links: WeakSet[Link] = WeakSet()

@@ -14,6 +14,7 @@ from resilient._policy.queueing import QueueingPolicy, SlotWait, Ticket
 from resilient._runtimes import clock
 from resilient._sharing.member import can_park
 from resilient._sharing.slots import SharedSlots
+from resilient._sharing.store import shared_in_per_key
 from resilient._values.checks import LARGEST, choice, count, number, optional
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock
@@ -172,10 +173,7 @@ class Bulkhead(QueueingPolicy):
     def _unregister(self) -> None:
         # A PerKey calls this of all that stands inside it, at whatever depth.
         if self._shared is not None:
-            raise ValueError(
-                f"{self!r} cannot be shared inside a PerKey: all keys would share"
-                " the slots"
-            )
+            raise shared_in_per_key(self, "the slots")
         super()._unregister()
 
     @property

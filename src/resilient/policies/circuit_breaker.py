@@ -28,6 +28,7 @@ from resilient._machines.window import CountWindow, TimeWindow, Window
 from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
 from resilient._runtimes import clock
 from resilient._sharing.circuit import SharedCircuit
+from resilient._sharing.store import shared_in_per_key
 from resilient._values.checks import count, keywords_only, optional, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
@@ -283,10 +284,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
     def _unregister(self) -> None:
         # A PerKey calls this of all that stands inside it, at whatever depth.
         if self._shared is not None:
-            raise ValueError(
-                f"{self!r} cannot be shared inside a PerKey: all keys would share"
-                " one circuit"
-            )
+            raise shared_in_per_key(self, "one circuit")
         super()._unregister()
 
     # -- Calls

@@ -24,6 +24,7 @@ from resilient._policy.admission import (
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import wake_all
 from resilient._sharing.member import NO_WAITER, can_park
+from resilient._sharing.store import shared_in_per_key
 from resilient._values.checks import number, optional, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
@@ -230,10 +231,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
     def _unregister(self) -> None:
         # A PerKey calls this of all that stands inside it, at whatever depth.
         if self._shared is not None:
-            raise ValueError(
-                f"{self!r} cannot be shared inside a PerKey: all keys would share"
-                " one limit"
-            )
+            raise shared_in_per_key(self, "one limit")
         super()._unregister()
 
     # -- Calls
@@ -678,7 +676,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
         return woken
 
     def _serve_locked(self, now: float) -> list[Ticket]:
-        """Serve who waits with what an answer has brought; return whom to wake."""
+        """Serve the queue with what an answer brought; return the tickets to wake."""
         woken: list[Ticket] = []
         while self._queue is not None:
             first = self._queue.first

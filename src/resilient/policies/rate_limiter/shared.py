@@ -8,7 +8,7 @@ from typing import Any
 from resilient._calls.call import Call
 from resilient._machines.lease import Lease
 from resilient._sharing.member import LeaseMember
-from resilient._sharing.store import SharedStore, shared_name
+from resilient._sharing.store import SharedStore, check_store, shared_name
 from resilient.policies.rate_limiter.config import LimiterConfig
 from resilient.policies.rate_limiter.queue import Queue, Ticket
 
@@ -36,8 +36,8 @@ class SharedQueue(LeaseMember):
         config: What the limiter was made with.
         run: Calls a function under the limiter's lock: see `LeaseMember`.
         emit: Tells its listeners of an event.
-        queue: Returns who waits for it.
-        serve: Serves them, the lock being held; returns whom to wake.
+        queue: Returns the calls that wait for it.
+        serve: Serves them, the lock being held; returns the tickets to wake.
 
     Raises:
         TypeError, ValueError: It is no store, or the limit cannot be shared.
@@ -55,8 +55,7 @@ class SharedQueue(LeaseMember):
         queue: Callable[[], Queue | None],
         serve: Callable[[float], list[Ticket]],
     ) -> None:
-        if not isinstance(store, SharedStore):
-            raise TypeError(f"`shared` must be a store, got {store!r}")
+        check_store(store)
         lease = _lease(config, store)
         lease.queue = self
         self._queue = queue
