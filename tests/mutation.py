@@ -122,6 +122,7 @@ NEAR: dict[str, tuple[str, ...]] = {
         "test_threads.py",
         "test_hedge.py",
     ),
+    "_edges/forks": ("test_forks.py",),
     "_http/": ("http/test_*.py",),
     "policies/": EVERY_POLICY,
     "policies/adaptive_concurrency": ("test_adaptive_concurrency.py",),
@@ -143,6 +144,9 @@ NEAR: dict[str, tuple[str, ...]] = {
     "policies/stale_cache": ("test_stale_cache.py",),
     "policies/timeout": ("test_timeout.py", "test_overruns.py", "test_generators.py"),
 }
+
+# Tests marked `real` are left out, but for these: nothing else runs what they test.
+REAL = {HERE / "test_forks.py"}
 
 JOBS = 2
 # A mutant is given as much processor time again as its tests took, and this; what
@@ -223,7 +227,12 @@ class Mutation:
             if time.monotonic() >= self.until:
                 break
             near = set(file.tests)
-            items = [item for item in session.items if item.path in near]
+            items = [
+                item
+                for item in session.items
+                if item.path in near
+                and (item.path in REAL or item.get_closest_marker("real") is None)
+            ]
             seen: list[Seen] = in_a_child(partial(self.look, file, items))
             self.try_all(file, items, seen, known)
             say(file)
@@ -455,7 +464,7 @@ def main() -> int:
     until = began + asked.seconds if asked.seconds else float("inf")
     tests = sorted({str(path) for file in files for path in file.tests})
     silent = ["-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-s"]
-    pytest.main([*silent, "-m", "not real", *tests], plugins=[Mutation(files, until)])
+    pytest.main([*silent, *tests], plugins=[Mutation(files, until)])
     machines = [file for file in files if file.path.startswith("_machines/")]
     others = [file for file in files if file not in machines]
     shares = [
