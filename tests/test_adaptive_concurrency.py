@@ -40,7 +40,7 @@ from resilient import (
     deadline_after,
     priority,
 )
-from resilient._machines.partitions import SharedSlots
+from resilient._machines.partitions import PartitionedSlots
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
 from resilient.testing import virtual_time
@@ -865,7 +865,7 @@ def test_outside_a_retry_it_is_pointed_out() -> None:
 # -- Threads and collections
 
 
-class Collecting(SharedSlots[Any]):
+class Collecting(PartitionedSlots[Any]):
     """A machine under which a garbage collection begins."""
 
     def take(self, ticket: Any) -> bool:

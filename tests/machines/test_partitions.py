@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from resilient._machines.partitions import Group, SharedSlots
+from resilient._machines.partitions import Group, PartitionedSlots
 from resilient._values.priority import Priority
 
 CRITICAL, NORMAL, BATCH = Priority.CRITICAL, Priority.NORMAL, Priority.BATCH
@@ -37,7 +37,7 @@ class Ticket:
         return f"Ticket({self.name!r})"
 
 
-class ByGroup(SharedSlots[Ticket]):
+class ByGroup(PartitionedSlots[Ticket]):
     """Slots that are taken and given back by any ticket of a group."""
 
     def __init__(self, *args: Any) -> None:
@@ -48,8 +48,8 @@ class ByGroup(SharedSlots[Ticket]):
         ticket = Ticket(group)
         if group is None:
             self.take(ticket)
-        else:
-            self.take_for(ticket, now, **options)
+        elif not self.take_for(ticket, now, **options) and not self.max_queue:
+            group.refused()
         if ticket.granted:
             self.holders.append(ticket)
         return ticket.granted
@@ -235,6 +235,27 @@ def test_no_call_is_cut_where_none_was_refused() -> None:
     assert [7 / 22, 7 / 44, 7 / 88, 7 / 176] == pytest.approx(cuts)
     took(slots, group, 1, now=60.0)
     assert 0.0 == group.shed_below
+
+
+def test_a_call_that_gets_a_slot_later_was_not_refused() -> None:
+    """By asking again or from the queue; before or after a period ends."""
+    for later in (0.5, 1.5):
+        slots = slots_of(1, 1)
+        group = slots.group(None, NORMAL)
+        assert slots.take_in(group, 0.0)
+        assert not slots.take_in(group, 0.0)
+        slots.give_back(group)
+        assert slots.take_in(group, later, again=True)
+        ticket, refused = Ticket(group), Ticket(group)
+        assert not slots.take_for(ticket, later)
+        assert slots.join(ticket) is None
+        assert [ticket] == slots.give_back(group)
+        assert not slots.take_in(group, 2.0)
+        assert 0.0 == group.shed_below
+        slots.join(Ticket(group))
+        assert refused is slots.join(refused)
+        slots.take_in(group, 3.0)
+        assert 0.0 < group.shed_below
 
 
 # -- Partitions

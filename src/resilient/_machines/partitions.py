@@ -41,7 +41,7 @@ from typing import Protocol, TypeVar
 from resilient._machines.slots import Slots, Ticket
 from resilient._values.priority import Priority
 
-__all__ = ["Group", "SharedSlots"]
+__all__ = ["Group", "PartitionedSlots"]
 
 _PERIOD = 1.0
 """Seconds after which a peak is the last one, and then none."""
@@ -95,8 +95,8 @@ class Group:
         "_highest",
         "_highest_before",
         "_last",
+        "_missed",
         "_peak",
-        "_refused",
         "in_use",
         "partition",
         "priority",
@@ -111,9 +111,9 @@ class Group:
         self.waiting: int = 0
         self._peak = 0
         self._last = 0
-        # Calls refused in a row.
-        self._refused = 0
-        # Of the calls of this period, how many there were and got a slot.
+        # Calls in a row that found no slot.
+        self._missed = 0
+        # Of the calls of this period, how many were answered and got a slot.
         self._calls = 0
         self._entered = 0
         self.shed_below: float = 0.0
@@ -139,27 +139,29 @@ class Group:
 
     def entered(self) -> None:
         """Take note that it has got a slot more."""
-        self._refused = 0
+        self._missed = 0
         self._calls += 1
         self._entered += 1
         self._peak = max(self._peak, self.in_use)
 
-    def refuse(self) -> None:
+    def missed(self) -> None:
         """Take note that it wanted a slot more."""
-        self._refused += 1
-        self._calls += 1
-        self._peak = max(self._peak, self.in_use + self.waiting + self._refused)
+        self._missed += 1
+        self._peak = max(self._peak, self.in_use + self.waiting + self._missed)
 
     def queued(self) -> None:
-        """Take note that who was refused just now waits."""
-        self._refused = max(0, self._refused - 1)
-        self._calls = max(0, self._calls - 1)
+        """Take note that a call that found no slot just now waits."""
+        self._missed = max(0, self._missed - 1)
+
+    def refused(self) -> None:
+        """Take note that a call of it got neither a slot nor a place in the queue."""
+        self._calls += 1
 
     def turn(self, *, lapsed: bool) -> None:
         """Begin another period."""
         self._last = self.in_use if lapsed else self._peak
         self._peak = self.in_use
-        self._refused = 0
+        self._missed = 0
         refused = 1 - self._entered / self._calls if self._calls else 0.0
         # Smoothed: there may be few calls in a period.
         self.shed_below = 0.0 if lapsed else (self.shed_below + refused) / 2
@@ -177,7 +179,7 @@ class GroupedTicket(Ticket, Protocol):
 T = TypeVar("T", bound=GroupedTicket)
 
 
-class SharedSlots(Slots[T]):
+class PartitionedSlots(Slots[T]):
     """Slots for groups; `take` and `leave` without one work as well.
 
     Args:
@@ -212,7 +214,7 @@ class SharedSlots(Slots[T]):
             ticket: The call.
             now: Monotonic seconds.
             shed_rank: That of the call; 1.0: never the first to go.
-            again: Whether the same call was refused just now.
+            again: Whether the same call found no slot just now.
         """
         group = ticket.group
         assert group is not None
@@ -224,10 +226,16 @@ class SharedSlots(Slots[T]):
             or not self._may_have(group)
         ):
             if not again:
-                group.refuse()
+                group.missed()
             return False
         self._give(ticket)
         return True
+
+    def join(self, ticket: T) -> T | None:
+        put_out = super().join(ticket)
+        if put_out is ticket and ticket.group is not None:
+            ticket.group.refused()
+        return put_out
 
     def enqueue(self, ticket: T, *, first: bool = False) -> None:
         if ticket.group is not None:

@@ -14,7 +14,7 @@ from resilient._errors.errors import ConcurrencyLimitedError
 from resilient._events.events import LimitChanged
 from resilient._machines.aimd import AIMD, ConcurrencyLimit
 from resilient._machines.codel import CoDel
-from resilient._machines.partitions import Group, SharedSlots
+from resilient._machines.partitions import Group, PartitionedSlots
 from resilient._policy.admission import Admission
 from resilient._policy.queueing import QueueingPolicy, Ticket
 from resilient._runtimes import clock
@@ -133,7 +133,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         "weighs",
     )
 
-    _slots: SharedSlots[_Ticket]
+    _slots: PartitionedSlots[_Ticket]
 
     traits: Trait = Trait.HOLDS | Trait.LEARNS
 
@@ -187,7 +187,7 @@ class AdaptiveConcurrency(QueueingPolicy):
         self._looked_at = -math.inf
         self._algorithm = algorithm.anew()
         self._initial = max(1, int(self._algorithm.limit(clock.now())))
-        self._slots = SharedSlots(self._initial, self.max_queue, self.partitions)
+        self._slots = PartitionedSlots(self._initial, self.max_queue, self.partitions)
         self._codel = CoDel(self.max_wait, min(self.overload_wait, self.max_wait))
         # Whether calls have to be told apart: not before the first that says
         # how important it is.
@@ -252,14 +252,23 @@ class AdaptiveConcurrency(QueueingPolicy):
             taken = self._run(self._take_again_locked, ticket, now, shed_rank)
         if taken:
             return ticket
-        if self.max_queue == 0 or self.max_wait == 0:
+        if self._is_refused(ticket, shed_rank):
             return self._refusal(call, 0.0)
         if ticket.group is None:
             ticket.group = slots.group(partition, call.priority)
-        elif ticket.group.is_shed(shed_rank):
-            # In the queue it would hold up others of its class.
-            return self._refusal(call, 0.0)
         return self._queue(ticket, now, self.max_wait)
+
+    def _is_refused(self, ticket: _Ticket, shed_rank: float) -> bool:
+        """Whether a call that found no slot may not wait for one either."""
+        if self.max_queue == 0 or self.max_wait == 0:
+            return True
+        # In the queue it would hold up others of its class.
+        return ticket.group is not None and ticket.group.is_shed(shed_rank)
+
+    def _missed_locked(self, ticket: _Ticket, shed_rank: float) -> None:
+        """Take note of a call that found no slot."""
+        if ticket.group is not None and self._is_refused(ticket, shed_rank):
+            ticket.group.refused()
 
     def _try_take_locked(
         self, ticket: _Ticket, now: float, shed_rank: float
@@ -271,8 +280,10 @@ class AdaptiveConcurrency(QueueingPolicy):
                 return True
         elif slots.take_for(ticket, now, shed_rank=shed_rank):
             return True
-        stale = self._deferred or slots.limit != self._algorithm.limit(now)
-        return None if stale else False
+        if self._deferred or slots.limit != self._algorithm.limit(now):
+            return None
+        self._missed_locked(ticket, shed_rank)
+        return False
 
     def _take_again_locked(
         self, woken: list[_Ticket], ticket: _Ticket, now: float, shed_rank: float
@@ -282,7 +293,10 @@ class AdaptiveConcurrency(QueueingPolicy):
         slots = self._slots
         if ticket.group is None:
             return slots.take(ticket)
-        return slots.take_for(ticket, now, shed_rank=shed_rank, again=True)
+        taken = slots.take_for(ticket, now, shed_rank=shed_rank, again=True)
+        if not taken:
+            self._missed_locked(ticket, shed_rank)
+        return taken
 
     def _partition_of(self, call: Call) -> object:
         assert self.by is not None
