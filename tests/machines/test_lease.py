@@ -144,6 +144,9 @@ class Fleet:
         while self.events and min(event[0] for event in self.events) <= until:
             self.now = max(self.now, min(event[0] for event in self.events))
             self.deliver()
+            for member in self.members:
+                # No call of this fleet waits for an answer that is late.
+                member.end_round(self.local(member))
         self.now = until
 
     def come_back(self) -> None:
