@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextvars import copy_context
 from typing import Any
 
+import anyio.lowlevel
 import pytest
 from tests.http.families import (
     FAMILIES,
@@ -398,3 +399,33 @@ async def test_a_response_that_is_not_read_leaves_nothing_either(h: Http) -> Non
         assert 1 == bulkhead.in_use
         del response
         assert 0 == bulkhead.in_use
+
+
+@in_async_clients
+async def test_a_cancelled_request_leaves_no_connection_in_its_pool(h: Http) -> None:
+    """Not even one that was opened just then, which the pool has no use for."""
+    core: Any = importlib.import_module(h.family.replace("httpx", "httpcore"))
+    opened: list[Any] = []
+
+    class Stream(core.AsyncMockStream):  # type: ignore[misc]  # of either library
+        closed = False
+
+        async def aclose(self) -> None:
+            await anyio.lowlevel.checkpoint()
+            self.closed = True
+
+    class Backend(core.AsyncMockBackend):  # type: ignore[misc]  # of either library
+        async def connect_tcp(self, *args: Any, **kw: Any) -> Any:
+            opened.append(Stream([b"HTTP/1.1 204 No Content\r\n\r\n"]))
+            if len(opened) == 1:
+                scope.cancel()
+            return opened[-1]
+
+    inner = h.library.AsyncHTTPTransport(limits=h.library.Limits(max_connections=1))
+    inner._pool._network_backend = Backend([])
+    async with h.client(inner, h.retry()) as client:
+        with anyio.CancelScope() as scope:
+            await h.get(client, "http://api.test/")
+        assert scope.cancelled_caught
+        assert ([], True) == (inner._pool.connections, opened[0].closed)
+        assert 204 == (await h.get(client, "http://api.test/")).status_code

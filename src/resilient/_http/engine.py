@@ -28,7 +28,7 @@ from resilient._errors.warnings import warn
 from resilient._http.exchange import Exchange
 from resilient._http.family import Family
 from resilient._http.holding import Holds, checked_by
-from resilient._http.network import watch
+from resilient._http.network import close_lost, watch
 from resilient._http.routing import Pools, Routing, Target
 from resilient._http.rules import Rules, checked_idle
 from resilient._http.sdk import SdkRetries
@@ -220,9 +220,9 @@ class Transport(Configured, Generic[Request, Response]):
                     continue
                 if exchange.response is not None:
                     await exchange.adrop()
+                sender = inner
                 try:
                     sent = exchange.prepare()
-                    sender = inner
                     if exchange.target is not None:
                         sender = self._sender("async", exchange, inner)
                     try:
@@ -240,6 +240,8 @@ class Transport(Configured, Generic[Request, Response]):
                         # server: it unwinds.
                         outcome = exchange.answered(answer)
                 except BaseException as unwinding:
+                    if not isinstance(unwinding, (Exception, GeneratorExit)):
+                        await close_lost(sender, self.family)
                     standstill = exchange.throw(unwinding)
                     continue
                 standstill = exchange.send(outcome)

@@ -14,6 +14,14 @@ is a `Left` knows its deadline, and is measured anew each time it is used; it
 also knows where to note that a head was written. Any other is passed on as it
 is, so that sharing the transport with a bare client changes nothing there.
 
+**Connections that a cancellation leaves behind.** Two locks are taken between
+the moment in which a pool has a new connection and the one from which on its
+engine cleans up (httpcore 1.0.9 and httpcore2 2.16: `_state_lock` of
+`http11.py`, `wait_for_connection` of `connection_pool.py`). Cancelled there, the
+connection stays in the pool, open, in a state that no request can take, and the
+pool has one place less until it is closed. They are looked for after each
+attempt that was cancelled.
+
 Not covered: resolving a name, and each further address of a host, in which no
 byte arrives; a transport that is not the client's own.
 """
@@ -24,7 +32,10 @@ import functools
 import importlib
 from typing import Any, Final
 
+import anyio
+
 from resilient._http.body import Left, Timeouts
+from resilient._http.family import Family
 
 _PIECE: Final = 16_384
 """Bytes that are written at once, one TLS record: the socket's timeout is for
@@ -44,6 +55,33 @@ def watch(transport: Any) -> None:
     if not isinstance(backend, backends):
         own = backends["Async" in type(pool).__name__]
         pool._network_backend = own(backend)
+
+
+async def close_lost(transport: Any, family: Family) -> None:
+    """Close the connections that cancelled requests left behind in a pool.
+
+    A connection without a request is idle, closed, or may be given to the next
+    one; any other is lost.
+    """
+    if not isinstance(transport, family.library.AsyncHTTPTransport):
+        return
+    pool = transport._pool
+    used = [request.connection for request in pool._requests]
+    lost = [
+        connection
+        for connection in pool._connections
+        if connection not in used
+        and not connection.is_idle()
+        and not connection.is_closed()
+        and not connection.is_available()
+    ]
+    if not lost:
+        return
+    for connection in lost:
+        pool._connections.remove(connection)
+    lost += pool._assign_requests_to_connections()
+    with anyio.CancelScope(shield=True):
+        await pool._close_connections(lost)
 
 
 class _Heads:
