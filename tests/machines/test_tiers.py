@@ -10,7 +10,7 @@ import pytest
 
 from resilient import Eject
 from resilient._machines.fleet import Fleet, Listed, Load, Ticket
-from resilient._machines.tiers import spot_of
+from resilient._machines.rendezvous import spot_of
 
 NEVER = Eject(None)
 

@@ -80,7 +80,7 @@ class Member:
         turns: How many turns it has had; see `proportions`.
         tier: Members of a lower one are preferred; see `tiers`.
         near: Whether it is in the zone of the caller.
-        spot: 64 bits that an affinity knows it by; see `tiers`.
+        spot: 64 bits that an affinity knows it by; see `rendezvous`.
     """
 
     __slots__ = (

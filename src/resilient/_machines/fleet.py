@@ -66,7 +66,8 @@ from resilient._machines.proportions import (
     draw_place,
     running_sums,
 )
-from resilient._machines.tiers import Tier, by_affinity, candidates, tiers_of
+from resilient._machines.rendezvous import by_affinity
+from resilient._machines.tiers import Tier, candidates, tiers_of
 
 __all__ = [
     "Ejected",
@@ -136,7 +137,7 @@ class Listed(NamedTuple):
         weight: Its share of the calls, relative to the others'; above 0.
         tier: See `tiers`.
         near: Whether it is in the zone of the caller.
-        spot: See `tiers`.
+        spot: See `rendezvous`.
     """
 
     address: Any
