@@ -67,6 +67,12 @@ REASONS: dict[str, str] = {
     "_errors/warnings.py: warn": "a filter raises; logged, where there is a call",
     "_policy/keys.py: StableKey.__eq__": "a key that cannot be compared is no other",
     "policies/balance/balance.py: Balance._time_out": LOGGED,
+    "policies/balance/discovering.py: Discovery._find": "told, and tried later",
+    "policies/balance/discovering.py: Discovery._find_here": "told, and tried later",
+    "policies/balance/discovering.py: Discovery._find_in_thread": (
+        "RuntimeError: no thread is left"
+    ),
+    "policies/balance/discovering.py: Discovery.run": "told, and tried later",
     "_server/exchange.py: Exchange._first": AN_OUTCOME,
     "_server/exchange.py: Exchange._admitted": "thrown into the policies",
     "_server/lifecycle.py: _run_check": "a user's check that fails: unready",

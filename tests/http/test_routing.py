@@ -30,6 +30,7 @@ from resilient import (
 )
 from resilient._http import routing
 from resilient._http.routing import Pools, Target
+from resilient.discovery import poll
 
 ORIGIN = "https://catalogue"
 ONE, TWO = "https://10.0.0.1:8443", "https://10.0.0.2:8443/v2/"
@@ -130,6 +131,48 @@ async def test_the_callers_own_host_header_wins(h: Http) -> None:
     async with h.client(script, pipeline, origin=ORIGIN) as client:
         await h.get(client, f"{ORIGIN}/", headers={"Host": "tenant.example"})
     assert "tenant.example" == script.sent[0].headers["host"]
+
+
+@in_every_client
+async def test_an_address_and_a_port_are_where_to_connect(h: Http) -> None:
+    """All else is the origin's, or the endpoint's own where it has a name."""
+    script = h.script(200)
+    for origin, endpoint, sent, host, name in (
+        ("https://catalogue", ("10.0.0.1", 8443), "https", "catalogue", "catalogue"),
+        ("https://c:444", ("fd00::1", 8443), "https", "c:444", "c"),
+        ("http://catalogue", ("10.0.0.1", 8443), "http", "catalogue", None),
+        ("https://c", Endpoint(("10.0.0.1", 8443), host="d:1"), "https", "d:1", "d"),
+        ("https://10.0.0.1", ("10.0.0.1", 8443), "https", "10.0.0.1", None),
+    ):
+        pipeline = Pipeline(Balance[Any](endpoint))
+        async with h.client(script, pipeline, origin=origin) as client:
+            response = await h.get(client, f"{origin}/x")
+        request = script.sent[-1]
+        place = "[fd00::1]" if origin == "https://c:444" else "10.0.0.1"
+        assert f"{origin}/x" == str(response.url)
+        assert f"{sent}://{place}:8443/x" == request.url
+        assert host == request.headers["host"]
+        assert name == request.extensions.get("sni_hostname")
+
+
+@in_every_client
+async def test_a_balance_in_a_transport_may_find_its_endpoints(h: Http) -> None:
+    """What could not be sent to is an error of the request's."""
+    found: list[Any] = [("10.0.0.1", 8443)]
+    script, balance = h.script(200), Balance[Any](poll(lambda: found, every=10))
+    async with h.client(script, Pipeline(balance), origin=ORIGIN) as client:
+        await h.get(client, f"{ORIGIN}/")
+        found[:] = ["http://10.0.0.1:8080"]
+        await h.sleep(10)
+        with pytest.raises(
+            ValueError, match=r"must not go to .http://10\.0\.0\.1:8080"
+        ):
+            await h.get(client, f"{ORIGIN}/")
+        found[:] = [("10.0.0.2", 8443)]
+        await h.sleep(10)
+        await h.get(client, f"{ORIGIN}/")
+    assert ["10.0.0.1:8443", "10.0.0.2:8443"] == hosts(script)
+    assert 0 == sum(each.in_flight for each in balance.endpoints)
 
 
 @in_every_client
@@ -325,7 +368,7 @@ async def test_an_endpoint_that_came_later_is_looked_at_when_it_is_chosen(
         (both(), "https://a#b", ValueError, "`origin` must be a scheme, http or https"),
         (both(), "https://me:pw@a", ValueError, 'no more, as in "https://catalogue"'),
         (Balance("a:1"), ORIGIN, TypeError, 'must be a URL, as in "https://10.0.0.1:'),
-        (Balance(("a", 1)), ORIGIN, TypeError, 'must be a URL, as in "https://10.0.'),
+        (Balance(("a", "1")), ORIGIN, TypeError, 'must be a URL, as in "https://10.0.'),
         (Balance("ftp://a"), ORIGIN, ValueError, "must be an http or https URL, got"),
         (Balance("http://a"), ORIGIN, ValueError, "'http://a', which has no TLS; if"),
     ],

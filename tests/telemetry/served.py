@@ -6,6 +6,7 @@ input, `break` or `mend`, is answered when it holds. It ends with its input.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ from resilient import (
     constant,
     telemetry,
 )
+from resilient.discovery import poll
 from resilient.testing import MemoryStore
 
 # docs/how-to/watch.md shows this function.
@@ -69,6 +71,10 @@ shared = RateLimiter(1000, name="shared", shared=MemoryStore())
 
 spared = Pipeline(StaleCache(1, 1), Coalesce(), name="spared")
 balanced = Pipeline(Balance("here", "there"), name="balanced")
+discovered = Pipeline(
+    Balance(poll(itertools.cycle([["here"], []]).__next__, every=0.1)),
+    name="discovered",
+)
 
 healthy = threading.Event()
 healthy.set()
@@ -87,6 +93,7 @@ def keep_asking() -> None:
     while True:
         spared.call(str)
         balanced.call(str)
+        discovered.call(str)
         shared.call(str)
         ask()
         ask()

@@ -39,6 +39,7 @@ from resilient import (
     ConcurrencyLimit,
     ConcurrencyLimitedError,
     DeadlineExceededError,
+    DiscoveryFailed,
     DrainEnded,
     Eject,
     Endpoint,
@@ -100,6 +101,7 @@ from resilient import (
     subscribe,
     telemetry,
 )
+from resilient.discovery import Source, dns, poll, srv
 from resilient.testing import MemoryStore as SharedMemory
 
 pipeline = Pipeline(Timeout(10), Retry(ConnectionError), CircuitBreaker(), Bulkhead(5))
@@ -307,6 +309,15 @@ def values() -> None:
     replicas.replace(["http://c", Endpoint("http://d", host="d.example")])
     replicas.drain("http://c")
     assert_type(replicas.call(alone, 1), str)
+    assert_type(Balance(dns("catalogue", 8443)), Balance[tuple[str, int]])
+    assert_type(Balance(srv("_http._tcp.c"), load="random").current, tuple[str, int])
+    assert_type(poll(lambda: ["a", "b"]), Source[str])
+    assert_type(poll(several, every=5), Source[bytes])
+    assert_type(Balance(poll(several)).current, bytes)
+
+
+async def several() -> list[Endpoint[bytes]]:
+    return [Endpoint(b"a")]
 
 
 class Fixed:
@@ -414,6 +425,9 @@ def listen(event: Event) -> None:
         case DrainEnded():
             assert_type(event.seconds, float)
             assert_type(event.cut, int)
+        case DiscoveryFailed():
+            assert_type(event.reason, str)
+            assert_type(event.age, float | None)
         case StoreLost():
             assert_type(event.reason, str)
         case StaleServed():

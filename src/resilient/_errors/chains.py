@@ -74,3 +74,19 @@ def error_chain(error: BaseException) -> Iterator[BaseException]:
         pending += (link.__cause__, link.__context__)
         if isinstance(link, BaseExceptionGroup):
             pending += link.exceptions  # pyright: ignore[reportUnknownMemberType]  # any
+
+
+def cannot_connect(error: BaseException) -> bool:
+    """Whether an error says that there was no server, or that it hung up.
+
+    NB: a timeout is an `OSError`, and says nothing of the kind.
+    """
+    return any(
+        isinstance(link, ConnectionError)
+        or (
+            isinstance(link, OSError)
+            and link.errno is not None
+            and not isinstance(link, TimeoutError)
+        )
+        for link in error_chain(error)
+    )

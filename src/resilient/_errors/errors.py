@@ -287,19 +287,29 @@ class NoEndpointError(RejectedError):
 
     Attributes:
         policy: Name of the balance.
-        retry_after: Always None: an endpoint comes when one is added.
+        retry_after: Seconds until it looks for some again, where its source has
+            found none yet; else None: an endpoint comes when one is added.
         draining: How many there are, all of which are drained.
+        failure: Why its source has found none: the name of an error's type, or
+            "empty answer".
     """
 
     def __init__(
-        self, policy: str, retry_after: float | None = None, draining: int = 0
+        self,
+        policy: str,
+        retry_after: float | None = None,
+        draining: int = 0,
+        failure: str | None = None,
     ) -> None:
         super().__init__(policy, retry_after)
-        self.args: tuple[Any, ...] = (policy, retry_after, draining)
+        self.args: tuple[Any, ...] = (policy, retry_after, draining, failure)
         self.draining = draining
+        self.failure = failure
 
     def _complaint(self) -> str:
         text = f"balance {self.policy!r} has no endpoint to call"
+        if self.failure is not None:
+            return f"{text}: none was found yet ({self.failure})"
         if not self.draining:
             return f"{text}: give it some by replace()"
         which = "the only one is" if self.draining == 1 else f"all {self.draining} are"

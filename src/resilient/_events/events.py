@@ -390,6 +390,20 @@ class EndpointsChanged(Event):
     total: int
 
 
+class DiscoveryFailed(Event):
+    """A `Balance` could not find its endpoints anew; it keeps those it has.
+
+    Attributes:
+        reason: Name of the type of the error, or "empty answer".
+        age: Seconds since they were found; None: they never were.
+    """
+
+    __slots__ = ("age", "reason")
+
+    reason: str
+    age: float | None
+
+
 class StoreLost(Event):
     """The store of a shared policy does not answer: the policy does without it.
 

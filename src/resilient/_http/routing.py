@@ -8,7 +8,9 @@ Ground rules:
   passed by. So neither a redirect nor an absolute URL sends credentials that
   are meant for the origin to another host, or the other way round.
 * The endpoint's URL takes the place of scheme, host and port, and its path
-  stands before that of the request. ``Host`` is the endpoint's own, or its
+  stands before that of the request. A pair of host and port, as DNS finds it,
+  takes the place of these two: all else is the origin's, the name in the
+  certificate first of all. ``Host`` is the endpoint's own, or its
   `Endpoint.host`, unless the caller has set another one.
 * An https origin is not sent to an http endpoint that does not say
   ``plaintext=True``.
@@ -23,12 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, cast
 
 from resilient._policy.policy import Policy
 from resilient._values.locks import Lock
 from resilient.policies.balance.balance import Balance
 from resilient.policies.balance.endpoints import Endpoint, as_endpoint
+from resilient.policies.balance.sources import is_source
 
 if TYPE_CHECKING:
     from resilient._calls.call import Call
@@ -100,7 +103,9 @@ class Routing:
         """
         for balance in _balances(policy):
             for address in balance.addresses:
-                self.target(as_endpoint(address))
+                # NB: what a source finds is looked at where it is used.
+                if not is_source(address):
+                    self.target(as_endpoint(address))
 
     def target_of(self, call: Call) -> Target | None:
         """Return where the present attempt of a call goes; None: where it says."""
@@ -109,10 +114,13 @@ class Routing:
 
     def _target(self, endpoint: Endpoint[Any]) -> Target:
         address = endpoint.address
+        if _is_pair(address):
+            return self._paired(*address, endpoint.host)
         if not isinstance(address, str) or "://" not in address:
             raise TypeError(
                 "an endpoint of a transport must be a URL, as in"
-                f' "https://10.0.0.1:8443", got {endpoint!r}'
+                ' "https://10.0.0.1:8443", or a pair of host and port, got'
+                f" {endpoint!r}"
             )
         url = self._library.URL(address)
         if url.scheme not in _DEFAULT_PORTS or not url.host:
@@ -138,6 +146,19 @@ class Routing:
                 server_name = named.raw_host.decode("ascii")
         path = url.raw_path.rstrip(b"/")
         return Target(url.scheme, url.host, url.port, path, authority, server_name)
+
+    def _paired(self, host: str, port: int, named: str | None) -> Target:
+        """Return the target of a host and a port, which the origin has by name.
+
+        NB: what DNS says is where to connect, and never who is asked there.
+        """
+        scheme = self._place[0]
+        url = self._library.URL(self.origin if named is None else f"{scheme}://{named}")
+        server_name = None
+        if scheme == "https" and url.raw_host.decode("ascii") != host:
+            server_name = url.raw_host.decode("ascii")
+        authority = url.netloc.decode("ascii")
+        return Target(scheme, host, port, b"", authority, server_name)
 
     def redirect(self, request: Any, original: Any, target: Target) -> None:
         """Send a copy of a request to a target.
@@ -226,6 +247,14 @@ class Pools:
 def _place(url: Any) -> tuple[str, bytes, int | None]:
     scheme = url.scheme
     return scheme, url.raw_host.lower(), url.port or _DEFAULT_PORTS.get(scheme)
+
+
+def _is_pair(address: object) -> TypeGuard[tuple[str, int]]:
+    """Whether an address is a host and a port, as `dns` finds them."""
+    if not isinstance(address, tuple):
+        return False
+    parts = cast("tuple[object, ...]", address)
+    return tuple(map(type, parts)) == (str, int)
 
 
 def _harmless(url: Any) -> str:

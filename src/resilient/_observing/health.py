@@ -19,6 +19,7 @@ _MERGES: Final[dict[str, Callable[[Iterable[Any]], Any]]] = {
     "budget.capacity": min,
     "circuit.failure_rate": max,
     "circuit.slow_rate": max,
+    "discovery.age": max,
     "endpoints.least": min,
     "hedge.delay": max,
     "limiter.tokens": min,

@@ -314,6 +314,20 @@ METRICS: Final = (
         tuple(state.value for state in EndpointState),
     ),
     Metric(
+        "resilient.discovery.age",
+        "gauge",
+        "s",
+        "how long ago a `Balance` found its endpoints",
+        _BOTH,
+    ),
+    Metric(
+        "resilient.discovery.refreshes",
+        "counter",
+        "{answer}",
+        "times that a `Balance` looked for its endpoints",
+        (*_BOTH, "outcome"),
+    ),
+    Metric(
         "resilient.call.duration",
         "histogram",
         "s",

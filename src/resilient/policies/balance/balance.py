@@ -9,6 +9,7 @@ from resilient._calls.call import PLAIN, RETRY, BranchCall, Call, Choice, runnin
 from resilient._calls.judging import Condition, Judge, judge_by
 from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Outcome, Verdict
 from resilient._edges.driver import Proceed
+from resilient._errors.chains import cannot_connect
 from resilient._errors.errors import (
     DeadlineExceededError,
     NoEndpointError,
@@ -16,6 +17,7 @@ from resilient._errors.errors import (
 )
 from resilient._errors.warnings import warn
 from resilient._events.events import (
+    DiscoveryFailed,
     EndpointEjected,
     EndpointReturned,
     EndpointsChanged,
@@ -33,7 +35,7 @@ from resilient._machines.fleet import (
     Returned,
     Ticket,
 )
-from resilient._machines.tiers import spot_of
+from resilient._machines.rendezvous import some_of, spot_of
 from resilient._policy.admission import DeferredRelease
 from resilient._policy.keys import LambdaKey, call_key
 from resilient._policy.policy import Policy
@@ -42,6 +44,8 @@ from resilient._values.checks import number, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
+from resilient.policies.balance.addresses import normal_address
+from resilient.policies.balance.discovering import Discovery, Stop
 from resilient.policies.balance.endpoints import (
     Endpoint,
     EndpointStatus,
@@ -50,6 +54,7 @@ from resilient.policies.balance.endpoints import (
     is_endpoint,
     name_of,
 )
+from resilient.policies.balance.sources import Source, is_source
 
 T = TypeVar("T")
 
@@ -59,6 +64,13 @@ rejected it; as many as are drawn at most for a choice."""
 
 _OURS: Final = 2
 """What a call has in its dictionary that had none before: an endpoint, a key."""
+
+_MOST: Final = 10_000
+"""Endpoints of a set; of more, which are a mistake of what lists them, these many
+are used."""
+
+_MOST_WARNINGS: Final = 100
+"""Of one object; their texts name what a source has found."""
 
 _LOADS: Final = ("latency", "requests", "round_robin", "random")
 
@@ -99,7 +111,8 @@ class Balance(Policy, DeferredRelease, Generic[T]):
 
     Args:
         *addresses: The endpoints: addresses of any kind, or `Endpoint`
-            objects, which have weights, zones and tiers.
+            objects, which have weights, zones and tiers. Or one source of them,
+            made by `resilient.discovery`.
         load: How one is chosen. ``"latency"`` (default): of two drawn, the one
             with fewer calls in flight × latency / success². ``"requests"``:
             the same without the latency, for calls whose latency says little,
@@ -125,7 +138,8 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         name: Name in errors and events.
 
     Raises:
-        NoEndpointError: At the call: all endpoints are drained, or removed.
+        NoEndpointError: At the call: all endpoints are drained, or removed, or
+            were not found yet.
         TypeError, ValueError: On construction, for arguments out of range.
 
     Source: M. Mitzenmacher, *The Power of Two Choices*; Finagle; Envoy.
@@ -133,6 +147,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
 
     __slots__ = (
         "_deferred",
+        "_discovery",
         "_fleet",
         "_judge",
         "_lock",
@@ -166,6 +181,20 @@ class Balance(Policy, DeferredRelease, Generic[T]):
     @overload
     def __init__(
         self,
+        source: Source[T],
+        /,
+        *,
+        load: Load = "latency",
+        affinity: Affinity = None,
+        zone: str | None = None,
+        zone_bias: float = 4.0,
+        eject: Eject | None = ...,
+        on: Condition | None = None,
+        name: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
         *addresses: Endpoint[T],
         load: Load = "latency",
         affinity: Affinity = None,
@@ -189,7 +218,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
     ) -> None: ...
     def __init__(
         self,
-        *addresses: T | Endpoint[T],
+        *addresses: T | Endpoint[T] | Source[T],
         load: Load = "latency",
         affinity: Affinity = None,
         zone: str | None = None,
@@ -201,8 +230,14 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         super().__init__(name)
         if not addresses:
             raise TypeError("Balance takes at least one endpoint, got none")
-        self.addresses: tuple[T | Endpoint[T], ...] = addresses
-        endpoints = checked_endpoints(addresses)
+        self.addresses: tuple[T | Endpoint[T] | Source[T], ...] = addresses
+        source: object = addresses[0]
+        if len(addresses) > 1 and any(map(is_source, addresses)):
+            raise TypeError(
+                "Balance takes endpoints, or one source of them, got both: let"
+                " a poll() of your own put the lists together"
+            )
+        self._discovery: Discovery | None = None
         if load not in _LOADS:
             raise ValueError(f"`load` must be one of {_LOADS}, got {load!r}")
         self.load: Load = load
@@ -226,20 +261,31 @@ class Balance(Policy, DeferredRelease, Generic[T]):
             raise TypeError(f"`zone` must be a string or None, got {zone!r}")
         self.zone: str | None = zone
         self.zone_bias: float = number("zone_bias", zone_bias, minimum=1)
-        self._warned: bool = False
+        self._warned: set[str] = set()
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self)
         self._lock = Lock()
         self._deferred: list[_Ended] = []
         affine = affinity is not None
         self._fleet = Fleet(load, eject, self.zone_bias, affine=affine)
-        self._set_endpoints(endpoints)
+        if is_source(source):
+            self._discovery = Discovery(
+                source, self._checked, self._set_endpoints, self._tell, self._put_off
+            )
+            self._set_endpoints({})
+        else:
+            self._set_endpoints(self._checked(addresses))
 
     # -- Calls
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
         if call.routed is not True:
             return await self._pass(proceed, call)
+        discovery = self._discovery
+        if discovery is not None and discovery.is_due:
+            refused_here = await discovery.follow(call)
+            if refused_here is not None:
+                return refused_here
         # An attempt of a hedged call keeps away from what the others have tried.
         home = _whole(call) if isinstance(call, BranchCall) else call
         refused: list[Member] = []
@@ -476,6 +522,13 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 # The fault is on our side.
                 verdict = IGNORED
             retry_after, ongoing = outcome.retry_after, outcome.ongoing
+            if (
+                self._discovery is not None
+                and verdict is FAILURE
+                and outcome.error is not None
+                and cannot_connect(outcome.error)
+            ):
+                self._discovery.hurry()
         stays = ongoing is not None
         self._end((ticket, era, clock.now(), began, verdict, retry_after, stays, call))
         if ongoing is not None:
@@ -618,6 +671,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         address: Any = endpoint
         if is_endpoint(endpoint):
             address = endpoint.address
+        address = normal_address(address)
         if not self._run(self._drain_locked, address, draining):
             raise KeyError(
                 f"{self.label!r} has no endpoint {name_of(address)!r} to"
@@ -641,19 +695,51 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         With none left, calls are rejected.
 
         Raises:
-            TypeError, ValueError: See `Endpoint`; nothing is changed then.
+            TypeError, ValueError: See `Endpoint`; nothing is changed then. Or
+                they are found by a source.
         """
+        if self._discovery is not None:
+            raise TypeError(
+                f"the endpoints of {self.label!r} are found by"
+                f" {self._discovery.source!r}, and cannot be replaced"
+            )
         if isinstance(endpoints, (str, bytes)):
             raise TypeError(
                 f"`endpoints` must list endpoints, got the text {endpoints!r}"
             )
-        self._set_endpoints(checked_endpoints(endpoints))
+        self._set_endpoints(self._checked(endpoints))
+
+    def _checked(self, found: Iterable[Any]) -> dict[Any, Endpoint[Any]]:
+        """Return endpoints by their addresses.
+
+        Raises:
+            TypeError, ValueError: See `Endpoint`.
+        """
+        endpoints, repeated = checked_endpoints(found)
+        if repeated is not None:
+            self._warn(repeated)
+        if len(endpoints) > _MOST:
+            self._warn(
+                f"{self.label!r} has {len(endpoints)} endpoints, of which it uses"
+                f" {_MOST}: is it given what it was meant to be given?"
+            )
+            chosen = some_of(
+                endpoints, _MOST, 0, lambda key: spot_of(endpoints[key].name)
+            )
+            endpoints = {key: endpoints[key] for key in chosen}
+        return endpoints
+
+    def _warn(self, text: str) -> None:
+        """Warn of a list of endpoints, once for each text."""
+        if text not in self._warned and len(self._warned) < _MOST_WARNINGS:
+            self._warned.add(text)
+            # NB: what a source has found takes no call's place.
+            warn(text, raised=None if self._discovery is None else self.warning_raised)
 
     def _set_endpoints(self, endpoints: dict[Any, Endpoint[Any]]) -> None:
         known = any(each.zone == self.zone for each in endpoints.values())
-        if self.zone is not None and endpoints and not (known or self._warned):
-            self._warned = True
-            warn(f"no endpoint of {self.label!r} is in its zone, {self.zone!r}")
+        if self.zone is not None and endpoints and not known:
+            self._warn(f"no endpoint of {self.label!r} is in its zone, {self.zone!r}")
         affine = self.affinity is not None
         listed = [
             Listed(
@@ -678,6 +764,72 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         effects += self._changes_locked(None)
         return changed
 
+    # -- Where they are found
+
+    def refresh(self) -> None:
+        """Find the endpoints now.
+
+        Raises:
+            TypeError: There is no source, or it has to be awaited: see `arefresh`.
+            Exception: What the source raises; the endpoints stay as they are.
+        """
+        self._source("refresh").refresh()
+
+    async def arefresh(self) -> None:
+        """Find the endpoints now; a plain function runs in a thread.
+
+        Raises:
+            TypeError: There is no source.
+            Exception: What the source raises; the endpoints stay as they are.
+        """
+        await self._source("arefresh").arefresh()
+
+    async def run(self) -> None:
+        """Find the endpoints whenever that is due, until cancelled.
+
+        Calls do not wait for it then, but for the first list. It is yours to
+        start, in a task of the program, and to cancel. What fails is told by
+        `DiscoveryFailed`, and tried again.
+
+        Raises:
+            TypeError: There is no source.
+        """
+        await self._source("run").run()
+
+    def run_sync(self, stop: Stop) -> None:
+        """Find the endpoints whenever that is due, until `stop` is set.
+
+        As `run`, in a thread of yours.
+
+        Args:
+            stop: A `threading.Event`, or what has its `wait`.
+
+        Raises:
+            TypeError: There is no source, or it has to be awaited: see `run`.
+        """
+        discovery = self._source("run_sync")
+        if discovery.source.is_async:
+            raise TypeError(
+                f"{discovery.source!r} has a coroutine function: use `await run()`"
+            )
+        discovery.run_sync(stop)
+
+    def _source(self, method: str) -> Discovery:
+        if self._discovery is None:
+            raise TypeError(
+                f"{self.label!r} has the endpoints that it was given: {method}() is"
+                " for a source of them, see resilient.discovery"
+            )
+        return self._discovery
+
+    def _tell(self, reason: str, age: float | None) -> None:
+        if self._listeners:
+            self.emit(DiscoveryFailed(self.label, None, reason, age))
+
+    def _put_off(self, call: Call, retry_after: float, reason: str) -> Outcome:
+        error = NoEndpointError(self.error_name(call), retry_after, 0, reason)
+        return self.reject(error, call)
+
     # -- As every policy
 
     def status(self) -> dict[str, Any]:
@@ -688,6 +840,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
             "endpoints.least": min(
                 [endpoint.success for endpoint in seen], default=None
             ),
+            **({} if self._discovery is None else self._discovery.status()),
         }
 
     def reset(self) -> None:

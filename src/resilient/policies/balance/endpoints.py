@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from types import FunctionType
 from typing import Any, Generic, TypeGuard, TypeVar, cast
 
-from resilient._errors.warnings import warn
 from resilient._machines.endpoint_load import Member
 from resilient._machines.fleet import EndpointState
 from resilient._values.checks import count, flag, number
 from resilient._values.records import Record
 from resilient._values.spelling import format_call, format_value
+from resilient.policies.balance.addresses import normal_address
 
 __all__ = [
     "Endpoint",
@@ -146,8 +146,13 @@ class EndpointStatus(Record, Generic[T]):
     success: float
 
 
-def checked_endpoints(addresses: Iterable[Any]) -> dict[Any, Endpoint[Any]]:
+def checked_endpoints(
+    addresses: Iterable[Any],
+) -> tuple[dict[Any, Endpoint[Any]], str | None]:
     """Return endpoints by their addresses, each once and each with a name.
+
+    Returns:
+        The endpoints, and what to warn of: some are listed twice.
 
     Raises:
         TypeError, ValueError: See `Endpoint`; or one looks like a mistake.
@@ -157,7 +162,7 @@ def checked_endpoints(addresses: Iterable[Any]) -> dict[Any, Endpoint[Any]]:
     repeated: list[str] = []
     for each in addresses:
         endpoint = as_endpoint(each)
-        address = endpoint.address
+        address = normal_address(endpoint.address)
         if address in found:
             repeated.append(found[address].name or "")
             continue
@@ -167,14 +172,14 @@ def checked_endpoints(addresses: Iterable[Any]) -> dict[Any, Endpoint[Any]]:
             number += 1
             name = f"{plain} {number}"
         names.add(name)
-        found[address] = endpoint.__replace__(name=name)
-    if repeated:
-        shown = ", ".join([repr(name) for name in dict.fromkeys(repeated)][:5])
-        warn(
-            f"the endpoints of a Balance are each to be listed once, got {shown}"
-            " again; one is used: give it a weight if it is to have more calls"
-        )
-    return found
+        found[address] = endpoint.__replace__(name=name, address=address)
+    if not repeated:
+        return found, None
+    shown = ", ".join([repr(name) for name in dict.fromkeys(repeated)][:5])
+    return found, (
+        f"the endpoints of a Balance are each to be listed once, got {shown}"
+        " again; one is used: give it a weight if it is to have more calls"
+    )
 
 
 def as_endpoint(address: object) -> Endpoint[Any]:
