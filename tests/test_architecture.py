@@ -172,12 +172,16 @@ def test_no_module_comes_in_through_the_front_door(name: str, path: Path) -> Non
     assert set() == imports(name, path) & {f"resilient.{each}" for each in PUBLIC}
 
 
-@pytest.mark.real
-def test_importing_the_package_loads_no_event_loop_and_no_integration() -> None:
-    """`import resilient` pays for itself and the standard library it needs."""
+def loaded_by(module: str) -> dict[str, int]:
+    """What an import loads in a fresh interpreter: names, and bytes of code."""
     program = (
-        "import sys; before = set(sys.modules); import resilient;"
-        "print(*sorted(set(sys.modules) - before), sep='\\n')"
+        f"import sys; before = set(sys.modules); import {module}\n"
+        "loaded = set(sys.modules) - before; import marshal\n"
+        "for name in loaded:\n"
+        "    spec = getattr(sys.modules[name], '__spec__', None)\n"
+        "    find = getattr(spec and spec.loader, 'get_code', None)\n"
+        "    code = find(spec.name) if find else None\n"
+        "    print(name, len(marshal.dumps(code)) if code else 0)"
     )
     # Coverage measures subprocesses by a hook that imports a good deal itself.
     env = {
@@ -192,7 +196,50 @@ def test_importing_the_package_loads_no_event_loop_and_no_integration() -> None:
         env=env,
         text=True,
     )
+    lines = [line.split() for line in finished.stdout.splitlines()]
+    return {name: int(size) for name, size in lines}
 
-    loaded = {name.split(".")[0] for name in finished.stdout.split()}
+
+@pytest.mark.real
+def test_importing_the_package_loads_no_event_loop_and_no_integration() -> None:
+    """`import resilient` pays for itself and the standard library it needs."""
+    loaded = {name.split(".")[0] for name in loaded_by("resilient")}
+
     assert "resilient" in loaded
     assert set() == loaded & HEAVY
+
+
+@pytest.mark.real
+def test_importing_the_package_loads_what_few_programs_use_later() -> None:
+    """Endpoints, hedges and what shared state needs come when they are used."""
+    later = {f"resilient.{module}" for module in resilient._LATER.values()}
+    later |= {"resilient._machines.lease", "resilient._machines.quorum"}
+
+    loaded = set(loaded_by("resilient"))
+    assert set() == loaded & later
+    assert set() == {name for name in loaded if name.startswith("resilient._sharing")}
+
+
+@pytest.mark.real
+def test_importing_the_package_costs_little_more_than_attrs() -> None:
+    """What it loads is held, in bytes of code: a measure that load does not move.
+
+    1.43 to 1.58 times the bytes that `import attrs` loads, by the Python, were
+    1.22 to 1.29 times its instructions. The aim is 1.3.
+    """
+    own, other = (sum(loaded_by(name).values()) for name in ("resilient", "attrs"))
+
+    assert own <= 1.65 * other
+
+
+def test_a_name_that_the_package_lacks_is_told_as_of_any_module() -> None:
+    """A name misspelled is no name to be loaded later."""
+    with pytest.raises(AttributeError) as caught:
+        resilient.Balanc  # type: ignore[attr-defined]  # that is the point
+
+    assert "module 'resilient' has no attribute 'Balanc'" == str(caught.value)
+
+
+def test_the_package_lists_the_names_that_it_loads_later() -> None:
+    """What completes names in a shell finds all of them."""
+    assert set(resilient.__all__) <= set(dir(resilient))

@@ -78,6 +78,10 @@ class ConcurrencyLimit(Protocol):
         ...
 
 
+# In the body of a protocol it would be one of its members.
+ConcurrencyLimit.__module__ = "resilient"
+
+
 class Settings(Configured):
     """Where a limit starts, its bounds, and where it is."""
 
@@ -131,6 +135,8 @@ class AIMD(Settings):
     Raises:
         TypeError, ValueError: An argument is out of range.
     """
+
+    __module__ = "resilient"
 
     __slots__ = ("backoff", "increase")
 

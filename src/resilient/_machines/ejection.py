@@ -100,6 +100,8 @@ class Eject(Record):
     Source: Envoy, *Outlier detection*; gRPC proposal A50.
     """
 
+    __module__ = "resilient"
+
     __slots__ = (
         "consecutive",
         "eject_for",

@@ -104,6 +104,8 @@ class EndpointState(Enum):
     and for how long. ``DRAINING``: it gets no new calls.
     """
 
+    __module__ = "resilient"
+
     AVAILABLE = "available"
     EJECTED = "ejected"
     PROBING = "probing"

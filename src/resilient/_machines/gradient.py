@@ -56,6 +56,8 @@ class Gradient(LatencyLimit):
         TypeError, ValueError: An argument is out of range.
     """
 
+    __module__ = "resilient"
+
     __slots__ = ("headroom", "smoothing", "tolerance")
 
     def __init__(

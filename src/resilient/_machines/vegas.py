@@ -62,6 +62,8 @@ class Vegas(LatencyLimit):
         TypeError, ValueError: An argument is out of range.
     """
 
+    __module__ = "resilient"
+
     __slots__ = ()
 
     def __init__(

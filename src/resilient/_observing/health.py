@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 from resilient._events.counters import all_counters
 from resilient._events.listeners import log_once
 from resilient._policy.policy import Policy
 from resilient._policy.registry import policies
+from resilient._values.records import Record
 from resilient._values.traits import Trait
 
 CALLS: Final = "resilient.calls"
@@ -32,7 +33,7 @@ _MERGES: Final[dict[str, Callable[[Iterable[Any]], Any]]] = {
 }
 
 
-class Reading(NamedTuple):
+class Reading(Record):
     """What was seen of one policy.
 
     Attributes:
@@ -43,6 +44,8 @@ class Reading(NamedTuple):
         many: Whether it stands inside a `PerKey`.
         status: What it said.
     """
+
+    __slots__ = ("kind", "many", "named", "pipeline", "policy", "status", "traits")
 
     pipeline: str
     policy: str

@@ -18,3 +18,10 @@ def policies() -> Iterator[Policy[Any]]:
         found = reference()
         if found is not None:
             yield found
+
+
+def shared_in_per_key(policy: Policy[Any], what: str) -> ValueError:
+    """Return the error of a shared policy that stands inside a PerKey."""
+    return ValueError(
+        f"{policy!r} cannot be shared inside a PerKey: all keys would share {what}"
+    )

@@ -12,11 +12,11 @@ from resilient._events.events import Event
 from resilient._machines.budget import Budget
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
-from resilient._sharing.budget import SharedBudget
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.priority import Priority
 
 if TYPE_CHECKING:
+    from resilient._sharing.budget import SharedBudget
     from resilient._sharing.store import SharedStore
 
 
@@ -71,6 +71,8 @@ class RetryBudget:
         self._name: str | None = name
         self._shared: SharedBudget | None = None
         if shared is not None:
+            from resilient._sharing.budget import SharedBudget
+
             # Who is to tell of a store that is lost.
             self._users: WeakSet[Policy[Any]] = WeakSet()
             self._shared = SharedBudget(shared, name, self._machine, self._emit)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from resilient._errors.warnings import warn_once
 from resilient._runtimes import clock
@@ -15,7 +15,7 @@ from resilient._runtimes.current import loaded
 from resilient._runtimes.runtime import IN_TIME, End, ForkAware
 
 if TYPE_CHECKING:
-    from resilient._runtimes.runtime import Caller, Racer
+    from resilient._runtimes.runtime import Caller, Racer, Runtime
 
 
 class SyncRuntime:
@@ -169,6 +169,11 @@ def loop_runs_here() -> bool:
     return in_trio_run is not None and bool(in_trio_run())
 
 
+def can_park(runtime: Runtime) -> bool:
+    """Whether a call may wait where it runs: not in the way of an event loop."""
+    return runtime.name != "sync" or not loop_runs_here()
+
+
 running_call: Callable[[], Any] | None = None
 """The call of the task or thread that asks; set by `_calls.call`."""
 
@@ -187,6 +192,9 @@ def _warn_of_stall() -> None:
         raised,
     )
 
+
+NO_WAITER: Final = SyncWaiter()
+"""What a call has that cannot wait."""
 
 SYNC = SyncRuntime()
 UNENFORCEABLE = UnenforceableLimit()

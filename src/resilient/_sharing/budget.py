@@ -10,7 +10,8 @@ from resilient._machines.budget import Budget
 from resilient._machines.budget_lease import BudgetLease
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import Waiter, wake_all
-from resilient._sharing.member import NO_WAITER, LeaseMember, can_park
+from resilient._runtimes.sync import NO_WAITER, can_park
+from resilient._sharing.member import LeaseMember
 from resilient._sharing.store import SharedStore, check_store, shared_name
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.priority import Priority
@@ -104,7 +105,7 @@ class SharedBudget(LeaseMember):
 
     async def afford(self, call: Call) -> bool:
         """Take 1 for a retry; wait for the answer for the store's patience at most."""
-        if not can_park(call):
+        if not can_park(call.runtime):
             return self.withdraw(1.0, call.priority)
         ticket = _Ticket(call.runtime.waiter(call), 1.0, call.priority)
         try:

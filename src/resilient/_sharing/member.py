@@ -6,25 +6,15 @@ import abc
 import math
 import os
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
-from resilient._calls.call import Call
 from resilient._events.events import LimitLowered, StoreBack, StoreLost
 from resilient._machines.lease import Lease
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
-from resilient._runtimes.sync import SyncWaiter, loop_runs_here
 from resilient._sharing.store import Link, store_status
 
-__all__ = ["NO_WAITER", "LeaseMember", "can_park"]
-
-NO_WAITER: Final = SyncWaiter()
-"""What a call has that cannot wait."""
-
-
-def can_park(call: Call) -> bool:
-    """Whether a call may wait where it runs: not in the way of an event loop."""
-    return call.runtime.name != "sync" or not loop_runs_here()
+__all__ = ["LeaseMember"]
 
 
 class LeaseMember(abc.ABC):

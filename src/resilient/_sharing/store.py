@@ -31,7 +31,6 @@ __all__ = [
     "Member",
     "SharedStore",
     "check_store",
-    "shared_in_per_key",
     "shared_name",
     "store_status",
 ]
@@ -264,13 +263,6 @@ def shared_name(name: object) -> str:
             f" '-', got {name!r}: the fleet knows the policy by it"
         )
     return name
-
-
-def shared_in_per_key(policy: object, what: str) -> ValueError:
-    """Return the error of a shared policy that stands inside a PerKey."""
-    return ValueError(
-        f"{policy!r} cannot be shared inside a PerKey: all keys would share {what}"
-    )
 
 
 def store_status(

@@ -149,7 +149,7 @@ class Configured:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         init = vars(cls).get("__init__")
-        if init is not None and cls.__module__.startswith("resilient."):
+        if init is not None and _is_ours(init):
             # NB: not `inspect.signature`, which takes longer than the class.
             code = init.__code__
             starred = bool(code.co_flags & inspect.CO_VARARGS)
@@ -185,6 +185,11 @@ class Configured:
         return AttributeError(
             f"`{name}` of a {type(self).__name__} cannot be {done}: {cure}"
         )
+
+
+def _is_ours(init: object) -> bool:
+    # NB: not by its class, whose `__module__` may be the public one.
+    return (getattr(init, "__module__", None) or "").startswith("resilient.")
 
 
 def _constructs(frame: FrameType) -> bool:

@@ -110,6 +110,8 @@ class AdaptiveConcurrency(QueueingPolicy):
     Scale", ACM Queue 13 (8), 2015, for the queue.
     """
 
+    __module__ = "resilient"
+
     __slots__ = (
         "_algorithm",
         "_codel",

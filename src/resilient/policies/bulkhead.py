@@ -11,10 +11,9 @@ from resilient._errors.errors import BulkheadFullError
 from resilient._machines.slots import Slots
 from resilient._policy.admission import Admission
 from resilient._policy.queueing import QueueingPolicy, SlotWait, Ticket
+from resilient._policy.registry import shared_in_per_key
 from resilient._runtimes import clock
-from resilient._sharing.member import can_park
-from resilient._sharing.slots import SharedSlots
-from resilient._sharing.store import shared_in_per_key
+from resilient._runtimes.sync import can_park
 from resilient._values.checks import LARGEST, choice, count, number, optional
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Self
 
+    from resilient._sharing.slots import SharedSlots
     from resilient._sharing.store import SharedStore
 
 
@@ -119,6 +119,8 @@ class Bulkhead(QueueingPolicy):
         self._asking: dict[Ticket, None] = {}
         self._shared: SharedSlots | None = None
         if shared is not None:
+            from resilient._sharing.slots import SharedSlots
+
             self._slots.limit = 0
             self._shared = SharedSlots(
                 shared,
@@ -243,7 +245,7 @@ class Bulkhead(QueueingPolicy):
         if self._take_again_locked(woken, ticket):
             return ticket
         grace = shared.holding.asks(now)
-        parks = can_park(call)
+        parks = can_park(call.runtime)
         queues = slots.queued - len(self._asking) < self.max_queue
         queues = queues and self.max_wait != 0
         if not queues and (grace == 0.0 or not parks):

@@ -23,12 +23,10 @@ from resilient._machines.circuit_records import (
     Probe,
     Refusal,
 )
-from resilient._machines.delegate import Delegate
 from resilient._machines.window import CountWindow, TimeWindow, Window
 from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
+from resilient._policy.registry import shared_in_per_key
 from resilient._runtimes import clock
-from resilient._sharing.circuit import SharedCircuit
-from resilient._sharing.store import shared_in_per_key
 from resilient._values.checks import count, keywords_only, optional, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
@@ -38,6 +36,7 @@ from resilient._values.traits import Trait
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from resilient._sharing.circuit import SharedCircuit
     from resilient._sharing.store import SharedStore
 
 _CLOSED = CircuitState.CLOSED
@@ -258,6 +257,9 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
         )
         self._shared: SharedCircuit | None = None
         if shared is not None:
+            from resilient._machines.delegate import Delegate
+            from resilient._sharing.circuit import SharedCircuit
+
             delegate = Delegate(
                 self._circuit,
                 minimum=minimum_calls,

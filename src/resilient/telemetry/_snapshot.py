@@ -24,15 +24,16 @@ def snapshot() -> dict[str, list[Point]]:
     """Read everything once; return the points of every metric that has any."""
     counts: dict[tuple[str, ...], int] = defaultdict(int)
     statuses: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
-    for pipeline, policy, _, kind, _, _, status in readings():
+    for reading in readings():
+        labelled = reading.pipeline, reading.policy
         for outcome in OUTCOMES:
-            counts[CALLS, pipeline, outcome] += 0
+            counts[CALLS, reading.pipeline, outcome] += 0
         for run in KINDS:
-            counts[ATTEMPTS, pipeline, run] += 0
-        for metric, *labels in kind.metrics:
-            counts[metric, pipeline, policy, *labels] += 0
-        for key, value in status.items():
-            statuses[pipeline, policy, key].append(value)
+            counts[ATTEMPTS, reading.pipeline, run] += 0
+        for metric, *labels in reading.kind.metrics:
+            counts[metric, *labelled, *labels] += 0
+        for key, value in reading.status.items():
+            statuses[*labelled, key].append(value)
     for pipeline, counters in all_counters().items():
         if counters.plain_successes:
             counts[CALLS, pipeline, "success"] += counters.plain_successes

@@ -145,6 +145,8 @@ class Balance(Policy, DeferredRelease, Generic[T]):
     Source: M. Mitzenmacher, *The Power of Two Choices*; Finagle; Envoy.
     """
 
+    __module__ = "resilient"
+
     __slots__ = (
         "_deferred",
         "_discovery",

@@ -58,6 +58,8 @@ class Endpoint(Record, Generic[T]):
             shown in events.
     """
 
+    __module__ = "resilient"
+
     __slots__ = ("address", "host", "name", "plaintext", "tier", "weight", "zone")
 
     address: T
@@ -122,6 +124,8 @@ class EndpointStatus(Record, Generic[T]):
             any endpoint had one.
         success: From 0 to 1: a moving average of its outcomes.
     """
+
+    __module__ = "resilient"
 
     __slots__ = (
         "address",

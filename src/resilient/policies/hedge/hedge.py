@@ -102,6 +102,8 @@ class Hedge(Policy):
     proposal A6; Finagle's BackupRequestFilter.
     """
 
+    __module__ = "resilient"
+
     __slots__ = (
         # NB: not `attempts`: the method of that name is one of the spellings.
         "_attempts",

@@ -9,7 +9,7 @@ from resilient._calls.outcome import Outcome
 from resilient._errors.errors import RateLimitedError
 from resilient._machines.pushback import LARGEST_COST, Pushback
 from resilient._runtimes import clock
-from resilient._sharing.member import can_park
+from resilient._runtimes.sync import can_park
 from resilient.policies.rate_limiter.queue import Ticket
 from resilient.policies.rate_limiter.rate_limiter import RateLimiter
 
@@ -44,7 +44,7 @@ class HeldLine(RateLimiter):
 
     def may_wait(self, call: Call) -> bool:
         """Whether a call may wait: sync code not where an event loop runs."""
-        return can_park(call)
+        return can_park(call.runtime)
 
     def turn(self, call: Call) -> Awaitable[Outcome]:
         """Wait for the turn of a call; an error is its refusal."""

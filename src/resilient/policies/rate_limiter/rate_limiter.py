@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
@@ -21,10 +21,10 @@ from resilient._policy.admission import (
     AdmissionPolicy,
     DeferredRelease,
 )
+from resilient._policy.registry import shared_in_per_key
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import wake_all
-from resilient._sharing.member import NO_WAITER, can_park
-from resilient._sharing.store import shared_in_per_key
+from resilient._runtimes.sync import NO_WAITER, can_park
 from resilient._values.checks import number, optional, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
@@ -45,12 +45,12 @@ from resilient.policies.rate_limiter.queue import (
     latest_start,
     sums,
 )
-from resilient.policies.rate_limiter.shared import SharedLease, SharedQueue
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from resilient._sharing.store import SharedStore
+    from resilient.policies.rate_limiter.shared import SharedQueue
 
 __all__ = ["Limit", "RateLimiter"]
 
@@ -61,12 +61,6 @@ _SEVERAL: Final = object()
 
 # Shared by all limiters without a queue so far; never written to.
 _NOTHING: Final[list[Any]] = []
-
-
-class _Debt(NamedTuple):
-    """What was taken without the lock, and is to be booked."""
-
-    amounts: tuple[float, ...]
 
 
 class RateLimiter(AdmissionPolicy, DeferredRelease):
@@ -161,13 +155,16 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
             algorithm,
         )
         self._lock = Lock()
-        self._deferred: list[Ticket | _Debt] = _NOTHING
+        # Tickets to give back, and amounts that were taken without the lock.
+        self._deferred: list[Ticket | tuple[float, ...]] = _NOTHING
         self._queue: Queue | None = None
         # The origin of the HTTP requests that pass; `_SEVERAL` once there are.
         self._origin: object = None
         # Nearly always there is one, of which a tuple would take 48 bytes.
         self._rule, self._rules = self._config.new_rules()
         if shared is not None:
+            from resilient.policies.rate_limiter.shared import SharedQueue
+
             self._rule = SharedQueue(
                 shared,
                 name,
@@ -225,8 +222,8 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
 
     @property
     def _shared(self) -> SharedQueue | None:
-        rule = self._rule
-        return rule.queue if isinstance(rule, SharedLease) else None
+        # NB: not by its class, which only those who share have to load.
+        return getattr(self._rule, "queue", None)
 
     def _unregister(self) -> None:
         # A PerKey calls this of all that stands inside it, at whatever depth.
@@ -281,7 +278,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
             # and what it takes is a debt that later calls wait for.
             if self._deferred is _NOTHING:
                 self._deferred = []
-            self._deferred.append(_Debt(amounts))
+            self._deferred.append(amounts)
             return 0.0
         if self._deferred:
             self._release_deferred()
@@ -349,7 +346,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
         # NB: a wait so short may be one for an answer, which always fits; and it
         # is looked at again under the lock, for the answer changes it.
         if arrived or wait <= shared.lease.patience or now + wait <= latest:
-            parks = can_park(call)
+            parks = can_park(call.runtime)
             ticket = Ticket(
                 call.runtime.waiter(call) if parks else NO_WAITER,
                 amounts,
@@ -688,10 +685,10 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
             woken.append(first)
         return woken + self._recheck_waiters_locked(now)
 
-    def _release_locked(self, item: Ticket | _Debt) -> list[Ticket]:
+    def _release_locked(self, item: Ticket | tuple[float, ...]) -> list[Ticket]:
         now = clock.now()
         if not isinstance(item, Ticket):
-            self._take_locked(now, item.amounts)
+            self._take_locked(now, item)
             return []
         if item.granted:
             item.granted = False
