@@ -16,12 +16,16 @@ from pathlib import Path
 import pytest
 
 from resilient import Bulkhead, Hedge, Retry, Timeout, constant
+from resilient._runtimes import asyncio as _asyncio_runtime  # noqa: F401
 from resilient._runtimes import current
+from resilient._runtimes import trio as _trio_runtime  # noqa: F401
 from resilient._runtimes.sync import loop_runs_here
 from resilient._server import lifecycle
 from resilient.testing import virtual_time
 from resilient.testing._asyncio_clock import _anyio_threads_at_work
 
+# NB: both runtimes are loaded above. A test would load one in the middle of what
+# it pretends otherwise, if it is the first of the process to need it.
 LOOKED_FOR = ["asyncio", "trio.lowlevel", "anyio._backends._asyncio"]
 SOURCES = Path(__file__).parents[1] / "src/resilient"
 
