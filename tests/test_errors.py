@@ -18,11 +18,26 @@ from resilient import (
     RateLimitedError,
     RejectedError,
     ResilientError,
+    RestartLimitError,
     ThrottledError,
     TimeoutExceededError,
 )
 
 TEXTS: list[tuple[ResilientError, str]] = [
+    (
+        RestartLimitError("consumer", 6, 5, 60.0),
+        "worker 'consumer' crashed 6 times in a row, within 60 s of its start, and"
+        " max_restarts is 5",
+    ),
+    (
+        RestartLimitError("consumer", 1, 0, 60.0),
+        "worker 'consumer' crashed once, within 60 s of its start, and max_restarts"
+        " is 0",
+    ),
+    (
+        RestartLimitError("consumer", 0, 5, 2.0),
+        "worker 'consumer' is to be restarted but has not stopped within 2 s",
+    ),
     (ResilientError("anything"), "anything"),
     (RejectedError("p"), "policy 'p' rejected the call"),
     (RejectedError("p", 1.5), "policy 'p' rejected the call; retry in 1.5 s"),

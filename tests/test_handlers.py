@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from resilient._runtimes import asyncio as asyncio_runtime
 from resilient._runtimes import clock, current, sync
 from resilient._runtimes import trio as trio_runtime
 from resilient._sharing import courier
+from resilient._supervision import runs
 
 SOURCES = Path(__file__).parents[1] / "src/resilient"
 
@@ -79,6 +81,10 @@ REASONS: dict[str, str] = {
     "_server/exchange.py: Exchange._run_app": "raised in the server's task",
     "_server/exchange.py: Exchange._read_on": "the server lost its connection",
     "_server/wsgi.py: _Response.admit": AN_OUTCOME,
+    "_supervision/runs.py: Run.in_thread": "RuntimeError: no thread is left",
+    "_supervision/runs.py: Run._await": "what follows a crash is the supervisor's",
+    "_supervision/runs.py: Run._call": "what follows a crash is the supervisor's",
+    "_supervision/keeper.py: Keeper.keep": "raised at the end of the block",
     "_sharing/courier.py: Courier._start": "RuntimeError: no thread is left",
     "_sharing/courier.py: Courier._wake": "RuntimeError: it is woken already",
     "_sharing/courier.py: Courier._exchange": "the store failed: members are told",
@@ -191,6 +197,12 @@ def start_a_thread(patch: pytest.MonkeyPatch) -> None:
     sync.SyncRace().start(SimpleNamespace(name="attempt"))  # type: ignore[arg-type]
 
 
+def start_a_worker(patch: pytest.MonkeyPatch) -> None:
+    """The thread of a supervised worker."""
+    patch.setattr(clock, "start_thread", too_deep)
+    runs.Run(print, print).in_thread("worker", Context())
+
+
 def find_the_runtime(patch: pytest.MonkeyPatch) -> None:
     """The library that runs an async call."""
     patch.setattr(current, "_asyncio", (too_deep, None))
@@ -277,6 +289,7 @@ def wake_a_courier(patch: pytest.MonkeyPatch) -> None:
         wake_a_courier,
         wake_a_thread,
         start_a_thread,
+        start_a_worker,
         find_the_runtime,
         wake_a_task,
         cancel_a_task,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,8 @@ from resilient import (
     Timeout,
 )
 from resilient._observing.health import merged
+from resilient.asgi import Lifecycle
+from resilient.supervision import Supervisor
 
 
 def seen(pipeline: str) -> Any:
@@ -39,6 +42,18 @@ async def fail() -> None:
 
 async def nothing() -> None:
     """Succeed at once."""
+
+
+def test_it_shows_supervisors_and_lifecycles() -> None:
+    """By name, as long as they are there; a pipeline may have that name too."""
+    lifecycle = Lifecycle()
+    unnamed, named = Supervisor(), Supervisor(name="crew")
+    policy = Bulkhead(1, name="crew")
+    assert {"state": "starting", "in_flight": 0} == seen("lifecycle")
+    assert {"calls", "policies", "workers", "abandoned"} == set(seen("crew"))
+    del lifecycle, unnamed, named, policy
+    gc.collect()
+    assert not {"lifecycle", "crew"} & set(resilient.health())
 
 
 @in_every_colour

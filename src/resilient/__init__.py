@@ -28,6 +28,7 @@ from resilient._errors.errors import (
     RejectedError,
     ResilientError,
     ResilientWarning,
+    RestartLimitError,
     ThrottledError,
     TimeoutExceededError,
 )
@@ -61,6 +62,7 @@ from resilient._events.events import (
     StoreLost,
     TimedOut,
     WarningRaised,
+    WorkerCrashed,
 )
 from resilient._machines.backoff import (
     Backoff,
@@ -168,6 +170,7 @@ __all__ = [
     "RejectedError",
     "ResilientError",
     "ResilientWarning",
+    "RestartLimitError",
     "RetriesExhausted",
     "Retry",
     "RetryBudget",
@@ -186,6 +189,7 @@ __all__ = [
     "Verdict",
     "Wait",
     "WarningRaised",
+    "WorkerCrashed",
     "calls",
     "constant",
     "current_call",

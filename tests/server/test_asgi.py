@@ -27,6 +27,7 @@ from resilient import (
     RateLimitedError,
     RateLimiter,
     ResilientError,
+    RestartLimitError,
     Retry,
     StaleCache,
     Timeout,
@@ -854,6 +855,19 @@ def test_an_application_that_cancels_itself_is_no_timeout() -> None:
     with pytest.raises(asyncio.CancelledError):
         World("asyncio").run(scenario)
     assert 0 == limit.in_flight
+
+
+@in_async_colours
+async def test_an_error_about_no_request_goes_to_the_server(w: World) -> None:
+    """That of a supervisor in the application: a 500, as of any bug."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RestartLimitError("worker", 6, 5, 60.0)
+
+    visit = Visit(ResilientMiddleware(app))
+    with pytest.raises(RestartLimitError):
+        await visit()
+    assert [] == visit.sent
 
 
 @in_async_colours

@@ -85,6 +85,7 @@ from resilient import (
     Verdict,
     Wait,
     WarningRaised,
+    WorkerCrashed,
     calls,
     constant,
     current_call,
@@ -102,6 +103,7 @@ from resilient import (
     telemetry,
 )
 from resilient.discovery import Source, dns, poll, srv
+from resilient.supervision import Stopping, Supervisor
 from resilient.testing import MemoryStore as SharedMemory
 
 pipeline = Pipeline(Timeout(10), Retry(ConnectionError), CircuitBreaker(), Bulkhead(5))
@@ -428,6 +430,9 @@ def listen(event: Event) -> None:
         case DiscoveryFailed():
             assert_type(event.reason, str)
             assert_type(event.age, float | None)
+        case WorkerCrashed():
+            assert_type(event.worker, str)
+            assert_type(event.delay, float | None)
         case StoreLost():
             assert_type(event.reason, str)
         case StaleServed():
@@ -515,6 +520,24 @@ class Gate(AdmissionPolicy):
 
 def own() -> None:
     assert_type(Pipeline(Twice(), Gate(name="gate")).call(alone, 1), str)
+
+
+# Workers.
+
+
+async def consume(queue: asyncio.Queue[int], name: str) -> None: ...
+
+
+def watch(stopping: Stopping) -> None: ...
+
+
+async def supervised() -> None:
+    async with Supervisor() as workers:
+        assert_type(workers, Supervisor)
+        workers.start(consume, asyncio.Queue[int](), "x", restart="always")
+        workers.start(consume, "x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with Supervisor() as workers:
+        workers.start(watch, workers.stopping)
 
 
 # What cannot be a policy is refused by the checker already.

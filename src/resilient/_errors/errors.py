@@ -12,8 +12,9 @@
      │   ├─ NoEndpointError           a balance has no endpoint to call
      │   └─ DeadlineExceededError     no time was left to begin
      │        (is a TimeoutError too)
-     └─ TimeoutExceededError          the function was called and cut short
-          (is a TimeoutError too)
+     ├─ TimeoutExceededError          the function was called and cut short
+     │    (is a TimeoutError too)
+     └─ RestartLimitError             a supervised worker crashes for ever
 
     ResilientWarning (UserWarning)    a configuration that defeats itself
 
@@ -379,6 +380,43 @@ class TimeoutExceededError(ResilientError, TimeoutError):
     def __reduce__(self) -> tuple[Any, ...]:
         arguments = (self.policy, self.seconds, self.elapsed)
         return type(self), arguments, self.__dict__
+
+
+class RestartLimitError(ResilientError):
+    """A worker of a `Supervisor` cannot be kept running.
+
+    Its cause is a group of the last errors, those of workers that crashed while
+    they were stopped for it among them.
+
+    Attributes:
+        worker: Name of the worker.
+        crashes: How often it crashed in a row; 0: it did not stop to be restarted.
+        max_restarts: What the supervisor allows.
+        seconds: Each crash came less than these after its start; or what it was
+            given to stop.
+    """
+
+    def __init__(
+        self, worker: str, crashes: int, max_restarts: int, seconds: float
+    ) -> None:
+        super().__init__(worker, crashes, max_restarts, seconds)
+        self.worker = worker
+        self.crashes = crashes
+        self.max_restarts = max_restarts
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        within = format_seconds(self.seconds)
+        if not self.crashes:
+            return (
+                f"worker {self.worker!r} is to be restarted but has not stopped"
+                f" within {within}"
+            )
+        times = "once" if self.crashes == 1 else f"{self.crashes} times in a row"
+        return (
+            f"worker {self.worker!r} crashed {times}, within {within} of its start,"
+            f" and max_restarts is {self.max_restarts}"
+        )
 
 
 class ResilientWarning(UserWarning):

@@ -461,6 +461,24 @@ class DrainEnded(Event):
     cut: int
 
 
+class WorkerCrashed(Event):
+    """A worker of a `resilient.supervision.Supervisor` crashed.
+
+    Attributes:
+        worker: Its name.
+        error_type: Name of the type of its error.
+        row: Crashes in a row, this one included.
+        delay: Seconds until it is restarted; None: it is not.
+    """
+
+    __slots__ = ("delay", "error_type", "row", "worker")
+
+    worker: str
+    error_type: str
+    row: int
+    delay: float | None
+
+
 def located(
     event: Event,
     pipeline: str,

@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from resilient._events.counters import all_counters
 from resilient._events.listeners import log_once
+from resilient._observing.shown import shown
 from resilient._policy.policy import Policy
 from resilient._policy.registry import policies
 from resilient._values.records import Record
@@ -130,7 +131,8 @@ def health() -> dict[str, Any]:
         ``calls`` that ended, by outcome, and its ``policies``, each with its
         name, its kind, and what `Policy.status` says: states, seconds in that
         state, rates, saturation, in the words of the metrics. What stands
-        inside a `PerKey` is summed up by kind, with the number of ``keys``.
+        inside a `PerKey` is summed up by kind, with the number of ``keys``. And
+        by its name what a `Supervisor` or a `Lifecycle` says of itself.
         Only dictionaries, lists, strings, numbers and None: as JSON has it.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -162,4 +164,6 @@ def health() -> dict[str, Any]:
                 if metric == CALLS:
                     calls[labels[0]] = calls.get(labels[0], 0) + number
             found[name]["calls"] = calls
+    for name, status in shown():
+        found.setdefault(name, {}).update(status)
     return found

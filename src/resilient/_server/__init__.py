@@ -12,5 +12,5 @@ wsgi       the WSGI application around an application
 ========== ===================================================================
 
 May import: `_calls`, `_edges`, `_errors`, `_events`, `_http`, `_machines`,
-`_policy`, `_runtimes`, `_values`, `policies`.
+`_observing`, `_policy`, `_runtimes`, `_values`, `policies`.
 """

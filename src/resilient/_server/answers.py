@@ -48,6 +48,9 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
+ANSWERED: Final = (RejectedError, TimeoutExceededError)
+"""Errors of ours that are about a request; one about a process is a 500."""
+
 _TITLES: Final = {
     429: "Too Many Requests",
     503: "Service Unavailable",

@@ -44,7 +44,7 @@ from resilient._errors.errors import RejectedError, ResilientError, TimeoutExcee
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import AsyncRuntime, BackgroundTask, Waiter, unpaused
-from resilient._server.answers import App, Message, Receive, Scope, Send
+from resilient._server.answers import ANSWERED, App, Message, Receive, Scope, Send
 from resilient._server.scopes import has_body
 
 _WATCH_AFTER: Final = 0.02
@@ -204,7 +204,7 @@ class Exchange:
         if error is None or (self._mute and not isinstance(error, _INTERRUPTS)):
             return
         try:
-            if isinstance(error, ResilientError) and not self.started:
+            if isinstance(error, ANSWERED) and not self.started:
                 await self._refuse(error)
             else:
                 raise error
@@ -290,7 +290,7 @@ class Exchange:
         self._mute = True
         if self._task is not None:
             self._task.cancel()
-        if not self.started and isinstance(error, ResilientError):
+        if not self.started and isinstance(error, ANSWERED):
             await self._refuse(error)
         await self._stop()
 

@@ -41,6 +41,7 @@ from resilient._errors.errors import TimeoutExceededError
 from resilient._errors.warnings import warn
 from resilient._events.events import DrainEnded
 from resilient._events.listeners import broadcast
+from resilient._observing.shown import show
 from resilient._runtimes import clock
 from resilient._runtimes.current import loaded
 from resilient._server.answers import Answer, App, Message, Receive, Scope, Send
@@ -131,6 +132,7 @@ class Lifecycle:
         self._spans = False
         self._drained_from = 0.0
         self._over = threading.Event()
+        show(self)
 
     @property
     def state(self) -> LifecycleState:
@@ -141,6 +143,15 @@ class Lifecycle:
     def in_flight(self) -> int:
         """Requests and WebSockets that the process works on."""
         return sum(len(one) for one in self._under_way)
+
+    @property
+    def name(self) -> str:
+        """What it is called in events and by `health`."""
+        return "lifecycle"
+
+    def status(self) -> dict[str, Any]:
+        """Return the ``state`` and what is ``in_flight``, for `health`."""
+        return {"state": self._state.value, "in_flight": self.in_flight}
 
     def add_check(self, name: str, check: Check) -> None:
         """Have ``/readyz`` answer 503 while ``check()`` is false, fails or is late.
@@ -322,7 +333,7 @@ class Lifecycle:
             self._restore()
         if drained:
             seconds = clock.now() - self._drained_from
-            broadcast(DrainEnded("lifecycle", None, seconds, cut))
+            broadcast(DrainEnded(self.name, None, seconds, cut))
 
 
 async def _run_check(check: Check, until: float) -> str:

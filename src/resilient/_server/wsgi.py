@@ -33,6 +33,7 @@ from resilient._edges.generators import Stream
 from resilient._errors.errors import ResilientError
 from resilient._policy.policy import Policy
 from resilient._runtimes.sync import SYNC
+from resilient._server.answers import ANSWERED
 from resilient._server.front import Front
 from resilient._server.scopes import DeadlinePreset, address_key
 from resilient._values.checks import plain
@@ -155,7 +156,7 @@ class ResilientMiddleware(Front[Environ]):
         response = _Response(call, self.app, environ, start_response)
         try:
             response.admit(self.pipeline)
-        except ResilientError as error:
+        except ANSWERED as error:
             if response.is_told:
                 # NB: there is never a second status.
                 raise
