@@ -1,22 +1,29 @@
-"""Write what is made from the catalogue of metrics: a table, and panels.
+"""Write what is made from the metrics and events there are: tables, and panels.
 
     python docs/metrics.py
 
-A metric is stated in one place, `resilient.telemetry._catalogue`. This script writes
-its row into docs/reference/telemetry.md, and, where no panel of the dashboard shows
-it, a plain panel of its own at the end, to be moved or made better by hand. What
-changed is printed. The tests hold that nothing would.
+A metric is stated in one place, `resilient.telemetry._catalogue`, an event in
+`resilient._events.events`. This script writes their rows into
+docs/reference/telemetry.md, and, where no panel of the dashboard shows a metric, a
+plain panel of its own at the end, to be moved or made better by hand. What changed is
+printed. The tests hold that nothing would.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from resilient._events import events
+from resilient._events.events import Event
+from resilient.telemetry._attributes import words_for
 from resilient.telemetry._catalogue import METRICS, Metric
+from resilient.telemetry._logs import LEVELS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "telemetry.md"
@@ -25,7 +32,16 @@ HEADER = (
     "| instrument | kind | unit | labels | what | in Prometheus |\n"
     "|---|---|---|---|---|---|\n"
 )
-TABLE = re.compile(rf"(?<={re.escape(HEADER)})(?:\|.*\n)*")
+EVERY = tuple(f"resilient.{field}" for field in Event.fields())
+EVENTS_HEADER = (
+    f"| event | attributes besides {', '.join(f'`{name}`' for name in EVERY)} |"
+    " logged as |\n|---|---|---|\n"
+)
+EVENTS: tuple[type[Event], ...] = tuple(
+    kind
+    for kind in vars(events).values()
+    if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+)
 PANEL = "Permits waited for"
 """The panel that new ones are made after."""
 
@@ -51,10 +67,28 @@ def row(metric: Metric) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def with_table(page: str, metrics: tuple[Metric, ...] = METRICS) -> str:
-    """The reference page with a row for each metric."""
-    rows = "".join(map(row, metrics))
-    return TABLE.sub(lambda _: rows, page)
+def event_row(kind: type[Event]) -> str:
+    """The row of a kind of event in the reference."""
+    words = words_for(kind)
+    names = [f"`{name}`" for _, name in words.fields if name not in EVERY]
+    level = logging.getLevelName(LEVELS.get(kind, logging.INFO))
+    return f"| `{words.name}` | {', '.join(names) or '–'} | {level} |\n"
+
+
+def with_tables(
+    page: str,
+    metrics: tuple[Metric, ...] = METRICS,
+    kinds: tuple[type[Event], ...] = EVENTS,
+) -> str:
+    """The reference page with a row for each metric, and for each kind of event."""
+    page = _with_rows(page, HEADER, map(row, metrics))
+    return _with_rows(page, EVENTS_HEADER, map(event_row, kinds))
+
+
+def _with_rows(page: str, header: str, rows: Iterable[str]) -> str:
+    """The page with these rows below a header."""
+    table = re.compile(rf"(?<={re.escape(header)})(?:\|.*\n)*")
+    return table.sub(lambda _: "".join(rows), page)
 
 
 def with_panels(dashboard: str, metrics: tuple[Metric, ...] = METRICS) -> str:
@@ -103,7 +137,7 @@ def _expression(metric: Metric) -> tuple[str, list[str]]:
 
 def main() -> None:
     """Write both, and print the files that changed."""
-    for path, written in ((PAGE, with_table), (DASHBOARD, with_panels)):
+    for path, written in ((PAGE, with_tables), (DASHBOARD, with_panels)):
         text = path.read_text("utf-8")
         if (new := written(text)) != text:
             path.write_text(new, "utf-8")

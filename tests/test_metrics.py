@@ -1,4 +1,4 @@
-"""A metric is stated once: docs/metrics.py writes the rest from the catalogue."""
+"""Metrics and events are stated once: docs/metrics.py writes their tables."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 from tests.scripts import load
 
+import resilient
 from resilient.telemetry._catalogue import METRICS, Metric
 
 pages = load("docs/metrics.py")
@@ -18,9 +19,28 @@ DASHBOARD = pages.DASHBOARD.read_text("utf-8")
 
 def test_the_reference_has_the_table_of_metrics() -> None:
     """Row by row, in this order; `python docs/metrics.py` writes it."""
-    assert PAGE == pages.with_table(PAGE)
+    assert PAGE == pages.with_tables(PAGE)
     for metric in METRICS:
         assert pages.row(metric) in PAGE
+
+
+def test_the_reference_has_the_table_of_events() -> None:
+    """A row for each that listeners may be told of, with its level."""
+    kinds = {
+        thing
+        for name, thing in vars(resilient).items()
+        if name in resilient.__all__
+        and isinstance(thing, type)
+        and issubclass(thing, resilient.Event)
+    }
+
+    assert kinds - {resilient.Event} == set(pages.EVENTS)
+    assert (
+        "| `resilient.store_back` | `resilient.seconds`, `resilient.alone` | INFO |\n"
+        == pages.event_row(resilient.StoreBack)
+    )
+    without = PAGE.replace(pages.event_row(resilient.TimedOut), "")
+    assert without != PAGE == pages.with_tables(without)
 
 
 def test_every_metric_has_a_panel() -> None:
@@ -78,7 +98,7 @@ def test_a_new_metric_is_written_to_both(
 
     assert PAGE.replace(
         pages.row(METRICS[-1]), pages.row(METRICS[-1]) + pages.row(new)
-    ) == pages.with_table(PAGE, (*METRICS, new))
+    ) == pages.with_tables(PAGE, (*METRICS, new))
 
     written = json.loads(pages.with_panels(DASHBOARD, (*METRICS, new)))
     *others, panel = written["panels"]
