@@ -6,9 +6,10 @@ duration, though, expire in the order they started, so an insertion-ordered
 dict and one armed timer serve all of them: entering and leaving a limit are
 two dictionary operations.
 
-A limit that is reached cancels its task one loop iteration later: an answer
-that arrived in the same iteration wakes its task first, and wins.
-(`asyncio.timeout` cancels at once and throws that answer away.)
+Answer and timeout in the same tick: the answer wins. A limit that is reached
+cancels its task one loop iteration later, and an answer that arrived in the
+same one wakes its task first. (`asyncio.timeout` cancels at once and throws
+that answer away.)
 
 Source: hashed timing wheels without the wheel; Varghese and Lauck, 1987.
 """

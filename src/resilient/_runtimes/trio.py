@@ -1,10 +1,10 @@
 """The trio runtime; this module is imported when trio is seen running.
 
-Limits are trio's own cancel scopes. One difference to asyncio remains: trio
-does not say whether a cancellation was ever delivered, so a value that comes
-back after the scope was cancelled is taken as an answer that had already
-arrived when it comes within `SAME_TICK`, and as a swallowed cancellation
-later.
+Limits are trio's own cancel scopes. Answer and timeout in the same tick: the
+answer wins, as on asyncio, with one difference. trio does not say whether a
+cancellation was ever delivered, so a value that comes back after the scope was
+cancelled is taken as an answer that had already arrived when it comes within
+`SAME_TICK`, and as a swallowed cancellation later.
 """
 
 from __future__ import annotations
