@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 from tests.scripts import ROOT, load
@@ -36,3 +37,14 @@ def test_every_job_is_named() -> None:
     jobs = re.findall(r"^@nox\.session.*\ndef (\w+)\(", source, re.M)
     named = re.findall(r"^\| .+ \| `nox -s (\w+)[\w.-]*` \|", GUIDE, re.M)
     assert set(jobs) == set(named)
+
+
+def test_the_citation_says_what_the_distribution_says() -> None:
+    """The same title, license and authors as in the project's metadata."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    citation = " ".join((ROOT / "CITATION.cff").read_text("utf-8").split())
+
+    assert project["description"] in citation
+    assert f"license: {project['license']}" in citation
+    for author in project["authors"]:
+        assert f"- name: {author['name']}" in citation
