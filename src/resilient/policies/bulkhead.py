@@ -290,7 +290,8 @@ class Bulkhead(QueueingPolicy):
         if self._shared is not None:
             return self._admit_shared(self._shared, ticket)
         slots, lock, owners = self._slots, self._lock, self._slot_owners
-        with lock:
+        _ = lock.acquired
+        try:
             if slots.in_use < slots.limit and not slots.queues and not lock.changing:
                 # What `_take_again_locked` does, without a call.
                 slots.in_use += 1
@@ -298,6 +299,8 @@ class Bulkhead(QueueingPolicy):
                 if owners is not None:
                     owners[ticket] = None
                 return ticket
+        finally:
+            lock.release()
         if self._deferred:
             # A slot was given back, but not taken back yet.
             taken = self._run(self._take_again_locked, ticket)
@@ -309,7 +312,8 @@ class Bulkhead(QueueingPolicy):
 
     def settle(self, permit: Ticket, outcome: Outcome | None) -> None:
         slots, lock, owners = self._slots, self._lock, self._slot_owners
-        with lock:
+        _ = lock.acquired
+        try:
             # NB: one that is not granted has been given back, by an interrupt.
             if permit.granted and not slots.queues and not lock.changing:
                 # What `_leave_locked` does, without a call.
@@ -317,6 +321,8 @@ class Bulkhead(QueueingPolicy):
                 slots.in_use -= 1
                 if owners is not None and permit in owners:
                     del owners[permit]
+        finally:
+            lock.release()
         if permit.granted:
             self._release(permit)
         elif self._deferred:
