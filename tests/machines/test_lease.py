@@ -213,7 +213,9 @@ class Adversary(RuleBasedStateMachine):
 
     @rule()
     def copy(self) -> None:
-        self.copies.append((self.fleet.bucket, self.fleet.judge.used))
+        # What was used and not told yet is not in it.
+        told = self.fleet.judge.used - self.fleet.unbooked()
+        self.copies.append((self.fleet.bucket, told))
 
     @precondition(lambda self: self.copies)
     @rule(place=st.integers(0, 9))
