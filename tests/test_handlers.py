@@ -64,6 +64,7 @@ REASONS: dict[str, str] = {
     "_runtimes/asyncio.py: AsyncioLimits._due": "RuntimeError: changed while read",
     "_runtimes/asyncio.py: AsyncioRace._cancel": "RuntimeError: the loop is closed",
     "_runtimes/current.py: current_runtime": "RuntimeError: no loop runs here",
+    "_runtimes/simulated.py: Task._step": "an error is what the task ends with",
     "_runtimes/sync.py: SyncWaiter.wake": "RuntimeError: it is woken already",
     "_runtimes/sync.py: SyncRace.start": "RuntimeError: no thread is left",
     "_errors/warnings.py: warn": "a filter raises; logged, where there is a call",

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, cast
 import pytest
 import trio
 from tests.garbage import no_garbage
+from tests.simulated import run_simulated
 
 from resilient import (
     Bulkhead,
@@ -134,6 +135,7 @@ def in_every_loop(body: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         run_now(body(SYNC))
     virtual_time.run(body, ASYNCIO, backend="asyncio")
     virtual_time.run(body, TRIO, backend="trio")
+    run_simulated(body)
 
 
 def test_a_wake_before_the_wait_is_not_lost() -> None:
@@ -180,7 +182,10 @@ def test_a_thread_may_wake_any_waiter() -> None:
         thread.join()
         assert [True] == woken
 
-    in_every_loop(body)
+    with virtual_time():
+        run_now(body(SYNC))
+    virtual_time.run(body, ASYNCIO, backend="asyncio")
+    virtual_time.run(body, TRIO, backend="trio")
 
 
 def test_a_task_of_the_same_loop_may_wake() -> None:
@@ -713,7 +718,7 @@ class Runner:
         self.over.append(error)
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "simulated"])
 def test_an_abandoned_race_interrupts_what_runs(backend: Any) -> None:
     """Without a wait; it ends in a step of its own."""
 
@@ -729,7 +734,10 @@ def test_an_abandoned_race_interrupts_what_runs(backend: Any) -> None:
         assert [True, True] == [runner.interrupted for runner in runners]
         assert 1.0 == clock.now()
 
-    virtual_time.run(main, backend=backend)
+    if backend == "simulated":
+        run_simulated(lambda world: main())
+    else:
+        virtual_time.run(main, backend=backend)
 
 
 def test_threads_of_an_abandoned_race_are_left_alone() -> None:

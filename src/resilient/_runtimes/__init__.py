@@ -1,4 +1,4 @@
-"""The only code that waits: one module each for asyncio, trio and threads.
+"""The only code that waits: for asyncio, trio, threads and simulated time.
 
 May import: `_errors`, `_values`.
 """

@@ -6,7 +6,8 @@ asyncio and trio are imported when one of them is seen running, never before.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from resilient._runtimes.runtime import Caller, Runtime
@@ -47,6 +48,21 @@ def current_runtime(call: Caller) -> Runtime:
     raise RuntimeError(
         "no task of asyncio or trio runs here: an async call needs one of them"
     )
+
+
+@contextmanager
+def running_on(runtime: Runtime) -> Generator[None]:
+    """Have each async call of the process found to run on this runtime.
+
+    NB: in the place of asyncio, which is asked first, so that a call of another
+    runtime pays nothing for the question.
+    """
+    global _asyncio
+    before, _asyncio = _asyncio, (runtime.task_or_thread, runtime)
+    try:
+        yield
+    finally:
+        _asyncio = before
 
 
 def _load_asyncio() -> tuple[Callable[[], Any], Runtime] | None:

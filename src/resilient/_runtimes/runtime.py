@@ -1,7 +1,7 @@
 """Runtimes: the only code that waits.
 
-Three of them – asyncio, trio, sync – offer the same verbs, so that a policy is
-written once, as a coroutine. In the sync runtime no verb ever suspends: the
+Four of them – asyncio, trio, sync, simulated – offer the same verbs, so that a policy
+is written once, as a coroutine. In the sync runtime no verb ever suspends: the
 same coroutine runs to its end under plain ``send(None)``.
 
 ============== ============================================================

@@ -1,0 +1,53 @@
+"""An open loop: requests that come when they come, however the last one went.
+
+A load generator that waits for answers before it asks again hides what an overload
+does to those who would have asked meanwhile. Here a request is due when it is due,
+and its latency counts from then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from resilient.simulation._chance import mix, stream, uniform
+from resilient.simulation._events import Surge, factor_of
+
+Arrivals = Literal["poisson", "constant"]
+
+
+def moments(
+    rate: float,
+    duration: float,
+    arrivals: Arrivals,
+    surges: Sequence[Surge],
+    seed: int,
+) -> Iterator[float]:
+    """Yield the seconds at which requests come, in order.
+
+    Args:
+        rate: Requests a second.
+        duration: Seconds after which none comes.
+        arrivals: "poisson": at random; "constant": at equal distances.
+        surges: When there are more of them.
+        seed: Of the random ones.
+    """
+    turns = sorted({turn for surge in surges for turn in (surge.start, surge.end)})
+    turns = [turn for turn in turns if 0 < turn < duration]
+    state, place, now = stream(seed, "arrivals"), 0, 0.0
+    for turn in (*turns, duration):
+        current = rate * factor_of(surges, now)
+        while True:
+            # NB: what is left of the last distance is as long, in requests, as a
+            # new one; and a place is one request, whatever the rate.
+            step = 1.0
+            if arrivals == "poisson":
+                step = -math.log1p(-uniform(mix(state, place)))
+            if now + step / current >= turn:
+                break
+            now += step / current
+            place += 1
+            yield now
+        place += 1
+        now = turn

@@ -1,0 +1,107 @@
+"""One run of a scenario: a world, clients, a dependency, and what is noted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextvars import Context
+from itertools import cycle
+from typing import Any
+
+from resilient._policy.policy import Policy
+from resilient._runtimes.simulated import World
+from resilient.simulation._chance import mix, stream
+from resilient.simulation._copies import copy_policy, members
+from resilient.simulation._dependency import Servers
+from resilient.simulation._edge import Client, Request
+from resilient.simulation._events import Surge
+from resilient.simulation._load import moments
+from resilient.simulation._record import Run
+from resilient.simulation._scenario import Scenario
+from resilient.simulation._world import world
+
+SAMPLED = 10
+"""Clients whose gauges are read each second: more make the run slow."""
+
+
+def run(policy: Policy[Any], scenario: Scenario, seed: int) -> Run:
+    """Run a scenario once.
+
+    Raises:
+        VirtualTimeError: Virtual time is running already.
+    """
+    # NB: empty, for the call that runs here would lend its deadline to all.
+    return Context().run(_run, policy, scenario, seed)
+
+
+def _run(policy: Policy[Any], scenario: Scenario, seed: int) -> Run:
+    with world(seed) as made:
+        return _Simulation(made, policy, scenario, seed).run()
+
+
+class _Simulation:
+    """What is under way in a run."""
+
+    def __init__(
+        self, world: World, policy: Policy[Any], scenario: Scenario, seed: int
+    ) -> None:
+        self._world = world
+        self._scenario = scenario
+        self._run = Run(seed, scenario.duration)
+        self._servers = Servers(
+            scenario.dependency, scenario.events, world, world.clock.now, seed
+        )
+        self._clients = [
+            Client(world, copy_policy(policy, {}), self._servers.send, self._run)
+            for _ in range(scenario.clients)
+        ]
+        self._turns: Iterator[Client] = cycle(self._clients)
+        self._keys = stream(seed, "keys")
+        self._requests = 0
+        surges = [event for event in scenario.events if isinstance(event, Surge)]
+        self._moments = moments(
+            scenario.rate, scenario.duration, scenario.arrivals, surges, seed
+        )
+
+    def run(self) -> Run:
+        world = self._world
+        # NB: or it would end while no request is under way but more will come.
+        world.under_way += 1
+        self._await_next()
+        world.at(1.0, self._sample, 1)
+        world.run()
+        self._run.worked = self._servers.worked
+        self._run.wasted = self._servers.wasted
+        self._run.close()
+        return self._run
+
+    def _await_next(self) -> None:
+        due = next(self._moments, None)
+        if due is None:
+            self._world.under_way -= 1
+        else:
+            self._world.at(due, self._arrive, due)
+
+    def _arrive(self, due: float) -> None:
+        number, keys = self._requests, self._scenario.keys
+        self._requests += 1
+        key = number if keys is None else mix(self._keys, number) % keys
+        self._run.came(due)
+        request = Request(next(self._turns), number, due, key)
+        if self._scenario.patience is not None:
+            self._world.at(due + self._scenario.patience, Request.cancel, request)
+        request.begin()
+        self._await_next()
+
+    def _sample(self, second: int) -> None:
+        """Read the gauges of policies: states of the first client, means of numbers."""
+        values: dict[str, list[Any]] = {}
+        for client in self._clients[:SAMPLED]:
+            for policy in members(client.policy):
+                for metric, value in policy.status().items():
+                    values.setdefault(metric, []).append(value)
+        for metric, found in values.items():
+            numbers = [value for value in found if isinstance(value, (int, float))]
+            told = sum(numbers) / len(numbers) if numbers else found[0]
+            self._run.series.setdefault(metric, []).append(told)
+        if second < self._scenario.duration:
+            self._world.at(second + 1.0, self._sample, second + 1)
