@@ -27,7 +27,9 @@ HEAVY = {
     "logging",
     "opentelemetry",
     "redis",
+    "requests",
     "trio",
+    "urllib3",
 }
 
 

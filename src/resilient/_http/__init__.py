@@ -1,4 +1,4 @@
-"""HTTP: the engine behind `resilient.httpx2` and `resilient.httpx`.
+"""HTTP: the engine behind `resilient.httpx2`, `resilient.httpx`, `resilient.requests`.
 
 ================ =============================================================
 response_headers what a server's headers say about when to come back; pure
@@ -17,11 +17,13 @@ reading          a body that is read as part of the attempt
 body             a response's body on its way to the caller
 routing          where requests go that a `Balance` chooses an endpoint for
 engine           the transport, in two colours
+requests_client  what requests is made of, under the names that the engine uses
 ================ =============================================================
 
 The two families of clients share no class: what a client of one catches, a
 client of the other has never heard of. So nothing here imports either; each
-thin module says by a `Family` which classes are its own.
+thin module says by a `Family` which classes are its own. requests has other
+names for nearly everything, which stand in a module that it alone imports.
 
 May import: `_calls`, `_edges`, `_errors`, `_policy`, `_runtimes`,
 `_values`, `policies`.

@@ -323,20 +323,11 @@ class Exchange(Drive):
 
     def _set_cost(self, response: Any) -> None:
         """Book what a request really cost, by what its response says."""
-        library, cost_of = self._family.library, self._rules.cost_of
+        cost_of = self._rules.cost_of
         assert cost_of is not None
         if not isinstance(response.stream, self._family.in_memory):
             return
-        # NB: a copy, for what the transport reads the client does not, and its
-        # `elapsed` would be missing.
-        whole = library.Response(
-            response.status_code,
-            headers=response.headers,
-            stream=response.stream,
-            request=self._request,
-        )
-        whole.read()
-        costs: object = cost_of(whole)
+        costs: object = cost_of(self._family.whole(response, self._request))
         if costs is None:
             return
         if not isinstance(costs, Mapping):
@@ -497,13 +488,7 @@ class Exchange(Drive):
         return self._mirrored(error)
 
     def _mirrored(self, error: Exception) -> Exception:
-        twin = self._family.mirror(type(error))
-        if twin is not None:
-            # NB: the very object in another class, so that its traceback, notes
-            # and cause stay, and a Retry further out knows it again.
-            error.__class__ = twin
-            error.request = self._request  # type: ignore[attr-defined]  # it has one now
-        return error
+        return self._family.as_clients(error, self._request)
 
     def _replaced(self, answer: object) -> object:
         """Return a policy's own answer, which a fallback gives."""

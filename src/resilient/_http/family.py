@@ -50,6 +50,29 @@ class Family:
                 twin = self.errors.setdefault(kind, made)
         return twin
 
+    def as_clients(self, error: Exception, request: Any) -> Exception:
+        """Return an error as the library's, where it is one of ours."""
+        twin = self.mirror(type(error))
+        if twin is not None:
+            # NB: the very object in another class, so that its traceback, notes
+            # and cause stay, and a Retry further out knows it again.
+            error.__class__ = twin
+            error.request = request  # type: ignore[attr-defined]  # it has one now
+        return error
+
+    def whole(self, response: Any, request: Any) -> Any:
+        """Return a copy of a response that is in memory, which others may read."""
+        # NB: what the transport reads the client does not, and its `elapsed`
+        # would be missing.
+        copied = self.library.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=response.stream,
+            request=request,
+        )
+        copied.read()
+        return copied
+
 
 def _reduce_plain(error: Exception) -> tuple[Any, ...]:
     """Pickle an error as what its author wrote: its twin has no address."""

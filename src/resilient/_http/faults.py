@@ -72,9 +72,16 @@ _SHORTAGES: Final = frozenset(
 _REFUSED_STREAM: Final = 7
 """Of HTTP/2: nothing was processed, RFC 9113, 8.7."""
 
-_REFUSED_BY_PROXY: Final = ("403 ", "407 ", "Invalid username", "Requested ")
-"""How a ProxyError begins where the proxy does not want us: an HTTP status, or
-what httpcore says of SOCKS."""
+_REFUSED_BY_PROXY: Final = (
+    "403 ",
+    "407 ",
+    "Invalid username",
+    "Requested ",
+    "Tunnel connection failed: 403 ",
+    "Tunnel connection failed: 407 ",
+)
+"""How a ProxyError begins where the proxy does not want us: an HTTP status, what
+httpcore says of SOCKS, and what `http.client` does, of which urllib3's is made."""
 
 _TLS_MISMATCHES: Final = (
     "ALERT",
@@ -104,12 +111,14 @@ def facts(error: Exception, library: Any, head: bool | None) -> Facts:
     """
     chain = list(_chain(error))
     sent = _sent(error, library, chain) and head is not False
-    if isinstance(error, library.PoolTimeout) or any(map(_is_shortage, chain)):
+    if any(
+        isinstance(link, library.PoolTimeout) or _is_shortage(link) for link in chain
+    ):
         return Facts(Fault.OURS, sent)
     if any(map(_is_lasting, chain)) or isinstance(error, library.UnsupportedProtocol):
         return Facts(Fault.LASTING, sent)
     if isinstance(error, library.ProxyError):
-        refused = str(error).startswith(_REFUSED_BY_PROXY)
+        refused = any(str(link).startswith(_REFUSED_BY_PROXY) for link in chain)
         return Facts(Fault.LASTING if refused else Fault.SERVERS, sent)
     h2 = next((link for link in chain if _is_of_h2(link)), None)
     if h2 is not None:
@@ -137,6 +146,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if isinstance(link, BaseExceptionGroup):
             pending += cast("BaseExceptionGroup[BaseException]", link).exceptions
         pending.append(link.__cause__ or (link.args[0] if link.args else None))
+        # Of urllib3's about a proxy.
+        pending.append(getattr(cast("Any", link), "original_error", None))
 
 
 def _is_shortage(error: BaseException) -> bool:
@@ -166,9 +177,9 @@ def _sent(error: Exception, library: Any, chain: list[BaseException]) -> bool:
         library.ProxyError,
         library.UnsupportedProtocol,
     )
-    if isinstance(error, unsent):
-        return False
     for link in chain:
+        if isinstance(link, unsent):
+            return False
         said: Any = link.args[0] if link.args else None
         last: int | None = getattr(said, "last_stream_id", None)
         if last is not None:

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 import anyio
@@ -84,7 +85,7 @@ async def close_lost(transport: Any, family: Family) -> None:
         await pool._close_connections(lost)
 
 
-class _Heads:
+class Heads:
     """Notes whether the heads of requests are written."""
 
     _shared = False
@@ -103,13 +104,22 @@ class _Heads:
         timeouts.head = False
         return timeouts
 
+    @staticmethod
+    def pieces(buffer: Any, timeout: float | None) -> Iterator[Any]:
+        """Yield what is written at once, if the time for it is to be measured."""
+        if isinstance(timeout, Left):
+            for start in range(0, len(buffer), _PIECE):
+                yield buffer[start : start + _PIECE]
+        else:
+            yield buffer
+
 
 @functools.cache
 def _backends(core: str) -> tuple[Any, Any]:
     """Return the backends for httpcore or httpcore2, sync and async."""
     library: Any = importlib.import_module(core)
 
-    class Stream(library.NetworkStream, _Heads):  # type: ignore[misc]  # known at run time
+    class Stream(library.NetworkStream, Heads):  # type: ignore[misc]  # known at run time
         def __init__(self, inner: Any) -> None:
             self._inner = inner
 
@@ -121,12 +131,11 @@ def _backends(core: str) -> tuple[Any, Any]:
 
         def write(self, buffer: bytes, timeout: float | None = None) -> None:
             noted = self.about_to_write(buffer, timeout)
-            if isinstance(timeout, Left):
-                for start in range(0, len(buffer), _PIECE):
+            for piece in self.pieces(buffer, timeout):
+                left = timeout
+                if isinstance(timeout, Left):
                     left = timeout.now(library.WriteTimeout)
-                    self._inner.write(buffer[start : start + _PIECE], left)
-            else:
-                self._inner.write(buffer, timeout)
+                self._inner.write(piece, left)
             if noted is not None:
                 noted.head = True
 
@@ -152,7 +161,7 @@ def _backends(core: str) -> tuple[Any, Any]:
         def sleep(self, seconds: float) -> None:
             self._inner.sleep(seconds)
 
-    class AsyncStream(library.AsyncNetworkStream, _Heads):  # type: ignore[misc]  # known at run time
+    class AsyncStream(library.AsyncNetworkStream, Heads):  # type: ignore[misc]  # known at run time
         def __init__(self, inner: Any) -> None:
             self._inner = inner
 
