@@ -65,6 +65,7 @@ NEAR: dict[str, tuple[str, ...]] = {
     "_machines/holding": ("machines/test_holding.py", "sharing/test_bulkhead.py"),
     "_machines/pushback": ("machines/test_pushback.py", "http/test_holding.py"),
     "_machines/quorum": ("machines/test_quorum.py", "sharing/test_circuit.py"),
+    "_machines/checks": ("test_checks.py",),
     "_machines/refresh": ("machines/test_refresh.py",),
     "_machines/rendezvous": ("machines/test_tiers.py",),
     "_machines/tiers": ("machines/test_tiers.py", "test_balance.py"),

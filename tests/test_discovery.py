@@ -627,12 +627,15 @@ def test_a_thread_of_the_users_runs_it_until_an_event_is_set() -> None:
 def test_endpoints_that_were_given_are_not_found() -> None:
     """All that is for a source says so; and a source has the only say."""
     balance = Balance("a", name="replicas")
-    for name in ("refresh", "run_sync"):
-        with pytest.raises(TypeError, match=rf"{name}\(\) is for a source of them"):
-            getattr(balance, name)(*([None] if name == "run_sync" else []))
-    for name in ("arefresh", "run"):
-        with pytest.raises(TypeError, match=rf"{name}\(\) is for a source of them"):
-            getattr(balance, name)().send(None)
+    with pytest.raises(TypeError, match=r"refresh\(\) is for a source of them"):
+        balance.refresh()
+    with pytest.raises(TypeError, match=r"arefresh\(\) is for a source of them"):
+        balance.arefresh().send(None)
+    idle = "neither a source of endpoints nor a `check`"
+    with pytest.raises(TypeError, match=rf"{idle}: run_sync\(\) would have nothing"):
+        balance.run_sync(threading.Event())
+    with pytest.raises(TypeError, match=rf"{idle}: run\(\) would have nothing to do"):
+        balance.run().send(None)
     found = Balance(poll(lambda: ["a"]), name="replicas")
     with pytest.raises(TypeError, match=r"are found by poll\(<lambda>\), and cannot"):
         found.replace(["b"])

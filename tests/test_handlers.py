@@ -70,6 +70,9 @@ REASONS: dict[str, str] = {
     "_errors/warnings.py: warn": "a filter raises; logged, where there is a call",
     "_policy/keys.py: StableKey.__eq__": "a key that cannot be compared is no other",
     "policies/balance/balance.py: Balance._time_out": LOGGED,
+    "policies/balance/checking.py: Checks._ask": "a user's check that fails: no",
+    "policies/balance/checking.py: Checks._ask_here": "a user's check that fails: no",
+    "policies/balance/checking.py: Checks._start": "RuntimeError: no thread is left",
     "policies/balance/discovering.py: Discovery._find": "told, and tried later",
     "policies/balance/discovering.py: Discovery._find_here": "told, and tried later",
     "policies/balance/discovering.py: Discovery._find_in_thread": (

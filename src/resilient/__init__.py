@@ -41,6 +41,7 @@ from resilient._events.events import (
     CircuitNoted,
     DiscoveryFailed,
     DrainEnded,
+    EndpointChecked,
     EndpointEjected,
     EndpointReturned,
     EndpointsChanged,
@@ -53,6 +54,8 @@ from resilient._events.events import (
     KeyOverflowed,
     LimitChanged,
     LimitLowered,
+    PanicBegan,
+    PanicEnded,
     PermitWaited,
     RetriesExhausted,
     RetryCancelled,
@@ -95,6 +98,7 @@ from resilient.policies.timeout import Timeout
 
 if typing.TYPE_CHECKING:
     from resilient._machines.aimd import AIMD, ConcurrencyLimit
+    from resilient._machines.checks import Check
     from resilient._machines.ejection import Eject
     from resilient._machines.fleet import EndpointState
     from resilient._machines.gradient import Gradient
@@ -124,6 +128,7 @@ __all__ = [
     "CallAbandoned",
     "CallCoalesced",
     "CallRejected",
+    "Check",
     "CircuitBreaker",
     "CircuitChanged",
     "CircuitNoted",
@@ -138,6 +143,7 @@ __all__ = [
     "DrainEnded",
     "Eject",
     "Endpoint",
+    "EndpointChecked",
     "EndpointEjected",
     "EndpointReturned",
     "EndpointSkipped",
@@ -160,6 +166,8 @@ __all__ = [
     "LimitLowered",
     "NoEndpointError",
     "Outcome",
+    "PanicBegan",
+    "PanicEnded",
     "PerKey",
     "PermitWaited",
     "Pipeline",
@@ -212,6 +220,7 @@ _LATER = {
     "AIMD": "_machines.aimd",
     "AdaptiveConcurrency": "policies.adaptive_concurrency",
     "Balance": "policies.balance.balance",
+    "Check": "_machines.checks",
     "ConcurrencyLimit": "_machines.aimd",
     "Eject": "_machines.ejection",
     "Endpoint": "policies.balance.endpoints",

@@ -11,7 +11,8 @@ Errors that the library raises on its own account are the client's as well:
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar
 
 import httpx2
 
@@ -21,6 +22,7 @@ from resilient._http.body import Chunks as _ChunksBase
 from resilient._http.body import Upload as _UploadBase
 from resilient._http.engine import Transport
 from resilient._http.family import Family
+from resilient._http.health_check import GOOD, make_check
 from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
 
@@ -36,6 +38,7 @@ __all__ = [
     "Summary",
     "ThrottledError",
     "TimeoutExceededError",
+    "http_check",
     "http_verdict",
     "per_origin",
     "standard_pipeline",
@@ -223,3 +226,32 @@ class ResilientTransport(
         },
         _Chunks,
     )
+
+
+def http_check(
+    path: str = "/",
+    *,
+    origin: str | None = None,
+    statuses: Collection[int] = GOOD,
+    timeout: float = 1.0,
+) -> Callable[[Any], bool]:
+    """Return a health check over HTTP, for a `resilient.Check`.
+
+    It sends a GET to each endpoint, past every proxy and policy, and reads no
+    body; a redirect is not followed.
+
+    Args:
+        path: What is asked for, as "/readyz". Default "/".
+        origin: The origin of the transport that the `Balance` is in: its
+            ``Host`` and its name in the certificate are those of the check,
+            too. Default None: each endpoint, which is a URL then, is asked by
+            its own name.
+        statuses: Statuses that say that the endpoint is well. Default 200 to
+            299.
+        timeout: Seconds for each phase of a request. Default 1, as a `Check`
+            waits.
+
+    Raises:
+        TypeError, ValueError: An argument is out of range.
+    """
+    return make_check(httpx2, path, origin, statuses, timeout)

@@ -21,6 +21,7 @@ from resilient import (
     AdaptiveThrottle,
     Balance,
     Bulkhead,
+    Check,
     CircuitBreaker,
     Coalesce,
     Fallback,
@@ -72,7 +73,9 @@ shared = RateLimiter(1000, name="shared", shared=MemoryStore())
 spared = Pipeline(StaleCache(1, 1), Coalesce(), name="spared")
 balanced = Pipeline(Balance("here", "there"), name="balanced")
 discovered = Pipeline(
-    Balance(poll(itertools.cycle([["here"], []]).__next__, every=0.1)),
+    Balance(
+        poll(itertools.cycle([["here"], []]).__next__, every=0.1), check=Check(bool)
+    ),
     name="discovered",
 )
 

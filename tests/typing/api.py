@@ -30,6 +30,7 @@ from resilient import (
     CallAbandoned,
     CallCoalesced,
     CallRejected,
+    Check,
     CircuitBreaker,
     CircuitChanged,
     CircuitNoted,
@@ -43,6 +44,7 @@ from resilient import (
     DrainEnded,
     Eject,
     Endpoint,
+    EndpointChecked,
     Event,
     Fallback,
     FallbackUsed,
@@ -57,6 +59,8 @@ from resilient import (
     LimitChanged,
     LimitLowered,
     Outcome,
+    PanicBegan,
+    PanicEnded,
     PerKey,
     PermitWaited,
     Pipeline,
@@ -103,6 +107,7 @@ from resilient import (
     telemetry,
 )
 from resilient.discovery import Source, dns, poll, srv
+from resilient.httpx2 import http_check
 from resilient.supervision import Stopping, Supervisor
 from resilient.testing import MemoryStore as SharedMemory
 
@@ -316,6 +321,8 @@ def values() -> None:
     assert_type(poll(lambda: ["a", "b"]), Source[str])
     assert_type(poll(several, every=5), Source[bytes])
     assert_type(Balance(poll(several)).current, bytes)
+    Balance("a", check=Check(lambda address: True, every=timedelta(seconds=5)))
+    Balance("a", check=Check(http_check("/readyz", origin="https://a", statuses={204})))
 
 
 async def several() -> list[Endpoint[bytes]]:
@@ -427,6 +434,10 @@ def listen(event: Event) -> None:
         case DrainEnded():
             assert_type(event.seconds, float)
             assert_type(event.cut, int)
+        case EndpointChecked():
+            assert_type(event.healthy, bool)
+        case PanicBegan() | PanicEnded():
+            assert_type(event.healthy, int)
         case DiscoveryFailed():
             assert_type(event.reason, str)
             assert_type(event.age, float | None)

@@ -390,6 +390,48 @@ class EndpointsChanged(Event):
     total: int
 
 
+class EndpointChecked(Event):
+    """What the checks of a `Balance` say of an endpoint has changed.
+
+    Attributes:
+        endpoint: Its name.
+        healthy: Whether it is: enough checks in a row were good, or failed.
+    """
+
+    __slots__ = ("endpoint", "healthy")
+
+    endpoint: str
+    healthy: bool
+
+
+class PanicBegan(Event):
+    """A `Balance` ignores its checks: too few endpoints are healthy by them.
+
+    Attributes:
+        healthy: How many are.
+        total: Of how many.
+    """
+
+    __slots__ = ("healthy", "total")
+
+    healthy: int
+    total: int
+
+
+class PanicEnded(Event):
+    """A `Balance` goes by its checks again.
+
+    Attributes:
+        healthy: How many endpoints are healthy.
+        total: Of how many.
+    """
+
+    __slots__ = ("healthy", "total")
+
+    healthy: int
+    total: int
+
+
 class DiscoveryFailed(Event):
     """A `Balance` could not find its endpoints anew; it keeps those it has.
 

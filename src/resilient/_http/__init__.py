@@ -16,6 +16,7 @@ body_headers     what a response's headers say of its body
 reading          a body that is read as part of the attempt
 body             a response's body on its way to the caller
 routing          where requests go that a `Balance` chooses an endpoint for
+health_check     ask an endpoint whether it is well
 engine           the transport, in two colours
 requests_client  what requests is made of, under the names that the engine uses
 ================ =============================================================

@@ -114,7 +114,7 @@ class Routing:
 
     def _target(self, endpoint: Endpoint[Any]) -> Target:
         address = endpoint.address
-        if _is_pair(address):
+        if is_pair(address):
             return self._paired(*address, endpoint.host)
         if not isinstance(address, str) or "://" not in address:
             raise TypeError(
@@ -249,7 +249,7 @@ def _place(url: Any) -> tuple[str, bytes, int | None]:
     return scheme, url.raw_host.lower(), url.port or _DEFAULT_PORTS.get(scheme)
 
 
-def _is_pair(address: object) -> TypeGuard[tuple[str, int]]:
+def is_pair(address: object) -> TypeGuard[tuple[str, int]]:
     """Whether an address is a host and a port, as `dns` finds them."""
     if not isinstance(address, tuple):
         return False

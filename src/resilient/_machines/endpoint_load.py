@@ -77,6 +77,8 @@ class Member:
         ejection: Its state, once it has failed.
         resting_until: When it may be asked again.
         draining: Whether it gets no new calls.
+        checks: How many checks in a row were good; below 0: have failed.
+        unhealthy: Whether the checks say so; see `checks`.
         turns: How many turns it has had; see `proportions`.
         tier: Members of a lower one are preferred; see `tiers`.
         near: Whether it is in the zone of the caller.
@@ -85,6 +87,7 @@ class Member:
 
     __slots__ = (
         "address",
+        "checks",
         "cost",
         "draining",
         "ejection",
@@ -98,6 +101,7 @@ class Member:
         "success",
         "tier",
         "turns",
+        "unhealthy",
         "weight",
     )
 
@@ -113,6 +117,8 @@ class Member:
         self.ejection: Ejection | None = None
         self.resting_until: float = 0.0
         self.draining: bool = False
+        self.checks: int = 0
+        self.unhealthy: bool = False
         self.turns: int = 0
         self.tier: int = 0
         self.near: bool = True

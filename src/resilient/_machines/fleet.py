@@ -25,7 +25,8 @@ A member takes no part
 
 * while it *drains*, without exception;
 * while it is ejected (`ejection`), but for one probe when its time is over;
-* while it *rests*: it asked for less and said for how long.
+* while it *rests*: it asked for less and said for how long;
+* while it is unhealthy, by what `checks` say, unless these are ignored.
 
 Where that leaves no member, all take part but those that drain. No more than
 `max_share` of those that do not drain are ejected, the candidate counted. Hard
@@ -58,6 +59,7 @@ from enum import Enum
 from math import floor, inf
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from resilient._machines.checks import Check, Checked, Panic, is_panic, noted
 from resilient._machines.ejection import OUT, Eject, Ejection
 from resilient._machines.endpoint_load import FRESH, POOR, Loads, Member, load_of
 from resilient._machines.proportions import (
@@ -70,6 +72,7 @@ from resilient._machines.rendezvous import by_affinity
 from resilient._machines.tiers import Tier, candidates, tiers_of
 
 __all__ = [
+    "Change",
     "Ejected",
     "EndpointState",
     "Fleet",
@@ -101,7 +104,8 @@ class EndpointState(Enum):
 
     ``AVAILABLE``: it does. ``EJECTED``: not, for it has failed. ``PROBING``: it
     was ejected, and one call is finding out. ``RESTING``: it asked for less,
-    and for how long. ``DRAINING``: it gets no new calls.
+    and for how long. ``UNHEALTHY``: its checks fail. ``DRAINING``: it gets no
+    new calls.
     """
 
     __module__ = "resilient"
@@ -110,6 +114,7 @@ class EndpointState(Enum):
     EJECTED = "ejected"
     PROBING = "probing"
     RESTING = "resting"
+    UNHEALTHY = "unhealthy"
     DRAINING = "draining"
 
 
@@ -156,6 +161,9 @@ class Returned(NamedTuple):
     member: Member
 
 
+Change: TypeAlias = Ejected | Returned | Checked | Panic
+
+
 class Ticket:
     """What a call has of a set: a member that counts it as in flight.
 
@@ -194,16 +202,19 @@ class Fleet:
         rules: What ejects one; None: nothing does.
         zone_bias: How many times the load of a member counts that is not near.
         affine: Whether calls have keys.
+        check: What the checks are; None: there are none.
 
     Attributes:
         members: By address; those that drain included.
         changes: What has changed, to be taken by the owner.
+        panic: Whether the checks are ignored.
     """
 
     __slots__ = (
         "_affine",
         "_bias",
         "_changes_at",
+        "_check",
         "_compares",
         "_due",
         "_gone",
@@ -219,6 +230,7 @@ class Fleet:
         "changes",
         "load",
         "members",
+        "panic",
     )
 
     def __init__(
@@ -228,12 +240,15 @@ class Fleet:
         zone_bias: float = 1.0,
         *,
         affine: bool = False,
+        check: Check | None = None,
     ) -> None:
         self.load: Load = load
         self._bias = zone_bias
         self._affine = affine
         self.members: dict[Any, Member] = {}
-        self.changes: list[Ejected | Returned] = []
+        self.changes: list[Change] = []
+        self._check = check
+        self.panic: bool = False
         self._rules = rules
         self._loads = Loads(by_latency=load == "latency")
         self._turns: Turns[Member] = Turns()
@@ -313,6 +328,7 @@ class Fleet:
         for member in self.members.values():
             self._loads.start(member)
             member.resting_until = 0.0
+            member.checks, member.unhealthy = 0, False
             if member.is_out:
                 self.changes.append(Returned(member))
             if member.ejection is not None:
@@ -324,7 +340,9 @@ class Fleet:
     def is_pristine(self) -> bool:
         """Whether it knows nothing, and no call is in flight."""
         return self._loads.mean is None and all(
-            member.in_flight == 0 and member.success == 1.0 and not member.draining
+            member.in_flight == 0
+            and member.success == 1.0
+            and not (member.draining or member.unhealthy)
             for member in self.members.values()
         )
 
@@ -339,6 +357,8 @@ class Fleet:
             elif ejection is not None and ejection.is_out:
                 out = ejection.state is OUT
                 state = EndpointState.EJECTED if out else EndpointState.PROBING
+            elif member.unhealthy and not self.panic:
+                state = EndpointState.UNHEALTHY
             elif member.resting_until > now:
                 state = EndpointState.RESTING
             else:
@@ -589,6 +609,20 @@ class Fleet:
         if member.ejection is not None and member.ejection.withdraw(now, era):
             self._changes_at = now
 
+    def note_check(self, member: Member, good: bool, now: float) -> None:
+        """Note what a check has said of a member.
+
+        One that is ejected and passes is probed by the next call.
+        """
+        assert self._check is not None
+        change = noted(self._check, member, good=good)
+        if change is not None:
+            self.changes.append(change)
+        ejection = member.ejection
+        if good and ejection is not None and ejection.state is OUT:
+            ejection.until = min(ejection.until, now)
+        self._sort(now)
+
     def set_time(self, change: Ejected, seconds: float) -> None:
         """Say for how many seconds a member is out that was just ejected."""
         ejection = change.member.ejection
@@ -641,11 +675,16 @@ class Fleet:
         """Find out who takes part now, and when that changes by time alone."""
         staying = self._staying()
         self._end_ejections(staying, now)
+        if self._check is not None:
+            self._look_at_checks(self._check, staying)
         ready: list[Member] = []
         self._due = []
         ends: list[float] = []
         for member in staying:
             ejection = member.ejection
+            if member.unhealthy and not self.panic:
+                # NB: not even to probe; a good check has it probed.
+                continue
             if ejection is not None and ejection.due(now):
                 self._due.append(member)
             elif ejection is not None and ejection.is_out:
@@ -663,6 +702,12 @@ class Fleet:
             self._affine or len({(member.tier, member.near) for member in staying}) > 1
         ):
             self._tiers, self._pool = tiers_of(staying, set(ready)), []
+
+    def _look_at_checks(self, rules: Check, staying: Sequence[Member]) -> None:
+        panic, healthy = is_panic(rules, staying)
+        if panic != self.panic:
+            self.panic = panic
+            self.changes.append(Panic(panic, healthy, len(staying)))
 
     def _end_ejections(self, staying: Sequence[Member], now: float) -> None:
         out: dict[int, list[tuple[float, Ejection, Member]]] = {}

@@ -17,6 +17,7 @@ CALLS: Final = "resilient.calls"
 
 # How the statuses of many policies make one; what is not named is added up.
 _MERGES: Final[dict[str, Callable[[Iterable[Any]], Any]]] = {
+    "balance.panic": max,
     "budget.balance": min,
     "budget.capacity": min,
     "circuit.failure_rate": max,

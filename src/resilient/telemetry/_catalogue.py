@@ -314,6 +314,13 @@ METRICS: Final = (
         tuple(state.value for state in EndpointState),
     ),
     Metric(
+        "resilient.balance.panic",
+        "gauge",
+        "1",
+        "1 while a `Balance` ignores its checks, 0 while it goes by them",
+        _BOTH,
+    ),
+    Metric(
         "resilient.discovery.age",
         "gauge",
         "s",

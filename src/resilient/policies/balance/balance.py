@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import nullcontext
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from resilient._calls.call import PLAIN, RETRY, BranchCall, Call, Choice, running
@@ -18,15 +19,21 @@ from resilient._errors.errors import (
 from resilient._errors.warnings import warn
 from resilient._events.events import (
     DiscoveryFailed,
+    EndpointChecked,
     EndpointEjected,
     EndpointReturned,
     EndpointsChanged,
     EndpointSkipped,
+    Event,
+    PanicBegan,
+    PanicEnded,
 )
 from resilient._events.listeners import log_once
 from resilient._machines.backoff import Backoff
+from resilient._machines.checks import Check, Checked, Panic
 from resilient._machines.ejection import Eject
 from resilient._machines.fleet import (
+    Change,
     Ejected,
     EndpointState,
     Fleet,
@@ -45,6 +52,7 @@ from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
 from resilient.policies.balance.addresses import normal_address
+from resilient.policies.balance.checking import Checks
 from resilient.policies.balance.discovering import Discovery, Stop
 from resilient.policies.balance.endpoints import (
     Endpoint,
@@ -76,7 +84,7 @@ _LOADS: Final = ("latency", "requests", "round_robin", "random")
 
 Affinity: TypeAlias = Literal[True] | LambdaKey | Callable[..., Hashable] | None
 
-_Effect: TypeAlias = "tuple[Ejected | Returned, Call | None]"
+_Effect: TypeAlias = "tuple[Change, Call | None]"
 
 # A call that has ended, or its stream: what `_release_locked` reads.
 _Ended: TypeAlias = (
@@ -132,6 +140,8 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         zone_bias: See `zone`. Default 4: at half its load a zone keeps 99 % of
             its calls, and at one and a half times what it can do none is lost.
         eject: When an endpoint gets no calls for a while. None: never.
+        check: How `run` asks each endpoint whether it is well: a `Check`. Default
+            None: what calls see of it is enough, and costs nothing.
         on: Exception types, or a function of the outcome, that count as
             failures here. Default: the pipeline's classification, else every
             exception but rejections.
@@ -148,6 +158,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
     __module__ = "resilient"
 
     __slots__ = (
+        "_checks",
         "_deferred",
         "_discovery",
         "_fleet",
@@ -156,6 +167,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         "_warned",
         "addresses",
         "affinity",
+        "check",
         "eject",
         "load",
         "on",
@@ -191,6 +203,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         zone: str | None = None,
         zone_bias: float = 4.0,
         eject: Eject | None = ...,
+        check: Check | None = None,
         on: Condition | None = None,
         name: str | None = None,
     ) -> None: ...
@@ -203,6 +216,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         zone: str | None = None,
         zone_bias: float = 4.0,
         eject: Eject | None = ...,
+        check: Check | None = None,
         on: Condition | None = None,
         name: str | None = None,
     ) -> None: ...
@@ -215,6 +229,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         zone: str | None = None,
         zone_bias: float = 4.0,
         eject: Eject | None = ...,
+        check: Check | None = None,
         on: Condition | None = None,
         name: str | None = None,
     ) -> None: ...
@@ -226,6 +241,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         zone: str | None = None,
         zone_bias: float = 4.0,
         eject: Eject | None = Eject(),  # noqa: B008 - it is immutable
+        check: Check | None = None,
         on: Condition | None = None,
         name: str | None = None,
     ) -> None:
@@ -264,12 +280,18 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         self.zone: str | None = zone
         self.zone_bias: float = number("zone_bias", zone_bias, minimum=1)
         self._warned: set[str] = set()
+        if check is not None and not isinstance(check, Check):
+            raise TypeError(f"`check` must be a Check or None, got {check!r}")
+        self.check: Check | None = check
+        self._checks: Checks | None = None
+        if check is not None:
+            self._checks = Checks(check, self._checked_members, self._note_check)
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self)
         self._lock = Lock()
         self._deferred: list[_Ended] = []
         affine = affinity is not None
-        self._fleet = Fleet(load, eject, self.zone_bias, affine=affine)
+        self._fleet = Fleet(load, eject, self.zone_bias, affine=affine, check=check)
         if is_source(source):
             self._discovery = Discovery(
                 source, self._checked, self._set_endpoints, self._tell, self._put_off
@@ -573,11 +595,11 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         """Do what follows from changes, outside the lock."""
         for change, call in effects:
             name = None if call is None else call.name
-            endpoint = change.member.endpoint.name
-            if isinstance(change, Returned):
+            if not isinstance(change, Ejected):
                 if self._listeners:
-                    self.emit(EndpointReturned(self.label, name, endpoint), call)
+                    self.emit(_event_of(change, self.label, name), call)
                 continue
+            endpoint = change.member.endpoint.name
             seconds = self._time_out(change.times)
             self._run(self._set_time_locked, change, seconds)
             if call is not None:
@@ -787,34 +809,63 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         await self._source("arefresh").arefresh()
 
     async def run(self) -> None:
-        """Find the endpoints whenever that is due, until cancelled.
+        """Find the endpoints whenever that is due, and check them, until cancelled.
 
-        Calls do not wait for it then, but for the first list. It is yours to
+        Calls wait for neither then, but for the first list. It is yours to
         start, in a task of the program, and to cancel. What fails is told by
         `DiscoveryFailed`, and tried again.
 
         Raises:
-            TypeError: There is no source.
+            TypeError: There is neither a source nor a `check`.
         """
-        await self._source("run").run()
+        self._refuse_to_run_idle("run")
+        if self._checks is None:
+            await self._source("run").run()
+        elif self._discovery is None:
+            await self._checks.run()
+        else:
+            from anyio import create_task_group
+
+            async with create_task_group() as tasks:
+                tasks.start_soon(self._discovery.run)
+                tasks.start_soon(self._checks.run)
 
     def run_sync(self, stop: Stop) -> None:
-        """Find the endpoints whenever that is due, until `stop` is set.
+        """Find the endpoints whenever that is due, and check them, until told.
 
         As `run`, in a thread of yours.
 
         Args:
-            stop: A `threading.Event`, or what has its `wait`.
+            stop: Ends it when it is set: a `threading.Event`, or what has its
+                `wait`.
 
         Raises:
-            TypeError: There is no source, or it has to be awaited: see `run`.
+            TypeError: There is neither a source nor a `check`, or one of them
+                has to be awaited: see `run`.
         """
-        discovery = self._source("run_sync")
-        if discovery.source.is_async:
+        self._refuse_to_run_idle("run_sync")
+        discovery, checks = self._discovery, self._checks
+        for waits, what in (
+            (discovery is not None and discovery.source.is_async, "source"),
+            (checks is not None and checks.is_async, "check"),
+        ):
+            if waits:
+                raise TypeError(
+                    f"the {what} of {self.label!r} has a coroutine function: use"
+                    " `await run()`"
+                )
+        with nullcontext() if discovery is None else discovery.running():
+            while True:
+                pauses = [each.look() for each in (discovery, checks) if each]
+                if stop.wait(min(pauses)):
+                    return
+
+    def _refuse_to_run_idle(self, method: str) -> None:
+        if self._discovery is None and self._checks is None:
             raise TypeError(
-                f"{discovery.source!r} has a coroutine function: use `await run()`"
+                f"{self.label!r} has neither a source of endpoints nor a `check`:"
+                f" {method}() would have nothing to do"
             )
-        discovery.run_sync(stop)
 
     def _source(self, method: str) -> Discovery:
         if self._discovery is None:
@@ -823,6 +874,19 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 " for a source of them, see resilient.discovery"
             )
         return self._discovery
+
+    def _note_check(self, member: Member, good: bool) -> None:
+        effects = self._run(self._note_check_locked, member, good)
+        self._after_unlock(effects)
+
+    def _note_check_locked(
+        self, effects: list[_Effect], member: Member, good: bool
+    ) -> list[_Effect]:
+        self._fleet.note_check(member, good, clock.now())
+        return self._changes_locked(None)
+
+    def _checked_members(self) -> list[Member]:
+        return self._run(lambda effects: list(self._fleet.members.values()))
 
     def _tell(self, reason: str, age: float | None) -> None:
         if self._listeners:
@@ -843,6 +907,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 [endpoint.success for endpoint in seen], default=None
             ),
             **({} if self._discovery is None else self._discovery.status()),
+            **({} if self.check is None else {"balance.panic": self._fleet.panic}),
         }
 
     def reset(self) -> None:
@@ -858,10 +923,23 @@ class Balance(Policy, DeferredRelease, Generic[T]):
 
     def is_restrictive(self) -> bool:
         members = self._run(lambda effects: list(self._fleet.members.values()))
-        return any(member.is_out for member in members)
+        return any(member.is_out or member.unhealthy for member in members)
 
 
 _NOTHING: Final = (0.0, 0.0, IGNORED, None, False, None)
+
+
+def _event_of(
+    change: Returned | Checked | Panic, policy: str, name: str | None
+) -> Event:
+    """Return the event of a change that is no ejection."""
+    if isinstance(change, Returned):
+        return EndpointReturned(policy, name, change.member.endpoint.name)
+    if isinstance(change, Checked):
+        endpoint = change.member.endpoint.name
+        return EndpointChecked(policy, name, endpoint, change.healthy)
+    kind = PanicBegan if change.began else PanicEnded
+    return kind(policy, name, change.healthy, change.total)
 
 
 def _whole(call: Call) -> Call:

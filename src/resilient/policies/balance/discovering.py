@@ -16,7 +16,8 @@ Ground rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient._calls.call import Call, overdue
@@ -323,8 +324,7 @@ class Discovery:
         """Find the list whenever it is due, until cancelled."""
         from anyio import sleep
 
-        self._runners += 1
-        try:
+        with self.running():
             while True:
                 if self._refresh.is_due(clock.now()):
                     try:
@@ -333,21 +333,25 @@ class Discovery:
                         # Told, and tried again.
                         pass
                 await sleep(self._pause())
-        finally:
-            self._runners -= 1
 
-    def run_sync(self, stop: Stop) -> None:
-        """Find the list whenever it is due, until `stop` is set."""
+    def look(self) -> float:
+        """Find the list if it is due; return in how many seconds to look again.
+
+        NB: in a thread, so that a resolver which hangs keeps none from stopping.
+        """
+        token = object()
+        if self._refresh.is_due(clock.now()) and self._lock.run(
+            self._refresh.begin, clock.now(), token
+        ):
+            self._find_in_thread(token)
+        return self._pause()
+
+    @contextmanager
+    def running(self) -> Generator[None, None, None]:
+        """Have calls leave it to the block to find the list anew."""
         self._runners += 1
         try:
-            while True:
-                now = clock.now()
-                if self._refresh.is_due(now) and self._refresh.begin(now, stop):
-                    # NB: in a thread, so that a resolver which hangs does not
-                    # keep this one from stopping.
-                    self._find_in_thread(stop)
-                if stop.wait(self._pause()):
-                    return
+            yield
         finally:
             self._runners -= 1
 

@@ -1,0 +1,77 @@
+"""A health check over HTTP, for the `Check` of a `Balance`.
+
+A check is a plain function of the address, which runs in a thread whatever the
+calls are. It asks as a transport with that `origin` would, so that what passes
+is what requests get: see `routing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from typing import Any, Final
+
+from resilient._http.routing import Routing, is_pair
+from resilient._values.checks import seconds
+from resilient.policies.balance.endpoints import as_endpoint
+
+__all__ = ["make_check"]
+
+GOOD: Final = range(200, 300)
+"""Statuses that say that an endpoint is well."""
+
+
+def make_check(
+    library: Any,
+    path: object,
+    origin: str | None,
+    statuses: Collection[int],
+    timeout: object,
+) -> Callable[[Any], bool]:
+    """Return a function that asks an address whether it is well.
+
+    Args:
+        library: The client library.
+        path: What is asked for.
+        origin: See `Routing`; None: each endpoint by its own name.
+        statuses: Good ones.
+        timeout: Seconds for each phase of a request.
+
+    Raises:
+        TypeError, ValueError: An argument is out of range.
+    """
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise ValueError(
+            f'`path` must begin with a slash, as in "/readyz", got {path!r}'
+        )
+    limit = seconds("timeout", timeout, zero=False)
+    routing = None if origin is None else Routing(origin, library)
+
+    @lru_cache(1)
+    def client() -> Any:
+        # NB: made when it is first used, for it loads certificates. No proxy,
+        # which would answer for the endpoint, and no connection that is kept.
+        return library.Client(
+            timeout=limit,
+            trust_env=False,
+            limits=library.Limits(max_keepalive_connections=0),
+        )
+
+    def check(address: Any) -> bool:
+        if routing is None:
+            if is_pair(address):
+                raise TypeError(
+                    f'http_check({path!r}) needs an origin="https://…", by whose name'
+                    " an address and a port are asked"
+                )
+            request = client().build_request("GET", address.rstrip("/") + path)
+        else:
+            original = client().build_request("GET", routing.origin.rstrip("/") + path)
+            request = client().build_request("GET", original.url)
+            routing.redirect(request, original, routing.target(as_endpoint(address)))
+        response = client().send(request, stream=True)
+        # NB: the body, of whatever length, is not read.
+        response.close()
+        return response.status_code in statuses
+
+    return check
