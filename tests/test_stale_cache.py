@@ -192,6 +192,61 @@ async def test_at_most_so_many_are_kept(w: World) -> None:
 
 
 @in_every_colour
+async def test_values_are_kept_up_to_a_size(w: World) -> None:
+    """The least recently used go first; what is larger than all is asked anew."""
+    asked: list[str] = []
+
+    async def double(text: str) -> str:
+        asked.append(text)
+        return text * 2
+
+    cache = StaleCache(10, 10, max_size=8, size_of=len)
+    get = w.decorate(cache, double)
+    for text in ("a", "bb", "a", "ccc", "a", "bb", "a", "eeeee", "eeeee", "bb"):
+        assert text * 2 == await get(text)
+    # By turns 2, 6, 6, 8 (without "bb"), 8, 6 (without "ccc"), 6, then none of 10.
+    assert ["a", "bb", "ccc", "bb", "eeeee", "eeeee"] == asked
+    cache.reset()
+    assert "aa" == await get("a")
+    assert "a" == asked[-1]
+
+
+@in_every_colour
+async def test_a_size_is_that_of_what_is_kept(w: World) -> None:
+    """It is asked once for each value, of the copy, and never of an error."""
+    sized: list[object] = []
+
+    def size_of(value: list[int]) -> float:
+        sized.append(value)
+        return 0.5
+
+    source = Source()
+    cache = StaleCache(
+        10, 10, negative_ttl=1, max_size=1, size_of=size_of, copy=lambda value: [value]
+    )
+    get = w.decorate(cache, source.function)
+    assert 1 == await get()
+    assert [[1]] == await get()
+    assert [[1]] == sized
+    source.error = KeyError("k")
+    with pytest.raises(KeyError):
+        await get("other")
+    assert [[1]] == sized
+
+
+@in_every_colour
+async def test_a_size_that_is_none_is_told_to_the_caller(w: World) -> None:
+    """It is a bug in `size_of`, and nothing is kept."""
+    source = Source()
+    get = w.decorate(
+        StaleCache(10, 10, max_size=1, size_of=lambda value: -value), source.function
+    )
+    for number in (1, 2):
+        with pytest.raises(ValueError, match=f"`size_of` must be >= 0, got -{number}"):
+            await get()
+
+
+@in_every_colour
 async def test_reset_forgets_everything(w: World) -> None:
     """Errors too."""
     source = Source()
@@ -771,6 +826,33 @@ TestNaiveCache = NaiveCache.TestCase
             "`negative_ttl` must be > 0 seconds, got 0",
         ),
         ({"max_entries": 0}, ValueError, "`max_entries` must be >= 1, got 0"),
+        (
+            {"max_size": 0, "size_of": len},
+            ValueError,
+            "`max_size` must be > 0, got 0",
+        ),
+        (
+            {"max_size": 1, "size_of": 3},
+            TypeError,
+            "`size_of` must be a function, got 3",
+        ),
+        (
+            {"max_size": 1},
+            TypeError,
+            "StaleCache takes `max_size` and `size_of` together: a bound, and what it"
+            " is a bound of",
+        ),
+        (
+            {"size_of": len},
+            TypeError,
+            "StaleCache takes `max_size` and `size_of` together: a bound, and what it"
+            " is a bound of",
+        ),
+        (
+            {"max_size": 1, "size_of": len, "store": DictStore(None)},
+            TypeError,
+            "`max_size` is of what is kept in memory: with a `store` it bounds nothing",
+        ),
         ({"key": 3}, TypeError, "`key` must be a function or None, got 3"),
         ({"copy": 3}, TypeError, "`copy` must be a function, got 3"),
         (

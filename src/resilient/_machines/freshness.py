@@ -5,8 +5,9 @@ Ground rules:
 * A value is FRESH until its age reaches `ttl`. From then on it is STALE for
   `stale_if_error` seconds more: good enough where the alternative is an error.
   Then it is EXPIRED. At exactly the end of a life it is over.
-* `Entries` are bounded by number: room is made by dropping the least recently
-  used. Looking at one is using it.
+* `Entries` are bounded by number, and by the sum of their sizes where these are
+  known: room is made by dropping the least recently used. Looking at one is
+  using it. One that is larger than all room is not kept.
 * Each entry has one life, after which it is never found. It is dropped when it
   is next looked for or becomes the least recently used, not before: nothing
   here runs by itself.
@@ -20,7 +21,7 @@ STALE      < ttl + stale     answers for a failure
 EXPIRED    ≥ ttl + stale     nothing
 ========== ================= ==================================
 
-Deliberately not modelled: the size of values, and background refreshes.
+Deliberately not modelled: background refreshes.
 
 Source: RFC 9111, section 4.2 (freshness); RFC 5861, section 4.
 """
@@ -28,6 +29,7 @@ Source: RFC 9111, section 4.2 (freshness); RFC 5861, section 4.
 from __future__ import annotations
 
 import enum
+import math
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -63,15 +65,20 @@ class Entries(Generic[T]):
 
     Args:
         limit: How many.
+        room: The largest sum of their sizes, in the unit of these.
     """
 
-    __slots__ = ("_entries", "limit")
+    __slots__ = ("_entries", "_used", "limit", "room")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, room: float = math.inf) -> None:
         self.limit = limit
-        # When each was put, when its life is over, and what it is; the least
-        # recently used first.
-        self._entries: OrderedDict[Hashable, tuple[float, float, T]] = OrderedDict()
+        self.room = room
+        self._used = 0.0
+        # When each was put, when its life is over, what it is and its size; the
+        # least recently used first.
+        self._entries: OrderedDict[Hashable, tuple[float, float, T, float]] = (
+            OrderedDict()
+        )
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -81,29 +88,45 @@ class Entries(Generic[T]):
         entry = self._entries.get(key)
         if entry is None:
             return None
-        put, end, value = entry
+        put, end, value, _ = entry
         if now >= end:
             return None
         self._entries.move_to_end(key)
         return value, now - put
 
     def put(
-        self, key: Hashable, value: T, lifetime: float, now: float
-    ) -> tuple[object, ...]:
+        self,
+        key: Hashable,
+        value: T,
+        lifetime: float,
+        now: float,
+        size: float = 0.0,
+    ) -> list[object]:
         """Keep a value for so many seconds; return what had to go for it."""
-        before = self._entries.pop(key, None)
-        self._entries[key] = (now, now + lifetime, value)
-        if before is not None:
-            return before
-        if len(self._entries) > self.limit:
-            return self._entries.popitem(last=False)
-        return ()
+        before = self.drop(key)
+        gone = [] if before is None else [before]
+        if size > self.room:
+            return gone
+        self._entries[key] = (now, now + lifetime, value, size)
+        self._used += size
+        # NB: never the new one: a sum of fractions may be a little too much.
+        while len(self._entries) > 1 and (
+            len(self._entries) > self.limit or self._used > self.room
+        ):
+            least, entry = self._entries.popitem(last=False)
+            self._used -= entry[3]
+            gone.append((least, entry))
+        return gone
 
     def drop(self, key: Hashable) -> object:
         """Forget a value; return it."""
-        return self._entries.pop(key, None)
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._used -= entry[3]
+        return entry
 
     def clear(self) -> object:
         """Forget all; return them."""
         entries, self._entries = self._entries, OrderedDict()
+        self._used = 0.0
         return entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
 
@@ -28,7 +29,7 @@ from resilient._policy.keys import (
 )
 from resilient._policy.policy import Usage
 from resilient._runtimes import clock
-from resilient._values.checks import count, optional, plain
+from resilient._values.checks import count, number, optional, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
@@ -82,7 +83,7 @@ class AsyncCacheStore(Protocol):
 
 
 class _Memory:
-    """A `CacheStore` in this process, of a bounded number of entries.
+    """A `CacheStore` in this process, of a bounded number of entries, and size.
 
     Asked in the middle of its own change, on the same thread, it has nothing
     and keeps nothing.
@@ -90,9 +91,10 @@ class _Memory:
 
     __slots__ = ("_entries", "_lock")
 
-    def __init__(self, max_entries: int) -> None:
+    def __init__(self, max_entries: int, max_size: float | None = None) -> None:
         self._lock = Lock()
-        self._entries: Entries[Any] = Entries(max_entries)
+        room = math.inf if max_size is None else max_size
+        self._entries: Entries[Any] = Entries(max_entries, room)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -107,18 +109,20 @@ class _Memory:
         # NB: read under the lock, or an entry could be younger than now.
         return self._entries.get(key, clock.now())
 
-    def set(self, key: CacheKey, value: Any, lifetime: float, /) -> None:
+    def set(
+        self, key: CacheKey, value: Any, lifetime: float, size: float = 0.0, /
+    ) -> None:
         try:
-            gone = self._lock.run(self._set_locked, stable(key), value, lifetime)
+            gone = self._lock.run(self._set_locked, stable(key), value, lifetime, size)
         except ReenteredError:
             return
         # NB: here, and not under the lock: it may have a destructor.
         del gone
 
     def _set_locked(
-        self, key: Hashable, value: Any, lifetime: float
-    ) -> tuple[object, ...]:
-        return self._entries.put(key, value, lifetime, clock.now())
+        self, key: Hashable, value: Any, lifetime: float, size: float
+    ) -> list[object]:
+        return self._entries.put(key, value, lifetime, clock.now(), size)
 
     def delete(self, key: CacheKey, /) -> None:
         held = stable(key)
@@ -163,6 +167,11 @@ class StaleCache(Gate):
             methods, and for arguments that are not hashable.
         max_entries: Values to keep in memory; the least recently used goes
             first. Default 1000: the size of a value is not known here.
+        max_size: The largest sum of the sizes of values in memory, in the unit
+            of `size_of`. Room is made in the same way; a value that is larger
+            is not kept. Errors and keys are not part of it.
+        size_of: ``size_of(value)`` is the size of a value, ≥ 0, as it is kept;
+            `len` for bytes. Asked once for each.
         negative_ttl: Seconds for which an error that the function raised (or
             a `Timeout` inside, never a rejection) is remembered and spares it
             being asked again: a stale value answers, or else the error, as a
@@ -192,8 +201,10 @@ class StaleCache(Gate):
         "copy",
         "key",
         "max_entries",
+        "max_size",
         "negative_ttl",
         "on",
+        "size_of",
         "stale_if_error",
         "store",
         "ttl",
@@ -219,6 +230,8 @@ class StaleCache(Gate):
         *,
         key: LambdaKey | None = None,
         max_entries: int = 1000,
+        max_size: float | None = None,
+        size_of: Callable[[Any], float] | None = None,
         negative_ttl: float | timedelta | None = None,
         copy: Callable[[Any], Any] | None = None,
         on: Condition | None = None,
@@ -233,6 +246,8 @@ class StaleCache(Gate):
         *,
         key: Callable[..., Hashable],
         max_entries: int = 1000,
+        max_size: float | None = None,
+        size_of: Callable[[Any], float] | None = None,
         negative_ttl: float | timedelta | None = None,
         copy: Callable[[Any], Any] | None = None,
         on: Condition | None = None,
@@ -246,6 +261,8 @@ class StaleCache(Gate):
         *,
         key: Callable[..., Hashable] | None = None,
         max_entries: int = 1000,
+        max_size: float | None = None,
+        size_of: Callable[[Any], float] | None = None,
         negative_ttl: float | timedelta | None = None,
         copy: Callable[[Any], Any] | None = None,
         on: Condition | None = None,
@@ -266,6 +283,22 @@ class StaleCache(Gate):
             )
         self.key: Callable[..., Hashable] | None = key_argument(key)
         self.max_entries: int = count("max_entries", max_entries, minimum=1)
+        self.max_size: float | None = optional(
+            number, "max_size", max_size, minimum=0, exclusive=True
+        )
+        self.size_of: Callable[[Any], float] | None = (
+            None if size_of is None else plain("size_of", size_of, "the value")
+        )
+        if (max_size is None) != (size_of is None):
+            raise TypeError(
+                "StaleCache takes `max_size` and `size_of` together: a bound, and"
+                " what it is a bound of"
+            )
+        if max_size is not None and store is not None:
+            raise TypeError(
+                "`max_size` is of what is kept in memory: with a `store` it bounds"
+                " nothing"
+            )
         self.negative_ttl: float | None = optional(
             seconds_argument, "negative_ttl", negative_ttl, zero=False
         )
@@ -280,7 +313,9 @@ class StaleCache(Gate):
                 raise TypeError(
                     f"`store` must have the methods get, set and delete, got {store!r}"
                 )
-        self._memory = _Memory(self.max_entries) if store is None else None
+        self._memory = (
+            _Memory(self.max_entries, self.max_size) if store is None else None
+        )
         self._store: Any = self._memory if store is None else store
         # Errors stay in the process, whatever the store.
         self._errors = None if negative_ttl is None else _Memory(self.max_entries)
@@ -374,7 +409,12 @@ class StaleCache(Gate):
             # Of who asked at the same time, and heard of it earlier.
             self._errors.delete(key)
         value = outcome.value if self.copy is None else self.copy(outcome.value)
-        return self._ask("set", key, value, self.ttl + self.stale_if_error)
+        size = (
+            ()
+            if self.size_of is None
+            else (number("size_of", self.size_of(value), minimum=0),)
+        )
+        return self._ask("set", key, value, self.ttl + self.stale_if_error, *size)
 
     async def _kept_later(self, outcome: Outcome, told: Awaitable[Any]) -> Outcome:
         verb = "set" if outcome.error is None else "delete"
