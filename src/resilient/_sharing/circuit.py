@@ -93,7 +93,6 @@ class SharedCircuit:
         """Return what `health` and the metrics show of the sharing."""
         delegate = self.delegate
         return {
-            "shared.store": "lost" if delegate.is_cut else "up",
             "circuit.fleet": "open" if delegate.open else "closed",
             **store_status(
                 is_cut=delegate.is_cut,

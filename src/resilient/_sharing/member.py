@@ -95,7 +95,6 @@ class LeaseMember(abc.ABC):
         """Return what `health` and the metrics show of the sharing."""
         lease = self.lease
         return {
-            "shared.store": "lost" if lease.is_cut else "up",
             "shared.alone": lease.alone,
             "shared.booked": lease.booked,
             "shared.unused": lease.unused,

@@ -101,7 +101,6 @@ class SharedSlots:
         """Return what `health` and the metrics show of the sharing."""
         holding = self.holding
         return {
-            "shared.store": "lost" if holding.is_cut else "up",
             "shared.limit": holding.in_force,
             **store_status(
                 is_cut=holding.is_cut,

@@ -270,6 +270,7 @@ def store_status(
 ) -> dict[str, Any]:
     """Return what `health` and the metrics show of a member's store."""
     return {
+        "shared.store": "lost" if is_cut else "up",
         "store.up": int(not is_cut),
         "store.members": members,
         "store.exchanges": exchanges,
