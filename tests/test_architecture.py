@@ -22,6 +22,7 @@ HEAVY = {
     "anyio",
     "asyncio",
     "attrs",
+    "grpc",
     "httpx",
     "httpx2",
     "logging",

@@ -81,6 +81,8 @@ REASONS: dict[str, str] = {
     "policies/balance/discovering.py: Discovery.run": "told, and tried later",
     "_server/exchange.py: Exchange._first": AN_OUTCOME,
     "_server/exchange.py: Exchange._admitted": "thrown into the policies",
+    "_server/rpc.py: _answers.answers": "raised again, past the policies",
+    "_server/rpc.py: _async_answers.answers": "raised again, past the policies",
     "_server/lifecycle.py: _run_check": "a user's check that fails: unready",
     "_server/exchange.py: Exchange._run_app": "raised in the server's task",
     "_server/exchange.py: Exchange._read_on": "the server lost its connection",

@@ -8,6 +8,7 @@ exchange   one request or WebSocket: its admission, its task, its end
 lifecycle  readiness and draining: from the start of a process to its end
 front      what middlewares of every protocol have
 middleware the ASGI application around an application
+rpc        the interceptors of gRPC servers
 wsgi       the WSGI application around an application
 ========== ===================================================================
 

@@ -17,6 +17,10 @@ bulkhead, a throttle, a circuit, no endpoint
 `TimeoutExceededError`                          504
 =============================================== ====== ======================
 
+gRPC has RESOURCE_EXHAUSTED for 429 and for the limits of this server, UNAVAILABLE
+for the other rejections, DEADLINE_EXCEEDED for 504, and a pushback in the place of
+``Retry-After``.
+
 Where a rejection cannot know when to come back, ``Retry-After`` is drawn from
 1 to 3 seconds, so that those who were rejected together do not return
 together.
@@ -32,10 +36,13 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Seque
 from typing import Any, Final, TypeAlias
 
 from resilient._errors.errors import (
+    BulkheadFullError,
+    ConcurrencyLimitedError,
     DeadlineExceededError,
     RateLimitedError,
     RejectedError,
     ResilientError,
+    ThrottledError,
     TimeoutExceededError,
 )
 from resilient._http.response_headers import ratelimit_field
@@ -50,6 +57,9 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 ANSWERED: Final = (RejectedError, TimeoutExceededError)
 """Errors of ours that are about a request; one about a process is a 500."""
+
+_FULL: Final = (BulkheadFullError, ConcurrencyLimitedError, ThrottledError)
+"""Limits of this server, where an open circuit is that of a dependency."""
 
 _TITLES: Final = {
     429: "Too Many Requests",
@@ -156,6 +166,25 @@ def error_answer(
     ]
     headers += _cross_origin(origin, allow_origins)
     return Answer(status, tuple(headers), body)
+
+
+def rpc_status(error: ResilientError) -> tuple[str, int | None]:
+    """Return what a gRPC server answers an error of ours with.
+
+    Returns:
+        The name of the status, and the milliseconds of
+        ``grpc-retry-pushback-ms``; None: a new try has no better time.
+
+    Raises:
+        TypeError: The error is none of ours.
+    """
+    status, wait = _status(error), _retry_after(error)
+    name = "DEADLINE_EXCEEDED"
+    if status == 429 or isinstance(error, _FULL):
+        name = "RESOURCE_EXHAUSTED"
+    elif status == 503:
+        name = "UNAVAILABLE"
+    return name, None if wait is None else wait * 1000
 
 
 def _status(error: ResilientError) -> int:

@@ -69,20 +69,30 @@ class Front(Generic[Request]):
             key=self._client(request),
             policy=pipeline,
         )
+        self._tell(call, request, seconds)
+        return call
+
+    def place(self, call: Call, request: Request, seconds: float | None) -> None:
+        """Tell a call whose it is, how important, and until when."""
+        call.key = self._client(request)
+        self._tell(call, request, seconds)
+
+    def _tell(self, call: Call, request: Request, seconds: float | None) -> None:
         call.standing = self._standing(request) or call.standing
         if seconds is not None:
             deadline = clock.now() + seconds
             if call.deadline is None or deadline < call.deadline:
                 call.deadline, call.allowed = deadline, seconds
-        return call
 
     def seconds(self, headers: Iterable[tuple[bytes, bytes]]) -> float | None:
         """Return the seconds that the caller grants; 0: there is no time to begin."""
         if self._deadline_header is None:
             return None
         seconds = self._deadline_header.seconds(headers)
-        if seconds is None:
-            return None
+        return None if seconds is None else self.granted(seconds)
+
+    def granted(self, seconds: float) -> float:
+        """Return what of a caller's seconds counts; 0: there is no time to begin."""
         if seconds < self._min_deadline:
             return 0.0
         return min(seconds, self._max_deadline)
