@@ -51,6 +51,13 @@ def test_it_stays_within_its_bounds() -> None:
     assert 5 == told(AIMD(minimum=5), True, 20, times=1000)
 
 
+def test_it_may_begin_at_its_bounds() -> None:
+    """With one number for all three it never moves."""
+    limit = AIMD(7, minimum=7, maximum=7)
+    assert 7 == told(limit, False, 7, 9)
+    assert 7 == told(limit, True, 7, 9)
+
+
 def test_a_limit_of_one_is_not_for_ever() -> None:
     """One call after the other makes it grow, as far as they fill it."""
     limit = AIMD()

@@ -71,6 +71,14 @@ def test_an_older_reading_pays_nothing_twice() -> None:
     assert not budget.withdraw(10.75)
 
 
+def test_a_rounding_error_refuses_nothing() -> None:
+    """What is short by a billionth is enough, to the last digit of it."""
+    budget = Budget(0.1, 10.0, 0.0)
+    assert budget.withdraw(0.0, 10.0 + 1e-9)
+    assert 0.0 == budget.saved
+    assert not Budget(0.1, 10.0, 0.0).withdraw(0.0, 10.0 + 2e-9)
+
+
 def test_a_refusal_takes_nothing() -> None:
     """What was not enough is still there afterwards."""
     budget = Budget(0.1, capacity=2, per_second=0.0)

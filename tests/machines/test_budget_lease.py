@@ -330,3 +330,127 @@ def test_leaving_pays_in_what_was_not_yet() -> None:
     asked = member.surrender(fleet.local(member))
     assert asked is not None
     assert 0.1 == asked.deposit
+
+
+def cut_off(balance: float = 0.0, trickle: float = 0.5) -> BudgetLease:
+    """Return one of two members that lost the store at 100.0 s, knowing a balance."""
+    member = BudgetLease(Budget(RATIO, CAPACITY, trickle), members=2)
+    exchange(member, 100.0, balance)
+    member.cut(100.0)
+    return member
+
+
+def exchange(member: BudgetLease, now: float, level: float) -> None:
+    """Have a member ask, and be told at once what is there."""
+    assert None is not member.collect(now)
+    rate = member.in_force
+    member.absorb(now, Answer(0.0, level, now, 0.0, rate, CAPACITY, False))
+
+
+def taken(member: BudgetLease, now: float, priority: Priority = NORMAL) -> int:
+    """Count the retries that a member has at once, without asking."""
+    return sum(member.withdraw(now, 1.0, priority) == 0.0 for _ in range(30))
+
+
+@pytest.mark.parametrize(
+    ("priority", "retries"),
+    [(Priority.NORMAL, 5), (Priority.SHEDDABLE, 3), (Priority.BATCH, 2)],
+)
+def test_classes_leave_a_part_of_the_share_alone(
+    priority: Priority, retries: int
+) -> None:
+    """A quarter or half of what one member has without the store, which is half."""
+    assert retries == taken(cut_off(CAPACITY), 100.0, priority)
+
+
+def test_a_share_has_its_part_of_the_trickle() -> None:
+    """Half of one retry in two seconds."""
+    member = cut_off()
+    assert 0 == taken(member, 103.9)
+    assert 1 == taken(member, 104.1)
+    assert 5 == taken(member, 1000.0)
+
+
+def test_a_share_has_room_for_one_retry_at_least() -> None:
+    """However many there are; a tenth of the capacity would never be one."""
+    member = BudgetLease(Budget(RATIO, CAPACITY, 0.0), members=100)
+    member.cut(100.0)
+    for _ in range(100):
+        member.deposit(100.0)
+    assert 1 == taken(member, 100.0)
+
+
+def test_what_was_paid_in_and_not_told_is_shared_out_too() -> None:
+    """A member that loses the store has its part of its own successes."""
+    member = BudgetLease(Budget(RATIO, CAPACITY, 0.0), members=2)
+    exchange(member, 100.0, 0.0)
+    for _ in range(45):
+        member.deposit(100.0)
+    member.cut(100.0)
+    assert 2 == taken(member, 100.0)
+
+
+def test_a_full_budget_is_at_rest_until_its_next_exchange() -> None:
+    """For two seconds, in which a success costs one comparison."""
+    member = BudgetLease(Budget(RATIO, CAPACITY, TRICKLE), members=2)
+    assert not member.at_rest(100.0)
+    exchange(member, 100.0, CAPACITY)
+    assert member.at_rest(101.9)
+    assert not member.at_rest(102.0)
+    exchange(member, 102.0, CAPACITY - 1)
+    assert not member.at_rest(102.0)
+    exchange(member, 103.0, CAPACITY)
+    member.cut(103.0)
+    assert not member.at_rest(103.0)
+
+
+def test_a_success_asks_when_an_exchange_is_due() -> None:
+    """Half a second after the last one, to the moment, answered or not."""
+    member = BudgetLease(Budget(RATIO, CAPACITY, TRICKLE), members=2)
+    exchange(member, 100.0, 1.0)
+    member.due = False
+    member.deposit(100.4)
+    assert not member.due
+    member.deposit(100.5)
+    assert member.due
+    member.due = False
+    asked = member.collect(100.5)
+    assert asked is not None
+    assert (pytest.approx(0.2), 0.0) == (asked.deposit, asked.excess)
+    member.deposit(100.9)
+    assert not member.due
+    member.deposit(101.0)
+    assert member.due
+
+
+def test_a_class_that_is_refused_asks_when_an_exchange_is_due() -> None:
+    """It is refused at once, and what others have paid in is known later."""
+    member = BudgetLease(Budget(RATIO, CAPACITY, 0.0), members=2)
+    exchange(member, 100.0, 1.0)
+    member.due = False
+    assert math.inf == member.withdraw(100.4, 1.0, Priority.BATCH)
+    assert not member.due
+    assert math.inf == member.withdraw(100.5, 1.0, Priority.BATCH)
+    assert member.due
+
+
+def test_there_is_news_where_something_was_paid_in() -> None:
+    """Of another ask nothing is sent before its time."""
+    member = BudgetLease(Budget(RATIO, CAPACITY, 0.0), members=2)
+    exchange(member, 100.0, CAPACITY)
+    assert None is member.collect(100.1)
+    member.deposit(100.1)
+    asked = member.collect(100.1)
+    assert asked is not None
+    assert RATIO == asked.deposit
+    member.absorb(100.1, Answer(0.0, CAPACITY, 100.1, 0.0, 1.0, CAPACITY, False))
+    assert None is member.collect(102.0)
+    assert None is not member.collect(102.1)
+
+
+def test_a_class_asks_where_nothing_is_known() -> None:
+    """And where what is known is enough for it, to a rounding error."""
+    member = BudgetLease(Budget(RATIO, CAPACITY, 0.0), members=2)
+    assert 0 < member.withdraw(100.0, 1.0, Priority.BATCH) < math.inf
+    exchange(member, 100.0, 6.0 - 1e-9)
+    assert 0 < member.withdraw(100.0, 1.0, Priority.BATCH) < math.inf

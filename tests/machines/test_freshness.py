@@ -83,7 +83,8 @@ def test_room_is_made_by_size_too() -> None:
     entries.drop("a")
     assert [] == entries.put("e", "E", 5.0, 1.0, 4.0)
     entries.clear()
-    assert [] == entries.put("f", "F", 5.0, 1.0, 10.0)
+    assert [] == entries.put("f", "F", 5.0, 1.0, 7.0)
+    assert [] == entries.put("g", "G", 5.0, 1.0, 3.0)
     assert ("F", 0.0) == entries.get("f", 1.0)
 
 

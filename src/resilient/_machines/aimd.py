@@ -166,6 +166,6 @@ class AIMD(Settings):
         limit = self._limit
         if congested:
             self._limit = limit = max(float(self.minimum), limit * self.backoff)
-        elif in_flight * 2 >= limit and limit < self.maximum:
+        elif in_flight * 2 >= limit:
             self._limit = limit = min(float(self.maximum), limit + self.increase)
         return int(limit)

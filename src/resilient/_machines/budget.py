@@ -105,9 +105,8 @@ class Budget:
         )
 
     def deposit(self) -> None:
-        """Pay in for one success; while the budget is full this is free."""
-        if self.saved < self.capacity:
-            self.saved = min(self.capacity, self.saved + self.ratio)
+        """Pay in for one success."""
+        self.saved = min(self.capacity, self.saved + self.ratio)
 
     def withdraw(
         self,
@@ -126,10 +125,9 @@ class Budget:
             Whether it was taken. If not, nothing was.
         """
         self.saved = self.balance(now)
-        if self._seen is None or now > self._seen:
-            # NB: never backwards. Threads read the clock before they get the
-            # lock; going back would pay the same moment out twice.
-            self._seen = now
+        # NB: never backwards. Threads read the clock before they get the lock;
+        # going back would pay the same moment out twice.
+        self._seen = now if self._seen is None else max(self._seen, now)
         if self.saved - reserve_for(self.capacity, priority) < amount - _ROUNDING:
             return False
         self.saved = max(0.0, self.saved - amount)
@@ -137,9 +135,9 @@ class Budget:
 
     def balance(self, now: float) -> float:
         """Return how many retries could be taken now; changes nothing."""
-        if self._seen is None or now <= self._seen:
+        if self._seen is None:
             return self.saved
-        trickle = (now - self._seen) * self.per_second
+        trickle = max(0.0, now - self._seen) * self.per_second
         return min(self.capacity, self.saved + trickle)
 
 
