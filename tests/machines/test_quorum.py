@@ -116,7 +116,7 @@ class Members:
             return
         if self.down:
             delegate.fail()
-            delegate.cut()
+            delegate.cut(self.now)
             return
         report = report._replace(open_for=report.open_for or OPEN_FOR)
         self.events.append(Event(self.now + self.delay / 2, member, report, None))

@@ -71,6 +71,7 @@ class Delegate:
         term: The term that it believes in.
         open: Whether the fleet's circuit is open in that.
         is_cut: Whether it does without the store.
+        members: As many as the store has seen in the last minute.
         exchanges, exchange_time: Answers, and what they took together.
     """
 
@@ -95,6 +96,7 @@ class Delegate:
         "exchange_time",
         "exchanges",
         "is_cut",
+        "members",
         "next_at",
         "open",
         "term",
@@ -118,6 +120,7 @@ class Delegate:
         self._probe_timeout = probe_timeout
         self.exchanges: int = 0
         self.exchange_time: float = 0.0
+        self.members: int = 1
         self.is_cut: bool = False
         self.term: float = 0.0
         self.open: bool = False
@@ -258,7 +261,11 @@ class Delegate:
         self._sent = None
         self._probed = self._probed or self._told
 
-    def cut(self) -> None:
+    def see(self, now: float, members: int) -> None:
+        """Take note of how many members the store has seen in the last minute."""
+        self.members = members
+
+    def cut(self, now: float) -> None:
         """Do without the store."""
         self.is_cut = True
         self._circuit.may_probe_until = math.inf

@@ -8,11 +8,12 @@ from typing import Any
 from resilient._calls.call import Call
 from resilient._machines.budget import Budget
 from resilient._machines.budget_lease import BudgetLease
+from resilient._machines.lease import Lease
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import Waiter, wake_all
 from resilient._runtimes.sync import NO_WAITER, can_park
 from resilient._sharing.member import LeaseMember
-from resilient._sharing.store import SharedStore, check_store, shared_name
+from resilient._sharing.store import SharedStore
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.priority import Priority
 
@@ -39,16 +40,11 @@ class SharedBudget(LeaseMember):
     """The budget of one process, as its store's link sees it.
 
     Args:
-        store: The store.
-        name: The budget's.
+        store, name, emit: See `SharedState`.
         budget: Its numbers.
-        emit: Tells listeners of an event: see `LeaseMember`.
-
-    Raises:
-        TypeError, ValueError: It is no store, or no name.
     """
 
-    __slots__ = ("_budget", "_lock", "_waiting", "store")
+    __slots__ = ("_budget", "_lock", "_waiting")
 
     def __init__(
         self,
@@ -57,21 +53,18 @@ class SharedBudget(LeaseMember):
         budget: Budget,
         emit: Callable[..., None],
     ) -> None:
-        check_store(store)
-        self.store = store
         self._lock = Lock()
         # Who waits, first come first served; only the keys matter.
         self._waiting: dict[_Ticket, None] = {}
-        self._budget = BudgetLease(
-            budget, patience=store.patience, members=store.members, lost=store.lost
-        )
-        super().__init__(
-            store.link,
-            "budget:" + shared_name(name),
-            self._budget,
-            self._run,
-            emit,
-        )
+        self._budget: BudgetLease
+
+        def lease(store: SharedStore) -> Lease:
+            self._budget = BudgetLease(
+                budget, patience=store.patience, members=store.members, lost=store.lost
+            )
+            return self._budget
+
+        super().__init__(store, "budget", name, lease, self._run, emit)
 
     def _run(self, change: Callable[..., Any], *args: Any) -> Any:
         woken: list[_Ticket] = []

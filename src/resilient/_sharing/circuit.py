@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable
 from typing import Any
 
-from resilient._events.events import StoreBack, StoreLost
+from resilient._events.events import StoreBack
 from resilient._machines.delegate import Delegate
 from resilient._machines.quorum import Report, Verdict
-from resilient._sharing.store import (
-    SharedStore,
-    check_store,
-    shared_name,
-    store_status,
-)
+from resilient._sharing.member import SharedState
+from resilient._sharing.store import SharedStore
 
 __all__ = ["SharedCircuit"]
 
@@ -23,7 +17,7 @@ __all__ = ["SharedCircuit"]
 _SOON = 0.5
 
 
-class SharedCircuit:
+class SharedCircuit(SharedState):
     """Passes reports and verdicts between a circuit and a store's link.
 
     Args:
@@ -34,26 +28,10 @@ class SharedCircuit:
             and tells its listeners of the changes.
         open_time: Returns for how many seconds a circuit opens that opens for
             the so-manieth time; no lock is held.
-        emit: Tells the breaker's listeners of an event: see `LeaseMember`.
-
-    Raises:
-        TypeError, ValueError: It is no store, or no name.
+        emit: See `SharedState`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_emit",
-        "_open_time",
-        "_run",
-        "delegate",
-        "id",
-        "key",
-        "link",
-        "members",
-        "store",
-    )
-
-    beat_at: float = math.inf
+    __slots__ = ("_open_time", "delegate")
 
     def __init__(
         self,
@@ -64,19 +42,14 @@ class SharedCircuit:
         open_time: Callable[[int], float],
         emit: Callable[..., None],
     ) -> None:
-        check_store(store)
-        self.store = store
-        self.key = "circuit:" + shared_name(name)
-        self.id = os.urandom(8).hex()
+
+        def run_with_list(act: Callable[..., Any], *args: Any) -> Any:
+            return run(act, [], *args)
+
+        super().__init__(store, "circuit", name, run_with_list, emit)
         self.delegate = delegate
-        self.link = store.link
-        self.members = 1
-        self._run = run
         self._open_time = open_time
-        self._emit = emit
-        self.link.join(self)
-        if not self.link.up:
-            delegate.cut()
+        self._join(delegate)
 
     def saw_call(self, now: float, *, failed: bool) -> None:
         """Take note of a call; report if it is time. No lock may be held."""
@@ -89,23 +62,13 @@ class SharedCircuit:
                 delegate.next_at = now + _SOON
                 self.link.notify(self)
 
-    def status(self) -> dict[str, Any]:
-        """Return what `health` and the metrics show of the sharing."""
-        delegate = self.delegate
-        return {
-            "circuit.fleet": "open" if delegate.open else "closed",
-            **store_status(
-                is_cut=delegate.is_cut,
-                members=self.members,
-                exchanges=delegate.exchanges,
-                seconds=delegate.exchange_time,
-            ),
-        }
+    def _details(self) -> dict[str, Any]:
+        return {"circuit.fleet": "open" if self.delegate.open else "closed"}
 
     # -- Called by the link
 
     def collect(self, now: float) -> Report | None:
-        report: Report | None = self._run(self.delegate.collect, now, self.id)
+        report: Report | None = self.change(now, self.delegate.collect, now, self.id)
         if report is not None and report.failing and not report.open:
             # It may open the fleet's circuit.
             seconds = self._open_time(int(report.openings) + 1)
@@ -117,23 +80,12 @@ class SharedCircuit:
         return None
 
     def deliver(self, answer: Verdict, now: float, *, up: bool) -> None:
-        self._run(self.delegate.absorb, now, answer)
+        self.change(now, self.delegate.absorb, now, answer)
 
     def fail(self, now: float, *, sent: bool) -> None:
-        self._run(self.delegate.fail)
-
-    def cut(self, now: float, reason: str) -> None:
-        self._run(self.delegate.cut)
-        self._emit(StoreLost, reason)
+        self.change(now, self.delegate.fail)
 
     def restore(self, now: float, seconds: float) -> None:
-        self._run(self.delegate.restore)
+        self.change(now, self.delegate.restore)
         # NB: every call is decided by the circuit, with and without it.
-        self._emit(StoreBack, seconds, 0)
-
-    def see(self, now: float, members: int) -> None:
-        self.members = members
-
-    def forget(self) -> None:
-        self.id = os.urandom(8).hex()
-        self.delegate.forget()
+        self.emit(StoreBack, seconds, 0)

@@ -1,4 +1,4 @@
-"""A policy of this process as a store sees it, where it spends leased blocks."""
+"""What a policy of this process shares, as the store's link sees it."""
 
 from __future__ import annotations
 
@@ -6,63 +6,168 @@ import abc
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from resilient._events.events import LimitLowered, StoreBack, StoreLost
 from resilient._machines.lease import Lease
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
-from resilient._sharing.store import Link, store_status
+from resilient._sharing.store import SharedStore, check_store, shared_name
 
-__all__ = ["LeaseMember"]
+__all__ = ["LeaseMember", "SharedState"]
 
 
-class LeaseMember(abc.ABC):
+class Machine(Protocol):
+    """What decides for one member: a lease, a holding or a delegate."""
+
+    members: int
+    exchanges: int
+    exchange_time: float
+
+    @property
+    def is_cut(self) -> bool: ...
+
+    def cut(self, now: float, /) -> None: ...
+
+    def see(self, now: float, members: int) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+class SharedState(abc.ABC):
+    """One policy of one process, as a member of a fleet.
+
+    A subclass passes what its machine asks and is answered, and says what
+    follows from a change of the machine.
+
+    Args:
+        store: The store.
+        kind: What is shared: "bucket", "budget", "circuit" or "slots".
+        name: The policy's.
+        run: Calls a function under the policy's lock, with a list for the
+            tickets to wake afterwards and with further arguments.
+        emit: Tells the policy's listeners of an event: its type, and its values
+            but for the policy and the call.
+
+    Raises:
+        TypeError, ValueError: It is no store, or no name.
+    """
+
+    __slots__ = ("__weakref__", "emit", "id", "key", "link", "machine", "run", "store")
+
+    beat_at: float = math.inf
+    machine: Machine
+
+    def __init__(
+        self,
+        store: SharedStore,
+        kind: str,
+        name: str | None,
+        run: Callable[..., Any],
+        emit: Callable[..., None],
+    ) -> None:
+        check_store(store)
+        self.store: SharedStore = store
+        self.link = store.link
+        self.key: str = f"{kind}:{shared_name(name)}"
+        self.id: str = os.urandom(8).hex()
+        self.run: Callable[..., Any] = run
+        self.emit: Callable[..., None] = emit
+
+    def _join(self, machine: Machine) -> None:
+        """Be served by the link from now on."""
+        self.machine = machine
+        self.link.join(self)
+        if not self.link.up:
+            machine.cut(clock.now())
+
+    def status(self) -> dict[str, Any]:
+        """Return what `health` and the metrics show of the sharing."""
+        machine = self.machine
+        return {
+            "shared.store": "lost" if machine.is_cut else "up",
+            **self._details(),
+            "store.up": int(not machine.is_cut),
+            "store.members": machine.members,
+            "store.exchanges": machine.exchanges,
+            "store.exchange.time": machine.exchange_time,
+        }
+
+    @abc.abstractmethod
+    def _details(self) -> dict[str, Any]:
+        """Return what the status shows of this kind alone."""
+
+    def change(self, now: float, act: Callable[..., Any], *args: Any) -> Any:
+        """Call a method of the machine under the policy's lock; see what follows."""
+        return self.run(self._change_locked, now, act, *args)
+
+    def _change_locked(
+        self, woken: list[Any], now: float, act: Callable[..., Any], *args: Any
+    ) -> Any:
+        result = act(*args)
+        self._follow_locked(woken, now)
+        return result
+
+    def _follow_locked(self, woken: list[Any], now: float) -> None:
+        """Serve those whom a change of the machine serves; none by itself."""
+
+    # -- Called by the link
+
+    @abc.abstractmethod
+    def collect(self, now: float) -> Any: ...
+
+    @abc.abstractmethod
+    def surrender(self, now: float) -> Any: ...
+
+    @abc.abstractmethod
+    def deliver(self, answer: Any, now: float, *, up: bool) -> None: ...
+
+    @abc.abstractmethod
+    def fail(self, now: float, *, sent: bool) -> None: ...
+
+    def cut(self, now: float, reason: str) -> None:
+        self.change(now, self.machine.cut, now)
+        self.emit(StoreLost, reason)
+
+    @abc.abstractmethod
+    def restore(self, now: float, seconds: float) -> None: ...
+
+    def see(self, now: float, members: int) -> None:
+        # NB: without the lock: the link's thread alone calls it.
+        self.machine.see(now, members)
+
+    def forget(self) -> None:
+        self.id = os.urandom(8).hex()
+        self.machine.forget()
+
+
+class LeaseMember(SharedState):
     """Passes asks and answers between a policy's lease and a store's link.
 
     A subclass says what waits for an answer, and serves it.
 
     Args:
-        link: The store's.
-        key: Kind and name of what is shared.
-        lease: The machine; its methods are called through `run`.
-        run: Calls a function under the policy's lock, with a list for the
-            tickets to wake afterwards and with further arguments.
-        emit: Tells the policy's listeners of an event: its type, and its values
-            but for the policy and the call.
+        store, kind, name, run, emit: See `SharedState`.
+        lease: Makes the machine for the store; its methods are called through
+            `run`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_alone_before",
-        "emit",
-        "id",
-        "key",
-        "lease",
-        "link",
-        "run",
-    )
-
-    beat_at: float = math.inf
+    __slots__ = ("_alone_before", "lease")
 
     def __init__(
         self,
-        link: Link,
-        key: str,
-        lease: Lease,
+        store: SharedStore,
+        kind: str,
+        name: str | None,
+        lease: Callable[[SharedStore], Lease],
         run: Callable[..., Any],
         emit: Callable[..., None],
     ) -> None:
-        self.link: Link = link
-        self.key: str = key
-        self.id: str = os.urandom(8).hex()
-        self.lease: Lease = lease
-        self.run: Callable[..., Any] = run
-        self.emit: Callable[..., None] = emit
+        super().__init__(store, kind, name, run, emit)
+        self.lease: Lease = lease(store)
         self._alone_before = 0
-        link.join(self)
-        if not link.up:
-            lease.cut(clock.now())
+        self._join(self.lease)
 
     @abc.abstractmethod
     def waiting_locked(self) -> tuple[float, float]:
@@ -91,20 +196,16 @@ class LeaseMember(abc.ABC):
         """When to `follow` again at the latest; None where a thread delivers."""
         return self.link.next_delivery
 
-    def status(self) -> dict[str, Any]:
-        """Return what `health` and the metrics show of the sharing."""
+    def _details(self) -> dict[str, Any]:
         lease = self.lease
         return {
             "shared.alone": lease.alone,
             "shared.booked": lease.booked,
             "shared.unused": lease.unused,
-            **store_status(
-                is_cut=lease.is_cut,
-                members=lease.members,
-                exchanges=lease.exchanges,
-                seconds=lease.exchange_time,
-            ),
         }
+
+    def _follow_locked(self, woken: list[Any], now: float) -> None:
+        woken += self.serve_locked(now)
 
     # -- Called by the link
 
@@ -123,19 +224,16 @@ class LeaseMember(abc.ABC):
         self.follow(now)
 
     def fail(self, now: float, *, sent: bool) -> None:
-        self.run(self._fail_locked, now, sent)
+        self.change(now, partial(self.lease.fail, now, sent=sent))
 
     def cut(self, now: float, reason: str) -> None:
-        self.run(self._cut_locked, now)
-        self.emit(StoreLost, reason)
+        self._alone_before = self.lease.alone
+        super().cut(now, reason)
 
     def restore(self, now: float, seconds: float) -> None:
-        alone = self.run(self._restore_locked, now)
-        self.emit(StoreBack, seconds, alone)
+        self.change(now, self.lease.restore)
+        self.emit(StoreBack, seconds, self.lease.alone - self._alone_before)
         self.follow(now)
-
-    def see(self, now: float, members: int) -> None:
-        self.run(self._see_locked, now, members)
 
     # -- Called under the lock
 
@@ -144,9 +242,6 @@ class LeaseMember(abc.ABC):
 
     def _surrender_locked(self, woken: list[Any], now: float) -> Ask | None:
         return self.lease.surrender(now)
-
-    def _see_locked(self, woken: list[Any], now: float, members: int) -> None:
-        self.lease.see(now, members)
 
     def _deliver_locked(
         self, woken: list[Any], answer: Answer, now: float, up: bool
@@ -157,22 +252,3 @@ class LeaseMember(abc.ABC):
         woken += self.serve_locked(now)
         self.lease.end_round(now)
         return None if self.lease.lowered == before else self.lease.lowered
-
-    def _fail_locked(self, woken: list[Any], now: float, sent: bool) -> None:
-        self.lease.fail(now, sent=sent)
-        woken += self.serve_locked(now)
-
-    def _cut_locked(self, woken: list[Any], now: float) -> None:
-        self.lease.cut(now)
-        self._alone_before = self.lease.alone
-        woken += self.serve_locked(now)
-
-    def _restore_locked(self, woken: list[Any], now: float) -> int:
-        self.lease.restore()
-        alone = self.lease.alone - self._alone_before
-        woken += self.serve_locked(now)
-        return alone
-
-    def forget(self) -> None:
-        self.id = os.urandom(8).hex()
-        self.lease.forget()

@@ -32,7 +32,6 @@ __all__ = [
     "SharedStore",
     "check_store",
     "shared_name",
-    "store_status",
 ]
 
 TIMEOUT: Final = 0.25
@@ -263,19 +262,6 @@ def shared_name(name: object) -> str:
             f" '-', got {name!r}: the fleet knows the policy by it"
         )
     return name
-
-
-def store_status(
-    *, is_cut: bool, members: int, exchanges: int, seconds: float
-) -> dict[str, Any]:
-    """Return what `health` and the metrics show of a member's store."""
-    return {
-        "shared.store": "lost" if is_cut else "up",
-        "store.up": int(not is_cut),
-        "store.members": members,
-        "store.exchanges": exchanges,
-        "store.exchange.time": seconds,
-    }
 
 
 _links: WeakSet[Link] = WeakSet()

@@ -8,7 +8,7 @@ from typing import Any
 from resilient._calls.call import Call
 from resilient._machines.lease import Lease
 from resilient._sharing.member import LeaseMember
-from resilient._sharing.store import SharedStore, check_store, shared_name
+from resilient._sharing.store import SharedStore
 from resilient.policies.rate_limiter.config import LimiterConfig
 from resilient.policies.rate_limiter.queue import Queue, Ticket
 
@@ -31,11 +31,8 @@ class SharedQueue(LeaseMember):
     """The queue of a limiter, as its store's link sees it.
 
     Args:
-        store: The store.
-        name: The limiter's.
+        store, name, run, emit: See `SharedState`.
         config: What the limiter was made with.
-        run: Calls a function under the limiter's lock: see `LeaseMember`.
-        emit: Tells its listeners of an event.
         queue: Returns the calls that wait for it.
         serve: Serves them, the lock being held; returns the tickets to wake.
 
@@ -43,7 +40,7 @@ class SharedQueue(LeaseMember):
         TypeError, ValueError: It is no store, or the limit cannot be shared.
     """
 
-    __slots__ = ("_queue", "_serve", "store")
+    __slots__ = ("_queue", "_serve")
 
     def __init__(
         self,
@@ -55,13 +52,15 @@ class SharedQueue(LeaseMember):
         queue: Callable[[], Queue | None],
         serve: Callable[[float], list[Ticket]],
     ) -> None:
-        check_store(store)
-        lease = _lease(config, store)
-        lease.queue = self
         self._queue = queue
         self._serve = serve
-        self.store: SharedStore = store
-        super().__init__(store.link, "bucket:" + shared_name(name), lease, run, emit)
+
+        def lease(store: SharedStore) -> Lease:
+            lease = _lease(config, store)
+            lease.queue = self
+            return lease
+
+        super().__init__(store, "bucket", name, lease, run, emit)
 
     def waiting_locked(self) -> tuple[float, float]:
         queue = self._queue()
