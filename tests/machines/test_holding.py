@@ -15,28 +15,47 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from resilient._machines.allotment import Allotment, Claim, Grant, allot
+from resilient._machines.contact import Contact
 from resilient._machines.holding import Holding
 
-LIMIT = 20
+LIMIT, PATIENCE, TIMEOUT = 20, 0.05, 0.25
 
 
 class Member:
-    """A holding, and the calls that run."""
+    """A holding, what it knows of the store, and the calls that run."""
 
     def __init__(self, place: int, **options: float) -> None:
         self.id = str(place)
-        self.holding = Holding(LIMIT, members=4, **options)  # type: ignore[arg-type]
+        self.holding = Holding(LIMIT, members=5, **options)  # type: ignore[arg-type]
+        self.contact = Contact()
         self.in_use = 0
         self.alive = True
+        # What an exchange takes it beyond the network's delay.
+        self.delay = 0.0
+        self.asked_at: float | None = None
+        # Whether it had its equal part since the last grant.
+        self.has_part = False
+
+    @property
+    def next_at(self) -> float:
+        """When it does something by itself."""
+        if self.asked_at is not None or not self.alive:
+            return math.inf
+        return self.holding.next_at if self.contact.up else self.contact.probe_at
 
 
 class Event(NamedTuple):
-    """Something on its way: when it comes, and its claim or grant."""
+    """Something on its way: when it comes, and its claim or grant.
+
+    Attributes:
+        asked_at: When the member sent the claim.
+    """
 
     at: float
     member: Member
-    claim: Claim | None
-    grant: Grant | None
+    asked_at: float
+    claim: Claim | None = None
+    grant: Grant | None = None
 
 
 class Fleet:
@@ -49,6 +68,7 @@ class Fleet:
         self.members = [Member(place) for place in range(size)]
         self.delay = 0.0
         self.down = False
+        self.back_at = -math.inf
         self.events: list[Event] = []
 
     def start(self, place: int, calls: int = 1) -> int:
@@ -59,7 +79,7 @@ class Fleet:
             if self.take(member):
                 begun += 1
             elif member.holding.asks(self.now) > 0.0:
-                self.claim(member, queued=1)
+                self.exchange(member, queued=1)
                 self.deliver()
                 begun += self.take(member)
         return begun
@@ -75,26 +95,45 @@ class Fleet:
         member.holding.freed(self.now)
         self.deliver()
 
-    def claim(self, member: Member, queued: int = 0) -> None:
-        holding = member.holding
-        if holding.is_cut:
+    def exchange(self, member: Member, queued: int = 0) -> None:
+        """Claim, and ping before where the store was lost; what a courier does."""
+        contact, holding = member.contact, member.holding
+        if member.asked_at is not None:
             return
+        if not contact.up:
+            if self.now < contact.probe_at:
+                return
+            if self.down or self.delay > TIMEOUT:
+                self.failed(member)
+                return
+            if contact.answered(self.now) is not None:
+                holding.restore(self.now)
+                return
         claim = holding.collect(self.now, member.id, member.in_use, queued)
-        if claim is None:
-            # NB: its answer tells when the next one is due.
-            holding.next_at = math.inf
-        elif self.down:
+        assert claim is not None
+        if self.down:
+            self.failed(member)
             holding.fail(self.now)
-        else:
-            self.events.append(Event(self.now + self.delay / 2, member, claim, None))
+            return
+        member.asked_at = self.now
+        delay = self.delay + member.delay
+        self.events.append(Event(self.now + delay / 2, member, self.now, claim))
+        if delay > TIMEOUT:
+            self.events.append(Event(self.now + TIMEOUT, member, self.now))
+
+    def failed(self, member: Member) -> None:
+        """What a link does when the store did not answer."""
+        member.contact.failed(self.now)
+        member.holding.cut(self.now)
+        member.holding.miss(self.now)
 
     def deliver(self) -> None:
         while True:
             event = min(self.events, key=lambda event: event.at, default=None)
-            beating = min(self.members, key=lambda one: one.holding.next_at)
+            beating = min(self.members, key=lambda one: one.next_at)
             at = math.inf if event is None else event.at
-            if beating.holding.next_at <= min(at, self.now):
-                self.claim(beating)
+            if beating.next_at <= min(at, self.now):
+                self.exchange(beating)
             elif event is None or event.at > self.now:
                 return
             else:
@@ -102,45 +141,76 @@ class Fleet:
                 self.happen(event)
 
     def happen(self, event: Event) -> None:
-        at, member, claim, grant = event
+        at, member, asked_at, claim, grant = event
+        waited_for = member.asked_at == asked_at
         if claim is not None:
             self.known, grant = allot(self.known, at + self.offset, claim)
-            self.events.append(Event(at + self.delay / 2, member, None, grant))
-        elif grant is not None and member.alive:
+            back = at + (at - asked_at)
+            if back - asked_at <= TIMEOUT:
+                self.events.append(Event(back, member, asked_at, None, grant))
+        elif waited_for and member.alive:
+            member.asked_at = None
+            if grant is None:
+                self.failed(member)
+                member.holding.fail(self.now)
+                return
+            if member.contact.too_late(at - asked_at > PATIENCE):
+                member.contact.failed(self.now)
+                member.holding.cut(self.now)
+            if member.contact.answered(self.now) is not None:
+                member.holding.restore(self.now)
             member.holding.absorb(self.now, grant)
+            member.has_part = False
 
     def advance(self, seconds: float) -> None:
         until = self.now + seconds
         while True:
             moments = [event.at for event in self.events]
-            moments += [one.holding.next_at for one in self.members]
+            moments += [one.next_at for one in self.members]
             soonest = min(moments)
             if soonest > until:
                 break
             self.now = max(self.now, soonest)
             self.deliver()
+            self.outlive()
         self.now = until
+        self.outlive()
+
+    def outlive(self) -> None:
+        """End what runs on when its lease is over, without the store.
+
+        That it does so is not within the promise.
+        """
+        for member in self.members:
+            holding = member.holding
+            member.has_part |= holding.is_alone
+            if holding.is_cut:
+                part = LIMIT // 5 if member.has_part else 0
+                member.in_use = min(member.in_use, max(part, holding.allowed(self.now)))
 
     def go_down(self) -> None:
-        """The store is lost to all; calls that run end with it."""
-        self.events.clear()
+        """The store is lost to all; what is on its way with it.
+
+        Not before each member had the time to notice that it was back; and no
+        member is idle meanwhile, for then it would not notice that it was gone.
+        """
+        self.advance(max(0.0, self.back_at + 1.5 - self.now))
         self.down = True
+        self.events.clear()
         for member in self.members:
-            member.in_use = 0
-            if member.alive:
-                member.holding.fail(self.now)
+            if member.asked_at is not None and member.alive:
+                self.events.append(Event(self.now, member, member.asked_at))
+        for place in range(len(self.members)):
+            self.start(place)
+        self.deliver()
 
     def come_back(self) -> None:
-        self.down = False
-        for member in self.members:
-            if member.alive and member.holding.is_cut:
-                member.holding.restore(self.now)
-        self.deliver()
+        if self.down:
+            self.down, self.back_at = False, self.now
 
     def kill(self, place: int) -> None:
         member = self.members[place]
         member.alive, member.in_use = False, 0
-        member.holding.cut(self.now)
 
     @property
     def running(self) -> int:
@@ -163,17 +233,27 @@ class Adversary(RuleBasedStateMachine):
     def calls_begin(self, place: int, calls: int) -> None:
         self.fleet.start(place % len(self.fleet.members), calls)
 
+    @rule()
+    def calls_begin_everywhere(self) -> None:
+        for place in range(len(self.fleet.members)):
+            self.fleet.start(place, 30)
+
     @rule(place=st.integers(0, 4), calls=st.sampled_from([1, 3, 30]))
     def calls_end(self, place: int, calls: int) -> None:
         self.fleet.end(place % len(self.fleet.members), calls)
 
-    @rule(seconds=st.sampled_from([0.001, 0.05, 0.6, 3.0]))
+    @rule(seconds=st.sampled_from([0.001, 0.05, 0.3, 0.6, 3.0]))
     def wait(self, seconds: float) -> None:
         self.fleet.advance(seconds)
 
-    @rule(delay=st.sampled_from([0.0, 0.02, 0.2]))
+    @rule(delay=st.sampled_from([0.0, 0.02, 0.2, 1.0]))
     def slow_down(self, delay: float) -> None:
         self.fleet.delay = delay
+
+    @rule(place=st.integers(0, 4), delay=st.sampled_from([0.0, 0.03, 0.04]))
+    def slow_down_one(self, place: int, delay: float) -> None:
+        """Together with the network's delay it may be late, but is no time-out."""
+        self.fleet.members[place % len(self.fleet.members)].delay = delay
 
     @rule()
     def lose_the_data(self) -> None:
@@ -254,13 +334,12 @@ def test_what_a_member_has_without_the_store(
 ) -> None:
     """Its part when the leases of all have ended, nothing, all, or no limit."""
     holding = Holding(LIMIT, members=4, lost=lost)  # type: ignore[arg-type]
-    holding.cut(1000.0)
-    holding.cut(1001.0)
-    assert (at_once, later) == (
-        min(99, holding.allowed(1000.5)),
-        min(99, holding.allowed(1002.0)),
-    )
-    assert 0.0 == holding.asks(1002.0)
+    holding.fail(1000.0)
+    holding.miss(1001.9)
+    assert at_once == min(99, holding.allowed(1002.5))
+    holding.miss(1002.6)
+    assert later == min(99, holding.allowed(1002.6))
+    assert 0.0 == holding.asks(1002.6)
 
 
 def test_its_lease_holds_without_the_store() -> None:
@@ -272,6 +351,7 @@ def test_its_lease_holds_without_the_store() -> None:
     holding.see(fleet.now, 2)
     holding.fail(fleet.now)
     assert holding.allowed(fleet.now + 1.9) >= 8
+    holding.miss(fleet.now + 2.1)
     assert 10 == holding.allowed(fleet.now + 2.1)
 
 
@@ -311,8 +391,24 @@ def test_the_lower_limit_holds_for_a_minute() -> None:
     assert (10.0, 9.0) == (grant.limit, grant.slots)
     known, grant = allot(known, 59.9, Claim("b", 0, 0, -1, 20, 0, 15, 15, 2))
     assert 10.0 == grant.limit
-    known, grant = allot(known, 60.1, Claim("b", 0, 0, -1, 20, 0, 15, 15, 2))
-    assert (20.0, 15.0) == (grant.limit, grant.slots)
+    known, grant = allot(known, 61.0, Claim("b", 0, 0, -1, 20, 0, 15, 15, 2))
+    assert 20.0 == grant.limit
+    known, grant = allot(known, 62.0, Claim("b", 0, 0, -1, 20, 0, 15, 15, 2))
+    assert 15.0 == grant.slots
+
+
+def test_a_store_whose_members_all_fell_silent_lends_nothing_new_for_a_lease() -> None:
+    """They may have lost it, and run on; after a minute they have come to an end."""
+    one = Claim("a", 0, 0, -1, 10, 0, 8, 8, 2)
+    other = Claim("b", 0, 0, -1, 10, 0, 1, 1, 2)
+    known, grant = allot(Allotment(), 0.0, one)
+    assert 8.0 == grant.slots
+    assert 1.0 == allot(known, 1.9, other)[1].slots
+    assert 1.0 == allot(known, 62.0, other)[1].slots
+    known, grant = allot(known, 2.0, other)
+    assert 0.0 == grant.slots
+    assert 0.0 == allot(known, 3.9, other)[1].slots
+    assert 1.0 == allot(known, 4.0, other)[1].slots
 
 
 def test_an_idle_member_gives_all_back_and_is_silent() -> None:
@@ -323,3 +419,40 @@ def test_an_idle_member_gives_all_back_and_is_silent() -> None:
     fleet.advance(30.0)
     assert {} == fleet.known.shares
     assert math.inf == fleet.members[0].holding.next_at
+
+
+def test_late_answers_are_no_loss_of_the_store() -> None:
+    """A member whose answers come late has its share, and no equal part besides."""
+    fleet = Fleet(2)
+    fleet.start(0, 20)
+    slow = fleet.members[0]
+    slow.delay = 0.2
+    began = 0
+    for _ in range(200):
+        fleet.advance(0.05)
+        began += fleet.start(0, 20)
+        fleet.start(1, 20)
+        assert fleet.running <= LIMIT
+        assert not slow.holding.is_alone
+        fleet.end(0, 3)
+        fleet.end(1, 2)
+    assert slow.holding.is_cut
+    assert began > 40
+
+
+def test_a_store_that_is_silent_for_a_lease_is_gone() -> None:
+    """Then all leases have ended; who returns keeps what runs until it is heard."""
+    fleet = Fleet(2)
+    fleet.start(0, 18)
+    fleet.start(1, 2)
+    fleet.go_down()
+    fleet.advance(2.0)
+    assert not any(member.holding.is_alone for member in fleet.members)
+    fleet.advance(2.5)
+    assert [4, 4] == [one.holding.allowed(fleet.now) for one in fleet.members]
+    assert [4, 4] == [fleet.start(place, 20) for place in (0, 1)]
+    fleet.come_back()
+    fleet.advance(1.5)
+    assert [0, 0] == [fleet.start(place, 20) for place in (0, 1)]
+    fleet.advance(3.0)
+    assert fleet.start(0, 20) > 10

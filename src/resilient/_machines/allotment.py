@@ -17,7 +17,8 @@ Ground rules:
 - A store that knows less than the member (it was restarted empty, flushed, or
   is an old copy: its `seq` is lower) cannot tell what others have. For one
   lease it *learns*: all keep what they say, and nothing new is lent. So it does
-  when a member returns that has done without it.
+  when a member returns that has done without it, and when the leases of all
+  others ended lately and none gave its slots back: they may have lost it.
 - A clock that was set is noticed by the first member that claims: its own
   clock says how long ago it claimed last. The store goes on in its own time,
   shifted by the difference.
@@ -41,7 +42,7 @@ from typing import Final, NamedTuple
 __all__ = ["Allotment", "Claim", "Grant", "Share", "allot"]
 
 KEEP: Final = 60.0
-"""Seconds for which a lower limit holds."""
+"""Seconds for which a lower limit holds, and a lease that ended is remembered."""
 
 DAY: Final = 86400.0
 """Seconds that a store keeps what it knows: idleness is no loss."""
@@ -153,7 +154,14 @@ def allot(known: Allotment, now: float, claim: Claim) -> tuple[Allotment, Grant]
         if jump > _DELAY or jump < -_DELAY:
             shift = shift + jump
             time = now - shift
-    if claim.seq > seq or claim.returns == 1.0:
+    ended = own = -math.inf
+    for member, share in known.shares.items():
+        if member == claim.id:
+            own = share.until
+        elif share.slots > 0.0:
+            ended = max(ended, share.until)
+    silent = max(ended, own) <= time < ended + KEEP
+    if claim.seq > seq or claim.returns == 1.0 or silent:
         learning = time + claim.lease
     seq = max(seq, claim.seq) + 1.0
     limit, agreed = claim.limit, known.agreed

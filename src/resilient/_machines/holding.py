@@ -11,7 +11,7 @@ state      entered                                 the call
 undecided  it is time to ask, or an answer is due  waits for the answer, for
                                                    `patience` seconds at most
 refused    an answer granted less than was wanted  is refused, or waits in line
-alone      the store is known to be lost (`cut`)   the same
+cut        the store is known to be lost (`cut`)   the same
 ========== ======================================= ==========================
 
 Ground rules:
@@ -21,8 +21,12 @@ Ground rules:
 - A lease counts from before it was asked for. When it is over no call begins;
   those that run go on, and are claimed again.
 - A lease is renewed at a quarter of it, for as long as something is held.
-- Without the store a member has its lease to its end, and, when all others'
-  have ended as well, an equal part of the limit.
+- Without the store a member has its lease to its end. It has an equal part of
+  the limit only once the store has answered no claim for a whole lease, and fails
+  again then: all leases have ended, if the store is lost to all. A store that
+  answers late is not: its grants hold, though no call waits for them.
+- Who returns after such a failure claims what runs, and the store lends nothing
+  new for one lease: others may have had their equal part.
 - One claim is on its way at a time.
 """
 
@@ -65,7 +69,8 @@ class Holding:
         next_at: When the next claim is due; infinity: not before a call.
         members: As many as the store has seen in the last minute.
         missed: Calls without a slot that could not wait, since the last claim.
-        is_cut: Whether it does without the store.
+        is_cut: Whether no call waits for the store.
+        is_alone: Whether it has its equal part, as all leases have ended.
         exchanges, exchange_time: Answers, and what they took together.
     """
 
@@ -74,7 +79,7 @@ class Holding:
         "_assumed",
         "_awaited_from",
         "_counted_from",
-        "_cut_at",
+        "_failing_since",
         "_lacking",
         "_lease",
         "_lost",
@@ -89,6 +94,7 @@ class Holding:
         "exchange_time",
         "exchanges",
         "in_force",
+        "is_alone",
         "is_cut",
         "limit",
         "members",
@@ -124,7 +130,9 @@ class Holding:
     def forget(self) -> None:
         """Drop what this member holds, as a forked child must; ask anew."""
         self.is_cut: bool = False
-        self._cut_at = -math.inf
+        self.is_alone: bool = False
+        # The first failure that no answer to a claim has come after.
+        self._failing_since: float | None = None
         self._returns = False
         self._slots, self._until = 0, -math.inf
         self._sent: float | None = None
@@ -143,16 +151,23 @@ class Holding:
             if self._lost == "alone":
                 return self.limit
         held = self._slots if now < self._until else 0
-        if self.is_cut and self._lost == "share" and now >= self._cut_at + self._lease:
-            sharers = self.members
-            if now - self._counted_from < _SEEN:
-                sharers = max(sharers, self._assumed)
-            return max(held, self.in_force // sharers)
+        if self.is_alone and self._lost == "share":
+            return max(held, self._part(now))
         return held
+
+    def _part(self, now: float) -> int:
+        """Return an equal part of the limit."""
+        sharers = self.members
+        if now - self._counted_from < _SEEN:
+            sharers = max(sharers, self._assumed)
+        return self.in_force // sharers
 
     def asks(self, now: float) -> float:
         """Take note of a call without a slot; return how long to wait, at most."""
-        if self.is_cut or now < self._asks_from:
+        if self.is_cut:
+            self.missed = min(self.missed + 1, self._part(now))
+            return 0.0
+        if now < self._asks_from:
             return 0.0
         if self._awaited_from is None:
             self._awaited_from = now
@@ -176,6 +191,8 @@ class Holding:
         if self._sent is not None:
             return None
         self._sent = now
+        # NB: it begins nothing more until the store has heard what runs.
+        self.is_alone = False
         need = in_use + queued + self.missed
         self.missed = 0
         wants = need
@@ -213,6 +230,7 @@ class Holding:
         self.exchange_time += now - sent
         self._recall = (grant.seq, grant.time, now)
         self._returns = False
+        self._failing_since = None
         self._awaited_from = None
         self.in_force = int(grant.limit)
         self._slots, self._until = int(grant.slots), sent + self._lease
@@ -229,22 +247,27 @@ class Holding:
     def fail(self, now: float) -> None:
         """Take note that a claim was lost, or may have been."""
         self._sent = None
-        self.cut(now if self._awaited_from is None else self._awaited_from)
+        self.cut(now)
+        self.miss(now)
 
-    def cut(self, since: float) -> None:
-        """Do without the store, as it has not answered since then."""
-        if self.is_cut:
-            return
+    def cut(self, now: float) -> None:
+        """Have no call wait for the store, which did not answer, or late."""
         self.is_cut = True
-        self._cut_at = since
+        # A member without a grant cannot tell for how long it was so for others.
+        self._returns = self._returns or self._recall is None
         self._awaited_from = None
         self.next_at = math.inf
+
+    def miss(self, now: float) -> None:
+        """Take note that the store did not answer, the first time or again."""
+        if self._failing_since is None:
+            self._failing_since = now
+        self.is_alone = now - self._failing_since >= self._lease
+        self._returns = True
 
     def restore(self, now: float) -> None:
         """Rely on the store again; say first what runs."""
         self.is_cut = False
-        self._returns = True
-        self._slots, self._until = 0, -math.inf
         self._asks_from = -math.inf
         self.next_at = now
 

@@ -109,8 +109,10 @@ class SharedState(abc.ABC):
         self._follow_locked(woken, now)
         return result
 
-    def _follow_locked(self, woken: list[Any], now: float) -> None:
-        """Serve those whom a change of the machine serves; none by itself."""
+    def _follow_locked(  # noqa: B027 - of a circuit, nothing follows here
+        self, woken: list[Any], now: float
+    ) -> None:
+        """Serve those whom a change of the machine serves."""
 
     # -- Called by the link
 
@@ -129,6 +131,9 @@ class SharedState(abc.ABC):
     def cut(self, now: float, reason: str) -> None:
         self.change(now, self.machine.cut, now)
         self.emit(StoreLost, reason)
+
+    def miss(self, now: float) -> None:  # noqa: B027 - what `cut` did is enough
+        """Learn that the store did not answer, the first time or again."""
 
     @abc.abstractmethod
     def restore(self, now: float, seconds: float) -> None: ...

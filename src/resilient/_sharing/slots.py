@@ -89,6 +89,9 @@ class SharedSlots(SharedState):
     def fail(self, now: float, *, sent: bool) -> None:
         self.change(now, self.holding.fail, now)
 
+    def miss(self, now: float) -> None:
+        self.change(now, self.holding.miss, now)
+
     def restore(self, now: float, seconds: float) -> None:
         self.change(now, self.holding.restore, now)
         self.emit(StoreBack, seconds, 0)

@@ -80,6 +80,10 @@ class Member(Protocol):
         """Do without the store, and tell why."""
         ...
 
+    def miss(self, now: float) -> None:
+        """Learn that it did not answer, the first time or again."""
+        ...
+
     def restore(self, now: float, seconds: float) -> None:
         """Rely on it again, after so long."""
         ...
@@ -141,7 +145,13 @@ class Link(abc.ABC):
             return list(self._members.values())
 
     def _failed(self, now: float, reason: str) -> None:
-        """Learn that the store did not answer in time."""
+        """Learn that the store did not answer."""
+        self._cut(now, reason)
+        for member in self.members():
+            member.miss(now)
+
+    def _cut(self, now: float, reason: str) -> None:
+        """Learn that no call may wait for the store."""
         if self._contact.failed(now):
             for member in self.members():
                 member.cut(now, reason)
@@ -149,7 +159,8 @@ class Link(abc.ABC):
     def _answered(self, now: float, took: float = 0.0) -> bool:
         """Learn that it answered; return whether it is to be relied on."""
         if self._contact.too_late(took > self.patience):
-            self._failed(now, "slow")
+            # NB: late is no miss: what is granted holds.
+            self._cut(now, "slow")
         seconds = self._contact.answered(now)
         if seconds is not None:
             for member in self.members():

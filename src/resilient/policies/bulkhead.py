@@ -55,9 +55,9 @@ class Bulkhead(QueueingPolicy):
             `max_concurrency` slots together: each leases a share and lets as many
             calls run. A call that finds no slot waits for the store's answer for
             the store's `patience` at most, whatever `max_queue` is; the queue is
-            this process's. Without the store each process has an equal part,
-            once all leases have ended. A process that is stopped or cut off for
-            longer than its lease, 2 s, runs on what it has begun.
+            this process's. Without the store each process has an equal part, once
+            it has been silent for a lease. A process that is stopped or cut off
+            for longer than its lease, 2 s, runs on what it has begun.
         name: Name in errors and events; required with `shared`.
 
     Raises:

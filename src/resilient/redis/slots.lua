@@ -38,7 +38,14 @@ if elapsed >= 0 then
         time = now - shift
     end
 end
-if c_seq > seq or returns == 1 then learning = time + lease end
+local ended, own = -math.huge, -math.huge
+for member, row in pairs(rows) do
+    if member == id then own = row[2]
+    elseif row[1] > 0 then ended = math.max(ended, row[2])
+    end
+end
+local silent = math.max(ended, own) <= time and time < ended + KEEP
+if c_seq > seq or returns == 1 or silent then learning = time + lease end
 seq = math.max(seq, c_seq) + 1
 local limit = c_limit
 if agreed < 0 or limit <= had_limit or time - agreed >= KEEP then
