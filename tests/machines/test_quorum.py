@@ -258,7 +258,7 @@ def failing(id_: str, **changes: float) -> Report:
 def opened() -> Assembly:
     """Return what a store has whose fleet has just opened."""
     known = Assembly()
-    for now in (1.0, 1.1, 1.6):
+    for now in (1.0, 1.1, 3.3):
         for one in ("a", "b"):
             known, verdict = rule_on(known, now, failing(one, term=known.term))
     assert (1.0, 1.0, 1.0) == (verdict.term, verdict.open, verdict.openings)
@@ -277,6 +277,21 @@ def test_a_fleet_opens_at_the_second_look() -> None:
     assert (0.0, 2.0, 4.0) == (known.met, verdict.failing, verdict.members)
     known, verdict = rule_on(known, 2.0, failing("a"))
     assert (0.0, 20.0, 40.0) == (verdict.open, verdict.failures, verdict.calls)
+
+
+def test_a_store_that_lost_its_rows_waits_for_those_of_all() -> None:
+    """Those that fail report more often than the others: they come first."""
+    known = Assembly()
+    for now in (1.0, 1.5, 2.0, 2.5, 3.1):
+        for one in ("a", "b"):
+            known, verdict = rule_on(known, now, failing(one))
+    assert (0.0, 2.0, 2.0) == (verdict.open, verdict.failing, verdict.members)
+    # A clock that was set back is no reason to wait for longer.
+    assert 1.0 == rule_on(known._replace(until=300.0), 3.15, failing("a"))[1].open
+    for one in ("c", "d"):
+        known, _ = rule_on(known, 3.1, Report(one, calls=10.0))
+    known, verdict = rule_on(known, 3.6, failing("a"))
+    assert (0.0, 2.0, 4.0) == (verdict.open, verdict.failing, verdict.members)
 
 
 def test_a_row_counts_for_its_life() -> None:

@@ -26,6 +26,9 @@ Ground rules:
   It has to be met by each report of some length of time.
 - Each opening, and each closing, begins a *term* with no rows. A row counts
   for its own term alone, and for `life` seconds.
+- Members that see no failure report less often. So a closed circuit does not open
+  for `ASSEMBLING` seconds after there was no row (a new term, lost data, a clock
+  that was set): the rows of those that fail come first.
 - The right to probe: one member at a time holds it, for as long as it asked
   for. Members ask when, by their own clocks, the open time is over.
 - The fleet remembers what a store forgets: every report says which term its
@@ -50,6 +53,9 @@ __all__ = ["LONGEST_RIGHT", "Assembly", "Report", "Row", "Verdict", "rule_on"]
 
 SETTLING: Final = 0.4
 """Seconds for which the rule has to be met: two reports of one member."""
+
+ASSEMBLING: Final = 2.2
+"""Seconds in which each member that calls has reported, failures or not."""
 
 LONGEST_RIGHT: Final = 300.0
 """Seconds for which the right to probe is given at most."""
@@ -120,7 +126,8 @@ class Assembly(NamedTuple):
         term: Grows with each opening and closing.
         open: 1.0 if the circuit is open.
         openings: How many times it has opened without closing in between.
-        until: When its open time is over.
+        until: When its open time is over; while it is closed, before when it does
+            not open.
         met: Since when the rule has been met; 0.0: it is not.
         holder: Who holds the right to probe; "": no member.
         held: Until when.
@@ -201,6 +208,8 @@ def rule_on(known: Assembly, now: float, report: Report) -> tuple[Assembly, Verd
             else:
                 openings, until = openings + 1.0, now + report.open_for
         elif is_open == 0.0:
+            if not any(0.0 <= now - row.at < row.life for row in rows.values()):
+                until = now + ASSEMBLING
             rows[report.id] = Row(
                 now,
                 report.life,
@@ -226,11 +235,13 @@ def rule_on(known: Assembly, now: float, report: Report) -> tuple[Assembly, Verd
         shares = enough and (
             failures / calls >= report.rate or slow / calls >= report.slow_rate
         )
-        if not (shares and failing >= 2.0 and failing * 2.0 > members):
+        assembling = 0.0 < until - now <= ASSEMBLING
+        majority = failing >= 2.0 and failing * 2.0 > members
+        if not (shares and majority):
             met = 0.0
         elif met == 0.0 or met > now:
             met = now
-        elif now - met >= SETTLING and report.failing == 1.0:
+        elif now - met >= SETTLING and report.failing == 1.0 and not assembling:
             term, is_open, openings = term + 1.0, 1.0, openings + 1.0
             until, met, rows = now + report.open_for, 0.0, {}
             why = calls, failures, slow

@@ -1,6 +1,6 @@
 -- One report and its verdict; see resilient/_machines/quorum.py, which says what
 -- each step is for. NB: this is `rule_on` there, operation by operation.
-local SETTLING, LONGEST_RIGHT, KEEP = 0.4, 300, 72
+local SETTLING, ASSEMBLING, LONGEST_RIGHT, KEEP = 0.4, 2.2, 300, 72
 local key, id = KEYS[1], ARGV[1]
 local a = {}
 for i = 2, #ARGV do a[i - 1] = tonumber(ARGV[i]) end
@@ -61,6 +61,11 @@ if r_term == term then
             openings, until_ = openings + 1, now + open_for
         end
     elseif open == 0 then
+        local assembled = false
+        for _, row in pairs(rows) do
+            assembled = assembled or (0 <= now - row[1] and now - row[1] < row[2])
+        end
+        if not assembled then until_ = now + ASSEMBLING end
         rows[id] = {now, r_life, r_calls, r_failures, r_slow, r_failing}
         gone[id] = nil
     end
@@ -79,11 +84,13 @@ for member in pairs(gone) do rows[member] = nil end
 if open == 0 then
     local enough = calls > 0 and calls >= minimum
     local shares = enough and (failures / calls >= rate or slow / calls >= slow_rate)
-    if not (shares and failing >= 2 and failing * 2 > members) then
+    local assembling = 0 < until_ - now and until_ - now <= ASSEMBLING
+    local majority = failing >= 2 and failing * 2 > members
+    if not (shares and majority) then
         met = 0
     elseif met == 0 or met > now then
         met = now
-    elseif now - met >= SETTLING and r_failing == 1 then
+    elseif now - met >= SETTLING and r_failing == 1 and not assembling then
         term, open, openings = term + 1, 1, openings + 1
         until_, met = now + open_for, 0
         w_calls, w_failures, w_slow = calls, failures, slow
