@@ -130,6 +130,37 @@ def test_the_rights_that_it_needs(server: Server) -> None:
         assert not store.up
 
 
+@pytest.mark.parametrize(
+    ("policy", "limit", "told"),
+    [("allkeys-lru", 0, 0), ("noeviction", 10**9, 0), ("allkeys-lru", 10**9, 1)],
+)
+def test_a_server_that_evicts_is_told_of_once(
+    server: Server,
+    caplog: pytest.LogCaptureFixture,
+    policy: str,
+    limit: int,
+    told: int,
+) -> None:
+    """After the first exchange; without the right to ask nothing is said."""
+    with server.client() as client:
+        client.config_set("maxmemory", limit)
+        client.config_set("maxmemory-policy", policy)
+        client.execute_command("ACL", "SETUSER", "shop", *ACL.split())
+        urls = [server.url, server.url, server.url.replace("//", "//shop:pass@")]
+        for url in urls:
+            with RedisStore(url, prefix="shop", patience=20, lease=0) as store:
+                assert 3 == passes(RateLimiter(3, shared=store, name="evicts"), 3)
+            client.flushall()
+        client.config_set("maxmemory", 0)
+        client.config_set("maxmemory-policy", "noeviction")
+    assert told == len(caplog.records)
+    for record in caplog.records:
+        assert (
+            "the server of the store with the prefix 'shop' evicts keys (allkeys-lru)"
+            in record.getMessage()
+        )
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_is_another_member(server: Server, store: RedisStore) -> None:
     """With a thread and a connection of its own."""

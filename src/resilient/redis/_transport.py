@@ -20,6 +20,7 @@ import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
+from resilient._events.listeners import log_warning_once
 from resilient._machines.allotment import Claim, Grant
 from resilient._machines.quorum import Report, Verdict
 from resilient._machines.shared_bucket import Answer, Ask
@@ -69,6 +70,8 @@ class RedisTransport:
     def __init__(self, client: redis.Redis, prefix: str) -> None:
         self._client: Any = client
         self._prefix = prefix
+        # Exchanges after which to look at the server's settings.
+        self._looks_in = 1
 
     def exchange(self, requests: list[Request]) -> list[Reply]:
         commands: list[tuple[Script, str, list[Any]]] = []
@@ -83,6 +86,10 @@ class RedisTransport:
                 commands.append((BUCKET, key, arguments(request.ask)))
             if request.enlists:
                 commands.append((MEMBERS, f"{key}:members", [request.member.id]))
+        # NB: not in the first exchange, which a call may wait for.
+        if self._looks_in == 0:
+            self._look()
+        self._looks_in -= 1
         results = self._results(commands)
         replies: list[Reply] = []
         for request in requests:
@@ -90,6 +97,23 @@ class RedisTransport:
             members = results.pop(0) if request.enlists else None
             replies.append(_reply(request.ask, said, members))
         return replies
+
+    def _look(self) -> None:
+        """Warn of a server that evicts keys; one that does not tell is believed."""
+        try:
+            memory = self._client.info("memory")
+        except (RedisError, OSError):
+            return
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if memory.get("maxmemory") and policy != "noeviction":
+            log_warning_once(
+                f"eviction {self._prefix}",
+                "the server of the store with the prefix %r evicts keys (%s): a shared"
+                " limit whose key is evicted begins anew; set maxmemory-policy to"
+                " noeviction, or use a server of its own",
+                self._prefix,
+                policy,
+            )
 
     def ping(self) -> None:
         self._client.ping()
