@@ -78,7 +78,7 @@ def fleet(arguments: argparse.Namespace) -> int:
     url = arguments.url or os.environ.get("RESILIENT_REDIS_URL")
     if not url:
         sys.exit("resilient fleet: no URL, and RESILIENT_REDIS_URL is not set")
-    return fleet(url, arguments.prefix)
+    return fleet(url, arguments.prefix, reset=arguments.reset)
 
 
 def whole_seconds(text: str) -> int:
@@ -175,7 +175,8 @@ def build_parser() -> argparse.ArgumentParser:
         description=(
             "List every policy that is shared under a prefix, how many processes"
             " were seen of it in the last minute, and its state. Nothing is"
-            " changed. Exit code 1: the server cannot be asked."
+            " changed without --reset. Exit code 1: the server cannot be asked, or"
+            " there is nothing to reset."
         ),
     )
     command.add_argument(
@@ -189,6 +190,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="resilient",
         metavar="TEXT",
         help="the store's (default: %(default)s)",
+    )
+    command.add_argument(
+        "--reset",
+        metavar="NAME",
+        help="fill the bucket and the budget of that name and close its circuit,"
+        " for all processes, before",
     )
     command.set_defaults(command=fleet)
     return parser

@@ -10,7 +10,13 @@ import pytest
 from tests.sharing.servers import Server, engine
 from tests.sharing.test_courier import wait_for
 
-from resilient import Bulkhead, CircuitBreaker, RateLimiter, RetryBudget
+from resilient import (
+    Bulkhead,
+    CircuitBreaker,
+    RateLimitedError,
+    RateLimiter,
+    RetryBudget,
+)
 from resilient.__main__ import main
 from resilient._machines.quorum import Report
 from resilient.redis import RedisStore
@@ -77,6 +83,52 @@ def test_it_lists_what_is_shared(
         == (shown["slots", "lacks", "0"])
     )
     assert 7 == len(shown)
+
+
+def test_a_reset_holds_for_every_member(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What they remember of the level or the circuit does not undo it."""
+    command = ["fleet", server.url, "--prefix", "reset", "--reset", "api"]
+    assert 1 == main(command)
+    assert (
+        "resilient fleet: no bucket, budget or circuit 'api' is shared under the prefix"
+        " 'reset'\n" == capsys.readouterr().err
+    )
+    with RedisStore(server.url, prefix="reset", patience=20, lease=0) as store:
+        limiter = RateLimiter(2, per=1000, shared=store, name="api")
+        budget = RetryBudget(capacity=1, per_second=0, shared=store, name="api")
+        breaker = CircuitBreaker(name="api", shared=store)
+        for _ in range(2):
+            limiter.call(int)
+        budget.withdraw()
+        wait_for(lambda: _level(server, "budget") is not None)
+        with pytest.raises(RateLimitedError):
+            limiter.call(int)
+        breaker.call(int)
+        wait_for(lambda: breaker.status()["store.exchanges"])
+        with server.client() as client:
+            client.hset("{reset:v1:circuit:api}", mapping={"open": 1, "term": 7})
+            client.hset("{reset:v1:budget:api}", mapping={"level": -0.5})
+        assert 0 == main(command)
+        assert {"2.0 of 2", "1.0 of 1"} <= {
+            line.split(None, 3)[3].split(",")[0]
+            for line in capsys.readouterr().out.splitlines()
+        }
+        # A member that was refused asks again when there may be something.
+        other = RateLimiter(2, per=1000, shared=store, name="api")
+        assert 0 == other.call(int)
+        assert 1.0 == round(_level(server, "bucket") or 0.0, 1)
+        with server.client(decode_responses=True) as client:
+            stored = client.hgetall("{reset:v1:circuit:api}")
+            assert ("0", "8") == (stored["open"], stored["term"])
+            assert not [name for name in stored if name.startswith("m:")]
+
+
+def _level(server: Server, kind: str) -> float | None:
+    with server.client() as client:
+        level = client.hget(f"{{reset:v1:{kind}:api}}", "level")
+    return None if level is None else float(level)
 
 
 def test_what_cannot_be_asked_is_said_without_its_url(

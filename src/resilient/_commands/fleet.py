@@ -1,25 +1,54 @@
-"""``resilient fleet``: what processes share through a server, as it stands there."""
+"""``resilient fleet``: what processes share through a server, as it stands there.
+
+A reset is a step that the members' own memory of the state does not undo, as
+deleting a key would be: a bucket is paid in to, so that its level is above what
+they saw last, and a circuit begins a term.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["fleet"]
 
-_COLUMNS = ("KIND", "NAME", "MEMBERS", "STATE")
+_RESETS: Final = {
+    "bucket": """
+local time = redis.call('TIME')
+local now = string.format('%.17g', tonumber(time[1]) + tonumber(time[2]) / 1000000)
+local had = redis.call('HMGET', KEYS[1], 'capacity', 'credited', 'level')
+-- NB: more than may be missing by what any member saw.
+local paid = tonumber(had[2]) + 2 * tonumber(had[1]) + math.abs(tonumber(had[3]))
+redis.call('HSET', KEYS[1], 'level', had[1], 'time', now, 'full', now,
+    'credited', string.format('%.17g', paid))
+return redis.call('PEXPIRE', KEYS[1], 60000)
+""",
+    "circuit": """
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if string.sub(field, 1, 2) == 'm:' then redis.call('HDEL', KEYS[1], field) end
+end
+redis.call('HINCRBY', KEYS[1], 'term', 1)
+return redis.call('HSET', KEYS[1], 'open', '0', 'openings', '0', 'until', '0',
+    'met', '0', 'holder', '', 'held', '0')
+""",
+}
+"""What resets a kind, as a script: no member's exchange comes in between."""
+
+_COLUMNS: Final = ("KIND", "NAME", "MEMBERS", "STATE")
 
 
-def fleet(url: str, prefix: str) -> int:
+def fleet(url: str, prefix: str, *, reset: str | None = None) -> int:
     """Print every shared policy, how many members it has, and its state.
 
     Args:
         url: Of the server, as redis-py has it.
         prefix: What the store's keys begin with.
+        reset: Which policies to reset before, by their name; None: none.
 
     Returns:
-        The exit code: 1 where the server cannot be asked.
+        The exit code: 1 where the server cannot be asked, or there is nothing to
+        reset.
     """
     try:
         import redis
@@ -30,10 +59,16 @@ def fleet(url: str, prefix: str) -> int:
         client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
             url, decode_responses=True, socket_timeout=5.0, socket_connect_timeout=5.0
         )
+        known = reset is None or _reset(client, prefix, reset)
         rows = _rows(client, prefix)
     except (ValueError, redis.RedisError) as error:
         # NB: its kind alone: its text may have the URL, and so a password.
         return _fail(f"the server cannot be asked: {type(error).__name__}")
+    if not known:
+        return _fail(
+            f"no bucket, budget or circuit {reset!r} is shared under the prefix"
+            f" {prefix!r}"
+        )
     if not rows:
         sys.stdout.write(f"no policy is shared under the prefix {prefix!r}\n")
         return 0
@@ -48,6 +83,21 @@ def fleet(url: str, prefix: str) -> int:
 def _fail(text: str) -> int:
     sys.stderr.write(f"resilient fleet: {text}\n")
     return 1
+
+
+def _reset(client: Any, prefix: str, name: str) -> bool:
+    """Reset what is shared by a name; return whether there is anything."""
+    known = False
+    for kind, script in [
+        ("bucket", _RESETS["bucket"]),
+        ("budget", _RESETS["bucket"]),
+        ("circuit", _RESETS["circuit"]),
+    ]:
+        key = f"{{{prefix}:v1:{kind}:{name}}}"
+        if client.exists(key):
+            client.eval(script, 1, key)
+            known = True
+    return known
 
 
 def _rows(client: Any, prefix: str) -> list[tuple[str, ...]]:
