@@ -96,6 +96,10 @@ def integration(session: nox.Session) -> None:
     """Runs the tests that need packages of others, or servers."""
     session.install(".[test]", *group("integration"))
     session.run("pytest", *(session.posargs or ["tests/integration"]))
+    if not session.posargs:
+        # Servers that only this session installs.
+        servers = ["tests/server", "-k", "granian or gunicorn"]
+        session.run("pytest", *servers, env={"RESILIENT_SERVERS": "required"})
 
 
 @nox.session(python=PYTHONS[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import socket
 import subprocess
@@ -85,7 +86,9 @@ def served(
     needed = ["uvicorn_worker", module] if name == "gunicorn" else [module]
     for one in needed:
         if importlib.util.find_spec(one) is None:
-            pytest.skip(f"{one} is not installed")
+            text = f"{one} is not installed"
+            assert "RESILIENT_SERVERS" not in os.environ, text
+            pytest.skip(f"{text}; `nox -s integration` has it")
     port = free_port()
     arguments = options.format(port=port).split()
     process = subprocess.Popen(
