@@ -45,7 +45,8 @@ class Run:
         self.attempts: list[int] = [0] * duration
         self.ends: dict[str, list[int]] = {word: [0] * duration for word in ENDS}
         self.series: dict[str, list[Any]] = {}
-        self.worked = self.wasted = 0.0
+        self.worked: float = 0.0
+        self.wasted: float = 0.0
         self._due = array("d")
         self._latency = array("d")
 
