@@ -1038,6 +1038,97 @@ def test_a_zone_without_endpoints_is_warned_of_once() -> None:
 
 
 @in_every_colour
+async def test_what_goes_to_another_tier_or_zone_is_counted(w: World) -> None:
+    """By where to; a set without either counts nothing."""
+    counted: list[Counter[tuple[str, ...]]] = []
+    for endpoints, zone in (
+        ([A, B], None),
+        ([Endpoint(A, zone="a"), Endpoint(B, zone="b"), Endpoint(C, tier=1)], "b"),
+    ):
+        balance = Balance[str](*endpoints, zone=zone, load="requests", eject=Eject(1))
+        pipeline = Pipeline(balance, name="pipeline")
+        replicas = Replicas(balance)
+        ask = w.decorate(pipeline, replicas.ask)
+        await ask()
+        if zone is not None:
+            balance.drain(B)
+            await ask()
+            balance.drain(A)
+            await ask()
+            balance.restore(B)
+            await ask()
+            assert [B, A, C, B] == replicas.asked
+        counted.append(Counter(pipeline.counters.counts))
+    spills = [
+        {key[2]: count for key, count in one.items() if "balance.spill" in key[0]}
+        for one in counted
+    ]
+    # The one of the other tier is not of the zone either.
+    assert [{}, {"zone": 2, "tier": 1}] == spills
+
+
+@in_every_colour
+async def test_one_that_joins_has_few_calls_at_first(w: World) -> None:
+    """A tenth of its share, and all of it after the time."""
+    balance = Balance[str](A, B, slow_start=60, load="round_robin")
+    assert "slow_start=60.0" in repr(balance)
+    replicas = Replicas(balance)
+    ask = w.decorate(balance, replicas.ask)
+    await w.sleep(1)
+    balance.replace([A, B, C])
+    for calls, of_c in ((210, 10), (210, 70)):
+        replicas.asked.clear()
+        for _ in range(calls):
+            await ask()
+        assert of_c == pytest.approx(replicas.asked.count(C), abs=2)
+        await w.sleep(60)
+
+
+@in_every_colour
+async def test_a_subset_is_used_of_many(w: World) -> None:
+    """Each object has its own, of each tier; one that leaves is replaced by one."""
+    names = [f"e{n}" for n in range(30)]
+    every = [*names, *[Endpoint(f"t{n}", tier=1) for n in range(5)]]
+    several = [Balance[str](*every, subset=8) for _ in range(3)]
+    chosen = [{each.name for each in balance.endpoints} for balance in several]
+    assert [13] * 3 == [len(one) for one in chosen]
+    assert 3 == len({frozenset(one) for one in chosen})
+    assert all({f"t{n}" for n in range(5)} < one for one in chosen)
+    balance, before = several[0], chosen[0]
+    asked = set[str]()
+
+    async def ask() -> None:
+        asked.add(balance.current)
+
+    for _ in range(100):
+        await w.call(balance, ask)
+    assert {name for name in before if name[0] == "e"} == asked
+    gone = min(asked)
+    balance.replace([each for each in every if each != gone])
+    after = {each.name for each in balance.endpoints}
+    assert ({gone}, 1) == (before - after, len(after - before))
+    small = Balance[str](*names[:3], subset=8)
+    assert 3 == len(small.endpoints)
+    assert "subset=8" in repr(small)
+
+
+@in_every_colour
+async def test_ejection_counts_the_subset(w: World) -> None:
+    """A third of 3 is one, of however many these are."""
+    balance = Balance[str](
+        *[f"e{n}" for n in range(30)], subset=3, eject=Eject(1), load="round_robin"
+    )
+
+    async def fail() -> None:
+        raise DownError
+
+    for _ in range(20):
+        with pytest.raises(DownError):
+            await w.call(balance, fail)
+    assert 1 == balance.status()["endpoints"]["ejected"]
+
+
+@in_every_colour
 async def test_calls_of_a_key_go_to_the_same_endpoint(w: World) -> None:
     """By their arguments; a retry goes to the next in the key's order."""
     balance: Balance[str] = Balance(A, B, C, affinity=lambda tenant: tenant)
@@ -1250,6 +1341,13 @@ def test_an_order_that_defeats_it_is_warned_of(inner: Policy[Any], text: str) ->
     """With the cure."""
     with pytest.warns(ResilientWarning, match=text):
         Pipeline(Balance(A, B), inner)
+
+
+def test_with_an_affinity_it_may_stand_outside_what_shares_answers() -> None:
+    """All calls of a key go to one endpoint anyway, whose answer it is."""
+    affinity: Any = {"affinity": lambda key: key}
+    Pipeline(Balance(A, B, **affinity), Coalesce())
+    Pipeline(Balance(A, B, affinity=True), StaleCache(60, 0, key=str))
 
 
 def test_it_reads_as_it_was_written() -> None:

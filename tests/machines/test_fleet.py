@@ -825,3 +825,52 @@ class AnyFleet(RuleBasedStateMachine):
 
 TestAnyFleet = AnyFleet.TestCase
 TestAnyFleet.settings = settings(max_examples=60, stateful_step_count=60)
+
+
+# -- Slow start
+
+
+@pytest.mark.parametrize("load", ["round_robin", "random", "requests"])
+def test_who_joins_comes_to_its_weight_by_steps(load: Load) -> None:
+    """From a tenth; those that were there first, and one that is back, at once."""
+    fleet = Fleet(load, None, slow_start=100.0)
+    listed = [Listed(each, each, 2.0) for each in (A, B, C)]
+    fleet.replace(listed[:2], 0.0)
+    weights = lambda: [member.weight for member in fleet.members.values()]  # noqa: E731
+    assert [1.0, 1.0] == weights()
+    fleet.replace(listed, 50.0)
+    assert [10.0, 10.0, 1.0] == pytest.approx(weights())
+    draw = Random(1).random
+    for now, share in ((55.0, 0.1), (80.0, 0.3), (150.0, 1.0), (900.0, 1.0)):
+        counts = Counter[str]()
+        for _ in range(2100):
+            member = send(fleet, now, draw)
+            counts[member.address] += 1
+            fleet.leave(member)
+        if load != "requests":
+            assert share == pytest.approx(2 * counts[C] / (counts[A] + counts[B]), 0.2)
+        assert [1.0, 1.0, share] == pytest.approx([w / weights()[0] for w in weights()])
+    fleet.replace(listed[:2], 910.0)
+    fleet.replace(listed, 920.0)
+    assert [1.0, 1.0, 1.0] == weights()
+
+
+def test_turns_follow_a_weight_that_falls() -> None:
+    """At once: it need not make up for the turns that it has had."""
+    fleet = fleet_of(A, B, weights=[3, 1], load="round_robin")
+    counts = Counter[str]()
+    for weight, total in ((3.0, 4), (1.0, 2), (5.0, 6)):
+        fleet.replace([Listed(A, A, weight), Listed(B, B, 1.0)], 0.0)
+        counts.clear()
+        for _ in range(300 * total):
+            member = send(fleet, 0.0, Random(1).random)
+            counts[member.address] += 1
+            fleet.leave(member)
+        assert 300 == pytest.approx(counts[B], abs=1)
+
+
+def test_without_a_slow_start_all_have_their_weights_at_once() -> None:
+    """It is off by default."""
+    fleet = fleet_of(A, B, weights=[1, 2])
+    fleet.replace([Listed(A, A, 1.0), Listed(B, B, 2.0), Listed(C, C, 4.0)], 1.0)
+    assert [1.0, 2.0, 4.0] == [member.weight for member in fleet.members.values()]

@@ -10,7 +10,7 @@ import pytest
 
 from resilient import Eject
 from resilient._machines.fleet import Fleet, Listed, Load, Ticket
-from resilient._machines.rendezvous import spot_of
+from resilient._machines.rendezvous import Affinities, some_of, spot_of
 
 NEVER = Eject(None)
 
@@ -268,3 +268,66 @@ def test_texts_and_numbers_hash_alike_in_each_process() -> None:
     assert hash(kind) % 2**64 == spot_of(kind)
     with pytest.raises(TypeError, match="hashable, got an object of <class 'list'>"):
         spot_of([])  # type: ignore[arg-type] # it is what is refused
+
+
+def test_what_is_kept_of_keys_changes_no_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many there are, and however busy the first members are."""
+    monkeypatch.setattr("resilient._machines.rendezvous._MOST_KEYS", 5)
+    for weights in ([1] * 6, [1, 2, 3, 1, 2, 3]):
+        listed = [
+            Listed(each, each, weight, spot=spot_of(each))
+            for each, weight in zip("abcdef", weights, strict=True)
+        ]
+        fleet = fleet_of(*listed, affine=True)
+        members = list(fleet.members.values())
+        kept = Affinities(members)
+        for load in (0, 1, 9):
+            for key in map(spot_of, [*range(12), *range(12)]):
+                order = Affinities(members)
+                first = order.choose(key)
+                assert first is kept.choose(key)
+                first.in_flight += load
+        for member in members:
+            member.in_flight = 0
+        key = spot_of("busy")
+        found: list[str] = []
+        for _ in range(4):
+            member = kept.choose(key)
+            found.append(member.address)
+            member.in_flight = 1000
+        assert 4 == len(set(found))
+
+
+def test_some_of_many_change_one_by_one() -> None:
+    """Who leaves is replaced by one other, who joins takes the place of one."""
+    names = [f"e{n}" for n in range(300)]
+    chosen = some_of(names, 20, 7, spot_of)
+    assert 20 == len(set(chosen))
+    assert sorted(chosen, key=names.index) == chosen
+    assert chosen != some_of(names, 20, 8, spot_of)
+    without = some_of([each for each in names if each != chosen[3]], 20, 7, spot_of)
+    assert {chosen[3]} == set(chosen) - set(without)
+    more = some_of([*names, *[f"new {n}" for n in range(30)]], 20, 7, spot_of)
+    assert len(set(more) - set(chosen)) == len(set(chosen) - set(more)) <= 6
+    assert names[:5] == some_of(names[:5], 20, 7, spot_of)
+
+
+def test_many_that_choose_some_share_all_evenly() -> None:
+    """300 clients, 20 of 300 each: one that joins or leaves changes one of each."""
+    spots = {f"e{n}": spot_of(f"e{n}") for n in range(301)}
+    names = list(spots)
+    keys = [spot_of(number) for number in range(300)]
+
+    def subsets(of: list[str]) -> list[set[str]]:
+        return [set(some_of(of, 20, key, spots.__getitem__)) for key in keys]
+
+    before, joined, left = subsets(names[:300]), subsets(names), subsets(names[1:300])
+    for now in (joined, left):
+        changes = [len(a - b) for a, b in zip(before, now, strict=True)]
+        assert 1 == max(changes)
+    connections = Counter(each for chosen in before for each in chosen)
+    assert 300 == len(connections)
+    variance = sum((count - 20) ** 2 for count in connections.values()) / 300
+    assert variance**0.5 <= 1.2 * 20**0.5

@@ -68,7 +68,9 @@ class Member:
     Attributes:
         address: What tells it apart from the others.
         endpoint: What the owner keeps with it.
-        weight: Its share of the calls; the lowest of the set's is 1.
+        weight: Its share of the calls now; the lowest of the set's is 1.
+        share: Its share of the calls once it has warmed up, as it was given.
+        joined: When it joined others that were there; minus infinity: with them.
         in_flight: Calls that were sent to it and have not ended.
         latency: Seconds; see the module.
         success: From 0 to 1; see the module.
@@ -93,10 +95,12 @@ class Member:
         "ejection",
         "endpoint",
         "in_flight",
+        "joined",
         "latency",
         "near",
         "resting_until",
         "sampled",
+        "share",
         "spot",
         "success",
         "tier",
@@ -109,6 +113,8 @@ class Member:
         self.address: Any = address
         self.endpoint: Any = endpoint
         self.weight: float = weight
+        self.share: float = weight
+        self.joined: float = -inf
         self.in_flight: int = 0
         self.latency: float = 1.0
         self.success: float = 1.0

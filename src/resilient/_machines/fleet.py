@@ -36,6 +36,9 @@ A member that is avoided because it was tried is chosen all the same where
 there is no other. Such a choice does not turn the ring of a round robin: the next in it
 would get the calls of each member that fails.
 
+With a *slow start* a member that joins others has a tenth of its weight at first,
+and all of it after so many seconds, in ten steps.
+
 With *tiers* all this holds within each tier (`tiers`), except that every tier but
 the last may be ejected whole: the next takes over. With a *zone* the best member of
 the zone is compared with the best of the others, whose load counts `zone_bias`
@@ -68,7 +71,7 @@ from resilient._machines.proportions import (
     draw_place,
     running_sums,
 )
-from resilient._machines.rendezvous import by_affinity
+from resilient._machines.rendezvous import Affinities
 from resilient._machines.tiers import Tier, candidates, tiers_of
 
 __all__ = [
@@ -87,6 +90,12 @@ _Draw: TypeAlias = Callable[[], float]
 
 _DRAWS: Final = 5
 """Members drawn at most, as with Finagle's "max effort"."""
+
+_COLDEST: Final = 0.1
+"""Share of its weight that one has which has just joined, as with Envoy ..."""
+
+_STEP: Final = 0.1
+"""... and steps in which that grows, in shares of the time."""
 
 _LONGEST_REST: Final = 60.0
 """Seconds; as long as `Retry` waits at most for a server that asks for it."""
@@ -203,6 +212,7 @@ class Fleet:
         zone_bias: How many times the load of a member counts that is not near.
         affine: Whether calls have keys.
         check: What the checks are; None: there are none.
+        slow_start: Seconds in which one that joins comes to its whole weight.
 
     Attributes:
         members: By address; those that drain included.
@@ -212,6 +222,7 @@ class Fleet:
 
     __slots__ = (
         "_affine",
+        "_affinities",
         "_bias",
         "_changes_at",
         "_check",
@@ -223,6 +234,7 @@ class Fleet:
         "_pool",
         "_ready",
         "_rules",
+        "_slow_start",
         "_sums",
         "_tiers",
         "_turns",
@@ -241,10 +253,14 @@ class Fleet:
         *,
         affine: bool = False,
         check: Check | None = None,
+        slow_start: float = 0.0,
     ) -> None:
+        self._slow_start = slow_start
         self.load: Load = load
         self._bias = zone_bias
         self._affine = affine
+        # What keys prefer, while all members that take part are of one tier.
+        self._affinities: Affinities | None = None
         self.members: dict[Any, Member] = {}
         self.changes: list[Change] = []
         self._check = check
@@ -288,6 +304,7 @@ class Fleet:
             if now >= until:
                 del self._gone[address]
         left, self.members = self.members, {}
+        is_first = not left
         joined: list[Member] = []
         listed = list(endpoints)
         least = min([entry.weight for entry in listed], default=1.0)
@@ -300,8 +317,11 @@ class Fleet:
                 else:
                     member = Member(address, endpoint, weight)
                     self._loads.start(member)
+                    if not is_first:
+                        member.joined = now
                 joined.append(member)
             member.endpoint, member.weight = endpoint, weight / least
+            member.share = weight
             member.tier, member.near, member.spot = entry[3:]
             self.members[address] = member
         for address, member in left.items():
@@ -450,6 +470,9 @@ class Fleet:
                 return member
         if refused and not self._ready:
             return None
+        key = None if ticket is None else ticket.key
+        if key is not None and self._affinities and not tried and not refused:
+            return self._affinities.choose(key)
         if self._tiers:
             drawn = draw() if self._tiers[0].until < 1.0 else 0.0
             pool = candidates(self._tiers, drawn, tried, refused)
@@ -460,8 +483,8 @@ class Fleet:
             pool = [member for member in pool if member not in tried] or pool
         if len(pool) < 2:
             return pool[0] if pool else None
-        if ticket is not None and ticket.key is not None:
-            return by_affinity(pool, ticket.key)
+        if key is not None:
+            return Affinities(pool).choose(key)
         near = [member for member in pool if member.near]
         if near and len(near) < len(pool):
             if not self._compares:
@@ -693,6 +716,8 @@ class Fleet:
                 ends.append(member.resting_until)
             else:
                 ready.append(member)
+        if self._slow_start and staying and self._warm_up(staying, now):
+            ends.append(now + self._slow_start * _STEP)
         self._changes_at = min(ends, default=inf)
         if ready != self._ready:
             self._interrupt_turns()
@@ -702,6 +727,24 @@ class Fleet:
             self._affine or len({(member.tier, member.near) for member in staying}) > 1
         ):
             self._tiers, self._pool = tiers_of(staying, set(ready)), []
+        self._affinities = None
+        if self._affine and len(self._tiers) == 1:
+            self._affinities = Affinities(self._tiers[0].members)
+
+    def _warm_up(self, staying: Sequence[Member], now: float) -> bool:
+        """Give each the weight that it has now; return whether some are cold."""
+        warmth = [
+            max(_COLDEST, min(1.0, (now - member.joined) / self._slow_start))
+            for member in staying
+        ]
+        weights = [
+            member.share * share for member, share in zip(staying, warmth, strict=True)
+        ]
+        least = min(weights)
+        for member, weight in zip(staying, weights, strict=True):
+            member.weight = weight / least
+        self._interrupt_turns()
+        return min(warmth) < 1.0
 
     def _look_at_checks(self, rules: Check, staying: Sequence[Member]) -> None:
         panic, healthy = is_panic(rules, staying)

@@ -92,7 +92,8 @@ class Turns(Generic[M]):
             start = int(draw() * len(pool))
             for place, member in enumerate(pool):
                 passed = ceil(self._now * member.weight) - 1
-                member.turns = max(member.turns, passed)
+                # NB: no more either: it had more where its weight was greater.
+                member.turns = min(max(member.turns, passed), passed + 1)
                 due = (member.turns + 1) / member.weight
                 self._due.append((due, (place - start) % len(pool), member))
             heapify(self._due)

@@ -58,6 +58,13 @@ class _HasDelay(Protocol):
     delay: float | None
 
 
+@runtime_checkable
+class _HasAffinity(Protocol):
+    """A policy that may send calls of one key to the same endpoint."""
+
+    affinity: object
+
+
 def _nested(outer: AnyPolicy, inner: AnyPolicy, further_in: object) -> bool:
     """Whether the outer one retries what the inner one has given up on."""
     if isinstance(outer, _GivesUp) and isinstance(inner, _GivesUp):
@@ -83,6 +90,11 @@ def _seconds(policy: AnyPolicy, unknown: float) -> float:
 def _passes_on(outer: object, inner: AnyPolicy, further_in: object) -> bool:
     """Whether what the inner one answers is the function's, or was."""
     return bool(inner.traits & (Trait.SHARES | Trait.REMEMBERS))
+
+
+def _keeps_its_keys(outer: AnyPolicy, inner: object, further_in: object) -> bool:
+    """Whether calls that share an answer would all go to the same endpoint."""
+    return isinstance(outer, _HasAffinity) and outer.affinity is not None
 
 
 def _again_inside(trait: Trait) -> Excuse:
@@ -171,7 +183,8 @@ ORDERS: Final = (
         _T.CHOOSES,
         _T.SHARES | _T.REMEMBERS,
         _IN + ", which takes its answers for those of the endpoint; list it before"
-        " the {Outer}",
+        " the {Outer}, or give that an affinity",
+        _keeps_its_keys,
     ),
     Order(
         _T.REMEMBERS,

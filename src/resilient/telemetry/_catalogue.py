@@ -144,6 +144,13 @@ METRICS: Final = (
         _BOTH,
     ),
     Metric(
+        "resilient.balance.spill",
+        "counter",
+        "{call}",
+        "attempts that went to another tier or zone than is preferred",
+        (*_BOTH, "to"),
+    ),
+    Metric(
         "resilient.circuit.state",
         "gauge",
         "{circuit}",

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import nullcontext
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from resilient._calls.call import PLAIN, RETRY, BranchCall, Call, Choice, running
 from resilient._calls.judging import Condition, Judge, judge_by
@@ -47,7 +57,7 @@ from resilient._policy.admission import DeferredRelease
 from resilient._policy.keys import LambdaKey, call_key
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
-from resilient._values.checks import number, plain
+from resilient._values.checks import count, number, optional, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.traits import Trait
@@ -63,6 +73,9 @@ from resilient.policies.balance.endpoints import (
     name_of,
 )
 from resilient.policies.balance.sources import Source, is_source
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 T = TypeVar("T")
 
@@ -139,9 +152,17 @@ class Balance(Policy, DeferredRelease, Generic[T]):
             the others. Default None: zones are not looked at.
         zone_bias: See `zone`. Default 4: at half its load a zone keeps 99 % of
             its calls, and at one and a half times what it can do none is lost.
+        subset: How many endpoints of each tier this object uses, of those that
+            there are: a choice of its own, of which one that leaves is replaced
+            by one other, and no more changes. For fleets of hundreds, where
+            each process would keep a connection to each. Default None: all.
         eject: When an endpoint gets no calls for a while. None: never.
         check: How `run` asks each endpoint whether it is well: a `Check`. Default
             None: what calls see of it is enough, and costs nothing.
+        slow_start: Seconds in which an endpoint that joins others comes from a
+            tenth of its weight to all of it, for those that are cold at first.
+            Default 0: with ``load="latency"`` it is not needed, as a cold one is
+            slow.
         on: Exception types, or a function of the outcome, that count as
             failures here. Default: the pipeline's classification, else every
             exception but rejections.
@@ -164,6 +185,8 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         "_fleet",
         "_judge",
         "_lock",
+        "_own_key",
+        "_spills",
         "_warned",
         "addresses",
         "affinity",
@@ -171,6 +194,8 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         "eject",
         "load",
         "on",
+        "slow_start",
+        "subset",
         "zone",
         "zone_bias",
     )
@@ -180,6 +205,8 @@ class Balance(Policy, DeferredRelease, Generic[T]):
     metrics: tuple[tuple[str, ...], ...] = (
         ("resilient.rejections", "NoEndpointError", "enforced"),
         ("resilient.endpoint.moves",),
+        ("resilient.balance.spill", "tier"),
+        ("resilient.balance.spill", "zone"),
         *(
             ("resilient.endpoint.ejections", reason)
             for reason in (
@@ -202,8 +229,10 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         affinity: Affinity = None,
         zone: str | None = None,
         zone_bias: float = 4.0,
+        subset: int | None = None,
         eject: Eject | None = ...,
         check: Check | None = None,
+        slow_start: float | timedelta = 0.0,
         on: Condition | None = None,
         name: str | None = None,
     ) -> None: ...
@@ -215,8 +244,10 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         affinity: Affinity = None,
         zone: str | None = None,
         zone_bias: float = 4.0,
+        subset: int | None = None,
         eject: Eject | None = ...,
         check: Check | None = None,
+        slow_start: float | timedelta = 0.0,
         on: Condition | None = None,
         name: str | None = None,
     ) -> None: ...
@@ -228,8 +259,10 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         affinity: Affinity = None,
         zone: str | None = None,
         zone_bias: float = 4.0,
+        subset: int | None = None,
         eject: Eject | None = ...,
         check: Check | None = None,
+        slow_start: float | timedelta = 0.0,
         on: Condition | None = None,
         name: str | None = None,
     ) -> None: ...
@@ -240,8 +273,10 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         affinity: Affinity = None,
         zone: str | None = None,
         zone_bias: float = 4.0,
+        subset: int | None = None,
         eject: Eject | None = Eject(),  # noqa: B008 - it is immutable
         check: Check | None = None,
+        slow_start: float | timedelta = 0.0,
         on: Condition | None = None,
         name: str | None = None,
     ) -> None:
@@ -280,6 +315,9 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         self.zone: str | None = zone
         self.zone_bias: float = number("zone_bias", zone_bias, minimum=1)
         self._warned: set[str] = set()
+        self.subset: int | None = optional(count, "subset", subset, minimum=1)
+        # What the choice is made by; another one in each object.
+        self._own_key: int = 0 if subset is None else spot_of(clock.random())
         if check is not None and not isinstance(check, Check):
             raise TypeError(f"`check` must be a Check or None, got {check!r}")
         self.check: Check | None = check
@@ -290,8 +328,18 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         self._judge: Judge | None = judge_by("on", on, policy=self)
         self._lock = Lock()
         self._deferred: list[_Ended] = []
+        # The lowest tier; None: there is no other, nor another zone.
+        self._spills: int | None = None
         affine = affinity is not None
-        self._fleet = Fleet(load, eject, self.zone_bias, affine=affine, check=check)
+        self.slow_start: float = seconds_argument("slow_start", slow_start)
+        self._fleet = Fleet(
+            load,
+            eject,
+            self.zone_bias,
+            affine=affine,
+            check=check,
+            slow_start=self.slow_start,
+        )
         if is_source(source):
             self._discovery = Discovery(
                 source, self._checked, self._set_endpoints, self._tell, self._put_off
@@ -429,7 +477,15 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         if effects or self._deferred:
             self._after_unlock(effects)
             self._release_deferred()
+        if self._spills is not None and ticket.member is not None:
+            self._count_spill(ticket.member, self._spills, call)
         return era, fresh
+
+    def _count_spill(self, member: Member, lowest: int, call: Call) -> None:
+        """Count a call that goes to another tier or zone than is preferred."""
+        for spills, to in ((member.tier > lowest, "tier"), (not member.near, "zone")):
+            if spills:
+                call.count("resilient.balance.spill", self.placement.policy, to)
 
     def _choose_locked(
         self,
@@ -747,11 +803,25 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 f"{self.label!r} has {len(endpoints)} endpoints, of which it uses"
                 f" {_MOST}: is it given what it was meant to be given?"
             )
-            chosen = some_of(
-                endpoints, _MOST, 0, lambda key: spot_of(endpoints[key].name)
-            )
-            endpoints = {key: endpoints[key] for key in chosen}
-        return endpoints
+            endpoints = self._some_of(endpoints, _MOST, 0)
+        if self.subset is None:
+            return endpoints
+        tiers: dict[int, dict[Any, Endpoint[Any]]] = {}
+        for key, each in endpoints.items():
+            tiers.setdefault(each.tier, {})[key] = each
+        chosen: dict[Any, Endpoint[Any]] = {}
+        for members in tiers.values():
+            chosen |= self._some_of(members, self.subset, self._own_key)
+        return chosen
+
+    def _some_of(
+        self, endpoints: dict[Any, Endpoint[Any]], size: int, key: int
+    ) -> dict[Any, Endpoint[Any]]:
+        """Return so many of them at most, by a key; see `rendezvous`."""
+        if len(endpoints) <= size:
+            return endpoints
+        spots = [(item, spot_of(item[1].name)) for item in endpoints.items()]
+        return dict(item for item, _ in some_of(spots, size, key, lambda one: one[1]))
 
     def _warn(self, text: str) -> None:
         """Warn of a list of endpoints, once for each text."""
@@ -777,6 +847,9 @@ class Balance(Policy, DeferredRelease, Generic[T]):
             for key, each in endpoints.items()
         ]
         joined, left = self._run(self._replace_locked, listed)
+        kinds = {(entry.tier, entry.near) for entry in listed}
+        # NB: None for nearly all: to ask each call for its tier takes time.
+        self._spills = min(kinds)[0] if len(kinds) > 1 else None
         if self._listeners and (joined or left):
             added, removed = len(joined), len(left)
             self.emit(EndpointsChanged(self.label, None, added, removed, len(listed)))
