@@ -139,7 +139,7 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Builds the documentation into build/docs, with warnings as errors."""
-    session.install(".[grpc,httpx2,redis,requests]", *group("docs"))
+    session.install(".[aiohttp,grpc,httpx2,redis,requests]", *group("docs"))
     # -E: a page that did not change may cite code that did.
     session.run("sphinx-build", "-W", "--keep-going", "-E", "docs", "build/docs")
 

@@ -19,6 +19,7 @@ PACKAGE = Path(resilient.__file__).parent
 
 # Nothing below may be loaded by `import resilient`: each costs as much or more.
 HEAVY = {
+    "aiohttp",
     "anyio",
     "asyncio",
     "attrs",

@@ -25,6 +25,7 @@ from resilient._http import requests_client as client
 from resilient._http.body import Upload
 from resilient._http.engine import Transport
 from resilient._http.family import Family
+from resilient._http.foreign import File
 from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
 from resilient._policy.policy import Policy
@@ -267,7 +268,7 @@ class _Sender(client.Base):
         sent.__dict__.update(prepared.__dict__, headers=request.headers.fields)
         if isinstance(body, Upload):
             sent.body = body
-        elif isinstance(body, client.File):
+        elif isinstance(body, File):
             body.file.seek(body.start)
         timeout = client.limits(request.extensions["timeout"])
         try:

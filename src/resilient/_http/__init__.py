@@ -1,4 +1,4 @@
-"""HTTP: the engine behind `resilient.httpx2`, `resilient.httpx`, `resilient.requests`.
+"""HTTP: the engine behind `resilient.httpx2`, `httpx`, `requests`, `aiohttp`.
 
 ================ =============================================================
 response_headers what a server's headers say about when to come back; pure
@@ -18,13 +18,16 @@ body             a response's body on its way to the caller
 routing          where requests go that a `Balance` chooses an endpoint for
 health_check     ask an endpoint whether it is well
 engine           the transport, in two colours
-requests_client  what requests is made of, under the names that the engine uses
+foreign          requests of other clients, under the names that the engine uses
+requests_client  what requests is made of, likewise
+aiohttp_client   what aiohttp is made of, likewise
 ================ =============================================================
 
 The two families of clients share no class: what a client of one catches, a
 client of the other has never heard of. So nothing here imports either; each
 thin module says by a `Family` which classes are its own. requests has other
-names for nearly everything, which stand in a module that it alone imports.
+names for nearly everything, as has aiohttp: they stand in a module of each, which
+its public one alone imports.
 
 May import: `_calls`, `_edges`, `_errors`, `_policy`, `_runtimes`,
 `_values`, `policies`.

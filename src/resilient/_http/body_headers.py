@@ -12,13 +12,19 @@ _ABSURD: Final = 19
 _READ: Final = frozenset({b"content-length", b"content-type", b"transfer-encoding"})
 
 
+def raw_fields(response: Any) -> Any:
+    """Return the header fields of a response, names and values as bytes."""
+    fields = getattr(response, "wire_fields", None)
+    return response.headers.raw if fields is None else fields
+
+
 def body_fields(response: Any) -> dict[bytes, bytes]:
     """Return what is read of a response's headers, by names in lower case.
 
     NB: clients search all of them, in Python, for each that they are asked for.
     """
     fields: dict[bytes, bytes] = {}
-    for name, value in response.headers.raw:
+    for name, value in raw_fields(response):
         name = name.lower()
         if name in _READ:
             known = fields.get(name)

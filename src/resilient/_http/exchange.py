@@ -36,7 +36,7 @@ from resilient._http.body import (
     Upload,
     is_rewindable,
 )
-from resilient._http.body_headers import body_fields, is_live, length_of
+from resilient._http.body_headers import body_fields, is_live, length_of, raw_fields
 from resilient._http.faults import Fault
 from resilient._http.holding import Holds
 from resilient._http.request_call import Answer, RequestCall, Summary, names
@@ -265,7 +265,7 @@ class Exchange(Drive):
         status: int = response.status_code
         said = None
         if status >= _ERRORS or call.limiters:
-            said = response_headers.read(response.headers.raw, time.time())
+            said = response_headers.read(raw_fields(response), time.time())
             outcome.retry_after = said.retry_after
         if self._rules.cost_of is not None and call.limiters and status < _ERRORS:
             # NB: before the limiters learn: what the server says is left, is

@@ -119,6 +119,8 @@ def facts(error: Exception, library: Any, head: bool | None) -> Facts:
         return Facts(Fault.LASTING, sent)
     if isinstance(error, library.ProxyError):
         refused = any(str(link).startswith(_REFUSED_BY_PROXY) for link in chain)
+        # Of aiohttp's.
+        refused = refused or getattr(error, "status", None) in (403, 407)
         return Facts(Fault.LASTING if refused else Fault.SERVERS, sent)
     h2 = next((link for link in chain if _is_of_h2(link)), None)
     if h2 is not None:

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from resilient._calls.call import FIRST, REQUEST, Call
 from resilient._calls.outcome import Outcome
 from resilient._http import response_headers
+from resilient._http.body_headers import raw_fields
 from resilient._http.holding import Holds, sent_back
 from resilient._policy.policy import Policy
 from resilient.policies.rate_limiter.held import Turn
@@ -51,7 +52,7 @@ class Answer(Outcome):
     def retry_after(self) -> float | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Seconds after which the server, or a predicate, wants it tried again."""
         if self._wait is _UNREAD and self.value is not None:
-            raw = self.value.headers.raw
+            raw = raw_fields(self.value)
             self._wait = response_headers.read(raw, time.time()).retry_after
         wait: float | None = self._wait
         return wait

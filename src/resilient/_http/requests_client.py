@@ -14,8 +14,7 @@ import functools
 import io
 import types
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple, TypeVar, cast
-from urllib.parse import urlsplit
+from typing import Any, TypeVar, cast
 
 import requests
 import urllib3
@@ -24,6 +23,7 @@ from urllib3 import exceptions as causes
 
 from resilient._http.body import Body, Chunks, Left, Upload
 from resilient._http.family import Family
+from resilient._http.foreign import Address, Fields, File, Foreign, InMemory, encoded
 from resilient._http.network import Heads
 
 T = TypeVar("T")
@@ -39,64 +39,8 @@ class StalledError(exceptions.ConnectionError):
 # -- A request
 
 
-class Address(NamedTuple):
-    """The URL of a request, as far as the engine reads it."""
-
-    text: str
-    scheme: str
-    raw_host: bytes
-    port: int | None
-
-
-class Fields:
-    """The header fields of a request, under the names that the engine uses."""
-
-    def __init__(self, fields: Any) -> None:
-        self.fields: Any = fields
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.fields
-
-    def __setitem__(self, name: str, value: str) -> None:
-        self.fields[name] = value
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.fields.get(name, default)
-
-    def copy(self) -> Fields:
-        return Fields(self.fields.copy())
-
-    @property
-    def raw(self) -> list[tuple[bytes, bytes]]:
-        return [(_bytes(name), _bytes(value)) for name, value in self.fields.items()]
-
-
-class InMemory:
-    """A body that is in memory."""
-
-    def __init__(self, data: Any) -> None:
-        # NB: under the name by which httpx has it: see `SdkRetries`.
-        self._stream: Any = data
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._stream
-
-    def close(self) -> None:
-        """Do nothing: nothing is open."""
-
-
 class _Pieces(Chunks, InMemory):
     pass
-
-
-class File:
-    """A body in a file, which can be sent again from where it began."""
-
-    def __init__(self, file: Any, start: int) -> None:
-        self.file: Any = file
-        self.start = start
-        # What `is_rewindable` looks at.
-        self.fields: list[Any] = [self]
 
 
 class _Blocks:
@@ -128,10 +72,7 @@ class Request:
         self.prepared = prepared
         self.options = options
         self.method: str = prepared.method or "GET"
-        url = prepared.url or ""
-        parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna" if "%" not in url else "utf-8")
-        self.url = Address(url, parts.scheme, host, parts.port)
+        self.url = Address.of(prepared.url or "")
         self.headers = Fields(prepared.headers)
         self.extensions: dict[str, Any] = {}
         if timeout is not None:
@@ -164,10 +105,6 @@ def _stream(prepared: requests.PreparedRequest) -> Any:
     if type(start) is int and seekable is not None and seekable():
         return File(body, start)
     return _Blocks(body)
-
-
-def _bytes(text: Any) -> bytes:
-    return text if isinstance(text, bytes) else str(text).encode("utf-8")
 
 
 # -- A response
@@ -268,8 +205,8 @@ def received(response: requests.Response) -> requests.Response:
     """Give a response the attributes that the engine asks for."""
     seen: Any = response
     seen.extensions = {}
-    seen.headers.raw = [
-        (_bytes(name), value.encode("latin-1", "replace"))
+    seen.wire_fields = [
+        (encoded(name), value.encode("latin-1", "replace"))
         for name, value in response.raw.headers.items()
     ]
     seen.stream = Wire(response)
@@ -320,10 +257,6 @@ class Base:
     """What sends requests; see `engine.Transport.inner`."""
 
 
-class _Foreign:
-    """What no transport is."""
-
-
 def _too_late(text: str, request: Request) -> Exception:
     return StalledError(text, request=request.prepared)
 
@@ -333,8 +266,8 @@ def _named() -> Any:
     library.__file__ = requests.__file__
     library.Response = requests.Response
     library.BaseTransport = Base
-    library.AsyncBaseTransport = library.HTTPTransport = _Foreign
-    library.AsyncHTTPTransport = _Foreign
+    library.AsyncBaseTransport = library.HTTPTransport = Foreign
+    library.AsyncHTTPTransport = Foreign
     library.ByteStream = InMemory
     library.StreamConsumed = exceptions.StreamConsumedError
     # NB: tuples do in the places of classes, in which the engine has them.
@@ -350,7 +283,7 @@ def _named() -> Any:
     )
     library.ReadTimeout = _too_late
     library.ProxyError = exceptions.ProxyError
-    library.LocalProtocolError = _Foreign
+    library.LocalProtocolError = Foreign
     library.UnsupportedProtocol = (exceptions.InvalidSchema, exceptions.InvalidURL)
     library.ConnectError = causes.NewConnectionError
     library.ConnectTimeout = (exceptions.ConnectTimeout, causes.ConnectTimeoutError)
