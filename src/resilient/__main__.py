@@ -81,6 +81,13 @@ def fleet(arguments: argparse.Namespace) -> int:
     return fleet(url, arguments.prefix, reset=arguments.reset)
 
 
+def simulate(arguments: argparse.Namespace) -> int:
+    """Put policies through a scenario."""
+    from resilient.simulation._command import run
+
+    return run(arguments)
+
+
 def whole_seconds(text: str) -> int:
     """Read the length of a day."""
     seconds = int(text)
@@ -168,6 +175,73 @@ def build_parser() -> argparse.ArgumentParser:
         " of the module",
     )
     command.set_defaults(command=lint)
+
+    command = commands.add_parser(
+        "simulate",
+        help="see what a configuration does in an outage",
+        description=(
+            "Put policies through a scenario in virtual time, and show what they"
+            " came to. Without a policy: the library's defaults and naive retries."
+            " Exit code 1: a check failed; 2: an argument, a file or a policy is"
+            " wrong."
+        ),
+    )
+    command.add_argument(
+        "scenario",
+        nargs="?",
+        default="retry-storm",
+        metavar="SCENARIO",
+        help="one that is built in, or a file (default: %(default)s)",
+    )
+    command.add_argument(
+        "-p",
+        "--policy",
+        action="append",
+        default=[],
+        metavar="MODULE:NAME",
+        help="a policy or decorated function; several are compared",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="POLICY.PARAMETER=VALUE",
+        help="compare with this change too, as in retry.attempts=2",
+    )
+    command.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="POLICY.PARAMETER=V1,V2",
+        help="compare with each of these values too; of several each combination",
+    )
+    command.add_argument(
+        "--seeds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="runs of each configuration (default: %(default)s)",
+    )
+    command.add_argument(
+        "--check",
+        action="append",
+        default=[],
+        metavar="NAME=LIMIT",
+        help="exit with 1 unless it holds for the last configuration, as in"
+        " recovers_within=30",
+    )
+    command.add_argument("--html", metavar="FILE", help="write a page with plots")
+    command.add_argument("--json", metavar="FILE", help="write figures and series")
+    command.add_argument(
+        "--list", action="store_true", help="name the scenarios that are built in"
+    )
+    command.add_argument(
+        "--print", action="store_true", help="print the file of the scenario"
+    )
+    command.add_argument(
+        "--yes", action="store_true", help="simulate for hours if it takes that"
+    )
+    command.set_defaults(command=simulate)
 
     command = commands.add_parser(
         "fleet",

@@ -29,11 +29,11 @@ from resilient.simulation._events import (
     Slowdown,
     Surge,
 )
+from resilient.simulation._files import scenarios
 from resilient.simulation._record import Run
-from resilient.simulation._result import Recovery, Result, table
+from resilient.simulation._result import Recovery, Result, save, table
 from resilient.simulation._scenario import Scenario
-from resilient.simulation._scenarios import scenarios
-from resilient.simulation._simulate import compare, simulate
+from resilient.simulation._simulate import compare, simulate, sweep
 
 __all__ = [
     "Capacity",
@@ -55,8 +55,10 @@ __all__ = [
     "exponential_time",
     "lognormal_time",
     "pareto_time",
+    "save",
     "scenarios",
     "simulate",
+    "sweep",
     "table",
     "uniform_time",
 ]

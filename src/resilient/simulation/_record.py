@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Sequence
 from typing import Any, Final
@@ -67,6 +68,15 @@ class Run:
         if word == "answered":
             self._due.append(due)
             self._latency.append(clock.now() - due)
+
+    def mean_latencies(self) -> list[float]:
+        """Return the mean latency of answers by the second; NaN: there is none."""
+        sums, counts = [0.0] * len(self.offered), [0] * len(self.offered)
+        for due, latency in zip(self._due, self._latency, strict=True):
+            sums[int(due)] += latency
+            counts[int(due)] += 1
+        pairs = zip(sums, counts, strict=True)
+        return [total / count if count else math.nan for total, count in pairs]
 
     def close(self) -> None:
         """Note what never ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -11,6 +12,7 @@ import attrs
 
 from resilient._values.checks import count, ratio
 from resilient._values.checks import seconds as check_seconds
+from resilient.simulation._page import page
 from resilient.simulation._record import Run, recovery
 from resilient.simulation._scenario import Scenario
 
@@ -166,6 +168,14 @@ class Result:
         left = self.scenario.duration - self.scenario.calm_from
         return Recovery(seconds, self._recoveries(), left)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a page with the figures and plots: one file of HTML.
+
+        Args:
+            path: Of the file; it is replaced.
+        """
+        save([self], path)
+
     def table(self) -> str:
         """Return the figures as a table in Markdown."""
         return table([self])
@@ -197,8 +207,8 @@ def _divided(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def table(results: Sequence[Result]) -> str:
-    """Return the figures of several configurations as a table in Markdown."""
+def cells(results: Sequence[Result]) -> list[list[str]]:
+    """Return the figures of several configurations as rows, the first being a head."""
     rows = [
         ["", "recovers", "goodput", "available", "rejected", "attempts", "p50", "p99"]
     ]
@@ -217,7 +227,33 @@ def table(results: Sequence[Result]) -> str:
                 f"{1000 * result.latency(0.99):.0f} ms",
             ]
         )
+    return rows
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the figures of several configurations as a table in Markdown."""
+    rows = cells(results)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
     rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def save(
+    results: Sequence[Result],
+    path: str | os.PathLike[str],
+    told: Sequence[tuple[str, str, bool]] = (),
+) -> None:
+    """Write a page with the figures and plots of several configurations.
+
+    It is one file of HTML that makes no request.
+
+    Args:
+        results: Of one scenario.
+        path: Of the file; it is replaced.
+        told: Names of configurations, what was checked of each, and whether it holds.
+    """
+    runs = [(result.name, result.worst) for result in results]
+    text = page(results[0].scenario, cells(results), runs, told, len(results[0].runs))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)

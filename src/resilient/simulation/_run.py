@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from itertools import cycle
-from typing import Any
+from typing import Any, TypeAlias
 
 from resilient._policy.policy import Policy
 from resilient._runtimes.simulated import World
@@ -19,31 +19,50 @@ from resilient.simulation._record import Run
 from resilient.simulation._scenario import Scenario
 from resilient.simulation._world import world
 
+Progress: TypeAlias = Callable[[float], object]
+"""Told which share of the work is done, from 0 to 1."""
+
 SAMPLED = 10
 """Clients whose gauges are read each second: more make the run slow."""
 
 
-def run(policy: Policy[Any], scenario: Scenario, seed: int) -> Run:
+def run(
+    policy: Policy[Any], scenario: Scenario, seed: int, progress: Progress | None
+) -> Run:
     """Run a scenario once.
+
+    Args:
+        policy: The policy, which is copied.
+        scenario: The scenario.
+        seed: The seed.
+        progress: Told which share of the run is done.
 
     Raises:
         VirtualTimeError: Virtual time is running already.
     """
     # NB: empty, for the call that runs here would lend its deadline to all.
-    return Context().run(_run, policy, scenario, seed)
+    return Context().run(_run, policy, scenario, seed, progress)
 
 
-def _run(policy: Policy[Any], scenario: Scenario, seed: int) -> Run:
+def _run(
+    policy: Policy[Any], scenario: Scenario, seed: int, progress: Progress | None
+) -> Run:
     with world(seed) as made:
-        return _Simulation(made, policy, scenario, seed).run()
+        return _Simulation(made, policy, scenario, seed, progress).run()
 
 
 class _Simulation:
     """What is under way in a run."""
 
     def __init__(
-        self, world: World, policy: Policy[Any], scenario: Scenario, seed: int
+        self,
+        world: World,
+        policy: Policy[Any],
+        scenario: Scenario,
+        seed: int,
+        progress: Progress | None,
     ) -> None:
+        self._progress = progress
         self._world = world
         self._scenario = scenario
         self._run = Run(seed, scenario.duration)
@@ -103,5 +122,7 @@ class _Simulation:
             numbers = [value for value in found if isinstance(value, (int, float))]
             told = sum(numbers) / len(numbers) if numbers else found[0]
             self._run.series.setdefault(metric, []).append(told)
+        if self._progress is not None:
+            self._progress(second / self._scenario.duration)
         if second < self._scenario.duration:
             self._world.at(second + 1.0, self._sample, second + 1)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from resilient._policy.policy import Policy, decorators_of
 from resilient._values.checks import count
 from resilient.policies.pipeline import Pipeline
+from resilient.simulation._change import changed
+from resilient.simulation._files import find
 from resilient.simulation._result import WARM_UP, Result
-from resilient.simulation._run import run
+from resilient.simulation._run import Progress, run
 from resilient.simulation._scenario import Scenario
-from resilient.simulation._scenarios import built_in
 from resilient.testing._virtual_time import refuse_inside_loop
 
 
@@ -21,6 +23,7 @@ def simulate(
     *,
     seeds: int | Iterable[int] = 5,
     name: str | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Put a policy through a scenario, in virtual time, and say what it came to.
 
@@ -31,27 +34,33 @@ def simulate(
 
     Args:
         policy: A policy or pipeline, or a function that some decorate.
-        scenario: A `Scenario`, or the name of one that is built in.
+        scenario: A `Scenario`, the name of one that is built in, or the path of a
+            scenario file.
         seeds: How many runs, with the seeds 1, 2, …; or which seeds. Load and
             service times depend on the seed alone, so that configurations which are
             compared meet the same.
         name: What the configuration is called in tables; by default the policy's
             name.
+        progress: Called with the share of all runs that is done, from 0 to 1.
 
     Raises:
         TypeError: `policy` is none, and no function that one decorates.
-        ValueError: No scenario is built in by that name; the policy cannot be
-            simulated; or there is no seed.
+        ValueError: No scenario is built in by that name, or the file is none; the
+            policy cannot be simulated; or there is no seed.
         VirtualTimeError: An event loop or virtual time is running.
     """
-    scenario = built_in(scenario) if isinstance(scenario, str) else scenario
+    if isinstance(scenario, str):
+        scenario = find(scenario).scenario
     found = policy_of(policy)
     refuse_inside_loop("simulate()")
     chosen = _seeds(seeds)
     return Result(
         name or found.label,
         scenario,
-        tuple(run(found, scenario, seed) for seed in chosen),
+        tuple(
+            run(found, scenario, seed, _part(progress, place, len(chosen)))
+            for place, seed in enumerate(chosen)
+        ),
         int(WARM_UP * scenario.duration),
     )
 
@@ -77,6 +86,57 @@ def compare(
         name: simulate(policy, scenario, seeds=chosen, name=name)
         for name, policy in policies.items()
     }
+
+
+def sweep(
+    policy: Policy[Any] | Callable[..., Any],
+    scenario: Scenario | str,
+    over: Mapping[str, Iterable[Any]],
+    *,
+    seeds: int | Iterable[int] = 5,
+) -> dict[str, Result]:
+    """Put copies of a policy with other numbers through the same scenario.
+
+    Args:
+        policy: As for `simulate`.
+        scenario: As for `simulate`.
+        over: Values to try, by ``policy.parameter`` as in ``"retry.attempts"``; of
+            several parameters each combination. A policy goes by its name or its
+            kind; the second of a kind is ``timeout[2]``.
+        seeds: As for `simulate`.
+
+    Returns:
+        What each came to, by its changes.
+
+    Raises:
+        ValueError: There is no such policy or parameter.
+    """
+    found = policy_of(policy)
+    return compare(
+        {spelled(each): changed(found, each) for each in combinations(over)},
+        scenario,
+        seeds=seeds,
+    )
+
+
+def combinations(over: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
+    """Return every combination of values."""
+    return [
+        dict(zip(over, values, strict=True))
+        for values in itertools.product(*over.values())
+    ]
+
+
+def spelled(changes: Mapping[str, Any]) -> str:
+    """Return what a configuration with these changes is called."""
+    return ", ".join(f"{key}={value}" for key, value in changes.items())
+
+
+def _part(progress: Progress | None, place: int, of: int) -> Progress | None:
+    """Return what tells of the progress of one of several runs."""
+    if progress is None:
+        return None
+    return lambda share: progress((place + share) / of)
 
 
 def policy_of(thing: object) -> Policy[Any]:

@@ -1,0 +1,187 @@
+"""``resilient simulate``: scenarios on the command line.
+
+Exit codes: 0; 1: a check failed; 2: an argument, a file or a policy is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from resilient._commands.lint import find
+from resilient._errors.errors import ResilientWarning, TimeoutExceededError
+from resilient._machines.backoff import constant
+from resilient._policy.policy import Policy
+from resilient.policies.circuit_breaker import CircuitBreaker
+from resilient.policies.pipeline import Pipeline
+from resilient.policies.retry import Retry
+from resilient.policies.timeout import Timeout
+from resilient.simulation import _files
+from resilient.simulation._change import changed
+from resilient.simulation._checks import check, checked
+from resilient.simulation._result import Result, save
+from resilient.simulation._simulate import combinations, simulate, spelled
+from resilient.simulation._summary import as_json, summary
+
+MOST_REQUESTS: Final = 100_000_000
+"""Requests, of all runs, that are not simulated without ``--yes``: hours."""
+
+_SPEED: Final = 30_000
+"""Requests that are simulated in a second, for an estimate."""
+
+_WIDTH: Final = 40
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    try:
+        if arguments.list:
+            sys.stdout.write("".join(f"{name}\n" for name in _files.names()))
+            return 0
+        if arguments.print:
+            sys.stdout.write(_files.text_of(arguments.scenario))
+            return 0
+        with warnings.catch_warnings():
+            # `resilient lint` tells of them.
+            warnings.simplefilter("ignore", ResilientWarning)
+            return _run(arguments)
+    except (OSError, TypeError, ValueError) as error:
+        sys.stderr.write(f"resilient simulate: {error}\n")
+        return 2
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    found = _files.find(arguments.scenario)
+    checks = checked({**found.checks, **_pairs("--check", arguments.check)})
+    policies = _policies(arguments)
+    scenario, seeds = found.scenario, arguments.seeds
+    requests = scenario.rate * scenario.duration * seeds * len(policies)
+    if requests > MOST_REQUESTS and not arguments.yes:
+        raise ValueError(
+            f"{requests:.0f} requests take about {requests / _SPEED / 3600:.0f} hours:"
+            " --yes simulates them"
+        )
+    bar = _Bar(len(policies))
+    results: list[Result] = []
+    for name, policy in policies.items():
+        result = simulate(policy, scenario, seeds=seeds, name=name, progress=bar.show)
+        results.append(result)
+        bar.next()
+    bar.clear()
+    return _report(arguments, results, checks)
+
+
+def _report(
+    arguments: argparse.Namespace,
+    results: Sequence[Result],
+    checks: Mapping[str, float],
+) -> int:
+    """Print and write what was asked for; return the exit code."""
+    text = summary(results)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        text = summary(results, plain=True)
+    sys.stdout.write(f"{text}\n")
+    last = results[-1]
+    told = [(last.name, each.text, each.holds) for each in check(last, checks)]
+    for name, what, holds in told:
+        sys.stdout.write(f"{'ok    ' if holds else 'FAILED'} {name}: {what}\n")
+    if arguments.json is not None:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump(as_json(results, checks), file)
+        sys.stdout.write(f"{arguments.json}\n")
+    page = arguments.html
+    if page is None and not arguments.policy:
+        # NB: a new file. One of a known name in a folder of all users could be a link.
+        handle, page = tempfile.mkstemp(".html", f"resilient-{last.scenario.name}-")
+        os.close(handle)
+    if page is not None:
+        save(results, page, told)
+        sys.stdout.write(f"{page}\n")
+    return 0 if all(holds for _, _, holds in told) else 1
+
+
+def _policies(arguments: argparse.Namespace) -> dict[str, Policy[Any]]:
+    chosen: dict[str, Policy[Any]] = {}
+    for text in arguments.policy:
+        for target in find(text):
+            found = target.policies
+            chosen[target.name] = (
+                found[0] if len(found) == 1 else Pipeline(*found, intended=True)
+            )
+    if not chosen:
+        chosen = defaults()
+    base = list(chosen.values())[-1]
+    if arguments.set:
+        changes = _pairs("--set", arguments.set)
+        chosen[spelled(changes)] = base = changed(base, changes)
+    values: dict[str, Iterable[Any]] = {}
+    for key, value in _pairs("--sweep", arguments.sweep).items():
+        values[key] = value if isinstance(value, tuple) else (value,)
+    for changes in combinations(values) if values else ():
+        chosen[spelled(changes)] = changed(base, changes)
+    return chosen
+
+
+def defaults() -> dict[str, Policy[Any]]:
+    """Return the library's defaults, and what is written without it."""
+    failures = TimeoutExceededError, ConnectionError
+    return {
+        "naive retries": Pipeline(
+            Retry(*failures, backoff=constant(0), budget=None), Timeout(1)
+        ),
+        "the defaults": Pipeline(Retry(*failures), CircuitBreaker(), Timeout(1)),
+    }
+
+
+def _pairs(option: str, texts: Sequence[str]) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{option} must be KEY=VALUE, got {text!r}")
+        pairs[key] = _value(value)
+    return pairs
+
+
+def _value(text: str) -> Any:
+    """Read a value: a number, None, True, False, several with commas; else a text."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+class _Bar:
+    """A progress bar on stderr, if that is a terminal."""
+
+    def __init__(self, runs: int) -> None:
+        self._runs = runs
+        self._done = 0
+        self._shown = -1
+        self._is_seen = sys.stderr.isatty()
+
+    def show(self, share: float) -> None:
+        """Show how much of the present configuration is done."""
+        filled = int(_WIDTH * (self._done + share) / self._runs)
+        if self._is_seen and filled != self._shown:
+            self._shown = filled
+            sys.stderr.write(f"\r[{'#' * filled}{'.' * (_WIDTH - filled)}]")
+            sys.stderr.flush()
+
+    def next(self) -> None:
+        """Go on to the next configuration."""
+        self._done += 1
+
+    def clear(self) -> None:
+        """Leave an empty line."""
+        if self._is_seen:
+            sys.stderr.write(f"\r{' ' * (_WIDTH + 2)}\r")
