@@ -221,14 +221,23 @@ class Work:
         if self.must_cancel:
             self._interrupt_soon(suspension)
 
-    def cancel(self) -> None:
-        """Interrupt what it waits for, or will wait for next."""
+    def cancel(self, *, at_once: bool = False) -> None:
+        """Interrupt what it waits for, or will wait for next.
+
+        Args:
+            at_once: Whether in this very entry of the heap.
+        """
         if self.has_ended:
             return
         self.cancelling += 1
+        suspension = self.suspension
+        if suspension is not None and at_once:
+            suspension.work = self.suspension = None
+            self.interrupt(Cancelled())
+            return
         self.must_cancel = True
-        if self.suspension is not None:
-            self._interrupt_soon(self.suspension)
+        if suspension is not None:
+            self._interrupt_soon(suspension)
 
     def end(self) -> None:
         """Take note that it has ended."""
@@ -379,7 +388,7 @@ class SimulatedLimit:
             self._state = "delivered"
             interrupting = self.work.world._interrupting  # pyright: ignore[reportPrivateUsage]  # ours
             interrupting.setdefault(self._call, []).append(self)
-            self.work.cancel()
+            self.work.cancel(at_once=True)
 
     def leave(self, call: Caller, error: BaseException | None) -> End:
         self._call = None

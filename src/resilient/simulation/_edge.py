@@ -1,10 +1,10 @@
 """The driven edge: requests whose policies are driven by the event heap itself.
 
-A request is one piece of work. Its policies' coroutine is driven from one standstill
-to the next: where it asks for the function (`RUN`), an attempt is sent to the modelled
-dependency, whose answer resumes the coroutine. There is no function of a user's, no
-wrapper and no context variable. What a `Hedge` or a `Coalesce` runs apart becomes a
-task, which calls `ask`.
+A request is one piece of work. It walks the steps of its policies, as the edge of a
+function does (`_edges.functions`), and drives the coroutine of a step that waits. Where
+they ask for the function, an attempt is sent to the modelled dependency, whose answer
+resumes the request. There is no function of a user's, no wrapper and no context
+variable. What a `Hedge` or a `Coalesce` runs apart becomes a task, which calls `ask`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from resilient._calls.call import Call
+from resilient._calls.call import FIRST, PLAIN, Call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import RUN
-from resilient._edges.steps import walk
+from resilient._edges.steps import FUNCTION, entrance, unwind, walk_in, walk_out
 from resilient._policy.policy import Policy
 from resilient._runtimes.runtime import PAUSE
 from resilient._runtimes.simulated import (
@@ -69,7 +69,7 @@ class Client:
         self.world = world
         self.policy = policy
         self.name: str = policy.label
-        self.steps: Any = policy.link(None)
+        self.entrance: Any = entrance(policy.link(None))
         self.send = send
         self.recorder = recorder
 
@@ -91,12 +91,14 @@ class Request(Work):
         due: When it was made, in seconds.
     """
 
-    __slots__ = ("_attempts", "_call", "_client", "_coroutine", "due", "key", "number")
+    __slots__ = ("_attempts", "_call", "_client", "_waiting", "due", "key", "number")
 
     def __init__(self, client: Client, number: int, due: float, key: int) -> None:
         super().__init__(client.world)
         self._client = client
         self._attempts = 0
+        # The coroutine of the step that waits; None: the dependency is asked.
+        self._waiting: Coroutine[Any, Any, Any] | None = None
         self.number = number
         self.key = key
         self.due = due
@@ -108,16 +110,22 @@ class Request(Work):
         self._call = Call(
             client.name, (self,), {}, client.world, None, client.policy, client.ask
         )
-        self._coroutine: Coroutine[Any, Any, Outcome] = walk(client.steps, self._call)
-        self._drive(self._coroutine.send, None)
+        self._call.step = client.entrance
+        self._walk(None)
 
     def resume(self, value: object) -> None:
         self.world.running = self
-        self._drive(self._coroutine.send, value)
+        if self._waiting is None:
+            self._walk(value)
+        else:
+            self._drive(self._waiting.send, value)
 
     def interrupt(self, error: BaseException) -> None:
         self.world.running = self
-        self._drive(self._coroutine.throw, error)
+        if self._waiting is None:
+            self._unwind(None, error)
+        else:
+            self._drive(self._waiting.throw, error)
 
     def attempt(self, work: Work | None) -> Sent:
         """Send another attempt, whose answer `work` waits for."""
@@ -128,29 +136,70 @@ class Request(Work):
         self._client.send(sent)
         return sent
 
+    def _walk(self, answer: Any) -> None:
+        """Walk on with the answer of a step or of the dependency; None: inside."""
+        call = self._call
+        while True:
+            try:
+                if answer is None:
+                    answer = walk_in(call)
+                if isinstance(answer, Outcome):
+                    answer = walk_out(call, answer)
+            except BaseException as error:
+                self._unwind(answer, error)
+                return
+            if answer is FUNCTION:
+                # NB: what `begin_run` does for nearly every call.
+                if call.run is FIRST:
+                    call.run = PLAIN
+                else:
+                    call.begin_run()
+                self.suspended(self.attempt(self))
+                return
+            if not isinstance(answer, Outcome):
+                self._waiting = answer
+                self._drive(answer.send, None)
+                return
+            if call.way is None:
+                self._ended(answer)
+                return
+
+    def _unwind(self, answer: object, error: BaseException) -> None:
+        """Unwind the steps, or go on with what one of them puts in its place."""
+        outcome = unwind(self._call, answer, error)
+        if outcome is not None:
+            self._walk(outcome)
+        elif isinstance(error, Cancelled):
+            self._ended(None)
+        else:
+            error.add_note(f"in the simulation of {self._client.name!r}")
+            raise error
+
     def _drive(self, step: Any, value: object) -> None:
+        """Drive the coroutine of a step to where it waits, or to its end."""
+        waiting = self._waiting
+        assert waiting is not None
         while True:
             try:
                 standstill = step(value)
             except StopIteration as stop:
-                self._ended(stop.value)
-                return
-            except Cancelled:
-                self._ended(None)
+                self._waiting = None
+                self._walk(stop.value)
                 return
             except BaseException as error:
-                error.add_note(f"in the simulation of {self._client.name!r}")
-                raise
+                self._waiting = None
+                self._unwind(waiting, error)
+                return
             if standstill is RUN:
                 self.suspended(self.attempt(self))
                 return
             if standstill is PAUSE:
-                step, value = self._coroutine.send, None
+                step, value = waiting.send, None
             elif isinstance(standstill, Suspension):
                 self.suspended(standstill)
                 return
             else:
-                step, value = self._coroutine.throw, foreign(standstill)
+                step, value = waiting.throw, foreign(standstill)
 
     def _ended(self, outcome: Outcome | None) -> None:
         self._call.end(outcome)
