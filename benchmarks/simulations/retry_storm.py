@@ -21,16 +21,15 @@ in Distributed Systems*, HotOS 2021.
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import math
-from collections.abc import Awaitable, Callable, Mapping
-from itertools import cycle
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from random import Random
 from statistics import mean, median
 from typing import Final, NamedTuple, TypeAlias
 
-from benchmarks.simulations._load import open_loop, poisson
+from benchmarks.simulations import _heap
+from benchmarks.simulations._load import poisson
 from benchmarks.simulations._plot import Axis, Line, plot
 from benchmarks.simulations._study import (
     Check,
@@ -40,7 +39,6 @@ from benchmarks.simulations._study import (
     at_most,
     between,
     recovery,
-    run_simulation,
     within,
 )
 
@@ -48,7 +46,9 @@ from resilient import (
     AIMD,
     AdaptiveConcurrency,
     Backoff,
+    Call,
     CircuitBreaker,
+    Outcome,
     Pipeline,
     Policy,
     Retry,
@@ -58,6 +58,7 @@ from resilient import (
     constant,
     exponential,
 )
+from resilient._runtimes import clock
 
 NAME: Final = "retry-storm"
 TITLE: Final = "The retry storm"
@@ -80,8 +81,9 @@ BREAKER: Final = "circuit breaker"
 LIMIT: Final = "AIMD concurrency limit"
 
 IMMEDIATE: Final = constant(0)
+ANSWERED: Final = Outcome()
 
-Attempt: TypeAlias = Callable[[], Awaitable[None]]
+Proceed: TypeAlias = Callable[[Call], Awaitable[Outcome]]
 
 
 class Second(NamedTuple):
@@ -116,31 +118,33 @@ def _retry(budget: RetryBudget | None, backoff: Backoff = IMMEDIATE) -> Policy:
     return Pipeline(retry, Timeout(PATIENCE))
 
 
-def _fed_by_requests(attempt: Attempt) -> Attempt:
+class PaysFirst(Policy):
+    """Has each request pay into a budget, however it goes."""
+
+    def __init__(self, budget: FedByRequests) -> None:
+        super().__init__()
+        self.budget = budget
+
+    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        self.budget.request()
+        return await proceed(call)
+
+
+def _fed_by_requests() -> Policy:
     budget = FedByRequests(0.1, 10, 0.1)
-    protected = _retry(budget)(attempt)
-
-    async def call() -> None:
-        budget.request()
-        await protected()
-
-    return call
+    return Pipeline(PaysFirst(budget), _retry(budget))
 
 
-# Of a client process, what it makes of an attempt at the server.
-CLIENTS: Final[dict[str, Callable[[Attempt], Attempt]]] = {
-    AT_ONCE: lambda attempt: _retry(None)(attempt),
-    LATER: lambda attempt: _retry(None, exponential())(attempt),
-    NO_RETRY: lambda attempt: Timeout(PATIENCE)(attempt),
+# The policies of a client process.
+CLIENTS: Final[dict[str, Callable[[], Policy]]] = {
+    AT_ONCE: lambda: _retry(None),
+    LATER: lambda: _retry(None, exponential()),
+    NO_RETRY: lambda: Timeout(PATIENCE),
     OF_REQUESTS: _fed_by_requests,
-    OF_SUCCESSES: lambda attempt: _retry(RetryBudget(0.1, 10, 0.1))(attempt),
+    OF_SUCCESSES: lambda: _retry(RetryBudget(0.1, 10, 0.1)),
     # Open for 5 s and, while probes fail, for ever longer: the default.
-    BREAKER: lambda attempt: Pipeline(
-        CircuitBreaker(half_open_calls=1), Timeout(PATIENCE)
-    )(attempt),
-    LIMIT: lambda attempt: Pipeline(AdaptiveConcurrency(AIMD(20)), Timeout(PATIENCE))(
-        attempt
-    ),
+    BREAKER: lambda: Pipeline(CircuitBreaker(half_open_calls=1), Timeout(PATIENCE)),
+    LIMIT: lambda: Pipeline(AdaptiveConcurrency(AIMD(20)), Timeout(PATIENCE)),
 }
 FOREVER: Final = (AT_ONCE, LATER, OF_REQUESTS)
 
@@ -168,7 +172,16 @@ def run(
         outage: Seconds between which what is sent is held up.
         until: Seconds that the run lasts.
     """
-    return run_simulation(_storm, CLIENTS[client], seed, outage, until, seed=seed)
+    server = Server(outage, Random(f"service {seed}"))
+    record = _Record(until)
+    _heap.run(
+        seed,
+        [CLIENTS[client]() for _ in range(PROCESSES)],
+        lambda now, sent: (server.send(now), ANSWERED),
+        record.offering(poisson(RATE, until, Random(f"arrivals {seed}"))),
+        record,
+    )
+    return record.seconds()
 
 
 class Server:
@@ -187,35 +200,32 @@ class Server:
         return answers
 
 
-async def _storm(
-    client: Callable[[Attempt], Attempt],
-    seed: int,
-    outage: tuple[int, int],
-    until: int,
-) -> list[Second]:
-    loop = asyncio.get_running_loop()
-    server = Server(outage, Random(f"service {seed}"))
-    offered, answered, attempts = ([0] * until for _ in range(3))
+class _Record:
+    """What is noted by the second."""
 
-    async def attempt() -> None:
-        now = loop.time()
-        if now < until:
-            attempts[int(now)] += 1
-        await asyncio.sleep(server.send(now) - now)
+    def __init__(self, until: int) -> None:
+        self._until = until
+        self._offered, self._answered, self._attempts = ([0] * until for _ in range(3))
 
-    processes = cycle([client(attempt) for _ in range(PROCESSES)])
+    def offering(self, moments: Iterator[float]) -> Iterator[float]:
+        """Note the moments at which requests come."""
+        for due in moments:
+            self._offered[int(due)] += 1
+            yield due
 
-    async def request(due: float) -> None:
-        call = next(processes)
-        offered[int(due)] += 1
-        try:
-            await call()
-        except Exception:
-            return
-        answered[int(due)] += 1
+    def sent(self) -> None:
+        now = clock.now()
+        if now < self._until:
+            self._attempts[int(now)] += 1
 
-    await open_loop(poisson(RATE, until, Random(f"arrivals {seed}")), request)
-    return [Second(*each) for each in zip(offered, answered, attempts, strict=True)]
+    def ended(self, due: float, outcome: Outcome | None) -> None:
+        if outcome is not None and outcome.error is None:
+            self._answered[int(due)] += 1
+
+    def seconds(self) -> list[Second]:
+        """Return what was seen."""
+        columns = self._offered, self._answered, self._attempts
+        return [Second(*each) for each in zip(*columns, strict=True)]
 
 
 def recovered(seconds: list[Second], ended: int) -> int | None:

@@ -18,13 +18,13 @@ for padding, no probes.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from random import Random
 from typing import Final, NamedTuple, TypeAlias
 
-from benchmarks.simulations._load import open_loop, poisson
+from benchmarks.simulations import _heap
+from benchmarks.simulations._load import poisson
 from benchmarks.simulations._plot import Axis, Line, plot
 from benchmarks.simulations._study import (
     Check,
@@ -32,11 +32,10 @@ from benchmarks.simulations._study import (
     Report,
     at_most,
     recovery,
-    run_simulation,
     within,
 )
 
-from resilient import AdaptiveThrottle, Pipeline, Policy, Timeout
+from resilient import AdaptiveThrottle, Outcome, Pipeline, Policy, Timeout
 
 NAME: Final = "throttling"
 TITLE: Final = "Client throttling"
@@ -121,7 +120,24 @@ def run(
         load: What it is asked for.
         down: Seconds between which it refuses everything.
     """
-    return run_simulation(_load, POLICIES[policy], seed, load, down, seed=seed)
+    backend, arrivals = Backend(down), Random(f"arrivals {seed}")
+    record = _Record(load[-1][1])
+
+    def send(now: float, sent: object) -> tuple[float, Outcome]:
+        answers, well = backend.send(now)
+        record.noted(int(now), well)
+        return answers, Outcome(None, None if well else RefusedError())
+
+    stretches = (poisson(rate, end, arrivals, begin) for begin, end, rate in load)
+    _heap.run(
+        seed,
+        [POLICIES[policy]() for _ in range(CLIENTS)],
+        send,
+        record.offering(chain.from_iterable(stretches)),
+        record,
+        Random(f"clients {seed}").choice,
+    )
+    return record.seconds()
 
 
 class Backend:
@@ -139,43 +155,35 @@ class Backend:
         return self._free, accepted
 
 
-async def _load(
-    policy: Callable[[], Policy],
-    seed: int,
-    load: Sequence[Stretch],
-    down: tuple[int, int],
-) -> list[Second]:
-    loop = asyncio.get_running_loop()
-    backend = Backend(down)
-    offered, answered, accepted, refused = ([0] * load[-1][1] for _ in range(4))
+class _Record:
+    """What is noted by the second."""
 
-    async def attempt() -> None:
-        now = loop.time()
-        answers, well = backend.send(now)
-        (accepted if well else refused)[int(now)] += 1
-        await asyncio.sleep(answers - now)
-        if not well:
-            raise RefusedError
+    def __init__(self, until: int) -> None:
+        self._offered, self._answered, self._accepted, self._refused = (
+            [0] * until for _ in range(4)
+        )
 
-    clients = [policy()(attempt) for _ in range(CLIENTS)]
-    choice = Random(f"clients {seed}").choice
+    def offering(self, moments: Iterator[float]) -> Iterator[float]:
+        """Note the moments at which requests come."""
+        for due in moments:
+            self._offered[int(due)] += 1
+            yield due
 
-    async def request(due: float) -> None:
-        offered[int(due)] += 1
-        try:
-            await choice(clients)()
-        except Exception:
-            return
-        answered[int(due)] += 1
+    def noted(self, second: int, well: bool) -> None:
+        """Note whether the backend accepts an attempt."""
+        (self._accepted if well else self._refused)[second] += 1
 
-    arrivals = Random(f"arrivals {seed}")
-    await open_loop(
-        chain.from_iterable(
-            poisson(rate, end, arrivals, begin) for begin, end, rate in load
-        ),
-        request,
-    )
-    return [Second(*s) for s in zip(offered, answered, accepted, refused, strict=True)]
+    def sent(self) -> None:
+        """Note nothing: `noted` does."""
+
+    def ended(self, due: float, outcome: Outcome | None) -> None:
+        if outcome is not None and outcome.error is None:
+            self._answered[int(due)] += 1
+
+    def seconds(self) -> list[Second]:
+        """Return what was seen."""
+        columns = self._offered, self._answered, self._accepted, self._refused
+        return [Second(*each) for each in zip(*columns, strict=True)]
 
 
 def recovered(seconds: list[Second], ended: int) -> int | None:
