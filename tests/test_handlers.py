@@ -64,6 +64,8 @@ REASONS: dict[str, str] = {
     "_runtimes/asyncio.py: AsyncioLimits._due": "RuntimeError: changed while read",
     "_runtimes/asyncio.py: AsyncioRace._cancel": "RuntimeError: the loop is closed",
     "_runtimes/current.py: current_runtime": "RuntimeError: no loop runs here",
+    "simulation/_edge.py: Request._drive": CAUGHT,
+    "simulation/_edge.py: Request._walk": CAUGHT,
     "_runtimes/simulated.py: Task._step": "an error is what the task ends with",
     "_runtimes/sync.py: SyncWaiter.wake": "RuntimeError: it is woken already",
     "_runtimes/sync.py: SyncRace.start": "RuntimeError: no thread is left",

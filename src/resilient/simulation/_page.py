@@ -8,7 +8,7 @@ one that is hidden shows. Their names stand at their ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +16,7 @@ from resilient.simulation._record import Run
 from resilient.simulation._scenario import LEFT_OUT, Scenario
 
 _WIDTH, _HEIGHT = 640, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 500, 12, 188
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 460, 14, 188
 _POINTS: Final = 150
 """Points of a line at most: more are not seen."""
 
@@ -37,6 +37,7 @@ th,td{text-align:right;padding:4px 12px;border-bottom:1px solid var(--faint)}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;
 background:var(--paper)}
 svg{width:100%;height:auto;font:12px system-ui,sans-serif}text{fill:var(--ink)}
+@media(max-width:600px){svg{font-size:17px}}
 .grid{stroke:var(--faint)}.shade{fill:var(--shade)}
 .line{fill:none;stroke-width:1.8;stroke-linejoin:round}
 .bad{color:var(--c1);font-weight:600}.good{color:var(--c2);font-weight:600}
@@ -47,11 +48,15 @@ _COLOURS: Final = "".join(
 
 
 class Plot(NamedTuple):
-    """What is drawn: a title, an upper end, and a value a second for each line."""
+    """What is drawn of each configuration.
+
+    Attributes:
+        title: What it is.
+        lines: By the number of the configuration its name, and a value a second.
+    """
 
     title: str
-    unit: str
-    lines: Sequence[tuple[str, Sequence[float]]]
+    lines: Mapping[int, tuple[str, Sequence[float]]]
 
 
 def page(
@@ -80,8 +85,9 @@ def page(
         f"<h1>{escape(scenario.name)}</h1>",
         f"<p>{escape(LEFT_OUT)}",
         f"<p>{scenario.rate:g} requests/s for {scenario.duration} s from"
-        f" {scenario.clients} clients. Figures are medians of {seeds} seeds, plots show"
-        f" the worst. Shaded: {', '.join(shaded) or 'nothing'}.",
+        f" {scenario.clients} clients. Figures are medians of {seeds}"
+        f" seed{'s' * (seeds > 1)}, plots show the worst."
+        f" Shaded: {', '.join(shaded) or 'nothing'}.",
         _table(rows),
         _list(told),
         *[_drawn(plot, spans, scenario.duration) for plot in _plots(runs)],
@@ -113,22 +119,22 @@ def _list(told: Sequence[tuple[str, str, bool]]) -> str:
 def _plots(runs: Sequence[tuple[str, Run]]) -> list[Plot]:
     def lines(
         values: Callable[[Run], Sequence[float]],
-    ) -> list[tuple[str, Sequence[float]]]:
-        return [(name, values(run)) for name, run in runs]
+    ) -> dict[int, tuple[str, Sequence[float]]]:
+        return {at: (name, values(run)) for at, (name, run) in enumerate(runs)}
 
     plots = [
-        Plot("Answered, share of requests", "", lines(_share("answered"))),
-        Plot("Attempts", " /s", lines(lambda run: run.attempts)),
-        Plot("Rejected, share of requests", "", lines(_share("rejected"))),
-        Plot("Latency of answers, mean", " s", lines(Run.mean_latencies)),
+        Plot("Answered, share of requests", lines(_share("answered"))),
+        Plot("Attempts a second", lines(lambda run: run.attempts)),
+        Plot("Rejected, share of requests", lines(_share("rejected"))),
+        Plot("Mean latency of answers, seconds", lines(Run.mean_latencies)),
     ]
-    gauges: dict[str, list[tuple[str, Sequence[float]]]] = {}
-    for name, run in runs:
+    gauges: dict[str, dict[int, tuple[str, Sequence[float]]]] = {}
+    for at, (name, run) in enumerate(runs):
         for metric, values in run.series.items():
             numbers = [_as_number(value) for value in values]
             if not all(map(math.isnan, numbers)):
-                gauges.setdefault(metric, []).append((name, numbers))
-    return [*plots, *[Plot(metric, "", found) for metric, found in gauges.items()]]
+                gauges.setdefault(metric, {})[at] = name, numbers
+    return [*plots, *[Plot(metric, found) for metric, found in gauges.items()]]
 
 
 def _share(word: str) -> Callable[[Run], Sequence[float]]:
@@ -150,9 +156,14 @@ def _as_number(value: Any) -> float:
 
 def _drawn(plot: Plot, spans: Sequence[tuple[float, float]], duration: int) -> str:
     every = max(1, math.ceil(duration / _POINTS))
-    lines = [(name, _thinned(values, every)) for name, values in plot.lines]
+    lines = {
+        at: (name, _thinned(values, every)) for at, (name, values) in plot.lines.items()
+    }
     known = [
-        value for _, points in lines for _, value in points if not math.isnan(value)
+        value
+        for _, points in lines.values()
+        for _, value in points
+        if not math.isnan(value)
     ]
     top = _round_up(max(known, default=0.0))
 
@@ -180,12 +191,10 @@ def _drawn(plot: Plot, spans: Sequence[tuple[float, float]], duration: int) -> s
     for second in (0, duration / 2, duration):
         parts.append(
             f'<text x="{across(second):.1f}" y="{_BOTTOM + 16}" text-anchor="middle">'
-            f"{second:g}</text>"
+            f"{second:g} s</text>"
         )
-    parts.append(f'<text x="{_RIGHT + 14}" y="{_BOTTOM + 16}">seconds</text>')
-    labels = _labels([up(_last(points)) for _, points in lines])
-    for number in reversed(range(len(lines))):
-        name, points = lines[number]
+    labels = _labels({at: up(_last(points)) for at, (_, points) in lines.items()})
+    for number, (name, points) in reversed(lines.items()):
         path, pen = "", "M"
         for second, value in points:
             if math.isnan(value):
@@ -197,9 +206,9 @@ def _drawn(plot: Plot, spans: Sequence[tuple[float, float]], duration: int) -> s
         parts.append(
             f'<path class="line s{colour}" d="{path}" stroke-dasharray="{dash}"/>'
             f'<text class="t{colour}" x="{_RIGHT + 6}" y="{labels[number] + 4:.1f}">'
-            f"{escape(name if len(name) < 24 else name[:22] + '…')}</text>"
+            f"{escape(name if len(name) < 19 else name[:17] + '…')}</text>"
         )
-    return f"<h2>{escape(plot.title + plot.unit)}</h2>" + "".join([*parts, "</svg>"])
+    return f"<h2>{escape(plot.title)}</h2>" + "".join([*parts, "</svg>"])
 
 
 def _thinned(values: Sequence[float], every: int) -> list[tuple[float, float]]:
@@ -218,12 +227,12 @@ def _last(points: Sequence[tuple[float, float]]) -> float:
     return next((value for _, value in reversed(points) if not math.isnan(value)), 0.0)
 
 
-def _labels(heights: Sequence[float]) -> list[float]:
-    """Return where names stand: near the ends of their lines, and 14 apart."""
-    placed = [0.0] * len(heights)
-    lowest = -math.inf
-    for number in sorted(range(len(heights)), key=heights.__getitem__):
-        placed[number] = lowest = max(heights[number], lowest + 14)
+def _labels(heights: Mapping[int, float]) -> dict[int, float]:
+    """Return where names stand: near the ends of their lines, and 18 apart."""
+    placed: dict[int, float] = {}
+    highest = _BOTTOM + 18.0
+    for number in sorted(heights, key=heights.__getitem__, reverse=True):
+        placed[number] = highest = min(heights[number], highest - 18)
     return placed
 
 

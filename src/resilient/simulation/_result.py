@@ -40,6 +40,9 @@ class Recovery:
         )
 
     def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __str__(self) -> str:
         never = [seed for seed, after in self.after.items() if after is None]
         late = [after for after in self.after.values() if after is not None]
         text = f"recovered within {self._within:g} s"
@@ -53,7 +56,7 @@ class Recovery:
             )
         middle = median(math.inf if a is None else a for a in self.after.values())
         told = "never" if middle == math.inf else f"{middle:g} s"
-        return f"<{text}; median {told}>"
+        return f"{text}; median {told}"
 
 
 @attrs.frozen

@@ -50,7 +50,7 @@ def summary(results: Sequence[Result], *, plain: bool = False) -> str:
     seeds = len(results[0].runs)
     lines = [
         f"{scenario.name}: {scenario.rate:g} requests/s for {scenario.duration} s,"
-        f" {scenario.clients} clients, {seeds} seeds",
+        f" {scenario.clients} clients, {seeds} seed{'s' * (seeds > 1)}",
         LEFT_OUT,
         "",
         table(results),
