@@ -426,16 +426,6 @@ class Policy(Configured, Generic[F]):
             pipeline = call.policy.placement.policy
         send(self._listeners, located(event, pipeline, policy, error))
 
-    def emit_of_store(self, kind: type[Event], *values: Any) -> None:
-        """Tell the listeners of an event of the store that it shares through.
-
-        Args:
-            kind: The event.
-            *values: Of its attributes.
-        """
-        if self._listeners:
-            self.emit(kind(self.label, None, *values))
-
     def reject(self, error: RejectedError, call: Call) -> Outcome:
         """Refuse a call: count it, tell the listeners, and return the outcome."""
         kind = type(error).__name__

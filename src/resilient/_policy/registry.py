@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from resilient._events.events import Event
 from resilient._policy import policy
 from resilient._policy.policy import Policy
 
@@ -18,6 +19,18 @@ def policies() -> Iterator[Policy[Any]]:
         found = reference()
         if found is not None:
             yield found
+
+
+def emit_of_store(policy: Policy[Any], kind: type[Event], *values: Any) -> None:
+    """Tell a policy's listeners of an event of the store that it shares through.
+
+    Args:
+        policy: The policy.
+        kind: The event.
+        *values: Of its attributes.
+    """
+    if policy.has_listeners:
+        policy.emit(kind(policy.label, None, *values))
 
 
 def shared_in_per_key(policy: Policy[Any], what: str) -> ValueError:

@@ -11,6 +11,7 @@ from resilient._calls.call import Call
 from resilient._events.events import Event
 from resilient._machines.budget import Budget
 from resilient._policy.policy import Policy
+from resilient._policy.registry import emit_of_store
 from resilient._runtimes import clock
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.priority import Priority
@@ -111,7 +112,7 @@ class RetryBudget:
 
     def _emit(self, kind: type[Event], *values: Any) -> None:
         for policy in list(self._users):
-            policy.emit_of_store(kind, *values)
+            emit_of_store(policy, kind, *values)
 
     def deposit(self) -> None:
         """Pay in for one success."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from resilient._calls.call import Call
@@ -11,7 +12,7 @@ from resilient._errors.errors import BulkheadFullError
 from resilient._machines.slots import Slots
 from resilient._policy.admission import Admission
 from resilient._policy.queueing import QueueingPolicy, SlotWait, Ticket
-from resilient._policy.registry import shared_in_per_key
+from resilient._policy.registry import emit_of_store, shared_in_per_key
 from resilient._runtimes import clock
 from resilient._runtimes.sync import can_park
 from resilient._values.checks import LARGEST, choice, count, number, optional
@@ -129,7 +130,7 @@ class Bulkhead(QueueingPolicy):
                 self._run,
                 lambda: (self._slots.in_use, self._slots.queued),
                 self._apply_locked,
-                self.emit_of_store,
+                partial(emit_of_store, self),
             )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

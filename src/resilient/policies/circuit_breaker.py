@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Never, cast
 
@@ -25,7 +26,7 @@ from resilient._machines.circuit_records import (
 )
 from resilient._machines.window import CountWindow, TimeWindow, Window
 from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
-from resilient._policy.registry import shared_in_per_key
+from resilient._policy.registry import emit_of_store, shared_in_per_key
 from resilient._runtimes import clock
 from resilient._values.checks import count, keywords_only, optional, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
@@ -275,7 +276,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
                 delegate,
                 self._follow,
                 self._open_time,
-                self.emit_of_store,
+                partial(emit_of_store, self),
             )
 
     @property

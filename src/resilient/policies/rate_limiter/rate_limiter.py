@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from resilient._calls.call import Call
@@ -21,7 +22,7 @@ from resilient._policy.admission import (
     AdmissionPolicy,
     DeferredRelease,
 )
-from resilient._policy.registry import shared_in_per_key
+from resilient._policy.registry import emit_of_store, shared_in_per_key
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import wake_all
 from resilient._runtimes.sync import NO_WAITER, can_park
@@ -170,7 +171,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
                 name,
                 self._config,
                 self._run,
-                self.emit_of_store,
+                partial(emit_of_store, self),
                 lambda: self._queue,
                 self._serve_locked,
             ).lease
