@@ -67,6 +67,7 @@ NEAR: dict[str, tuple[str, ...]] = {
     "_machines/quorum": ("machines/test_quorum.py", "sharing/test_circuit.py"),
     "_machines/checks": ("test_checks.py",),
     "_machines/refresh": ("machines/test_refresh.py",),
+    "_machines/restarts": ("machines/test_restarts.py", "test_supervisor.py"),
     "_machines/rendezvous": ("machines/test_tiers.py",),
     "_machines/tiers": ("machines/test_tiers.py", "test_balance.py"),
     "_machines/aimd": (

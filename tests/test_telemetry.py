@@ -29,6 +29,7 @@ from resilient import (
     AdaptiveThrottle,
     Balance,
     Bulkhead,
+    Check,
     CircuitBreaker,
     Coalesce,
     EndpointState,
@@ -52,6 +53,7 @@ from resilient import (
 from resilient._calls import call as call_module
 from resilient._events import listeners
 from resilient._machines.circuit_records import CircuitState
+from resilient.discovery import poll
 from resilient.telemetry import _attributes, _logs, _metrics
 from resilient.telemetry._catalogue import (
     BY_NAME,
@@ -261,6 +263,7 @@ async def test_every_metric_of_the_table_is_emitted(w: World) -> None:
     kept = Pipeline(StaleCache(1, 1), Coalesce(), name="kept")
     crew = Pipeline(Timeout(1, abandon=True), name="crew")
     keyed = Pipeline(hosts, name="keyed")
+    found_anew = Balance(poll(lambda: ["a", "b"]), check=Check(nothing), name="found")
 
     async def get(key: str) -> None:
         await w.sleep(1)
@@ -271,6 +274,7 @@ async def test_every_metric_of_the_table_is_emitted(w: World) -> None:
         await w.gather(lambda: call("a"), lambda: call("b"))
         await w.gather(lambda: w.call(keyed, get, "a"))
         await w.call(kept, nothing)
+        await w.call(found_anew, nothing)
         found = {metric.name: metric for metric in sdk.metrics()}
     assert {metric.name for metric in METRICS} == set(found)
     for metric in METRICS:
@@ -415,6 +419,7 @@ def test_the_reference_lists_the_values_of_the_labels() -> None:
     assert sorted(listed["reason"]) == sorted(reasons)
     assert ["enforced", "observing"] == listed["mode"]
     assert ["true", "false"] == listed["delivered"]
+    assert ["tier", "zone"] == listed["to"]
     assert ["fresh", "stale"] == listed["freshness"]
 
 
@@ -428,6 +433,7 @@ def test_prometheus_sees_the_names_of_the_table() -> None:
         from prometheus_client import generate_latest
         from resilient import *
         from resilient import telemetry
+        from resilient.discovery import poll
         from resilient.testing import MemoryStore
 
         telemetry.instrument(histograms=telemetry._catalogue.HISTOGRAMS)
@@ -442,6 +448,8 @@ def test_prometheus_sees_the_names_of_the_table() -> None:
         )
         kept = Pipeline(StaleCache(1, 1), Coalesce(), name="kept")
         kept.call(int)
+        found = Balance(poll(lambda: [1, 2]), check=Check(bool), name="found")
+        found.call(int)
         limiter = RateLimiter(1000, burst=1, max_wait=1, name="waits")
         @everything
         def get():
