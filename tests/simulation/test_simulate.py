@@ -176,6 +176,18 @@ def test_a_seed_gives_the_same_numbers_on_every_python() -> None:
     assert [0.20834545, 0.63766091] == [round(due, 8) for due in dues]
 
 
+class Gauged(Timeout):
+    """A policy with a gauge that does not change."""
+
+    def status(self) -> dict[str, Any]:
+        return {"gauge": 0.1}
+
+
+def test_gauges_are_means_of_clients_exactly() -> None:
+    """Up to Python 3.11 `sum` makes 0.999… of ten tenths, and later 1."""
+    assert {0.1} == set(one(Gauged(1), clients=10).series["gauge"])
+
+
 # -- Load
 
 

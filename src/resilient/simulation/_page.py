@@ -218,7 +218,7 @@ def _thinned(values: Sequence[float], every: int) -> list[tuple[float, float]]:
         known = [
             value for value in values[begin : begin + every] if not math.isnan(value)
         ]
-        mean = sum(known) / len(known) if known else math.nan
+        mean = math.fsum(known) / len(known) if known else math.nan
         points.append((begin + every / 2, mean))
     return points
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from itertools import cycle
@@ -120,7 +121,8 @@ class _Simulation:
                     values.setdefault(metric, []).append(value)
         for metric, found in values.items():
             numbers = [value for value in found if isinstance(value, (int, float))]
-            told = sum(numbers) / len(numbers) if numbers else found[0]
+            # NB: not `sum`, which rounds otherwise from Python 3.12 on.
+            told = math.fsum(numbers) / len(numbers) if numbers else found[0]
             self._run.series.setdefault(metric, []).append(told)
         if self._progress is not None:
             self._progress(second / self._scenario.duration)

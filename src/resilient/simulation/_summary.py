@@ -26,7 +26,7 @@ def sparkline(shares: Sequence[float], *, plain: bool = False) -> str:
     bars = _PLAIN_BARS if plain else _BARS
     step = max(1, math.ceil(len(shares) / _WIDTH))
     means = [
-        sum(part) / len(part)
+        math.fsum(part) / len(part)
         for part in (shares[at : at + step] for at in range(0, len(shares), step))
     ]
     return "".join(bars[min(7, int(mean * 8))] for mean in means)
