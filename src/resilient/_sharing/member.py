@@ -13,7 +13,7 @@ from resilient._events.events import LimitLowered, StoreBack, StoreLost
 from resilient._machines.lease import Lease
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
-from resilient._sharing.store import SharedStore, check_store, shared_name
+from resilient._sharing.store import Link, SharedStore, check_store, shared_name
 
 __all__ = ["LeaseMember", "SharedState"]
 
@@ -69,7 +69,7 @@ class SharedState(abc.ABC):
     ) -> None:
         check_store(store)
         self.store: SharedStore = store
-        self.link = store.link
+        self.link: Link = store.link
         self.key: str = f"{kind}:{shared_name(name)}"
         self.id: str = os.urandom(8).hex()
         self.run: Callable[..., Any] = run
