@@ -1,4 +1,4 @@
-"""What a limit that processes share costs a call, as ratios of CPU time.
+"""What a policy that processes share costs a call, as ratios of CPU time.
 
 Fifty tasks call as often as they can, under a limit that refuses none, with a
 Redis server on the loopback. Contenders take turns; what is compared is the CPU
@@ -7,12 +7,17 @@ machine and its load, the ratios much less.
 
     python benchmarks/shared.py [--rounds N] [--processes N] [--url URL]
 
-====== ==================================================================
-limits fixed window of `limits`: one script call over the network a call
-calls  a shared limiter with a lease of 0: one exchange for all who wait
-leased a shared limiter as it comes
-local  a limiter of one process
-====== ==================================================================
+============== ==========================================================
+limits         fixed window of `limits`: a script over the network a call
+calls          a shared limiter with a lease of 0: one exchange for all who
+               wait
+leased         a shared limiter as it comes
+local          a limiter of one process
+breaker        a shared circuit breaker, closed
+breaker-local  the same of one process
+bulkhead       a shared bulkhead with slots for all
+bulkhead-local the same of one process
+============== ==========================================================
 """
 
 from __future__ import annotations
@@ -31,11 +36,27 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from resilient import RateLimiter
+from resilient import Bulkhead, CircuitBreaker, RateLimiter
 from resilient.redis import RedisStore
 
 TASKS = 50
-CALLS = {"limits": 4_000, "calls": 30_000, "leased": 200_000, "local": 200_000}
+CALLS = {
+    "limits": 4_000,
+    "calls": 30_000,
+    **dict.fromkeys(
+        (
+            "leased",
+            "local",
+            "breaker",
+            "breaker-local",
+            "bulkhead",
+            "bulkhead-local",
+        ),
+        100_000,
+    ),
+}
+# What is shared, and what it is compared with.
+PAIRS = {"leased": "local", "breaker": "breaker-local", "bulkhead": "bulkhead-local"}
 UNLIMITED = 10_000_000
 
 Call = Callable[[], Awaitable[Any]]
@@ -67,6 +88,13 @@ def contenders(url: str) -> dict[str, Call]:
         "calls": RateLimiter(UNLIMITED, shared=calls, name="calls")(nothing),
         "leased": RateLimiter(UNLIMITED, shared=store, name="leased")(nothing),
         "local": RateLimiter(UNLIMITED)(nothing),
+        "breaker": CircuitBreaker(shared=store, name="breaker")(nothing),
+        "breaker-local": CircuitBreaker()(nothing),
+        # NB: a queue, for tasks that never wait leave others no time to look.
+        "bulkhead": Bulkhead(
+            4 * TASKS, max_queue=TASKS, max_wait=600, shared=store, name="bulkhead"
+        )(nothing),
+        "bulkhead-local": Bulkhead(4 * TASKS, max_queue=TASKS, max_wait=600)(nothing),
     }
 
 
@@ -109,7 +137,7 @@ async def measure(url: str, rounds: int) -> dict[str, list[tuple[float, ...]]]:
 def report(results: dict[str, list[tuple[float, ...]]]) -> None:
     """Print what was measured, and the ratios."""
     rounds = len(results["limits"])
-    print(f"{'':8}{'CPU µs':>8}{'calls/s':>12}{'one task µs':>13}{'× limits':>10}")
+    print(f"{'':15}{'CPU µs':>8}{'calls/s':>12}{'one task µs':>13}{'× limits':>10}")
     for name, measured in results.items():
         cpu, wall, one = [
             statistics.median(column) for column in zip(*measured, strict=True)
@@ -118,17 +146,18 @@ def report(results: dict[str, list[tuple[float, ...]]]) -> None:
             results["limits"][place][0] / measured[place][0] for place in range(rounds)
         ]
         print(
-            f"{name:8}{cpu * 1e6:8.1f}{1 / wall:12,.0f}{one * 1e6:13.1f}"
+            f"{name:15}{cpu * 1e6:8.1f}{1 / wall:12,.0f}{one * 1e6:13.1f}"
             f"{statistics.median(ratios):10.1f}  ({min(ratios):.1f}–{max(ratios):.1f})"
         )
-    local = [
-        results["leased"][place][0] / results["local"][place][0]
-        for place in range(rounds)
-    ]
-    print(
-        f"leased takes {statistics.median(local):.2f} × the local limiter's CPU"
-        f" ({min(local):.2f}–{max(local):.2f})"
-    )
+    for name, local in PAIRS.items():
+        ratios = [
+            results[name][place][0] / results[local][place][0]
+            for place in range(rounds)
+        ]
+        print(
+            f"{name} takes {statistics.median(ratios):.2f} × the CPU of {local}"
+            f" ({min(ratios):.2f}–{max(ratios):.2f})"
+        )
 
 
 @contextmanager
