@@ -142,6 +142,34 @@ async def test_a_cancelled_call_gives_its_slot_back(w: World) -> None:
     assert running.done > 0
 
 
+@in_async_colours
+async def test_many_cancelled_calls_leave_nothing_in_use(w: World) -> None:
+    """While they ask, wait and run; and what is shared comes back."""
+    import anyio
+
+    store = MemoryStore()
+    store.slow(0.02)
+    members = fleet(store, 5, 3, max_queue=8)
+    running = Running(w)
+
+    def cut(place: int) -> Callable[[], Any]:
+        async def call() -> None:
+            with anyio.move_on_after(0.007 * (place % 9)):
+                await running.call(members[place % 3], 0.01 * (place % 5))()
+
+        return call
+
+    for _ in range(4):
+        await w.gather(*[cut(place) for place in range(50)])
+    assert 5 == running.most
+    assert running.done > 20
+    assert [0] * 6 == [n for one in members for n in (one.in_use, one.queued)]
+    for _ in range(40):
+        await w.sleep(0.1)
+        store.link.poll(w.now())
+    assert {} == store.link._slots["slots:api"].shares
+
+
 @in_every_colour
 async def test_without_the_store_each_has_its_part(w: World) -> None:
     """When all leases have ended; the loss and the return are told once."""

@@ -189,6 +189,9 @@ class Holding:
     def collect(self, now: float, id_: str, in_use: int, queued: int) -> Claim | None:
         """Return what to claim now; None: a claim is on its way."""
         if self._sent is not None:
+            # NB: its answer says when the next is due; due now, a store in memory
+            # would be polled for ever.
+            self.next_at = math.inf
             return None
         self._sent = now
         # NB: it begins nothing more until the store has heard what runs.
