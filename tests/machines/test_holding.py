@@ -384,6 +384,17 @@ def test_nobody_waits_twice() -> None:
     assert 0 == holding.allowed(1001.0)
 
 
+@pytest.mark.parametrize(("took", "elapsed"), [(0.25, 1.0), (0.3, -1.0)])
+def test_a_late_answer_tells_no_time(took: float, elapsed: float) -> None:
+    """Its member cannot say how long ago the store's time was that."""
+    holding = Holding(LIMIT)
+    holding.collect(1000.0, "a", 0, 1)
+    holding.absorb(1000.0 + took, Grant(3.0, 50.0, 1.0, 20.0, 1.0, 0.0))
+    claim = holding.collect(1001.0 + took, "a", 1, 0)
+    assert claim is not None
+    assert (3.0, elapsed) == (claim.seq, claim.elapsed)
+
+
 def test_the_lower_limit_holds_for_a_minute() -> None:
     """As in a rolling deploy."""
     known, _ = allot(Allotment(), 0.0, Claim("a", 0, 0, -1, 10, 0, 1, 1, 2))

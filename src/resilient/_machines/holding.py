@@ -48,6 +48,8 @@ _BEATS: Final = 4
 _PAUSE: Final = 0.04
 # A count of the members is to be relied on when it has gone on for so long.
 _SEEN: Final = 60.0
+# A store notices that its clock was set by more than this: see `allotment`.
+_DELAY: Final = 0.25
 
 
 class Holding:
@@ -210,7 +212,7 @@ class Holding:
         seq, time, elapsed = 0.0, 0.0, -1.0
         if self._recall is not None:
             seq, time, at = self._recall
-            elapsed = now - at
+            elapsed = now - at if at <= now else -1.0
         return Claim(
             id_,
             seq,
@@ -231,7 +233,10 @@ class Holding:
             return
         self.exchanges += 1
         self.exchange_time += now - sent
-        self._recall = (grant.seq, grant.time, now)
+        # NB: of a late answer it is not known when the store's time was that: taken
+        # for a clock that was set, it would end the leases of others.
+        at = now if now - sent <= _DELAY else math.inf
+        self._recall = (grant.seq, grant.time, at)
         self._returns = False
         self._failing_since = None
         self._awaited_from = None
