@@ -34,7 +34,7 @@ def test_a_run_in_health_begins_a_new_row() -> None:
     """Which is what a limit in a window of time cannot tell."""
     restarts = Restarts(2, 60.0, exponential(1.0, cap=30.0))
 
-    assert [1.0, 2.0, 1.0, 2.0, None] == waits(restarts, 0.0, 59.9, 60.0, 1.0, 1.0)
+    assert [1.0, 2.0, 1.0, 2.0, None] == waits(restarts, 0.0, 59.0, 60.0, 1.0, 1.0)
 
 
 def test_a_return_ends_the_row() -> None:

@@ -56,7 +56,6 @@ class Restarts:
         "_begun",
         "_healthy_after",
         "_max",
-        "_wait",
         "count",
         "row",
     )
@@ -68,7 +67,6 @@ class Restarts:
         self._healthy_after = healthy_after
         self._backoff = backoff
         self._begun: float | None = None
-        self._wait: float | None = None
         self.row: int = 0
         self.count: int = 0
 
@@ -102,12 +100,8 @@ class Restarts:
 
     def _delay(self, row: int) -> float:
         if isinstance(self._backoff, Backoff):
-            previous = self._wait if row > 1 else None
-            wait = self._backoff.delay(row, lambda: 1.0, previous=previous)
-        else:
-            wait = seconds("backoff", self._backoff(row))
-        self._wait = wait
-        return wait
+            return self._backoff.delay(row, lambda: 1.0)
+        return seconds("backoff", self._backoff(row))
 
 
 def affected(strategy: Strategy, workers: Sequence[T], crashed: T) -> Sequence[T]:
