@@ -19,7 +19,7 @@ SHOWN = {
     "02_break_failing_circuit": "it was asked 3 times for 5 calls",
     "03_bound_concurrent_calls": "4 printed\n  2 had to wait too long\n",
     "04_limit_request_rate": "rate limiter 'complete' has no permit left",
-    "05_cut_slow_calls": "timeout 'total' of 0.45 s exceeded",
+    "05_cut_slow_calls": "TimeoutError('timed out')\n  the caller left: timeout 'stub",
     "06_compose_pipeline": "west: {'some day': 10}",
     "07_protect_http_client": "hello Summary(attempts=2, stopped=None",
     "09_hedge_slow_calls": "1000 reads sent, 0 of them cancelled",
