@@ -261,7 +261,7 @@ def alive(policy: str) -> set[str]:
     return {
         type(one).__name__
         for one in gc.get_objects()
-        # NB: other tests leave events of theirs, until the next collection.
+        # NB: other tests leave their events, until the next collection.
         if isinstance(one, Event) and getattr(one, "policy", None) == policy
     }
 

@@ -118,7 +118,7 @@ async def test_a_total_that_was_stated_and_is_shorter_warns_once(h: Http) -> Non
 
 @in_every_client
 async def test_an_attempt_that_was_stated_and_is_shorter_warns_once(h: Http) -> None:
-    """With both numbers, whoever built the pipeline; not the library's default."""
+    """With both numbers, whichever built the pipeline; not the library's default."""
     own = Pipeline(Retry(), Timeout(2), classify=h.ours.http_verdict)
     for pipeline in (h.ours.standard_pipeline(attempt=2), own):
         async with h.client(h.script(200), pipeline) as client:

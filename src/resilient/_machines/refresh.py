@@ -3,7 +3,7 @@
 Ground rules:
 
 * `begin` gives the work to one caller; until it says how that went, by
-  `succeed`, `fail` or `cancel`, nobody else gets it. One that does not come
+  `succeed`, `fail` or `cancel`, no other gets it. One that does not come
   back within `LEASE` seconds is taken for lost.
 * Time is an argument, in monotonic seconds. Nothing is locked.
 

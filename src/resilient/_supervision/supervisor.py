@@ -381,7 +381,7 @@ class Supervisor:
         self._raise(error)
 
     def _raise(self, error: BaseException | None) -> None:
-        """Raise what the workers lead to; tell the error of the block of theirs."""
+        """Raise what the workers lead to; note their crashes on the block's error."""
         keeper = self._running()
         raised, keeper.error = keeper.error, None
         try:
