@@ -84,6 +84,19 @@ def test_a_transport_of_the_other_family_is_refused(h: Http) -> None:
     )
 
 
+def test_a_client_of_the_other_family_is_refused(h: Http) -> None:
+    """Before anything is sent; else its assertion about a response would be all."""
+    other = Http(FAMILIES[1 - FAMILIES.index(h.family)], "sync")
+    transport = h.transport(h.library.MockTransport(lambda request: None))
+    with other.library.Client(transport=transport) as client:
+        with pytest.raises(TypeError) as caught:
+            client.get(URL)
+    assert (
+        f"a ResilientTransport of resilient.{h.family} takes requests of {h.family},"
+        f" got <Request('GET', '{URL}')> of {other.family}"
+    ) == str(caught.value)
+
+
 def test_a_transport_of_the_other_colour_is_refused(h: Http) -> None:
     """When the client first uses it, before anything is sent."""
     library = h.library

@@ -288,6 +288,7 @@ def _too_late(text: str, request: Request) -> Exception:
 def _named() -> Any:
     library: Any = types.ModuleType("aiohttp")
     library.__file__ = aiohttp.__file__
+    library.Request = Request
     library.Response = aiohttp.ClientResponse
     library.AsyncBaseTransport = Base
     library.BaseTransport = library.HTTPTransport = Foreign

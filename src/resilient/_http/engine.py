@@ -123,6 +123,7 @@ class Transport(Configured, Generic[Request, Response]):
         self._holds = Holds(checked_by(hold_by))
         # NB: what is the class's own is found more slowly.
         self._in_memory: Any = self.family.in_memory
+        self._request: Any = library.Request
         self._lock = Lock()
         # The inner transport of each colour, from its first use on.
         self._inners: dict[str, Any] = {}
@@ -376,6 +377,12 @@ class Transport(Configured, Generic[Request, Response]):
     def _policy_for(
         self, request: Any, colour: Literal["sync", "async"]
     ) -> Policy[Any] | None:
+        if not isinstance(request, self._request):
+            raise TypeError(
+                f"a {type(self).__name__} of resilient.{self.family.library.__name__}"
+                f" takes requests of {self.family.library.__name__}, got {request!r}"
+                f" of {type(request).__module__.partition('.')[0]}"
+            )
         if self._sdk.pending:
             self._sdk.look_at(request)
         extensions = request.extensions

@@ -264,6 +264,7 @@ def _too_late(text: str, request: Request) -> Exception:
 def _named() -> Any:
     library: Any = types.ModuleType("requests")
     library.__file__ = requests.__file__
+    library.Request = Request
     library.Response = requests.Response
     library.BaseTransport = Base
     library.AsyncBaseTransport = library.HTTPTransport = Foreign
