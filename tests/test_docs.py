@@ -42,6 +42,11 @@ def path_in_project(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def path_in_docs(path: Path) -> str:
+    """Where a page stands, from the top of the documentation."""
+    return path.relative_to(ROOT / "docs").as_posix()
+
+
 class Snippet(NamedTuple):
     """One ```python block: where its code begins, and the code."""
 
@@ -105,6 +110,36 @@ def test_few_snippets_are_skipped() -> None:
     assert SKIPPED_AT_MOST >= len(skipped), skipped
 
 
+def test_code_with_other_libraries_stands_on_one_page() -> None:
+    """It is run by tests/integration/test_move_here.py, which knows that page only."""
+    others = [
+        path_in_project(page)
+        for page in PAGES
+        if re.search(r"^```py$", page.read_text("utf-8"), re.M)
+    ]
+
+    assert ["docs/how-to/move-here.md"] == others
+
+
+def options_after_moving() -> Iterator[tuple[str, str]]:
+    """The right column of the tables of old and new options: policy and options."""
+    text = (ROOT / "docs/how-to/move-here.md").read_text("utf-8")
+    for row in re.findall(r"^\|.*\| `(.+)` \|$", text, re.M):
+        head = re.fullmatch(r"(\w+)\(…\)", row)
+        if head is not None:
+            policy = head[1]
+        else:
+            yield policy, row
+
+
+@pytest.mark.parametrize(("policy", "options"), [*options_after_moving()])
+def test_the_options_after_moving_are_accepted(policy: str, options: str) -> None:
+    """What a table says to write instead makes a policy."""
+    made = eval(f"{policy}({options})", vars(resilient))
+
+    assert policy == type(made).__name__
+
+
 @pytest.mark.parametrize("page", PAGES, ids=path_in_project)
 def test_every_snippet_stands_at_the_margin(page: Path) -> None:
     """One that is indented, as in a list, would not be run."""
@@ -149,6 +184,24 @@ def test_local_links_lead_somewhere(page: Path) -> None:
     }
 
     assert [] == [each for each in sorted(targets) if not (page.parent / each).exists()]
+
+
+@pytest.mark.parametrize("folder", ["how-to", "explanation", "tutorial"])
+def test_the_first_page_links_every_page(folder: str) -> None:
+    """A page that only the sidebar has is not found by who reads."""
+    text = (ROOT / "docs" / "index.md").read_text("utf-8")
+    pages = {path_in_docs(page) for page in (ROOT / "docs" / folder).glob("*.md")}
+
+    assert set() == pages - set(re.findall(r"\]\(([^)#\s]+)", text))
+
+
+def test_the_index_of_the_reference_links_every_page() -> None:
+    """What is looked up begins there."""
+    folder = ROOT / "docs" / "reference"
+    linked = re.findall(r"\]\(([^)#\s]+)", (folder / "index.md").read_text("utf-8"))
+    pages = {page.name for page in folder.glob("*.md")} - {"index.md"}
+
+    assert set() == pages - set(linked)
 
 
 def modules() -> list[str]:
