@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+import importlib
 import inspect
 import pickle
 import re
+import sys
 
 import pytest
 
@@ -143,3 +145,22 @@ def test_errors_form_one_tree(name: str) -> None:
 def test_states_are_enums(name: str) -> None:
     """States are enums, never strings or booleans."""
     assert issubclass(CLASSES[name], enum.Enum)
+
+
+@pytest.mark.parametrize(
+    "extra", ["aiohttp", "grpc", "httpx", "httpx2", "redis", "requests"]
+)
+def test_a_module_whose_extra_is_missing_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, extra: str
+) -> None:
+    """Beside the name of what was not found."""
+    name = f"resilient.{extra}"
+    for loaded in [*sys.modules]:
+        if loaded == name or loaded.startswith(f"{name}."):
+            monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, extra, None)
+    with pytest.raises(ModuleNotFoundError, match=extra) as caught:
+        importlib.import_module(name)
+    [note] = caught.value.__notes__
+    assert note.startswith(f"{name} needs ")
+    assert note.endswith(f": install resilient-pipeline[{extra}]")

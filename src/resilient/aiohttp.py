@@ -15,7 +15,13 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Literal
 
-import aiohttp
+try:
+    import aiohttp
+except ModuleNotFoundError as error:
+    error.add_note(
+        "resilient.aiohttp needs aiohttp: install resilient-pipeline[aiohttp]"
+    )
+    raise
 
 import resilient
 from resilient._http import aiohttp_client as client

@@ -13,8 +13,12 @@ from collections.abc import Callable, Collection, Hashable
 from datetime import timedelta
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # its stubs are a package of others
-import grpc.aio  # type: ignore[import-untyped]
+try:
+    import grpc  # type: ignore[import-untyped]  # its stubs are a package of others
+    import grpc.aio  # type: ignore[import-untyped]
+except ModuleNotFoundError as error:
+    error.add_note("resilient.grpc needs grpcio: install resilient-pipeline[grpc]")
+    raise
 
 from resilient._policy.policy import Policy
 from resilient._server.rpc import (

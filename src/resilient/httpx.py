@@ -14,7 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
-import httpx
+try:
+    import httpx
+except ModuleNotFoundError as error:
+    error.add_note("resilient.httpx needs httpx: install resilient-pipeline[httpx]")
+    raise
 
 import resilient
 from resilient._http.body import Body as _BodyBase

@@ -14,7 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
-import httpx2
+try:
+    import httpx2
+except ModuleNotFoundError as error:
+    error.add_note("resilient.httpx2 needs httpx2: install resilient-pipeline[httpx2]")
+    raise
 
 import resilient
 from resilient._http.body import Body as _BodyBase

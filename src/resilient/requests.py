@@ -16,8 +16,14 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, NoReturn
 
-import requests
-from requests import adapters, exceptions
+try:
+    import requests
+    from requests import adapters, exceptions
+except ModuleNotFoundError as error:
+    error.add_note(
+        "resilient.requests needs requests: install resilient-pipeline[requests]"
+    )
+    raise
 
 import resilient
 from resilient._errors.warnings import warn

@@ -6,6 +6,10 @@
 
 from __future__ import annotations
 
-from resilient.redis._store import RedisStore
+try:
+    from resilient.redis._store import RedisStore
+except ModuleNotFoundError as error:
+    error.add_note("resilient.redis needs redis: install resilient-pipeline[redis]")
+    raise
 
 __all__ = ["RedisStore"]
