@@ -140,6 +140,17 @@ def test_the_options_after_moving_are_accepted(policy: str, options: str) -> Non
     assert policy == type(made).__name__
 
 
+def test_the_table_of_libraries_names_what_there_is() -> None:
+    """Each name in the column of this library can be imported."""
+    text = (ROOT / "docs/explanation/comparison.md").read_text("utf-8")
+    names = re.findall(r"^\| [^|`]+ \| `([\w.]+)` \|", text, re.M)
+
+    assert 18 == len(names)
+    for name in names:
+        module, _, last = f"resilient.{name}".rpartition(".")
+        assert callable(getattr(importlib.import_module(module), last)), name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=path_in_project)
 def test_every_snippet_stands_at_the_margin(page: Path) -> None:
     """One that is indented, as in a list, would not be run."""
