@@ -28,7 +28,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "hypercorn": ("hypercorn", "--bind 127.0.0.1:{port}"),
     "hypercorn-trio": ("hypercorn", "--bind 127.0.0.1:{port} -k trio"),
-    "granian": ("granian", "--interface asgi --host 127.0.0.1 --port {port}"),
+    # On uvloop, which it takes where it finds it, it takes SIGTERM before us.
+    "granian": (
+        "granian",
+        "--interface asgi --loop asyncio --host 127.0.0.1 --port {port}",
+    ),
     "gunicorn": (
         "gunicorn",
         "-k uvicorn_worker.UvicornWorker -b 127.0.0.1:{port} --graceful-timeout 30",
