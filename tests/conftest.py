@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies
 from resilient._calls import judging
 from resilient._errors import warnings as resilient_warnings
 from resilient._events import listeners
-from resilient._events.counters import forget_unused
+from resilient._events.counters import UNCOUNTED, forget_unused
 from resilient._runtimes import clock
 
 # No deadline: a slow machine is no bug. In CI every run draws the same examples,
@@ -50,5 +50,6 @@ def _a_process_of_its_own() -> Iterator[None]:
     resilient_warnings._warned.clear()
     yield
     assert [] == listeners.global_listeners
+    assert (0, {}) == (UNCOUNTED.plain_successes, UNCOUNTED.counts)
     assert clock.now is clock.real_now
     assert clock.skip is None

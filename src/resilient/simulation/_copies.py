@@ -17,7 +17,6 @@ import warnings
 from typing import Any
 
 from resilient._errors.errors import ResilientWarning
-from resilient._events.counters import Counters
 from resilient._policy.policy import Policy
 from resilient._policy.retry_budget import RetryBudget
 from resilient._runtimes.runtime import Sentinel
@@ -48,7 +47,6 @@ def copy_policy(policy: Policy[Any], memo: dict[int, Any]) -> Policy[Any]:
         warnings.simplefilter("ignore", ResilientWarning)
         copied: Policy[Any] = _copied(policy, memo)
     copied._unregister()  # pyright: ignore[reportPrivateUsage]  # ours
-    copied.counters = Counters()
     return copied
 
 

@@ -16,6 +16,7 @@ from resilient._calls.call import FIRST, PLAIN, Call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import RUN
 from resilient._edges.steps import FUNCTION, entrance, unwind, walk_in, walk_out
+from resilient._events.counters import Counters
 from resilient._policy.policy import Policy
 from resilient._runtimes.runtime import PAUSE
 from resilient._runtimes.simulated import (
@@ -68,6 +69,8 @@ class Client:
     ) -> None:
         self.world = world
         self.policy = policy
+        # NB: what it counts is seen nowhere else, also where others have its name.
+        policy.counters = Counters()
         self.name: str = policy.label
         self.entrance: Any = entrance(policy.link(None))
         self.send = send
