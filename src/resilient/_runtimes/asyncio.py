@@ -397,6 +397,14 @@ _left: set[asyncio.Task[None]] = set()
 """Tasks that outlived their race; a loop alone would let them be collected."""
 
 
+def _keep(tasks: list[asyncio.Task[None]]) -> None:
+    """Keep tasks until they have ended, or their loop is closed."""
+    _left.update(tasks)
+    for task in tuple(_left):
+        if task.get_loop().is_closed():
+            _left.discard(task)
+
+
 class AsyncioRace:
     """Tasks, kept until they have ended.
 
@@ -461,13 +469,12 @@ class AsyncioRace:
             if cancelled is not None:
                 raise cancelled
         finally:
-            _left.update(self._running())
+            _keep(self._running())
             del cancelled
 
     def abandon(self) -> None:
         self._cancel(settled=False)
-        if not self._loop.is_closed():
-            _left.update(self._running())
+        _keep(self._running())
 
     def _running(self) -> list[asyncio.Task[None]]:
         return [task for task in self._tasks if not task.done()]
