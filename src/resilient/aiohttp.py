@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal
 
 try:
     import aiohttp
-except ModuleNotFoundError as error:
-    error.add_note(
+except ModuleNotFoundError as _error:
+    _error.add_note(
         "resilient.aiohttp needs aiohttp: install resilient-pipeline[aiohttp]"
     )
     raise

@@ -16,8 +16,8 @@ from typing import Any
 try:
     import grpc  # type: ignore[import-untyped]  # its stubs are a package of others
     import grpc.aio  # type: ignore[import-untyped]
-except ModuleNotFoundError as error:
-    error.add_note("resilient.grpc needs grpcio: install resilient-pipeline[grpc]")
+except ModuleNotFoundError as _error:
+    _error.add_note("resilient.grpc needs grpcio: install resilient-pipeline[grpc]")
     raise
 
 from resilient._policy.policy import Policy

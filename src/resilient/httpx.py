@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 try:
     import httpx
-except ModuleNotFoundError as error:
-    error.add_note("resilient.httpx needs httpx: install resilient-pipeline[httpx]")
+except ModuleNotFoundError as _error:
+    _error.add_note("resilient.httpx needs httpx: install resilient-pipeline[httpx]")
     raise
 
 import resilient

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 try:
     import httpx2
-except ModuleNotFoundError as error:
-    error.add_note("resilient.httpx2 needs httpx2: install resilient-pipeline[httpx2]")
+except ModuleNotFoundError as _error:
+    _error.add_note("resilient.httpx2 needs httpx2: install resilient-pipeline[httpx2]")
     raise
 
 import resilient

@@ -19,8 +19,8 @@ from typing import Any, ClassVar, Literal, NoReturn
 try:
     import requests
     from requests import adapters, exceptions
-except ModuleNotFoundError as error:
-    error.add_note(
+except ModuleNotFoundError as _error:
+    _error.add_note(
         "resilient.requests needs requests: install resilient-pipeline[requests]"
     )
     raise

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 try:
     from resilient.redis._store import RedisStore
-except ModuleNotFoundError as error:
-    error.add_note("resilient.redis needs redis: install resilient-pipeline[redis]")
+except ModuleNotFoundError as _error:
+    _error.add_note("resilient.redis needs redis: install resilient-pipeline[redis]")
     raise
 
 __all__ = ["RedisStore"]
