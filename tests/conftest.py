@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 
@@ -53,5 +54,6 @@ def _a_process_of_its_own() -> Iterator[None]:
     resilient_warnings._warned.clear()
     yield
     assert [] == listeners.global_listeners
+    assert logging.NOTSET == logging.root.manager.disable
     assert clock.now is clock.real_now
     assert clock.skip is None
