@@ -131,7 +131,7 @@ NEAR: dict[str, tuple[str, ...]] = {
     "policies/": EVERY_POLICY,
     "policies/adaptive_concurrency": ("test_adaptive_concurrency.py",),
     "policies/adaptive_throttle": ("test_adaptive_throttle.py",),
-    "policies/balance": ("test_balance.py",),
+    "policies/balance": ("test_balance.py", "test_discovery.py", "test_checks.py"),
     "policies/bulkhead": ("test_bulkhead.py", "test_long_waits.py"),
     "policies/circuit_breaker": ("test_circuit_breaker.py",),
     "policies/coalesce": ("coalesce/test_*.py",),
