@@ -150,7 +150,11 @@ NEAR: dict[str, tuple[str, ...]] = {
 }
 
 # Tests marked `real` are left out, but for these: nothing else runs what they test.
-REAL = {HERE / "test_forks.py"}
+REAL = {
+    HERE / "test_forks.py",
+    HERE / "http/test_aiohttp.py",
+    HERE / "http/test_requests.py",
+}
 
 JOBS = 2
 # A mutant is given as much processor time again as its tests took, and this; what
