@@ -563,8 +563,12 @@ def test_all_kinds_at_once_lose_nothing() -> None:
 
 def test_threads_that_want_the_same_keys_share_their_policies() -> None:
     """While others flood it with new ones; nothing in use is dropped."""
+    # With less room a key may have to share the policy of those that overflow.
+    room = 4 + 32
     keys = PerKey(
-        lambda key: Bulkhead(1, max_queue=THREADS), key=lambda key, _: key, max_keys=8
+        lambda key: Bulkhead(1, max_queue=THREADS),
+        key=lambda key, _: key,
+        max_keys=room,
     )
     inside = [Inside() for _ in range(4)]
     events: list[Event] = []
@@ -585,5 +589,5 @@ def test_threads_that_want_the_same_keys_share_their_policies() -> None:
     assert [1] * 4 == [call.most for call in inside]
     assert [160] * 4 == [call.total for call in inside]
     keys["one more"]
-    assert len(keys) <= 8
+    assert len(keys) <= room
     assert keys.is_pristine()

@@ -97,6 +97,8 @@ routes = [
     Route(f"/{one.__name__}", one, methods=["GET", "POST"])
     for one in (hello, left, size, slow, stream, background, rejected, bug, state)
 ]
+routes.append(Route("/unread", hello, methods=["POST"]))
+LIMITED = ("/hello", "/unread")
 app = ResilientMiddleware(
     Starlette(
         routes=[*routes, WebSocketRoute("/echo", echo)],
@@ -105,7 +107,7 @@ app = ResilientMiddleware(
     Pipeline(
         Timeout(1.5), PerKey(lambda path: RateLimiter(3, per=3600, burst=3)), slots
     ),
-    client=lambda scope: scope["path"] if scope["path"] == "/hello" else object(),
+    client=lambda scope: scope["path"] if scope["path"] in LIMITED else object(),
     deadline_header=("X-Request-Timeout-Ms", "ms"),
     exempt=("/state",),
 )

@@ -42,7 +42,7 @@ def test_a_refusal_with_an_unread_body_leaves_the_server_alive(server: Server) -
     with server.client() as client:
         for _ in range(4):
             try:
-                status = client.post("/hello", content=b"x" * 2_000_000).status_code
+                status = client.post("/unread", content=b"x" * 2_000_000).status_code
             except httpx.TransportError:
                 # Closed by the server while the body was still being sent.
                 continue
