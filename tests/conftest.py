@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies
 from resilient._calls import judging
 from resilient._errors import warnings as resilient_warnings
 from resilient._events import listeners
-from resilient._events.counters import UNCOUNTED, forget_unused
+from resilient._events.counters import UNCOUNTED, forget_all
 from resilient._runtimes import clock
 
 # No deadline: a slow machine is no bug. In CI every run draws the same examples,
@@ -45,7 +45,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _a_process_of_its_own() -> Iterator[None]:
     """Have no test see what another counted or told once, or left to listen."""
-    forget_unused()
+    forget_all()
     # A call that a test makes by hand counts there.
     UNCOUNTED.plain_successes = 0
     UNCOUNTED.counts.clear()

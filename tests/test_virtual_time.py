@@ -544,6 +544,34 @@ def test_a_thread_that_waits_for_another_executor_holds_the_clock() -> None:
     assert (1, 0.0) == virtual_time.run(main)
 
 
+def test_trio_hears_of_a_thread_before_the_next_jump() -> None:
+    """Even if the thread woke and ended between two looks of the clock."""
+
+    class Late(trio.abc.Instrument):
+        def after_io_wait(self, timeout: float) -> None:
+            if clock.now() == 2:
+                thread.join()
+
+    async def main() -> float:
+        nonlocal thread
+        token = trio.lowlevel.current_trio_token()
+        event = trio.Event()
+
+        def work() -> None:
+            clock.sleep(2)
+            token.run_sync_soon(event.set)
+
+        trio.lowlevel.add_instrument(Late())
+        thread = clock.start_thread(work, "worker")
+        with trio.move_on_after(30):
+            await event.wait()
+        return trio.current_time()
+
+    thread = threading.current_thread()
+
+    assert 2.0 == virtual_time.run(main, backend="trio")
+
+
 def test_time_waits_until_trio_has_blocked_everywhere() -> None:
     """`wait_all_tasks_blocked` comes before the next timer."""
 

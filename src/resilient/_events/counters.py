@@ -74,7 +74,11 @@ def all_counters() -> dict[str, Counters]:
         return dict(_all_counters)
 
 
-def forget_unused() -> None:
-    """Forget the counts of names that are not in use: for tests."""
+def forget_all() -> None:
+    """Forget the counts of all names: for tests.
+
+    Policies that are in use go on counting, where no metric sees it.
+    """
     with _lock:
+        _all_counters.clear()
         _kept.clear()

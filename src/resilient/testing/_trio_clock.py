@@ -110,6 +110,9 @@ class TrioClock(trio.abc.Clock, trio.abc.Instrument):
         if not held:
             jump = self._clock.jump(deadline, pool)
         if jump is Jump.MOVED:
+            # A thread that was woken by it may have ended, and left its result
+            # with trio, before this is asked again.
+            self._held = True
             return 0
         if jump is Jump.BUSY:
             self._quiet_since = real_now()
