@@ -26,11 +26,11 @@ except ModuleNotFoundError as _error:
 import resilient
 from resilient._http import aiohttp_client as client
 from resilient._http.engine import Transport
-from resilient._http.family import Family
+from resilient._http.family import Family, twins
+from resilient._http.foreign import of_original
 from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
 from resilient._policy.policy import Policy
-from resilient._values.checks import plain
 
 __all__ = [
     "BulkheadFullError",
@@ -99,22 +99,7 @@ class TimeoutExceededError(resilient.TimeoutExceededError, aiohttp.SocketTimeout
 
 
 class _Transport(Transport[client.Request, aiohttp.ClientResponse]):
-    family: ClassVar[Family] = client.family(
-        {
-            getattr(resilient, error.__name__): error
-            for error in (
-                BulkheadFullError,
-                CircuitOpenError,
-                ConcurrencyLimitedError,
-                DeadlineExceededError,
-                NoEndpointError,
-                RateLimitedError,
-                RejectedError,
-                ThrottledError,
-                TimeoutExceededError,
-            )
-        }
-    )
+    family: ClassVar[Family] = client.family(twins(globals()))
 
 
 class ResilientMiddleware:
@@ -190,7 +175,7 @@ class ResilientMiddleware:
         self._transport = _Transport(
             pipeline,
             inner=client.Base(),
-            retry_unsafe=_of_request("retry_unsafe", retry_unsafe),
+            retry_unsafe=of_original("retry_unsafe", retry_unsafe),
             retry_statuses=retry_statuses,
             retry_methods=retry_methods,
             idempotency_key=idempotency_key,
@@ -198,7 +183,7 @@ class ResilientMiddleware:
             max_body=max_body,
             stream_idle=stream_idle,
             deadline_header=deadline_header,
-            hold_by=_of_request("hold_by", hold_by),
+            hold_by=of_original("hold_by", hold_by),
             cost_of=cost_of,
         )
         self._repeats = client.Repeats()
@@ -227,15 +212,3 @@ class ResilientMiddleware:
             raise
         client.hand_out(response, sent.around)
         return response
-
-
-def _of_request(name: str, value: Any) -> Any:
-    """Return a function of what the engine has for one of a `ClientRequest`."""
-    if not callable(value):
-        return value
-    function: Callable[[Any], Any] = plain(name, value)
-
-    def of_request(request: client.Request) -> Any:
-        return function(request.request)
-
-    return of_request

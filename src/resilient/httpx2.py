@@ -25,7 +25,7 @@ from resilient._http.body import Body as _BodyBase
 from resilient._http.body import Chunks as _ChunksBase
 from resilient._http.body import Upload as _UploadBase
 from resilient._http.engine import Transport
-from resilient._http.family import Family
+from resilient._http.family import Family, twins
 from resilient._http.health_check import GOOD, make_check
 from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
@@ -214,20 +214,7 @@ class ResilientTransport(
         httpx2,
         _Body,
         _Upload,
-        {
-            getattr(resilient, error.__name__): error
-            for error in (
-                BulkheadFullError,
-                CircuitOpenError,
-                ConcurrencyLimitedError,
-                DeadlineExceededError,
-                NoEndpointError,
-                RateLimitedError,
-                RejectedError,
-                ThrottledError,
-                TimeoutExceededError,
-            )
-        },
+        twins(globals()),
         _Chunks,
     )
 

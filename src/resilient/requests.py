@@ -30,12 +30,11 @@ from resilient._errors.warnings import warn
 from resilient._http import requests_client as client
 from resilient._http.body import Upload
 from resilient._http.engine import Transport
-from resilient._http.family import Family
-from resilient._http.foreign import File
+from resilient._http.family import Family, twins
+from resilient._http.foreign import File, of_original
 from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
 from resilient._policy.policy import Policy
-from resilient._values.checks import plain
 
 __all__ = [
     "BulkheadFullError",
@@ -102,22 +101,7 @@ class TimeoutExceededError(resilient.TimeoutExceededError, exceptions.ReadTimeou
 
 
 class _Transport(Transport[client.Request, requests.Response]):
-    family: ClassVar[Family] = client.family(
-        {
-            getattr(resilient, error.__name__): error
-            for error in (
-                BulkheadFullError,
-                CircuitOpenError,
-                ConcurrencyLimitedError,
-                DeadlineExceededError,
-                NoEndpointError,
-                RateLimitedError,
-                RejectedError,
-                ThrottledError,
-                TimeoutExceededError,
-            )
-        }
-    )
+    family: ClassVar[Family] = client.family(twins(globals()))
 
 
 class ResilientAdapter(adapters.HTTPAdapter):
@@ -201,7 +185,7 @@ class ResilientAdapter(adapters.HTTPAdapter):
         self._transport = _Transport(
             pipeline,
             inner=_Sender(self),
-            retry_unsafe=_of_prepared("retry_unsafe", retry_unsafe),
+            retry_unsafe=of_original("retry_unsafe", retry_unsafe),
             retry_statuses=retry_statuses,
             retry_methods=retry_methods,
             idempotency_key=idempotency_key,
@@ -209,7 +193,7 @@ class ResilientAdapter(adapters.HTTPAdapter):
             max_body=max_body,
             stream_idle=stream_idle,
             deadline_header=deadline_header,
-            hold_by=_of_prepared("hold_by", hold_by),
+            hold_by=of_original("hold_by", hold_by),
             cost_of=cost_of,
         )
         if self.max_retries.total or self.max_retries.total is None:
@@ -268,7 +252,7 @@ class _Sender(client.Base):
         self._adapter = adapter
 
     def handle_request(self, request: client.Request) -> requests.Response:
-        prepared, body = request.prepared, request.stream
+        prepared, body = request.original, request.stream
         # NB: the caller's may be sent twice at once.
         sent: Any = object.__new__(type(prepared))
         sent.__dict__.update(prepared.__dict__, headers=request.headers.fields)
@@ -286,15 +270,3 @@ class _Sender(client.Base):
             raise
         response.request = prepared
         return client.received(response)
-
-
-def _of_prepared(name: str, value: Any) -> Any:
-    """Return a function of what the engine has for one of a `PreparedRequest`."""
-    if not callable(value):
-        return value
-    function: Callable[[Any], Any] = plain(name, value)
-
-    def of_request(request: client.Request) -> Any:
-        return function(request.prepared)
-
-    return of_request

@@ -661,7 +661,7 @@ def test_a_body_that_outlasts_its_attempt_is_a_timeout() -> None:
     error = library.ReadTimeout("too late", request=request)
     assert isinstance(error, requests.ConnectionError)
     assert isinstance(error, library.TimeoutException)
-    assert request.prepared is error.request
+    assert request.original is error.request
     assert None is request.headers.get("range")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import types
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import FrameType
 from typing import Any, Final, cast
@@ -22,9 +21,17 @@ from aiohttp.base_protocol import BaseProtocol
 from resilient._calls.call import current_deadline, cut_short
 from resilient._edges.generators import StreamLimit
 from resilient._errors.errors import ResilientError, TimeoutExceededError
-from resilient._http.body import Body, Chunks, Upload
+from resilient._http.body import Body, Upload
 from resilient._http.family import Family
-from resilient._http.foreign import Address, Fields, File, Foreign, InMemory
+from resilient._http.foreign import (
+    Address,
+    Fields,
+    File,
+    InMemory,
+    Pieces,
+    library_of,
+    timeouts,
+)
 from resilient._runtimes import clock
 
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
@@ -39,13 +46,13 @@ class Request:
     """A request of aiohttp, as the engine knows requests.
 
     Attributes:
-        request: What the caller sends.
+        original: What the caller sends.
         handler: Sends it.
         around: A deadline around the call, on the clock of `time.monotonic`.
     """
 
     def __init__(self, request: aiohttp.ClientRequest, handler: Handler) -> None:
-        self.request = request
+        self.original = request
         self.handler = handler
         self.around: float | None = current_deadline()
         self.method: str = request.method
@@ -55,14 +62,7 @@ class Request:
         timeout: aiohttp.ClientTimeout = request.session.timeout
         if timeout != _DEFAULT:
             # NB: aiohttp's other limits hold in each attempt as they are.
-            self.extensions["timeout"] = {
-                "connect": timeout.total,
-                "read": timeout.total,
-                "write": timeout.total,
-                "pool": timeout.total,
-                # So that it is never taken for httpx's default.
-                "": None,
-            }
+            self.extensions["timeout"] = timeouts(timeout.total, timeout.total)
         self.stream: Any = _stream(request.body)
 
 
@@ -188,10 +188,6 @@ class Reads(Body):
         self._end()
 
 
-class _Pieces(Chunks, InMemory):
-    pass
-
-
 def _until(deadline: float | None) -> asyncio.Timeout:
     """Return a scope that a deadline ends."""
     return asyncio.timeout(None if deadline is None else deadline - clock.now())
@@ -261,7 +257,7 @@ class Base:
 
     async def handle_async_request(self, request: Request) -> aiohttp.ClientResponse:
         """Send an attempt as aiohttp would."""
-        sent = request.request
+        sent = request.original
         if request.headers.fields is not sent.headers:
             sent.headers.update(request.headers.fields)
         try:
@@ -286,16 +282,9 @@ def _too_late(text: str, request: Request) -> Exception:
 
 
 def _named() -> Any:
-    library: Any = types.ModuleType("aiohttp")
-    library.__file__ = aiohttp.__file__
-    library.Request = Request
-    library.Response = aiohttp.ClientResponse
+    library = library_of(aiohttp, Request, aiohttp.ClientResponse)
     library.AsyncBaseTransport = Base
-    library.BaseTransport = library.HTTPTransport = Foreign
-    library.AsyncHTTPTransport = Foreign
-    library.ByteStream = InMemory
     library.StreamConsumed = aiohttp.ClientPayloadError
-    # NB: tuples do in the places of classes, in which the engine has them.
     library.TimeoutException = TimeoutError
     library.TransportError = (
         aiohttp.ClientConnectionError,
@@ -309,7 +298,6 @@ def _named() -> Any:
         aiohttp.ClientHttpProxyError,
         aiohttp.ClientProxyConnectionError,
     )
-    library.LocalProtocolError = Foreign
     library.UnsupportedProtocol = (
         aiohttp.InvalidURL,
         aiohttp.NonHttpUrlClientError,
@@ -317,7 +305,6 @@ def _named() -> Any:
     )
     library.ConnectError = aiohttp.ClientConnectorError
     library.ConnectTimeout = aiohttp.ConnectionTimeoutError
-    library.PoolTimeout = Foreign
     return library
 
 
@@ -325,7 +312,7 @@ class AiohttpFamily(Family):
     """aiohttp's."""
 
     def as_clients(self, error: Exception, request: Any) -> Exception:
-        return super().as_clients(error, request.request)
+        return super().as_clients(error, request.original)
 
     def whole(self, response: Any, request: Any) -> Any:
         return Whole(response, b"".join(response.stream))
@@ -333,7 +320,7 @@ class AiohttpFamily(Family):
 
 def family(errors: dict[type[Exception], type[Exception]]) -> AiohttpFamily:
     """Return aiohttp's family."""
-    return AiohttpFamily(_named(), Reads, Sent, errors, _Pieces)
+    return AiohttpFamily(_named(), Reads, Sent, errors, Pieces)
 
 
 # -- What aiohttp repeats by itself

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from resilient._errors.errors import ResilientError
 from resilient._http.body import Body, Chunks, Upload
 
 
@@ -72,6 +74,19 @@ class Family:
         )
         copied.read()
         return copied
+
+
+def twins(names: Mapping[str, Any]) -> dict[type[Exception], type[Exception]]:
+    """Return the errors of a client's module, by those of ours that they are too.
+
+    Args:
+        names: What the module has; its errors have the names of ours.
+    """
+    return {
+        next(base for base in kind.__mro__[1:] if base.__name__ == kind.__name__): kind
+        for kind in names.values()
+        if isinstance(kind, type) and issubclass(kind, ResilientError)
+    }
 
 
 def _reduce_plain(error: Exception) -> tuple[Any, ...]:

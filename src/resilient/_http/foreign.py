@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import ModuleType
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
+
+from resilient._http.body import Chunks
+from resilient._values.checks import plain
 
 
 class Address(NamedTuple):
@@ -65,6 +69,10 @@ class InMemory:
         """Do nothing: nothing is open."""
 
 
+class Pieces(Chunks, InMemory):
+    """A body that was read in its attempt."""
+
+
 class File:
     """A body in a file, which can be sent again from where it began."""
 
@@ -77,6 +85,48 @@ class File:
 
 class Foreign:
     """What no error and no transport is: a class that a client does not have."""
+
+
+def library_of(client: ModuleType, request: type[Any], response: type[Any]) -> Any:
+    """Return a client's library under the names that the engine uses.
+
+    It has no exceptions yet, and none of the classes that only some clients have.
+    NB: tuples do in the places of classes, in which the engine has those.
+
+    Args:
+        client: The library.
+        request: Our class of its requests.
+        response: Its class of responses.
+    """
+    library: Any = ModuleType(client.__name__)
+    library.__file__ = client.__file__
+    library.Request, library.Response = request, response
+    library.BaseTransport = library.HTTPTransport = Foreign
+    library.AsyncBaseTransport = library.AsyncHTTPTransport = Foreign
+    library.ByteStream = InMemory
+    library.LocalProtocolError = library.PoolTimeout = Foreign
+    return library
+
+
+def timeouts(connect: Any, read: Any) -> dict[str, float | None]:
+    """Return a client's timeouts as an extension of a request."""
+    # NB: with one name more, so that it is never taken for httpx's default.
+    return {"connect": connect, "pool": connect, "write": read, "read": read, "": None}
+
+
+def of_original(name: str, value: Any) -> Any:
+    """Return an argument, which may be a function of the client's own request.
+
+    The engine has a request of ours, whose ``original`` that is.
+    """
+    if not callable(value):
+        return value
+    function: Callable[[Any], Any] = plain(name, value)
+
+    def of_request(request: Any) -> Any:
+        return function(request.original)
+
+    return of_request
 
 
 def encoded(text: Any) -> bytes:

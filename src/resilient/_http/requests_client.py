@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import io
-import types
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar, cast
 
@@ -21,9 +20,18 @@ import urllib3
 from requests import exceptions
 from urllib3 import exceptions as causes
 
-from resilient._http.body import Body, Chunks, Left, Upload
+from resilient._http.body import Body, Left, Upload
 from resilient._http.family import Family
-from resilient._http.foreign import Address, Fields, File, Foreign, InMemory, encoded
+from resilient._http.foreign import (
+    Address,
+    Fields,
+    File,
+    InMemory,
+    Pieces,
+    encoded,
+    library_of,
+    timeouts,
+)
 from resilient._http.network import Heads
 
 T = TypeVar("T")
@@ -37,10 +45,6 @@ class StalledError(exceptions.ConnectionError):
 
 
 # -- A request
-
-
-class _Pieces(Chunks, InMemory):
-    pass
 
 
 class _Blocks:
@@ -62,14 +66,14 @@ class Request:
     """A request of `requests`, as the engine knows requests.
 
     Attributes:
-        prepared: What the caller sends.
+        original: What the caller sends.
         options: What `HTTPAdapter.send` takes beside it.
     """
 
     def __init__(
         self, prepared: requests.PreparedRequest, timeout: Any, options: dict[str, Any]
     ) -> None:
-        self.prepared = prepared
+        self.original = prepared
         self.options = options
         self.method: str = prepared.method or "GET"
         self.url = Address.of(prepared.url or "")
@@ -87,13 +91,12 @@ def _timeouts(timeout: Any) -> dict[str, float | None]:
         connect, read = timeout.connect_timeout, timeout.read_timeout
     elif isinstance(timeout, tuple):
         connect, read = cast("tuple[Any, Any]", timeout)
-    # NB: with one name more, so that it is never taken for httpx's default.
-    return {"connect": connect, "pool": connect, "write": read, "read": read, "": None}
+    return timeouts(connect, read)
 
 
-def limits(timeouts: Any) -> Any:
+def limits(given: Any) -> Any:
     """Return the timeouts of an attempt, which know its deadline."""
-    return urllib3.Timeout(connect=timeouts["connect"], read=timeouts["read"])
+    return urllib3.Timeout(connect=given["connect"], read=given["read"])
 
 
 def _stream(prepared: requests.PreparedRequest) -> Any:
@@ -258,20 +261,13 @@ class Base:
 
 
 def _too_late(text: str, request: Request) -> Exception:
-    return StalledError(text, request=request.prepared)
+    return StalledError(text, request=request.original)
 
 
 def _named() -> Any:
-    library: Any = types.ModuleType("requests")
-    library.__file__ = requests.__file__
-    library.Request = Request
-    library.Response = requests.Response
+    library = library_of(requests, Request, requests.Response)
     library.BaseTransport = Base
-    library.AsyncBaseTransport = library.HTTPTransport = Foreign
-    library.AsyncHTTPTransport = Foreign
-    library.ByteStream = InMemory
     library.StreamConsumed = exceptions.StreamConsumedError
-    # NB: tuples do in the places of classes, in which the engine has them.
     library.TimeoutException = (
         exceptions.Timeout,
         StalledError,
@@ -284,7 +280,6 @@ def _named() -> Any:
     )
     library.ReadTimeout = _too_late
     library.ProxyError = exceptions.ProxyError
-    library.LocalProtocolError = Foreign
     library.UnsupportedProtocol = (exceptions.InvalidSchema, exceptions.InvalidURL)
     library.ConnectError = causes.NewConnectionError
     library.ConnectTimeout = (exceptions.ConnectTimeout, causes.ConnectTimeoutError)
@@ -305,7 +300,7 @@ class RequestsFamily(Family):
         made.args = error.args
         made.__cause__, made.__context__ = error.__cause__, error.__context__
         made.__suppress_context__ = error.__suppress_context__
-        made.request, made.response = request.prepared, None
+        made.request, made.response = request.original, None
         returned: Exception = made.with_traceback(error.__traceback__)
         return returned
 
@@ -315,7 +310,7 @@ class RequestsFamily(Family):
 
 def family(errors: dict[type[Exception], type[Exception]]) -> RequestsFamily:
     """Return requests' family."""
-    return RequestsFamily(_named(), Reads, Upload, errors, _Pieces)
+    return RequestsFamily(_named(), Reads, Upload, errors, Pieces)
 
 
 # -- The network
