@@ -131,7 +131,9 @@ class RpcFront(Front[Rpc]):
         return self.granted(_ENDLESS if left is None else left)
 
     def guarded(self, method: str, handler: Any, *, aio: bool) -> Any:
-        """Return a handler as the pipeline protects it."""
+        """Return a handler as the pipeline protects it; None: there is none."""
+        if handler is None or method in self.exempt:
+            return handler
         many = bool(handler.response_streaming)
         kind = ("stream" if handler.request_streaming else "unary") + (
             "_stream" if many else "_unary"
@@ -169,10 +171,7 @@ class ServerInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc i
     ) -> Any:
         """Return the handler of an RPC as the pipeline protects it."""
         handler = continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method in self._front.exempt:
-            return handler
-        return self._front.guarded(method, handler, aio=False)
+        return self._front.guarded(handler_call_details.method, handler, aio=False)
 
 
 class AioServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
@@ -189,10 +188,7 @@ class AioServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  #
     ) -> Any:
         """Return the handler of an RPC as the pipeline protects it."""
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method in self._front.exempt:
-            return handler
-        return self._front.guarded(method, handler, aio=True)
+        return self._front.guarded(handler_call_details.method, handler, aio=True)
 
 
 class _RpcStream(Stream):
