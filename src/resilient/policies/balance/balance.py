@@ -323,7 +323,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         self.check: Check | None = check
         self._checks: Checks | None = None
         if check is not None:
-            self._checks = Checks(check, self._checked_members, self._note_check)
+            self._checks = Checks(check, self._members, self._note_check)
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self)
         self._lock = Lock()
@@ -820,8 +820,9 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         """Return so many of them at most, by a key; see `rendezvous`."""
         if len(endpoints) <= size:
             return endpoints
-        spots = [(item, spot_of(item[1].name)) for item in endpoints.items()]
-        return dict(item for item, _ in some_of(spots, size, key, lambda one: one[1]))
+        return dict(
+            some_of(endpoints.items(), size, key, lambda item: spot_of(item[1].name))
+        )
 
     def _warn(self, text: str) -> None:
         """Warn of a list of endpoints, once for each text."""
@@ -958,7 +959,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         self._fleet.note_check(member, good, clock.now())
         return self._changes_locked(None)
 
-    def _checked_members(self) -> list[Member]:
+    def _members(self) -> list[Member]:
         return self._run(lambda effects: list(self._fleet.members.values()))
 
     def _tell(self, reason: str, age: float | None) -> None:
@@ -995,8 +996,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         return self._run(lambda effects: self._fleet.is_pristine)
 
     def is_restrictive(self) -> bool:
-        members = self._run(lambda effects: list(self._fleet.members.values()))
-        return any(member.is_out or member.unhealthy for member in members)
+        return any(member.is_out or member.unhealthy for member in self._members())
 
 
 _NOTHING: Final = (0.0, 0.0, IGNORED, None, False, None)
