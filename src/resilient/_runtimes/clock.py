@@ -94,6 +94,19 @@ start_thread: Callable[[Callable[[], None], str], threading.Thread] = _start_dae
 """``start_thread(target, name)`` runs `target` in a new daemon thread. It
 carries nothing over: context variables are the caller's affair."""
 
+
+def thread_or_error(
+    target: Callable[[], None], name: str
+) -> threading.Thread | RuntimeError:
+    """Run `target` in a new daemon thread, or return why the system has none left."""
+    try:
+        return start_thread(target, name)
+    except RecursionError:
+        raise
+    except RuntimeError as error:
+        return error
+
+
 _generator = Random()
 
 random: Callable[[], float] = _generator.random

@@ -119,14 +119,10 @@ class SyncRace:
 
     def start(self, racer: Racer) -> bool:
         context = copy_context()
-        try:
-            clock.start_thread(lambda: _run(context, racer), f"resilient {racer.name}")
-        except RecursionError:
-            raise
-        except RuntimeError:
-            # The system has no thread left to give.
-            return False
-        return True
+        started = clock.thread_or_error(
+            lambda: _run(context, racer), f"resilient {racer.name}"
+        )
+        return not isinstance(started, RuntimeError)
 
     def wake(self) -> None:
         self._waiter.wake()

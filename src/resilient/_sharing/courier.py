@@ -129,14 +129,11 @@ class Courier(Link):
         with self._lock:
             if self._thread is not None:
                 return
-            try:
-                self._thread = clock.start_thread(self._run, "resilient store")
-            except RecursionError:
-                raise
-            except RuntimeError:
-                # No thread can be had, now or as the interpreter ends. Members
-                # notice that there is no answer.
-                return
+            started = clock.thread_or_error(self._run, "resilient store")
+            if not isinstance(started, RuntimeError):
+                self._thread = started
+            # Else none can be had, now or as the interpreter ends: members notice
+            # that there is no answer.
 
     def _wake(self) -> None:
         try:

@@ -67,13 +67,9 @@ class Run:
         """Begin it in a thread, in a copy of this context."""
         own = context.copy()
         own.run(_running.set, self)
-        try:
-            clock.start_thread(lambda: own.run(self._call), name)
-        except RecursionError:
-            raise
-        except RuntimeError as error:
-            # The system has no thread left to give.
-            self.error = error
+        started = clock.thread_or_error(lambda: own.run(self._call), name)
+        if isinstance(started, RuntimeError):
+            self.error = started
             self._end()
 
     def stop(self) -> None:

@@ -40,7 +40,7 @@ class _Checkup:
     """One check, until it has an answer.
 
     Attributes:
-        member: Of whom.
+        member: The endpoint that is asked.
         late_at: When it is late.
         over: Whether it was answered, or was late.
     """
@@ -143,12 +143,9 @@ class Checks:
 
     def _start(self, checkup: _Checkup) -> None:
         """Ask in a thread."""
-        try:
-            clock.start_thread(lambda: self._ask(checkup), "resilient check")
-        except RecursionError:
-            raise
-        except RuntimeError:
-            # The system has no thread left to give: it says nothing of the endpoint.
+        started = clock.thread_or_error(lambda: self._ask(checkup), "resilient check")
+        if isinstance(started, RuntimeError):
+            # That says nothing of the endpoint.
             self._checking.pop(checkup.member.address, None)
 
     def _ask(self, checkup: _Checkup) -> None:

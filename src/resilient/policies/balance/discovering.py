@@ -2,7 +2,7 @@
 
 Ground rules:
 
-* When, and by whom, is decided by `_machines.refresh`. A call that is to do it
+* `_machines.refresh` decides when, and which caller does it. A call that is to do it
   waits for it no longer than `PATIENCE`, if there is a list; the others go on.
   Where there is none yet, all wait, within their deadlines.
 * A plain function runs in a thread, which delivers what it has found by itself:
@@ -125,10 +125,9 @@ class Discovery:
 
     def status(self) -> dict[str, Any]:
         """Return what `health` and the metrics show of it."""
-        refresh, now = self._refresh, clock.now()
-        found_at = refresh.found_at
+        refresh = self._refresh
         return {
-            "discovery.age": None if found_at is None else max(0.0, now - found_at),
+            "discovery.age": self._age(),
             "discovery.refreshes": {
                 "success": refresh.succeeded,
                 "failure": refresh.failed,
@@ -237,10 +236,12 @@ class Discovery:
         self._wake(self._lock.run(self._cancel_locked, token))
 
     def _cancel_locked(self, token: object) -> list[_Waiting]:
-        if not self._refresh.cancel(token):
-            return []
-        left, self._waiting = self._waiting, []
-        return left
+        return self._let_go_locked() if self._refresh.cancel(token) else []
+
+    def _let_go_locked(self) -> list[_Waiting]:
+        """Return those that wait, to be woken."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
 
     async def _find_here(self, seconds: float) -> None:
         """Find it in the task that runs here."""
@@ -255,13 +256,14 @@ class Discovery:
 
     def _find_in_thread(self, token: object) -> None:
         try:
-            clock.start_thread(lambda: self._find(token), "resilient discovery")
+            started = clock.thread_or_error(
+                lambda: self._find(token), "resilient discovery"
+            )
         except RecursionError:
             self._cancel(token)
             raise
-        except RuntimeError as error:
-            # The system has no thread left to give.
-            self._failed(error)
+        if isinstance(started, RuntimeError):
+            self._failed(started)
 
     def _find(self, token: object) -> None:
         """Find it on this thread; what comes later than the lease is dropped."""
@@ -377,19 +379,16 @@ class Discovery:
         if self._refresh.believes(len(endpoints)):
             self._take(endpoints)
         else:
-            self._reason = "empty answer"
-            self._tell(self._reason, self._age())
+            self._tell_of("empty answer")
         size = len(endpoints)
         self._wake(self._lock.run(self._succeed_locked, clock.now(), size, every))
 
     def _succeed_locked(self, now: float, size: int, every: float) -> list[_Waiting]:
         self._refresh.succeed(now, size, every)
-        waiting, self._waiting = self._waiting, []
-        return waiting
+        return self._let_go_locked()
 
     def _failed(self, error: Exception) -> None:
-        self._reason = type(error).__name__
-        self._tell(self._reason, self._age())
+        self._tell_of(type(error).__name__)
         waiting = self._lock.run(self._fail_locked, clock.now())
         if self._refresh.found_at is None:
             # NB: each has an object of its own, and the first one the original.
@@ -401,13 +400,16 @@ class Discovery:
     def _fail_locked(self, now: float) -> list[_Waiting]:
         every = self.source.every
         self._refresh.fail(now, _EVERY if every is None else every)
-        waiting, self._waiting = self._waiting, []
-        return waiting
+        return self._let_go_locked()
 
     def _wake(self, waiting: list[_Waiting]) -> None:
         for each in waiting:
             each.over = True
         wake_all([each.waiter for each in waiting if each.waiter is not None])
+
+    def _tell_of(self, reason: str) -> None:
+        self._reason = reason
+        self._tell(reason, self._age())
 
     def _age(self) -> float | None:
         found_at = self._refresh.found_at
