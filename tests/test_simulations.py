@@ -25,10 +25,11 @@ from benchmarks.simulations._study import (
     at_least,
     at_most,
     between,
-    recovery,
-    table,
     within,
 )
+
+from resilient.simulation._record import recovery
+from resilient.simulation._result import markdown
 
 SEED = 1
 
@@ -215,7 +216,7 @@ def test_recovery_is_ten_good_seconds() -> None:
 
 def test_a_table_is_markdown() -> None:
     """Cells stand under their heads."""
-    assert "| a | bc |\n|---|----|\n| 1 | 2  |" == table([["a", "bc"], ["1", "2"]])
+    assert "| a | bc |\n|---|----|\n| 1 | 2  |" == markdown([["a", "bc"], ["1", "2"]])
 
 
 def test_a_plot_is_a_drawing_of_its_lines() -> None:

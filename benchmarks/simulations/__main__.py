@@ -28,7 +28,9 @@ from benchmarks.simulations import (
     tail,
     throttling,
 )
-from benchmarks.simulations._study import Job, Report, Simulation, table
+from benchmarks.simulations._study import Job, Report, Simulation
+
+from resilient.simulation._result import markdown
 
 # The longest runs first, so that none begins when the others have ended.
 SIMULATIONS = cast(
@@ -79,7 +81,7 @@ def reports(simulations: list[Simulation]) -> Iterator[tuple[Simulation, Report]
 
 def show(report: Report) -> int:
     """Print what was measured; return how many figures disagree."""
-    print(table(report.table), end="\n\n")
+    print(markdown(report.table), end="\n\n")
     for check in report.checks:
         mark = "ok   " if check.holds else "WRONG"
         print(f"{mark} {check.what}: {check.measured}, published {check.published}")
@@ -107,7 +109,7 @@ def page_with(name: str, report: Report) -> str:
     """Return the page with its section of that name as the report has it."""
     checks = [["figure", "published", "here"]]
     checks += [[check.what, check.published, check.measured] for check in report.checks]
-    section = "\n\n".join([table(report.table), table(checks)])
+    section = "\n\n".join([markdown(report.table), markdown(checks)])
     page, found = re.subn(
         rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)",
         lambda match: f"{match[1]}\n{section}\n\n{match[2]}",

@@ -66,21 +66,12 @@ class _Loop:
         )
 
     def run(self) -> None:
-        self._heap.under_way += 1
-        self._await_next()
+        self._heap.at_each(self._moments, self._arrive)
         self._heap.run()
-
-    def _await_next(self) -> None:
-        due = next(self._moments, None)
-        if due is None:
-            self._heap.under_way -= 1
-        else:
-            self._heap.at(due, self._arrive, due)
 
     def _arrive(self, due: float) -> None:
         self._number += 1
         Request(self._next(), self._number, due, self._number).begin()
-        self._await_next()
 
     def _sent(self, sent: Sent) -> None:
         when, outcome = self._send(self._heap.clock.now(), sent)

@@ -25,8 +25,6 @@ __all__ = [
     "at_least",
     "at_most",
     "between",
-    "recovery",
-    "table",
     "run_simulation",
     "within",
 ]
@@ -125,33 +123,3 @@ def _range(low: float, high: float, unit: str) -> str:
 def _spelt(value: float) -> str:
     """Four digits that matter, at most."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table in Markdown, the first row being its head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        return f"| {' | '.join(padded)} |"
-
-    rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
-    return "\n".join([line(rows[0]), rule, *map(line, rows[1:])])
-
-
-def recovery(good: Sequence[int], wanted: Sequence[int], start: int) -> int | None:
-    """Return how many seconds after `start` all was well again.
-
-    That is the first second after which, over the next ten, what was good is
-    95 % of what was wanted. None: not within the run.
-
-    Args:
-        good: How much of what was wanted was had, by the second.
-        wanted: How much was wanted.
-        start: The second from which to look.
-    """
-    for first in range(start, len(wanted) - 9):
-        ten = slice(first, first + 10)
-        if sum(good[ten]) >= 0.95 * sum(wanted[ten]):
-            return first - start
-    return None

@@ -38,7 +38,6 @@ from benchmarks.simulations._study import (
     after,
     at_most,
     between,
-    recovery,
     within,
 )
 
@@ -59,6 +58,7 @@ from resilient import (
     exponential,
 )
 from resilient._runtimes import clock
+from resilient.simulation._record import recovery
 
 NAME: Final = "retry-storm"
 TITLE: Final = "The retry storm"

@@ -31,11 +31,11 @@ from benchmarks.simulations._study import (
     Job,
     Report,
     at_most,
-    recovery,
     within,
 )
 
 from resilient import AdaptiveThrottle, Outcome, Pipeline, Policy, Timeout
+from resilient.simulation._record import recovery
 
 NAME: Final = "throttling"
 TITLE: Final = "Client throttling"

@@ -18,7 +18,7 @@ a context of its own, as tasks of asyncio have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from heapq import heappop, heappush
@@ -96,6 +96,25 @@ class World:
     def soon(self, action: Callable[[Any], object], argument: Any) -> None:
         """Call ``action(argument)`` after all that is due now."""
         self.at(self.clock.now(), action, argument)
+
+    def at_each(
+        self, moments: Iterator[float], action: Callable[[float], object]
+    ) -> None:
+        """Call ``action(moment)`` at each, and do not end before the last."""
+
+        def come(moment: float) -> None:
+            action(moment)
+            await_next()
+
+        def await_next() -> None:
+            moment = next(moments, None)
+            if moment is None:
+                self.under_way -= 1
+            else:
+                self.at(moment, come, moment)
+
+        self.under_way += 1
+        await_next()
 
     def run(self) -> None:
         """Run until no work is under way, or what is could never be woken."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from resilient._policy.policy import Policy
 from resilient._values.spelling import parameters_of
 from resilient._values.traits import Trait
 from resilient.simulation._copies import members
+from resilient.simulation._near import near
 
 
 def changed(policy: Policy[Any], changes: Mapping[str, Any]) -> Policy[Any]:
@@ -31,12 +31,12 @@ def changed(policy: Policy[Any], changes: Mapping[str, Any]) -> Policy[Any]:
         name, _, parameter = place.rpartition(".")
         if name not in keys:
             several = [key for key in keys if key.startswith(f"{name}[")]
-            hint = f"there are {', '.join(several)}" if several else _near(name, keys)
+            hint = f"there are {', '.join(several)}" if several else _hint(name, keys)
             raise ValueError(f"`{place}`: no policy is {name!r}: {hint}")
         known = parameters_of(keys[name])
         if parameter not in known:
             raise ValueError(
-                f"`{place}`: no parameter is {parameter!r}: {_near(parameter, known)}"
+                f"`{place}`: no parameter is {parameter!r}: {_hint(parameter, known)}"
             )
         wanted.setdefault(id(keys[name]), {})[parameter] = value
     return _changed(policy, wanted)
@@ -65,6 +65,5 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-def _near(name: str, known: Mapping[str, object]) -> str:
-    found = get_close_matches(name, known, 1)
-    return f"did you mean {found[0]!r}?" if found else f"there are {', '.join(known)}"
+def _hint(name: str, known: Mapping[str, object]) -> str:
+    return near(name, known) or f"there are {', '.join(known)}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Final, NamedTuple
 
 from resilient._values.checks import number
+from resilient.simulation._near import near
 from resilient.simulation._result import Result
 
 
@@ -40,8 +40,7 @@ def checked(checks: Mapping[str, object]) -> dict[str, float]:
     """
     for name in checks:
         if name not in CHECKS:
-            near = get_close_matches(name, CHECKS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else ", ".join(CHECKS)
+            hint = near(name, CHECKS) or ", ".join(CHECKS)
             raise ValueError(f"no check is called {name!r}: {hint}")
     return {name: number(name, limit, minimum=0) for name, limit in checks.items()}
 

@@ -47,7 +47,16 @@ class Refusal(Happening):
 
 
 @attrs.frozen
-class Hang(Happening):
+class _Share(Happening):
+    share: float
+
+    def __attrs_post_init__(self) -> None:
+        Happening.__attrs_post_init__(self)
+        ratio("share", self.share)
+
+
+@attrs.frozen
+class Hang(_Share):
     """What is sent is never answered.
 
     Attributes:
@@ -57,25 +66,16 @@ class Hang(Happening):
     share: float = 1.0
     word: ClassVar[str] = "hang"
 
-    def __attrs_post_init__(self) -> None:
-        Happening.__attrs_post_init__(self)
-        ratio("share", self.share)
-
 
 @attrs.frozen
-class Failing(Happening):
+class Failing(_Share):
     """What is sent fails when its work is done.
 
     Attributes:
         share: Of all attempts, in (0, 1].
     """
 
-    share: float
     word: ClassVar[str] = "fail"
-
-    def __attrs_post_init__(self) -> None:
-        Happening.__attrs_post_init__(self)
-        ratio("share", self.share)
 
 
 @attrs.frozen

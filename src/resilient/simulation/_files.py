@@ -10,7 +10,6 @@ import importlib
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from importlib import resources
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +23,7 @@ from resilient.simulation._chance import (
 )
 from resilient.simulation._dependency import Dependency
 from resilient.simulation._events import KINDS, Happening
+from resilient.simulation._near import near
 from resilient.simulation._scenario import Scenario
 
 VERSION: Final = 1
@@ -213,7 +213,7 @@ def _event(given: Any) -> Happening:
     if word not in kinds:
         listed = ", ".join(kinds)
         raise ValueError(
-            f"`events.kind` must be one of {listed}, got {word!r}{_near(word, kinds)}"
+            f"`events.kind` must be one of {listed}, got {word!r}{_hint(word, kinds)}"
         )
     kind = kinds[word]
     takes = [field.name for field in kind.__attrs_attrs__ if field.name in _EVENT]
@@ -248,10 +248,10 @@ def _known(where: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Refuse a key that is not known, and name the nearest that is."""
     for key in given:
         if key not in known:
-            hint = _near(key, known) or f": there are {', '.join(known)}"
+            hint = _hint(key, known) or f": there are {', '.join(known)}"
             raise ValueError(f"`{where}{key}` is not known{hint}")
 
 
-def _near(key: object, known: Iterable[str]) -> str:
-    found = get_close_matches(str(key), list(known), 1)
-    return f": did you mean {found[0]!r}?" if found else ""
+def _hint(key: object, known: Iterable[str]) -> str:
+    meant = near(key, known)
+    return f": {meant}" if meant else ""

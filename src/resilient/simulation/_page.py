@@ -123,9 +123,9 @@ def _plots(runs: Sequence[tuple[str, Run]]) -> list[Plot]:
         return {at: (name, values(run)) for at, (name, run) in enumerate(runs)}
 
     plots = [
-        Plot("Answered, share of requests", lines(_share("answered"))),
+        Plot("Answered, share of requests", lines(lambda run: run.shares("answered"))),
         Plot("Attempts a second", lines(lambda run: run.attempts)),
-        Plot("Rejected, share of requests", lines(_share("rejected"))),
+        Plot("Rejected, share of requests", lines(lambda run: run.shares("rejected"))),
         Plot("Mean latency of answers, seconds", lines(Run.mean_latencies)),
     ]
     gauges: dict[str, dict[int, tuple[str, Sequence[float]]]] = {}
@@ -135,13 +135,6 @@ def _plots(runs: Sequence[tuple[str, Run]]) -> list[Plot]:
             if not all(map(math.isnan, numbers)):
                 gauges.setdefault(metric, {})[at] = name, numbers
     return [*plots, *[Plot(metric, found) for metric, found in gauges.items()]]
-
-
-def _share(word: str) -> Callable[[Run], Sequence[float]]:
-    return lambda run: [
-        found / offered if offered else math.nan
-        for found, offered in zip(run.ends[word], run.offered, strict=True)
-    ]
 
 
 _STATES: Final = {"closed": 0.0, "half_open": 0.5, "open": 1.0}

@@ -78,6 +78,11 @@ class Run:
         pairs = zip(sums, counts, strict=True)
         return [total / count if count else math.nan for total, count in pairs]
 
+    def shares(self, word: str) -> list[float]:
+        """Return the share of requests that ended so, by the second; NaN: none came."""
+        pairs = zip(self.ends[word], self.offered, strict=True)
+        return [ended / offered if offered else math.nan for ended, offered in pairs]
+
     def close(self) -> None:
         """Note what never ended."""
         for second, offered in enumerate(self.offered):

@@ -54,9 +54,14 @@ class Recovery:
                 f"{len(never)} of {len(self.after)} seeds"
                 f" ({', '.join(map(str, never))}) never within {self._left} s"
             )
-        middle = median(math.inf if a is None else a for a in self.after.values())
-        told = "never" if middle == math.inf else f"{middle:g} s"
-        return f"{text}; median {told}"
+        return f"{text}; median {_middle(self)}"
+
+
+def _middle(recovery: Recovery) -> str:
+    """Return after how long half of the seeds were well again, as a text."""
+    after = recovery.after.values()
+    middle = median(math.inf if each is None else each for each in after)
+    return "never" if middle == math.inf else f"{middle:g} s"
 
 
 @attrs.frozen
@@ -216,12 +221,10 @@ def cells(results: Sequence[Result]) -> list[list[str]]:
         ["", "recovers", "goodput", "available", "rejected", "attempts", "p50", "p99"]
     ]
     for result in results:
-        after = result.recovers_within(0).after.values()
-        middle = median(math.inf if each is None else each for each in after)
         rows.append(
             [
                 result.name,
-                "never" if middle == math.inf else f"{middle:g} s",
+                _middle(result.recovers_within(0)),
                 f"{100 * result.goodput:.1f} %",
                 f"{100 * result.availability:.1f} %",
                 f"{100 * result.rejected:.1f} %",
@@ -235,7 +238,11 @@ def cells(results: Sequence[Result]) -> list[list[str]]:
 
 def table(results: Sequence[Result]) -> str:
     """Return the figures of several configurations as a table in Markdown."""
-    rows = cells(results)
+    return markdown(cells(results))
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table in Markdown, the first row being its head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
     rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"

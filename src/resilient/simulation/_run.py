@@ -84,22 +84,13 @@ class _Simulation:
 
     def run(self) -> Run:
         world = self._world
-        # NB: or it would end while no request is under way but more will come.
-        world.under_way += 1
-        self._await_next()
+        world.at_each(self._moments, self._arrive)
         world.at(1.0, self._sample, 1)
         world.run()
         self._run.worked = self._servers.worked
         self._run.wasted = self._servers.wasted
         self._run.close()
         return self._run
-
-    def _await_next(self) -> None:
-        due = next(self._moments, None)
-        if due is None:
-            self._world.under_way -= 1
-        else:
-            self._world.at(due, self._arrive, due)
 
     def _arrive(self, due: float) -> None:
         number, keys = self._requests, self._scenario.keys
@@ -110,7 +101,6 @@ class _Simulation:
         if self._scenario.patience is not None:
             self._world.at(due + self._scenario.patience, Request.cancel, request)
         request.begin()
-        self._await_next()
 
     def _sample(self, second: int) -> None:
         """Read the gauges of policies: states of the first client, means of numbers."""

@@ -34,9 +34,8 @@ def sparkline(shares: Sequence[float], *, plain: bool = False) -> str:
 
 def shares(result: Result) -> list[float]:
     """Return which share of requests the worst seed answered, by the second."""
-    run = result.worst
-    pairs = zip(run.ends["answered"], run.offered, strict=True)
-    return [good / offered if offered else 1.0 for good, offered in pairs]
+    found = result.worst.shares("answered")
+    return [1.0 if math.isnan(share) else share for share in found]
 
 
 def summary(results: Sequence[Result], *, plain: bool = False) -> str:
