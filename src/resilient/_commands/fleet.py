@@ -11,10 +11,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from resilient._sharing.store import key_start
+
 __all__ = ["fleet"]
 
-_RESETS: Final = {
-    "bucket": """
+_BUCKET: Final = """
 local time = redis.call('TIME')
 local now = string.format('%.17g', tonumber(time[1]) + tonumber(time[2]) / 1000000)
 local had = redis.call('HMGET', KEYS[1], 'capacity', 'credited', 'level')
@@ -23,16 +24,18 @@ local paid = tonumber(had[2]) + 2 * tonumber(had[1]) + math.abs(tonumber(had[3])
 redis.call('HSET', KEYS[1], 'level', had[1], 'time', now, 'full', now,
     'credited', string.format('%.17g', paid))
 return redis.call('PEXPIRE', KEYS[1], 60000)
-""",
-    "circuit": """
+"""
+
+_CIRCUIT: Final = """
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
     if string.sub(field, 1, 2) == 'm:' then redis.call('HDEL', KEYS[1], field) end
 end
 redis.call('HINCRBY', KEYS[1], 'term', 1)
 return redis.call('HSET', KEYS[1], 'open', '0', 'openings', '0', 'until', '0',
     'met', '0', 'holder', '', 'held', '0')
-""",
-}
+"""
+
+_RESETS: Final = {"bucket": _BUCKET, "budget": _BUCKET, "circuit": _CIRCUIT}
 """What resets a kind, as a script: no member's exchange comes in between."""
 
 _COLUMNS: Final = ("KIND", "NAME", "MEMBERS", "STATE")
@@ -59,8 +62,9 @@ def fleet(url: str, prefix: str, *, reset: str | None = None) -> int:
         client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
             url, decode_responses=True, socket_timeout=5.0, socket_connect_timeout=5.0
         )
-        known = reset is None or _reset(client, prefix, reset)
-        rows = _rows(client, prefix)
+        start = key_start(prefix)
+        known = reset is None or _reset(client, start, reset)
+        rows = _rows(client, start)
     except (ValueError, redis.RedisError) as error:
         # NB: its kind alone: its text may have the URL, and so a password.
         return _fail(f"the server cannot be asked: {type(error).__name__}")
@@ -85,26 +89,21 @@ def _fail(text: str) -> int:
     return 1
 
 
-def _reset(client: Any, prefix: str, name: str) -> bool:
+def _reset(client: Any, start: str, name: str) -> bool:
     """Reset what is shared by a name; return whether there is anything."""
     known = False
-    for kind, script in [
-        ("bucket", _RESETS["bucket"]),
-        ("budget", _RESETS["bucket"]),
-        ("circuit", _RESETS["circuit"]),
-    ]:
-        key = f"{{{prefix}:v1:{kind}:{name}}}"
+    for kind, script in _RESETS.items():
+        key = f"{start}{kind}:{name}}}"
         if client.exists(key):
             client.eval(script, 1, key)
             known = True
     return known
 
 
-def _rows(client: Any, prefix: str) -> list[tuple[str, ...]]:
+def _rows(client: Any, start: str) -> list[tuple[str, ...]]:
     seconds, micros = client.time()
     now = seconds + micros / 1e6
     rows: list[tuple[str, ...]] = []
-    start = f"{{{prefix}:v1:"
     for key in client.scan_iter(match=f"{start}*}}"):
         kind, _, name = key[len(start) : -1].partition(":")
         describe = _STATES.get(kind)

@@ -31,6 +31,7 @@ __all__ = [
     "Member",
     "SharedStore",
     "check_store",
+    "key_start",
     "shared_name",
 ]
 
@@ -259,6 +260,15 @@ def check_store(store: object) -> None:
     """Raise TypeError if it is no store."""
     if not isinstance(store, SharedStore):
         raise TypeError(f"`shared` must be a store, got {store!r}")
+
+
+def key_start(prefix: str) -> str:
+    """Return what the keys on a server begin with, by the prefix of a store.
+
+    NB: up to a brace that closes, so that all keys of a policy are in one slot of a
+    cluster.
+    """
+    return f"{{{prefix}:v1:"
 
 
 def shared_name(name: object) -> str:

@@ -25,6 +25,7 @@ from resilient._machines.allotment import Claim, Grant
 from resilient._machines.quorum import Report, Verdict
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._sharing.courier import NotSentError, Reply, Request
+from resilient._sharing.store import key_start
 
 __all__ = [
     "BUCKET",
@@ -70,14 +71,14 @@ class RedisTransport:
     def __init__(self, client: redis.Redis, prefix: str) -> None:
         self._client: Any = client
         self._prefix = prefix
+        self._start = key_start(prefix)
         # Exchanges after which to look at the server's settings.
         self._looks_in = 1
 
     def exchange(self, requests: list[Request]) -> list[Reply]:
         commands: list[tuple[Script, str, list[Any]]] = []
         for request in requests:
-            # NB: the braces keep all keys of a policy in one slot of a cluster.
-            key = f"{{{self._prefix}:v1:{request.member.key}}}"
+            key = f"{self._start}{request.member.key}}}"
             if isinstance(request.ask, Report):
                 commands.append((CIRCUIT, key, member_arguments(request.ask)))
             elif isinstance(request.ask, Claim):
