@@ -32,7 +32,7 @@ from resilient import (
     constant,
 )
 from resilient._events.listeners import global_listeners
-from resilient._policy import registry
+from resilient._policy.policy import living
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def _no_listener_is_subscribed() -> Iterator[None]:
     yield
     assert [] == global_listeners
     gc.collect()
-    assert [] == [policy for policy in registry.policies() if policy.has_listeners]
+    assert [] == [policy for policy in living.values() if policy.has_listeners]
 
 
 async def nothing() -> None:

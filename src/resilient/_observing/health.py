@@ -8,8 +8,8 @@ from typing import Any, Final, cast
 from resilient._events.counters import all_counters
 from resilient._events.listeners import log_once
 from resilient._observing.shown import shown
+from resilient._policy import policy as policy_module
 from resilient._policy.policy import Policy
-from resilient._policy.registry import policies
 from resilient._values.records import Record
 from resilient._values.traits import Trait
 
@@ -60,9 +60,10 @@ class Reading(Record):
 
 def readings() -> Iterator[Reading]:
     """Look at every policy, and at those inside each `PerKey`."""
-    for policy in policies():
-        reading = _read(policy, many=False)
-        if reading is None:
+    for reference in policy_module.living.valuerefs():
+        policy = reference()
+        reading = None if policy is None else _read(policy, many=False)
+        if policy is None or reading is None:
             continue
         yield reading
         if Trait.KEYED in reading.traits:

@@ -11,7 +11,7 @@ from resilient._calls.call import Call
 from resilient._events.events import Event
 from resilient._machines.budget import Budget
 from resilient._policy.policy import Policy
-from resilient._policy.registry import emit_of_store
+from resilient._policy.shared import emit_of_store
 from resilient._runtimes import clock
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.priority import Priority

@@ -12,7 +12,7 @@ from resilient._errors.errors import BulkheadFullError
 from resilient._machines.slots import Slots
 from resilient._policy.admission import Admission
 from resilient._policy.queueing import QueueingPolicy, SlotWait, Ticket
-from resilient._policy.registry import emit_of_store, shared_in_per_key
+from resilient._policy.shared import emit_of_store, shared_in_per_key
 from resilient._runtimes import clock
 from resilient._runtimes.sync import can_park
 from resilient._values.checks import LARGEST, choice, count, number, optional

@@ -26,7 +26,7 @@ from resilient._machines.circuit_records import (
 )
 from resilient._machines.window import CountWindow, TimeWindow, Window
 from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
-from resilient._policy.registry import emit_of_store, shared_in_per_key
+from resilient._policy.shared import emit_of_store, shared_in_per_key
 from resilient._runtimes import clock
 from resilient._values.checks import count, keywords_only, optional, plain, ratio
 from resilient._values.checks import seconds as seconds_argument

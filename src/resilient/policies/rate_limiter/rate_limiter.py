@@ -22,7 +22,7 @@ from resilient._policy.admission import (
     AdmissionPolicy,
     DeferredRelease,
 )
-from resilient._policy.registry import emit_of_store, shared_in_per_key
+from resilient._policy.shared import emit_of_store, shared_in_per_key
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import wake_all
 from resilient._runtimes.sync import NO_WAITER, can_park

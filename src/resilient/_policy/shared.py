@@ -1,24 +1,14 @@
-"""The policies of this process, for those who look at all of them."""
+"""What policies that share their state through a store have in common.
+
+Here and not in `_sharing`, which is loaded when a policy is given a store.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from resilient._events.events import Event
-from resilient._policy import policy
 from resilient._policy.policy import Policy
-
-
-def policies() -> Iterator[Policy[Any]]:
-    """Yield every policy there is; what is inside a `PerKey` is found in it.
-
-    One may be half made, by another thread, and lack attributes.
-    """
-    for reference in policy.living.valuerefs():
-        found = reference()
-        if found is not None:
-            yield found
 
 
 def emit_of_store(policy: Policy[Any], kind: type[Event], *values: Any) -> None:
