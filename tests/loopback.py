@@ -158,6 +158,17 @@ def answer(
     return [Head(status, {"content-length": str(len(body)), **(headers or {})}), body]
 
 
+FAULTS: dict[str, Steps] = {
+    "closed": [Act.CLOSE],
+    "reset": [Act.RESET],
+    "truncated": [Head(200, {"content-length": "9"}), b"ha", Act.CLOSE],
+    "503": answer(503),
+    "429": answer(429),
+    "500": [Head(500), b"of no known length"],
+}
+"""What a server does wrong, and a second attempt mends."""
+
+
 def echo(request: Request) -> Steps:
     """Tells the request back, in JSON; each character of `body` is one byte."""
     told = asdict(request) | {"body": request.body.decode("latin-1")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import pickle
 import threading
@@ -10,8 +9,8 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-import trio
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.running import run_until
 
 from resilient import (
     Balance,
@@ -185,34 +184,6 @@ class Doctor:
         return ill != "ill"
 
 
-class Stopping:
-    """What stops `run_sync` at some moment of virtual time."""
-
-    def __init__(self, at: float) -> None:
-        self.at = at
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Sleep."""
-        assert timeout is not None
-        clock.sleep(min(timeout, self.at - clock.now()))
-        return clock.now() >= self.at
-
-
-async def run(w: World, balance: Balance[Any], until: float) -> None:
-    """Run its checks until then."""
-    if w.is_sync:
-        balance.run_sync(Stopping(until))
-    elif w.colour == "asyncio":
-        task = asyncio.get_running_loop().create_task(balance.run())
-        await asyncio.sleep(until - w.now())
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    else:
-        with trio.move_on_at(trio.current_time() + until - w.now()):
-            await balance.run()
-
-
 def endpoint_states(balance: Balance[Any]) -> dict[str, EndpointState]:
     """Return where each endpoint stands."""
     return {each.name: each.state for each in balance.endpoints}
@@ -225,9 +196,9 @@ async def test_an_endpoint_that_fails_its_checks_gets_no_calls(w: World) -> None
     balance = Balance(*"abcdefgh", check=doctor.check(), name="replicas")
     events: list[Event] = []
     balance.subscribe(events.append)
-    await run(w, balance, 5)
+    await run_until(w, balance, 5)
     doctor.ill = {"a": "ill", "b": OSError("x"), "c": 1.5}
-    await run(w, balance, 45)
+    await run_until(w, balance, 45)
     assert {"a", "b", "c"} == {
         name for name, state in endpoint_states(balance).items() if state is UNHEALTHY
     }
@@ -240,7 +211,7 @@ async def test_an_endpoint_that_fails_its_checks_gets_no_calls(w: World) -> None
         await w.call(balance, ask)
     assert set("defgh") == asked
     doctor.ill = {}
-    await run(w, balance, 80)
+    await run_until(w, balance, 80)
     assert {HEALTHY} == set(endpoint_states(balance).values())
     said = [
         (event.endpoint, event.healthy)
@@ -256,17 +227,17 @@ async def test_each_is_checked_in_its_own_time(w: World) -> None:
     """Every 10 s ± 20 %, the first time within a second; those that join, too."""
     doctor = Doctor(w)
     balance = Balance(*"abcd", check=doctor.check())
-    await run(w, balance, 100)
+    await run_until(w, balance, 100)
     for times in doctor.asked.values():
         assert times[0] <= 1.0
         gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
         assert all(7.99 <= gap <= 12.01 for gap in gaps)
         assert len(gaps) == len(set(gaps))
     balance.replace(["a", "e"])
-    await run(w, balance, 103)
+    await run_until(w, balance, 103)
     assert 100.0 <= doctor.asked["e"][0] <= 101.0
     last = doctor.asked["b"][-1]
-    await run(w, balance, 150)
+    await run_until(w, balance, 150)
     assert last == doctor.asked["b"][-1]
 
 
@@ -279,13 +250,13 @@ async def test_while_few_are_healthy_the_checks_are_ignored(w: World) -> None:
     events: list[Event] = []
     balance.subscribe(events.append)
     pipeline = Pipeline(balance, name="catalogue")
-    await run(w, balance, 8)
+    await run_until(w, balance, 8)
     assert {HEALTHY} == set(endpoint_states(balance).values())
     (seen,) = health()["catalogue"]["policies"]
     assert (True, 3) == (seen["balance.panic"], seen["endpoints"]["available"])
     assert balance.is_restrictive()
     doctor.ill = {}
-    await run(w, balance, 16)
+    await run_until(w, balance, 16)
     panics = [e for e in events if isinstance(e, (PanicBegan, PanicEnded))]
     assert [
         PanicBegan("replicas", None, 1, 3),
@@ -322,7 +293,7 @@ async def test_a_good_check_has_an_ejected_endpoint_probed(w: World) -> None:
         except OSError:
             pass
     assert EJECTED is endpoint_states(balance)["a"]
-    await run(w, balance, 3)
+    await run_until(w, balance, 3)
     assert EJECTED is endpoint_states(balance)["a"]
     await w.call(balance, succeed)
     assert HEALTHY is endpoint_states(balance)["a"]
@@ -335,7 +306,7 @@ async def test_a_check_in_a_thread_that_hangs_is_late_each_time(w: World) -> Non
     doctor = Doctor(w)
     doctor.ill = {"a": 100}
     balance = Balance(*"abc", check=doctor.check())
-    await run(w, balance, 35)
+    await run_until(w, balance, 35)
     assert {"a": UNHEALTHY, "b": HEALTHY, "c": HEALTHY} == endpoint_states(balance)
     assert 1 == len(doctor.asked["a"])
     assert 35.0 == w.now()
@@ -352,7 +323,7 @@ async def test_a_plain_check_does_not_block_the_loop(w: World) -> None:
         return address != "a"
 
     balance = Balance(*"abc", check=Check(check, every=1))
-    await run(w, balance, 6)
+    await run_until(w, balance, 6)
     assert UNHEALTHY is endpoint_states(balance)["a"]
     assert threading.current_thread() not in threads
 
@@ -376,7 +347,7 @@ async def test_only_so_many_checks_run_at_once(w: World) -> None:
         return True
 
     check = Check(w.native(answer), every=10)
-    await run(w, Balance(*names, check=check), 6)
+    await run_until(w, Balance(*names, check=check), 6)
     assert (AT_ONCE, len(names)) == (most, len(doctor.asked))
 
 
@@ -393,7 +364,7 @@ async def test_endpoints_that_are_found_are_checked(w: World) -> None:
     balance = Balance(
         poll(w.native(find), every=5), check=doctor.check(every=1), name="both"
     )
-    await run(w, balance, 15)
+    await run_until(w, balance, 15)
     assert {"a": HEALTHY, "b": UNHEALTHY, "c": HEALTHY} == endpoint_states(balance)
 
 
@@ -408,11 +379,11 @@ async def test_where_no_thread_starts_nothing_is_said_of_an_endpoint(w: World) -
     balance = Balance(*"abc", check=doctor.check(every=1, unhealthy=1))
     started, clock.start_thread = clock.start_thread, start
     try:
-        await run(w, balance, 5)
+        await run_until(w, balance, 5)
     finally:
         clock.start_thread = started
     assert {HEALTHY} == set(endpoint_states(balance).values())
-    await run(w, balance, 8)
+    await run_until(w, balance, 8)
     assert set("abc") == set(doctor.asked)
 
     def fail(*args: Any) -> Any:
@@ -421,7 +392,7 @@ async def test_where_no_thread_starts_nothing_is_said_of_an_endpoint(w: World) -
     clock.start_thread = fail
     try:
         with pytest.raises(RecursionError, match="too deep"):
-            await run(w, balance, 15)
+            await run_until(w, balance, 15)
     finally:
         clock.start_thread = started
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-import trio
 from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.running import Stopping, run_until
 
 from resilient import (
     Balance,
@@ -531,42 +530,12 @@ async def test_a_plain_function_does_not_block_the_loop(w: World) -> None:
     assert (["a"], 1.0) == (names(balance), w.now())
 
 
-class Stopping:
-    """What stops `run_sync` at some moment of virtual time."""
-
-    def __init__(self, at: float, do: Callable[[], None] = lambda: None) -> None:
-        self.at = at
-        self.do = do
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Sleep, and do something each time."""
-        assert timeout is not None
-        clock.sleep(min(timeout, self.at - clock.now()))
-        self.do()
-        return clock.now() >= self.at
-
-
-async def running(w: World, balance: Balance[Any], until: float) -> None:
-    """Run it until then."""
-    if w.is_sync:
-        balance.run_sync(Stopping(until))
-    elif w.colour == "asyncio":
-        task = asyncio.get_running_loop().create_task(balance.run())
-        await asyncio.sleep(until - w.now())
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    else:
-        with trio.move_on_at(trio.current_time() + until - w.now()):
-            await balance.run()
-
-
 @in_every_colour
 async def test_it_runs_beside_the_calls(w: World) -> None:
     """Each time it is due, whatever fails, until it is stopped."""
     registry = Registry(w, ["a"], OSError("gone"), ["b"], ["c"])
     balance = registry.balance()
-    await running(w, balance, 25)
+    await run_until(w, balance, 25)
     assert ([0.0, 10.0, 11.0, 21.0], ["c"]) == (registry.asked, names(balance))
     await w.sleep(10)
     # Then calls find it again.
@@ -588,7 +557,7 @@ async def test_calls_do_not_wait_while_it_runs(w: World) -> None:
             ended.append(w.now())
 
     async def run() -> None:
-        await running(w, balance, 30)
+        await run_until(w, balance, 30)
 
     await w.gather(run, call)
     assert [2.0, 12.0, 22.0] == ended

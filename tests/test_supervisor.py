@@ -76,10 +76,8 @@ class Crew:
             try:
                 if life is not None:
                     await self.w.sleep(life)
-                elif self.w.is_sync:
-                    self.workers.stopping.wait()
                 else:
-                    await anyio.sleep_forever()
+                    await self.until_stopped()
             except anyio.get_cancelled_exc_class():
                 self.note(f"{name} stops")
                 raise
@@ -92,6 +90,13 @@ class Crew:
                 self.note(f"{name} returns")
 
         self.workers.start(self.w.native(run), name=name, **more)
+
+    async def until_stopped(self) -> None:
+        """Wait, in a worker, until it is stopped."""
+        if self.w.is_sync:
+            self.workers.stopping.wait()
+        else:
+            await anyio.sleep_forever()
 
     def after(self, seconds: float, does: Callable[[], object]) -> None:
         """Do something at a moment, in a worker that is not restarted."""
@@ -375,10 +380,7 @@ async def test_a_crash_while_stopping_is_attached(w: World) -> None:
 
     async def fails_late() -> None:
         try:
-            if w.is_sync:
-                crew.workers.stopping.wait()
-            else:
-                await anyio.sleep_forever()
+            await crew.until_stopped()
         finally:
             raise OSError("no flush")
 
@@ -400,10 +402,7 @@ async def test_an_error_of_the_block_tells_of_late_crashes(w: World) -> None:
 
     async def fails_late() -> None:
         try:
-            if w.is_sync:
-                crew.workers.stopping.wait()
-            else:
-                await anyio.sleep_forever()
+            await crew.until_stopped()
         finally:
             raise OSError("no flush")
 
@@ -425,10 +424,7 @@ async def test_a_crash_in_a_stop_for_a_restart_is_not_counted(w: World) -> None:
 
     async def fails_late() -> None:
         try:
-            if w.is_sync:
-                crew.workers.stopping.wait()
-            else:
-                await anyio.sleep_forever()
+            await crew.until_stopped()
         finally:
             if w.now() < 3:
                 raise OSError("no flush")
@@ -535,10 +531,7 @@ async def test_what_ends_the_program_may_come_while_all_stops(w: World) -> None:
 
     async def end() -> None:
         try:
-            if w.is_sync:
-                crew.workers.stopping.wait()
-            else:
-                await anyio.sleep_forever()
+            await crew.until_stopped()
         finally:
             raise SystemExit(3)
 

@@ -13,7 +13,7 @@ from functools import wraps
 from typing import Any
 
 import pytest
-from tests.loopback import Act, Head, Server, answer
+from tests.loopback import FAULTS, Act, Head, Server, answer
 
 import resilient
 from resilient import (
@@ -78,18 +78,7 @@ def with_server(scenario: Scenario) -> Callable[[], None]:
 # -- What is sent again
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        [Act.CLOSE],
-        [Act.RESET],
-        [Head(200, {"content-length": "9"}), b"ha", Act.CLOSE],
-        answer(503),
-        answer(429),
-        [Head(500), b"of no known length"],
-    ],
-    ids=["closed", "reset", "truncated", "503", "429", "500"],
-)
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_mended(fault: Any) -> None:
     """Whatever it is, the next attempt answers."""
 

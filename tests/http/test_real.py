@@ -11,7 +11,7 @@ import pytest
 from h2.errors import ErrorCodes
 from tests.colours import Colour, _finish
 from tests.http.families import Http
-from tests.loopback import Act, Head, Server, answer
+from tests.loopback import FAULTS, Act, Head, Server, answer
 
 from resilient import Bulkhead, Pipeline, Retry, Timeout, constant
 
@@ -77,15 +77,8 @@ every_async_client = _each("asyncio", "trio")
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        [Act.CLOSE],
-        [Act.RESET],
-        [Head(200, {"content-length": "9"}), b"ha", Act.CLOSE],
-        answer(503),
-        answer(429, {"retry-after": "0"}),
-        [Head(500), b"of no known length"],
-    ],
-    ids=["closed", "reset", "truncated", "503", "429", "500"],
+    [*(FAULTS | {"429": answer(429, {"retry-after": "0"})}).values()],
+    ids=FAULTS,
 )
 def test_a_fault_is_mended(fault: Any) -> None:
     """Whatever it is, the next attempt answers."""

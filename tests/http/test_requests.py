@@ -17,7 +17,7 @@ import pytest
 import requests
 import urllib3
 from requests import exceptions
-from tests.loopback import Act, Head, Server, answer
+from tests.loopback import FAULTS, Act, Head, Server, answer
 from urllib3 import exceptions as causes
 
 import resilient
@@ -88,18 +88,7 @@ def mount() -> Iterator[Mount]:
 
 
 @real
-@pytest.mark.parametrize(
-    "fault",
-    [
-        [Act.CLOSE],
-        [Act.RESET],
-        [Head(200, {"content-length": "9"}), b"ha", Act.CLOSE],
-        answer(503),
-        answer(429),
-        [Head(500), b"of no known length"],
-    ],
-    ids=["closed", "reset", "truncated", "503", "429", "500"],
-)
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_mended(server: Server, mount: Mount, fault: Any) -> None:
     """Whatever it is, the next attempt answers, over the same connection or not."""
     server.script("/", fault, answer(200, body=b"well"))

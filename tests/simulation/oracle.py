@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from itertools import cycle
 from typing import Any
@@ -101,6 +101,20 @@ def requests(scenario: Scenario, seed: int) -> list[tuple[float, Asked]]:
     ]
 
 
+def protected(policy: Policy[Any], scenario: Scenario, ask: Any) -> Iterator[Any]:
+    """The function as each client protects it, in turn."""
+    return cycle([copy_policy(policy, {})(ask) for _ in range(scenario.clients)])
+
+
+async def make(ends: Ends, due: float, request: Asked, call: Any) -> None:
+    """Make a request and note its end."""
+    try:
+        value = await call(request)
+    except Exception as error:
+        value = error
+    ends[due, clock.now(), end(value)] += 1
+
+
 def on_asyncio(policy: Policy[Any], scenario: Scenario, seed: int) -> Ends:
     """Run it on asyncio."""
     ends: Ends = Counter()
@@ -126,19 +140,12 @@ def on_asyncio(policy: Policy[Any], scenario: Scenario, seed: int) -> Ends:
                 sent.left = True
             return sent.result()
 
-        turns = cycle([copy_policy(policy, {})(ask) for _ in range(scenario.clients)])
-
-        async def make(due: float, request: Asked, call: Any) -> None:
-            try:
-                value = await call(request)
-            except Exception as error:
-                value = error
-            ends[due, clock.now(), end(value)] += 1
+        turns = protected(policy, scenario, ask)
 
         async with asyncio.TaskGroup() as group:
             for due, request in requests(scenario, seed):
                 await asyncio.sleep(due - clock.now())
-                group.create_task(make(due, request, next(turns)))
+                group.create_task(make(ends, due, request, next(turns)))
 
     virtual_time.run(main, seed=seed)
     return ends
@@ -173,20 +180,11 @@ def on_trio(policy: Policy[Any], scenario: Scenario, seed: int) -> Ends:
                     sent.left = True
                 return sent.result()
 
-            turns = cycle(
-                [copy_policy(policy, {})(ask) for _ in range(scenario.clients)]
-            )
-
-            async def make(due: float, request: Asked, call: Any) -> None:
-                try:
-                    value = await call(request)
-                except Exception as error:
-                    value = error
-                ends[due, clock.now(), end(value)] += 1
+            turns = protected(policy, scenario, ask)
 
             for due, request in requests(scenario, seed):
                 await trio.sleep_until(due)
-                nursery.start_soon(make, due, request, next(turns))
+                nursery.start_soon(make, ends, due, request, next(turns))
 
     virtual_time.run(main, backend="trio", seed=seed)
     return ends
@@ -254,19 +252,12 @@ def _in_tasks(policy: Policy[Any], scenario: Scenario, seed: int) -> Ends:
                 sent.left = True
             return sent.result()
 
-        turns = cycle([copy_policy(policy, {})(ask) for _ in range(scenario.clients)])
-
-        async def make(due: float, request: Asked, call: Any) -> None:
-            try:
-                value = await call(request)
-            except Exception as error:
-                value = error
-            ends[due, clock.now(), end(value)] += 1
+        turns = protected(policy, scenario, ask)
 
         async def main() -> None:
             for due, request in requests(scenario, seed):
                 await heap.sleep(due - clock.now())
-                heap.start(make(due, request, next(turns)), "request")
+                heap.start(make(ends, due, request, next(turns)), "request")
 
         task = heap.start(main(), "main")
         heap.run()
