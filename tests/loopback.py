@@ -59,6 +59,7 @@ import asyncio
 import itertools
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -182,6 +183,9 @@ class Server:
     ``wait_…`` block, and they have the twins ``await_…`` for event loops, since
     some clients need their loop to close a connection.
 
+    Args:
+        tls: What it speaks TLS by; None: plain HTTP.
+
     Attributes:
         url: Where it listens, without a trailing slash.
         refused_url: Where connecting is refused, for as long as the server runs.
@@ -189,7 +193,8 @@ class Server:
         hits: How many there were for each path.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.requests: list[Request] = []
         self.hits: Counter[str] = Counter()
         self._scripts: dict[str, Iterator[Answer]] = {}
@@ -206,7 +211,8 @@ class Server:
             self.refused_url = f"http://127.0.0.1:{closed.getsockname()[1]}"
             self._portal: BlockingPortal = stack.enter_context(start_blocking_portal())
             self._listener = self._portal.call(self._listen)
-            self.url = f"http://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
+            port = self._listener.sockets[0].getsockname()[1]
+            self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{port}"
             self._stack = stack.pop_all()
         return self
 
@@ -221,7 +227,9 @@ class Server:
     async def _listen(self) -> asyncio.Server:
         loop = asyncio.get_running_loop()
         made = partial(_Connection, self)
-        return await loop.create_server(made, "127.0.0.1", 0, backlog=1024)
+        return await loop.create_server(
+            made, "127.0.0.1", 0, ssl=self._tls, backlog=1024
+        )
 
     def _changed(self) -> None:
         with self._condition:

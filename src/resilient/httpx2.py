@@ -12,7 +12,7 @@ Errors that the library raises on its own account are the client's as well:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 try:
     import httpx2
@@ -29,6 +29,9 @@ from resilient._http.family import Family, twins
 from resilient._http.health_check import GOOD, make_check
 from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = [
     "BulkheadFullError",
@@ -225,6 +228,7 @@ def http_check(
     origin: str | None = None,
     statuses: Collection[int] = GOOD,
     timeout: float = 1.0,
+    verify: ssl.SSLContext | bool = True,
 ) -> Callable[[Any], bool]:
     """Return a health check over HTTP, for a `resilient.Check`.
 
@@ -241,8 +245,11 @@ def http_check(
             299.
         timeout: Seconds for each phase of a request. Default 1, as a `Check`
             waits.
+        verify: What certificates are verified by, as that of a client: a
+            context for an authority of your own. Default True: the client's
+            default, whatever the environment names.
 
     Raises:
         TypeError, ValueError: An argument is out of range.
     """
-    return make_check(httpx2, path, origin, statuses, timeout)
+    return make_check(httpx2, path, origin, statuses, timeout, verify)

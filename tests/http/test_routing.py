@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import ssl
 from typing import Any
 
 import pytest
@@ -287,6 +288,19 @@ async def test_a_refusal_of_one_endpoint_is_no_fault_of_it(h: Http) -> None:
 
 
 @in_every_client
+async def test_a_certificate_of_one_endpoint_is_a_failure_of_it(h: Http) -> None:
+    """It will not pass, but another endpoint has another one."""
+    error = h.library.ConnectError("certificate has expired")
+    error.__cause__ = ssl.SSLCertVerificationError(1, "certificate has expired")
+    script, balance = h.script(error, 200), both()
+    async with h.client(script, h.retry(balance), origin=ORIGIN) as client:
+        assert 200 == (await h.get(client, f"{ORIGIN}/")).status_code
+    assert 2 == len(set(hosts(script)))
+    assert [0.7, 1.0] == sorted(round(each.success, 1) for each in balance.endpoints)
+    error.__cause__ = None
+
+
+@in_every_client
 async def test_a_set_without_endpoints_is_an_error_of_the_clients(h: Http) -> None:
     """As every rejection."""
     script, balance = h.script(200), both(name="replicas")
@@ -485,6 +499,43 @@ async def test_names_may_not_share_a_transport_of_yours(h: Http) -> None:
         error = await h.error(ValueError, h.get, client, f"{ORIGIN}/")
     assert "must not share the connections of `inner` to '10.0.0.1'" in str(error)
     assert 1 == len(sent)
+
+
+@in_sync_clients
+async def test_a_transport_of_yours_has_one_name_at_an_address(h: Http) -> None:
+    """That of the address itself is one, too; two may not share it."""
+    balance = Balance("https://10.0.0.1/c", *certificate("a"), load="round_robin")
+    inner = h.library.HTTPTransport()
+    inner.handle_request = lambda request: h.library.Response(200)
+    async with h.client(inner, Pipeline(balance), origin=ORIGIN) as client:
+        await h.get(client, f"{ORIGIN}/")
+        error = await h.error(ValueError, h.get, client, f"{ORIGIN}/")
+    assert "of `inner` to '10.0.0.1', which would be verified for one" in str(error)
+    assert "'a'" in str(error)
+
+
+@in_sync_clients
+async def test_a_proxy_that_verifies_the_address_is_refused(h: Http) -> None:
+    """That of httpcore 1; the other one verifies the name, as without a proxy."""
+    inner = h.library.HTTPTransport(proxy="http://127.0.0.1:9")
+    sent: list[Any] = []
+
+    def handle(request: Any) -> Any:
+        sent.append(request.extensions.get("sni_hostname"))
+        return h.library.Response(200)
+
+    inner.handle_request = handle
+    for host in ("a", None):
+        balance = Balance(Endpoint("https://10.0.0.1", host=host))
+        async with h.client(inner, Pipeline(balance), origin=ORIGIN) as client:
+            if host and h.family == "httpx":
+                error = await h.error(ValueError, h.get, client, f"{ORIGIN}/")
+                assert "go through an HTTP proxy by the name 'a': httpcore 1" in (
+                    str(error)
+                )
+            else:
+                await h.get(client, f"{ORIGIN}/")
+    assert (["a", None] if h.family == "httpx2" else [None]) == sent
 
 
 def test_pools_are_kept_by_address_and_name() -> None:

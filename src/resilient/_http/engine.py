@@ -28,7 +28,7 @@ from resilient._errors.warnings import warn
 from resilient._http.exchange import Exchange
 from resilient._http.family import Family
 from resilient._http.holding import Holds, checked_by
-from resilient._http.network import close_lost, watch
+from resilient._http.network import close_lost, forgets_names, watch
 from resilient._http.routing import Pools, Routing, Target
 from resilient._http.rules import Rules, checked_idle
 from resilient._http.sdk import SdkRetries
@@ -305,10 +305,12 @@ class Transport(Configured, Generic[Request, Response]):
         """Return the transport that sends an attempt to its endpoint."""
         target = exchange.target
         assert target is not None
-        if target.server_name is None:
+        if target.scheme != "https":
             return inner
         if self.inner is not None:
-            self._check_name(target, target.server_name)
+            self._check_name(target, exchange.server_name)
+            return inner
+        if exchange.server_name is None:
             return inner
         pools = self._pools.get(colour)
         if pools is None:
@@ -326,16 +328,33 @@ class Transport(Configured, Generic[Request, Response]):
             return []
         return pools.take_all() if every else pools.take_idle()
 
-    def _check_name(self, target: Target, server_name: str) -> None:
+    def _check_name(self, target: Target, server_name: str | None) -> None:
+        """Refuse a name that the connections of a user's transport would not have.
+
+        Args:
+            target: Where the attempt goes.
+            server_name: The name in the certificate; None: that of the address.
+
+        Raises:
+            ValueError: Another name has connections to the address, or a proxy
+                has the certificate verified for the address.
+        """
         library = self.family.library
         real = (library.HTTPTransport, library.AsyncHTTPTransport)
         if not isinstance(self.inner, real):
             return
-        address = target.scheme, target.host, target.port
-        known = self._names.setdefault(address, server_name)
-        if known != server_name:
+        if server_name is not None and forgets_names(self.inner):
             raise ValueError(
-                f"{known!r} and {server_name!r} must not share the connections of"
+                f"a request to {target.host!r} must not go through an HTTP proxy by"
+                f" the name {server_name!r}: httpcore 1 verifies the certificate for"
+                " the address there. Use resilient.httpx2, or no proxy"
+            )
+        address = target.scheme, target.host, target.port
+        name = server_name or target.host
+        known = self._names.setdefault(address, name)
+        if known != name:
+            raise ValueError(
+                f"{known!r} and {name!r} must not share the connections of"
                 f" `inner` to {target.host!r}, which would be verified for one of"
                 " them: give a transport to each, or none"
             )

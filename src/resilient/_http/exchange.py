@@ -196,9 +196,16 @@ class Exchange(Drive):
         if self.target is not None:
             routing.redirect(request, self._request, self.target)
 
+    @property
+    def server_name(self) -> str | None:
+        """The name that the certificate is verified for; None: the address's."""
+        # NB: what the caller has set is what the connection would be opened with.
+        name: str | None = self._sent.extensions.get("sni_hostname")
+        return name
+
     def enter_pool(self, pools: Pools, target: Target) -> Any:
         """Return the transport that sends the present attempt."""
-        pool = pools.enter(target)
+        pool = pools.enter(target._replace(server_name=self.server_name))
         self._leave_pools.append(functools.partial(pools.leave, pool))
         return pool.transport
 
@@ -307,7 +314,8 @@ class Exchange(Drive):
         if isinstance(error, ResilientError):
             # Of a transport or policy further in: judged as such.
             pass
-        elif fault is Fault.LASTING:
+        elif fault is Fault.LASTING or (fault is Fault.TLS and self.target is None):
+            # NB: a certificate of one endpoint says nothing of the others.
             outcome.verdict = Verdict.IGNORED
         elif fault is Fault.OURS:
             outcome.health = Verdict.IGNORED

@@ -13,8 +13,9 @@ what happened                        fault    sent   another try
 ==================================== ======== ====== =======================
 no place in the pool, no file        ours     no     may mend it
 descriptor, no port, client closed
-certificate, host name, TLS alert    lasting  no     will not
-scheme, URL, header of the request
+certificate, host name, TLS alert    TLS's    no     will not, but may at
+                                                     another endpoint
+scheme, URL, header of the request   lasting  no     will not
 proxy: 403, 407, bad credentials
 no connection, a proxy's other words server's no     may mend it
 the head could not be written        server's no     may mend it
@@ -41,6 +42,7 @@ class Fault(Enum):
 
     OURS = "ours"
     SERVERS = "server's"
+    TLS = "TLS's"
     LASTING = "lasting"
 
 
@@ -115,7 +117,9 @@ def facts(error: Exception, library: Any, head: bool | None) -> Facts:
         isinstance(link, library.PoolTimeout) or _is_shortage(link) for link in chain
     ):
         return Facts(Fault.OURS, sent)
-    if any(map(_is_lasting, chain)) or isinstance(error, library.UnsupportedProtocol):
+    if any(map(_is_mismatch, chain)):
+        return Facts(Fault.TLS, sent)
+    if isinstance(error, library.UnsupportedProtocol):
         return Facts(Fault.LASTING, sent)
     if isinstance(error, library.ProxyError):
         refused = any(str(link).startswith(_REFUSED_BY_PROXY) for link in chain)
@@ -159,7 +163,7 @@ def _is_shortage(error: BaseException) -> bool:
     )
 
 
-def _is_lasting(error: BaseException) -> bool:
+def _is_mismatch(error: BaseException) -> bool:
     if isinstance(error, ssl.SSLCertVerificationError):
         return True
     if not isinstance(error, ssl.SSLError):

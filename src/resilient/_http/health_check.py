@@ -27,6 +27,7 @@ def make_check(
     origin: str | None,
     statuses: Collection[int],
     timeout: object,
+    verify: Any,
 ) -> Callable[[Any], bool]:
     """Return a function that asks an address whether it is well.
 
@@ -36,6 +37,7 @@ def make_check(
         origin: See `Routing`; None: each endpoint by its own name.
         statuses: Good ones.
         timeout: Seconds for each phase of a request.
+        verify: What the client verifies certificates by; see its argument.
 
     Raises:
         TypeError, ValueError: An argument is out of range.
@@ -53,6 +55,7 @@ def make_check(
         # which would answer for the endpoint, and no connection that is kept.
         return library.Client(
             timeout=limit,
+            verify=verify,
             trust_env=False,
             limits=library.Limits(max_keepalive_connections=0),
         )

@@ -58,6 +58,16 @@ def watch(transport: Any) -> None:
         pool._network_backend = own(backend)
 
 
+def forgets_names(transport: Any) -> bool:
+    """Whether a client's own transport ignores ``sni_hostname``.
+
+    The HTTP proxy of httpcore 1 does (encode/httpcore#934); httpcore2 does not.
+    """
+    pool = transport._pool
+    is_proxy = type(pool).__name__.endswith("HTTPProxy")
+    return is_proxy and type(pool).__module__.partition(".")[0] == "httpcore"
+
+
 async def close_lost(transport: Any, family: Family) -> None:
     """Close the connections that cancelled requests left behind in a pool.
 

@@ -42,9 +42,9 @@ def http_verdict(outcome: Outcome) -> Verdict:
     a timeout, the client's or a policy's         FAILURE
     no place in the pool, no file descriptor      FAILURE, which says nothing
                                                   of the server
-    what time will not mend: a certificate, a     IGNORED
-    TLS alert, a scheme, a header of ours, a
-    proxy that refuses (403, 407)
+    what time will not mend: a certificate, a     IGNORED; of a certificate
+    TLS alert, a scheme, a header of ours, a      and an alert FAILURE where a
+    proxy that refuses (403, 407)                 `Balance` chose the server
     our rejections; what is not of the network    IGNORED
     ============================================= =========================
 
