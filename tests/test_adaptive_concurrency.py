@@ -276,7 +276,7 @@ def test_an_algorithm_that_raises_keeps_no_slot() -> None:
     with pytest.raises(KeyError, match="bug"):
         policy.call(bool)
     assert 0 == policy.in_flight
-    permit = policy.admit(Call("call"))
+    permit = policy.admit(Call.new("call"))
     with amid_change(policy):
         policy.settle(permit, OK)
     policy.reset()
@@ -296,14 +296,14 @@ def test_a_limit_that_rises_with_time_is_asked_before_a_call_is_refused() -> Non
     """A probe may be over that lowered it."""
     told = Told(1)
     policy = AdaptiveConcurrency(told)
-    permit = policy.admit(Call("one"))
-    assert isinstance(policy.admit(Call("two")), ConcurrencyLimitedError)
+    permit = policy.admit(Call.new("one"))
+    assert isinstance(policy.admit(Call.new("two")), ConcurrencyLimitedError)
     told.limits = [2]
-    other = policy.admit(Call("two"))
+    other = policy.admit(Call.new("two"))
     assert not isinstance(other, ConcurrencyLimitedError)
     assert (2, 2) == (policy.limit, policy.in_flight)
     told.limits = [1]
-    assert isinstance(policy.admit(Call("three")), ConcurrencyLimitedError)
+    assert isinstance(policy.admit(Call.new("three")), ConcurrencyLimitedError)
     assert (1, 2) == (policy.limit, policy.in_flight)
     policy.settle(permit, None)
     policy.settle(other, None)
@@ -378,7 +378,7 @@ def test_what_began_before_a_reset_says_nothing() -> None:
     """The limit begins anew; who runs goes on, and gives the slot back."""
     with virtual_time() as clock:
         policy = AdaptiveConcurrency(AIMD(10))
-        permits = [policy.admit(Call("call")) for _ in range(10)]
+        permits = [policy.admit(Call.new("call")) for _ in range(10)]
         policy.settle(permits.pop(), failed(OSError()))
         assert (9, 9) == (policy.limit, policy.in_flight)
         clock.advance(1)
@@ -390,7 +390,7 @@ def test_what_began_before_a_reset_says_nothing() -> None:
             policy.settle(permits[4], failed(OSError()))
         policy.settle(permits[5], OK)
         assert (10, 3) == (policy.limit, policy.in_flight)
-        policy.settle(policy.admit(Call("call")), failed(OSError()))
+        policy.settle(policy.admit(Call.new("call")), failed(OSError()))
         assert 9 == policy.limit
 
 
@@ -398,10 +398,10 @@ def test_a_reset_wakes_those_who_wait() -> None:
     """The first limit is greater than the present one."""
     policy = AdaptiveConcurrency(AIMD(2), max_queue=1)
     for _ in range(9):
-        policy.settle(policy.admit(Call("call")), failed(OSError()))
+        policy.settle(policy.admit(Call.new("call")), failed(OSError()))
     assert 1 == policy.limit
-    first = policy.admit(Call("first"))
-    call = Call("second", runtime=SYNC)
+    first = policy.admit(Call.new("first"))
+    call = Call.new("second", runtime=SYNC)
     wait = policy.admit(call)
     assert 1 == policy.queued
     policy.reset()
@@ -470,8 +470,8 @@ def test_who_has_no_time_left_does_not_join_the_line() -> None:
     """The edge refuses such calls; within one, time may run out as well."""
     with virtual_time() as clock:
         policy = AdaptiveConcurrency(AIMD(1), max_queue=1)
-        policy.admit(Call("one"))
-        late = Call("late", runtime=SYNC)
+        policy.admit(Call.new("one"))
+        late = Call.new("late", runtime=SYNC)
         late.deadline = 3.0
         clock.advance(3)
         error = policy.admit(late)
@@ -537,10 +537,10 @@ async def test_a_more_important_call_takes_the_place_in_line(w: World) -> None:
 def test_what_is_given_back_under_the_lock_is_there_for_the_next() -> None:
     """With what it says."""
     policy = AdaptiveConcurrency(AIMD(1))
-    permit = policy.admit(Call("one"))
+    permit = policy.admit(Call.new("one"))
     with amid_change(policy):
         policy.settle(permit, OK)
-    other = policy.admit(Call("two"))
+    other = policy.admit(Call.new("two"))
     assert (2, 1) == (policy.limit, policy.in_flight)
     policy.settle(other, None)
 
@@ -548,8 +548,8 @@ def test_what_is_given_back_under_the_lock_is_there_for_the_next() -> None:
 def test_who_goes_away_from_the_line_leaves_it() -> None:
     """Also as the slot is granted."""
     policy = AdaptiveConcurrency(Told(1), max_queue=2, max_wait=60)
-    permit = policy.admit(Call("one"))
-    calls = [Call(name, runtime=SYNC) for name in "ab"]
+    permit = policy.admit(Call.new("one"))
+    calls = [Call.new(name, runtime=SYNC) for name in "ab"]
     waits = [policy.admit(call) for call in calls]
     policy.settle(permit, None)
     policy.withdraw(waits[0])
@@ -563,7 +563,9 @@ def test_who_goes_away_from_the_line_leaves_it() -> None:
 def admitted(policy: AdaptiveConcurrency, calls: int, **how: Any) -> list[Any]:
     """Have calls of a class ask for a slot; return the permits."""
     with priority(how.get("importance", "normal")):
-        permits = [policy.admit(Call("call", key=how.get("key"))) for _ in range(calls)]
+        permits = [
+            policy.admit(Call.new("call", key=how.get("key"))) for _ in range(calls)
+        ]
     return [
         permit for permit in permits if not isinstance(permit, ConcurrencyLimitedError)
     ]
@@ -590,10 +592,10 @@ def test_the_lowest_class_goes_first() -> None:
 def test_calls_are_told_apart_once_one_says_how_important_it_is() -> None:
     """Without priorities in use, calls have no group and no cost of it."""
     policy = AdaptiveConcurrency()
-    assert policy.admit(Call("call")).group is None
+    assert policy.admit(Call.new("call")).group is None
     [permit] = admitted(policy, 1, importance="batch")
     assert permit.group is not None
-    assert policy.admit(Call("call")).group is not None
+    assert policy.admit(Call.new("call")).group is not None
 
 
 @pytest.mark.parametrize("queue", [0, 5])
@@ -604,14 +606,16 @@ def test_the_same_tasks_are_refused(queue: int) -> None:
 
         def task(key: str) -> tuple[float, Any]:
             with priority("normal", key=key):
-                call = Call("call", runtime=SYNC)
+                call = Call.new("call", runtime=SYNC)
                 permit = policy.admit(call)
                 return call.shed_rank, permit
 
         # 8 of 16, in each of many periods.
         for _ in range(20):
             with priority("normal", key="crowd"):
-                crowd = [policy.admit(Call("call", runtime=SYNC)) for _ in range(16)]
+                crowd = [
+                    policy.admit(Call.new("call", runtime=SYNC)) for _ in range(16)
+                ]
             for entry in crowd:
                 if isinstance(entry, Wait):
                     policy.withdraw(entry)
@@ -635,7 +639,9 @@ def test_a_task_that_is_alone_has_all_the_slots() -> None:
         policy = AdaptiveConcurrency(Told(8))
         for _ in range(5):
             with priority("batch", key="the only one"):
-                permits = [policy.admit(Call("call", runtime=SYNC)) for _ in range(16)]
+                permits = [
+                    policy.admit(Call.new("call", runtime=SYNC)) for _ in range(16)
+                ]
             passed = [permit for permit in permits if not isinstance(permit, Exception)]
             assert 8 == len(passed)
             for permit in passed:
@@ -701,7 +707,7 @@ def test_changes_of_the_limit_are_told_once_a_second_at_most() -> None:
 
         def fail(times: int) -> None:
             for _ in range(times):
-                policy.settle(policy.admit(Call("call")), failed(OSError()))
+                policy.settle(policy.admit(Call.new("call")), failed(OSError()))
 
         fail(1)
         fail(3)
@@ -713,7 +719,7 @@ def test_changes_of_the_limit_are_told_once_a_second_at_most() -> None:
         assert [LimitChanged("db", None, 9, 5)] == events[1:]
         # What has not changed is not told.
         clock.advance(5)
-        policy.settle(policy.admit(Call("call")), None)
+        policy.settle(policy.admit(Call.new("call")), None)
         assert 2 == len(events)
 
 
@@ -721,9 +727,9 @@ def test_a_change_is_told_by_the_next_where_the_lock_was_taken() -> None:
     """A call may be closed by a collection that began under that lock."""
     policy = AdaptiveConcurrency(AIMD(10), name="db")
     events: list[Event] = []
-    policy.settle(policy.admit(Call("call")), failed(OSError()))
+    policy.settle(policy.admit(Call.new("call")), failed(OSError()))
     policy.subscribe(events.append)
-    permit, other = policy.admit(Call("call")), policy.admit(Call("call"))
+    permit, other = policy.admit(Call.new("call")), policy.admit(Call.new("call"))
     with amid_change(policy):
         policy.settle(permit, None)
     assert ([], 1) == (events, policy.in_flight)
@@ -763,7 +769,7 @@ def test_each_policy_has_an_algorithm_of_its_own() -> None:
     """Given to two, it learns from neither."""
     algorithm = AIMD(5)
     one, other = AdaptiveConcurrency(algorithm), AdaptiveConcurrency(algorithm)
-    one.settle(one.admit(Call("call")), failed(OSError()))
+    one.settle(one.admit(Call.new("call")), failed(OSError()))
     assert [4, 5, 5] == [one.limit, other.limit, algorithm.limit(0.0)]
     assert [False, True] == [one.is_pristine(), other.is_pristine()]
 
@@ -795,7 +801,7 @@ def test_its_repr_is_the_call_that_made_it() -> None:
 def test_a_changed_copy_has_learnt_nothing() -> None:
     """All else is as it was."""
     policy = AdaptiveConcurrency(AIMD(5))
-    policy.settle(policy.admit(Call("call")), failed(OSError()))
+    policy.settle(policy.admit(Call.new("call")), failed(OSError()))
     other = policy.with_(max_queue=3)
     assert "AdaptiveConcurrency(AIMD(initial=5), max_queue=3)" == repr(other)
     assert (4, 5) == (policy.limit, other.limit)

@@ -271,7 +271,7 @@ async def test_the_least_important_goes_first(w: World) -> None:
 
 def current_shed_rank() -> float:
     """Return the shed rank of a call made here."""
-    return Call("here").shed_rank
+    return Call.new("here").shed_rank
 
 
 @in_every_colour
@@ -302,14 +302,14 @@ class CallObservation(Call):
 def test_a_hedge_around_learns_that_calls_are_rejected() -> None:
     """Of those that pass, too: more load is what the dependency needs least."""
     throttle = AdaptiveThrottle(padding=0)
-    well = CallObservation("well", runtime=SYNC)
+    well = CallObservation.new("well", runtime=SYNC)
     permit = throttle.admit(well)
     assert Priority.NORMAL is permit
     for _ in range(20):
         throttle.settle(permit, Outcome(None, OSError()))
     probe, other = (
-        CallObservation("probe", runtime=SYNC),
-        CallObservation("other", runtime=SYNC),
+        CallObservation.new("probe", runtime=SYNC),
+        CallObservation.new("other", runtime=SYNC),
     )
     assert Priority.NORMAL is throttle.admit(probe)
     assert isinstance(throttle.admit(other), ThrottledError)
@@ -377,7 +377,7 @@ def test_a_collection_under_the_lock_cannot_hang() -> None:
 def test_what_ends_while_the_lock_is_held_is_counted_afterwards() -> None:
     """The next call that takes the lock counts it, before it decides."""
     throttle = watching(Throttle)
-    call = Call("f", runtime=SYNC)
+    call = Call.new("f", runtime=SYNC)
     with amid_change(throttle):
         for _ in range(100):
             throttle.settle(Priority.NORMAL, Outcome("ok"))
@@ -418,7 +418,7 @@ def test_what_comes_back_meanwhile_is_counted_too() -> None:
     throttle.settle(Priority.NORMAL, failure)
     assert [] == throttle._deferred
     machine.ends = lambda: throttle.settle(Priority.NORMAL, failure)
-    assert isinstance(throttle.admit(Call("f", runtime=SYNC)), ThrottledError)
+    assert isinstance(throttle.admit(Call.new("f", runtime=SYNC)), ThrottledError)
     assert [] == throttle._deferred
 
 

@@ -179,7 +179,7 @@ async def test_a_subclass_of_a_subclass_has_the_last_word(w: World) -> None:
 
 def test_an_author_has_to_say_how() -> None:
     """All but waiting is to be implemented, and waiting by who waits."""
-    policy, call = AdmissionPolicy(), Call("call", runtime=SYNC)
+    policy, call = AdmissionPolicy(), Call.new("call", runtime=SYNC)
     with pytest.raises(NotImplementedError):
         policy.admit(call)
     with pytest.raises(NotImplementedError):
@@ -201,7 +201,7 @@ def test_what_can_be_given_back_has_to_be_taken() -> None:
 
 def test_a_queueing_policy_implements_what_its_slots_are() -> None:
     """Each of the six."""
-    policy, call = QueueingPolicy(), Call("call")
+    policy, call = QueueingPolicy(), Call.new("call")
     with pytest.raises(NotImplementedError):
         policy._admit(None)
     with pytest.raises(NotImplementedError):

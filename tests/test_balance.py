@@ -510,7 +510,7 @@ async def test_a_probe_that_is_moved_is_no_probe_elsewhere(w: World) -> None:
         async def around(self, proceed: Any, call: Any) -> Outcome:
             runs.append(call.run)
             if len(runs) == 1:
-                call.set_run(resilient._calls.call.Run.PROBE)  # type: ignore[attr-defined]
+                call.run = resilient._calls.call.Run.PROBE  # type: ignore[attr-defined]
                 return self.reject(BulkheadFullError("full"), call)
             return await proceed(call)  # type: ignore[no-any-return]
 

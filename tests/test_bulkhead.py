@@ -630,9 +630,9 @@ class Interrupted:
 def test_a_slot_that_comes_free_just_before_a_wait_is_taken() -> None:
     """Another call may end between the first try and joining the queue."""
     bulkhead = Bulkhead(1, max_queue=1)
-    other = Call("other")
+    other = Call.new("other")
     permit = bulkhead.admit(other)
-    call = Call("call", runtime=Interrupted(lambda: bulkhead.settle(permit, None)))
+    call = Call.new("call", runtime=Interrupted(lambda: bulkhead.settle(permit, None)))
     assert call is bulkhead.admit(call).call
     assert (1, 0) == (bulkhead.in_use, bulkhead.queued)
 
@@ -640,8 +640,8 @@ def test_a_slot_that_comes_free_just_before_a_wait_is_taken() -> None:
 def test_a_wake_without_a_slot_means_to_wait_on() -> None:
     """Such wakes may come: `readmit` decides, not the wake."""
     bulkhead = Bulkhead(1, max_queue=1, max_wait=60)
-    permit = bulkhead.admit(Call("other"))
-    call = Call("call", runtime=SYNC)
+    permit = bulkhead.admit(Call.new("other"))
+    call = Call.new("call", runtime=SYNC)
     wait = bulkhead.admit(call)
     assert wait is bulkhead.readmit(wait, call)
     bulkhead.settle(permit, None)
@@ -652,8 +652,11 @@ def test_a_slot_granted_too_late_goes_on() -> None:
     """A call that wakes up after its deadline has no time left to begin."""
     with virtual_time() as clock:
         bulkhead = Bulkhead(1, max_queue=2)
-        permit = bulkhead.admit(Call("other"))
-        late, following = Call("late", runtime=SYNC), Call("following", runtime=SYNC)
+        permit = bulkhead.admit(Call.new("other"))
+        late, following = (
+            Call.new("late", runtime=SYNC),
+            Call.new("following", runtime=SYNC),
+        )
         late.deadline = 5.0
         wait, next_wait = bulkhead.admit(late), bulkhead.admit(following)
         clock.advance(4)
@@ -895,7 +898,7 @@ def test_a_collection_under_the_lock_cannot_hang() -> None:
 def test_what_is_given_back_under_the_lock_serves_those_who_wait() -> None:
     """And those who come next, as soon as the lock is free."""
     bulkhead = Bulkhead(1, max_queue=2)
-    first, second, third = (Call(name, runtime=SYNC) for name in "abc")
+    first, second, third = (Call.new(name, runtime=SYNC) for name in "abc")
     permit = bulkhead.admit(first)
     waits = [bulkhead.admit(second), bulkhead.admit(third)]
     with amid_change(bulkhead):
@@ -936,7 +939,7 @@ class ReturnsMeanwhile(Slots[Any]):
 def test_what_comes_back_during_a_return_is_taken_too() -> None:
     """No later call is needed for that."""
     bulkhead = Bulkhead(2)
-    one, other = Call("one"), Call("other")
+    one, other = Call.new("one"), Call.new("other")
     machine = bulkhead._slots = ReturnsMeanwhile(2, 0)
     permits = [bulkhead.admit(one), bulkhead.admit(other)]
 

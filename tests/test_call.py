@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 import functools
 import gc
+import pickle
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +32,7 @@ from resilient import (
     deadline_after,
     remaining,
 )
+from resilient._calls.call import NO_EXTRAS
 from resilient._calls.judging import judge_by, verdict_of
 from resilient._calls.outcome import OngoingWork
 from resilient._errors.chains import error_chain
@@ -106,7 +109,7 @@ async def test_a_deadline_alone_is_no_call(w: World) -> None:
 
 def test_a_call_of_a_function_waits_for_no_turn() -> None:
     """Only requests do, whose server asked for fewer."""
-    assert Call("call").turn(at_leaf=False) is None
+    assert Call.new("call").turn(at_leaf=False) is None
 
 
 def test_an_ended_call_tells_nothing() -> None:
@@ -149,13 +152,13 @@ def test_an_ended_call_keeps_nothing() -> None:
     [call] = calls
     assert call.ended
     assert ((), None, None) == (call.args, call.kwargs, call.deadline)
-    assert (None, ()) == (call.enclosing, call.given_up)
+    assert (None, ()) == (call.enclosing, call.extras.given_up)
     call.set_cost(tokens=5)
 
 
 def test_a_call_does_not_show_its_arguments() -> None:
     """They may be secret."""
-    assert "<Call 'login', attempt 1>" == repr(Call("login", ("secret",)))
+    assert "<Call 'login', attempt 1>" == repr(Call.new("login", ("secret",)))
 
 
 def test_settling_reaches_every_booking_of_the_attempt() -> None:
@@ -167,9 +170,9 @@ def test_settling_reaches_every_booking_of_the_attempt() -> None:
             settled.append(costs)
             return {"tokens"}
 
-    call = Call("ask")
+    call = Call.new("ask")
     call.set_cost(tokens=1)
-    call.bookings = {1: Booked(), 2: Booked()}
+    call.own_extras().bookings = {1: Booked(), 2: Booked()}
     call.set_cost(tokens=812)
     assert [{"tokens": 812}, {"tokens": 812}] == settled
 
@@ -183,11 +186,11 @@ def test_a_unit_that_no_limit_counts_is_a_mistake() -> None:
             settled.append(costs)
             return {"tokens"}
 
-    call = Call("ask")
+    call = Call.new("ask")
     call.set_cost(token=1)
     with pytest.raises(ValueError, match="`tokens` must be >= 0, got -1"):
         call.set_cost(tokens=-1)
-    call.bookings = {1: Booked()}
+    call.own_extras().bookings = {1: Booked()}
     with pytest.raises(ValueError, match="counts `token`; they count tokens"):
         call.set_cost(token=812, tokens=3)
     assert [{"token": 812, "tokens": 3}] == settled
@@ -565,4 +568,26 @@ def test_one_release_that_fails_keeps_no_other_from_running() -> None:
 def test_an_attribute_of_few_calls_can_be_asked_for_on_the_class() -> None:
     """As those do who look for what there is to document."""
     assert vars(Call)["result"] is Call.result
-    assert Call("x").result is None
+    assert Call.new("x").result is None
+
+
+def test_what_most_calls_share_cannot_be_written() -> None:
+    """A call has extras of its own before anything is kept there."""
+    call = Call.new("plain")
+    text = "'cut' can be set in a call's `own_extras()` alone"
+    with pytest.raises(AttributeError, match=re.escape(text)):
+        call.extras.cut = True
+    call.key = call.result = call.unrepeatable = None
+    assert call.extras is NO_EXTRAS is pickle.loads(pickle.dumps(NO_EXTRAS))
+    call.own_extras().cut = True
+    assert not NO_EXTRAS.cut
+
+
+def test_an_end_that_an_interrupt_repeats_is_counted_once() -> None:
+    """It has ended before it is counted."""
+    policy = Pipeline(name="interrupted")
+    policy.call(int)
+    call = Call.new("twice", policy=policy)
+    call.end(Outcome(None, OSError()))
+    call.end()
+    assert {("resilient.calls", "failure"): 1} == dict(policy.counters.counts)

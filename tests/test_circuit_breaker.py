@@ -806,7 +806,7 @@ async def test_below_the_trip_point_it_can_throttle(w: World) -> None:
     breaker.subscribe(events.append)
     for _ in range(65):
         await w.call(breaker, succeed)
-    permits = [breaker.admit(Call("fail")) for _ in range(35)]
+    permits = [breaker.admit(Call.new("fail")) for _ in range(35)]
     for permit in permits:
         breaker.settle(permit, Outcome(None, OSError()))
     assert CircuitState.THROTTLING is breaker.state
@@ -1072,7 +1072,7 @@ def test_ctrl_c_as_the_circuit_opens_again_has_no_probe_to_give_back() -> None:
         with pytest.raises(OSError, match=r"^$"):
             breaker.call(_raise)
         clock.advance(1)
-        breaker.admit(Call("lost"))
+        breaker.admit(Call.new("lost"))
         clock.advance(2)
 
         def interrupt(event: Event) -> None:
@@ -1080,7 +1080,7 @@ def test_ctrl_c_as_the_circuit_opens_again_has_no_probe_to_give_back() -> None:
 
         breaker.subscribe(interrupt)
         with pytest.raises(KeyboardInterrupt):
-            breaker.admit(Call("refused"))
+            breaker.admit(Call.new("refused"))
         assert OPEN is breaker.state
 
 
@@ -1095,10 +1095,10 @@ def test_a_probe_given_back_under_the_lock_is_there_for_the_next() -> None:
         with pytest.raises(OSError, match=r"^$"):
             breaker.call(_raise)
         clock.advance(1)
-        probe = breaker.admit(Call("lost"))
+        probe = breaker.admit(Call.new("lost"))
         with amid_change(breaker):
             breaker.settle(probe, None)
-        probe = breaker.admit(Call("next"))
+        probe = breaker.admit(Call.new("next"))
         assert not isinstance(probe, CircuitOpenError)
         with amid_change(breaker):
             breaker.settle(probe, Outcome("ok"))
@@ -1116,7 +1116,7 @@ def test_what_comes_back_while_the_machine_is_asked_is_taken_too(
         with pytest.raises(OSError, match=r"^$"):
             breaker.call(_raise)
         clock.advance(1)
-        lost = [breaker.admit(Call("lost"))]
+        lost = [breaker.admit(Call.new("lost"))]
         admit, settle = Circuit.admit, Circuit.settle
 
         def interrupted_admit(*args: Any) -> Any:
@@ -1131,9 +1131,9 @@ def test_what_comes_back_while_the_machine_is_asked_is_taken_too(
 
         monkeypatch.setattr(Circuit, "admit", interrupted_admit)
         monkeypatch.setattr(Circuit, "settle", interrupted_settle)
-        probe = breaker.admit(Call("next"))
+        probe = breaker.admit(Call.new("next"))
         assert 1 == breaker.statistics().in_flight_probes
-        lost.append(breaker.admit(Call("lost")))
+        lost.append(breaker.admit(Call.new("lost")))
         breaker.settle(probe, None)
         assert 0 == breaker.statistics().in_flight_probes
 

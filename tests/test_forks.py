@@ -122,7 +122,7 @@ def test_a_fork_in_a_change_leaves_the_lock_to_its_own_thread() -> None:
 def test_a_call_that_does_not_stand_still_is_left() -> None:
     """It waits, in the parent."""
     policy = Bulkhead(1, max_queue=1)
-    permit = policy.admit(Call("first"))
+    permit = policy.admit(Call.new("first"))
     thread = threading.Thread(target=policy.call, args=(lambda: None,))
     thread.start()
     while not policy.queued:
@@ -144,7 +144,7 @@ def test_what_was_noted_is_freed_in_the_child() -> None:
 
     given: list[Any] = []
     step: Any = (None, None, lambda *args: given.append(args[1]))
-    calls = [Call("standing"), Call("waiting")]
+    calls = [Call.new("standing"), Call.new("waiting")]
     calls[0].way = (step, "slot", None)
     calls[1].way = (step, "place", None)
     lock = Bulkhead(1)._lock

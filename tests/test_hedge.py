@@ -868,7 +868,7 @@ async def test_a_thread_left_within_a_loser(w: World) -> None:
 
 def test_an_attempt_that_ends_while_it_is_counted() -> None:
     """In another thread, between two looks: nothing stays held."""
-    call = Call("x", runtime=SYNC)
+    call = Call.new("x", runtime=SYNC)
     hedge_race = HedgeRace(call, leaf, None, SyncRace())
     forgotten: list[HedgedAttempt] = []
     attempt = HedgedAttempt(hedge_race, 0, forgotten.append)

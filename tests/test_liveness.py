@@ -141,7 +141,7 @@ def test_a_run_of_trio_that_is_over_is_gone() -> None:
     waiters: list[Any] = []
 
     async def main() -> None:
-        waiters.append(Call("call").runtime.waiter(Call("call")))
+        waiters.append(Call.new("call").runtime.waiter(Call.new("call")))
         assert not waiters[0].is_gone()
         await trio.sleep(0)
 
@@ -159,7 +159,7 @@ def test_a_child_passes_over_the_calls_of_its_parent() -> None:
     trio_waiter: list[Any] = []
 
     async def note() -> None:
-        call = Call("call")
+        call = Call.new("call")
         trio_waiter.append(call.runtime.waiter(call))
 
     trio.run(note)
@@ -188,7 +188,7 @@ SLOTS: dict[str, Callable[..., Any]] = {
 def test_a_slot_that_a_call_does_not_come_for_goes_to_the_next(kind: str) -> None:
     """Who waits looks around; the one that is late gets the next."""
     policy = SLOTS[kind]()
-    permit = policy.admit(Call("first"))
+    permit = policy.admit(Call.new("first"))
     with stopped(policy) as loop:
         end = in_thread(lambda: policy.call(str, "ok"))
         while policy.queued < 2:
@@ -202,7 +202,7 @@ def test_a_slot_that_a_call_does_not_come_for_goes_to_the_next(kind: str) -> Non
 def test_who_comes_late_waits_first_in_line() -> None:
     """Behind those only who have a slot by now."""
     policy = Bulkhead(1, max_queue=3)
-    permit = policy.admit(Call("first"))
+    permit = policy.admit(Call.new("first"))
     with stopped(policy) as loop:
         policy.settle(permit, None)
         gate = threading.Event()
@@ -221,7 +221,7 @@ def test_who_comes_late_waits_first_in_line() -> None:
 def test_a_line_full_of_calls_that_are_gone_has_room() -> None:
     """Looked through once in a while, before a call is refused."""
     policy = Bulkhead(1, max_queue=1, max_wait=BOUND)
-    permit = policy.admit(Call("first"))
+    permit = policy.admit(Call.new("first"))
     loop = Stopped(policy)
     with pytest.raises(BulkheadFullError):
         policy.call(bool)
@@ -240,7 +240,7 @@ def test_a_line_full_of_calls_that_are_gone_has_room() -> None:
 def test_a_wake_that_was_interrupted_is_made_good() -> None:
     """By the call that looks around next."""
     policy = Bulkhead(1, max_queue=2)
-    permit = policy.admit(Call("first"))
+    permit = policy.admit(Call.new("first"))
     ends = [in_thread(lambda: policy.call(str, "ok")) for _ in range(2)]
     while policy.queued < 2:
         pass

@@ -319,7 +319,7 @@ def test_a_forked_child_hands_no_slot_to_its_parents_waiters() -> None:
     """The call that forks goes on in both; those that waited, in one."""
     bulkhead, began = Bulkhead(1, max_queue=1, max_wait=30), threading.Event()
     waiting = threading.Thread(target=bulkhead.call, args=(began.set,))
-    permit = bulkhead.admit(Call("forks"))
+    permit = bulkhead.admit(Call.new("forks"))
 
     def forks() -> None:
         waiting.start()
@@ -346,10 +346,10 @@ def test_waiters_are_of_the_process_they_were_made_in(
     """In a forked child no thread or task waits there any more."""
 
     async def waiter(runtime: Any) -> Any:
-        return runtime.waiter(Call("x"))
+        return runtime.waiter(Call.new("x"))
 
     waiters = [
-        SYNC.waiter(Call("x")),
+        SYNC.waiter(Call.new("x")),
         virtual_time.run(waiter, ASYNCIO, backend="asyncio"),
         virtual_time.run(waiter, TRIO, backend="trio"),
     ]

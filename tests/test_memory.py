@@ -151,7 +151,7 @@ def test_a_slot_goes_to_the_reserve_where_no_list_can_grow(
     assert reserve.spare is not spare
     assert reserve.spare is not None
     policy._deferred = Full()
-    policy._release(Ticket(Call("", (), {}, SYNC_RUNTIME, None)))
+    policy._release(Ticket(Call.new("", (), {}, SYNC_RUNTIME, None)))
     assert [] == policy._deferred
 
 
@@ -168,7 +168,7 @@ def test_a_reserve_that_is_used_up_is_told(
     with pytest.raises(MemoryError):
         policy.call(function)
     with pytest.raises(MemoryError):
-        policy._release(Ticket(Call("", (), {}, SYNC_RUNTIME, None)))
+        policy._release(Ticket(Call.new("", (), {}, SYNC_RUNTIME, None)))
 
 
 @pytest.mark.parametrize("slow", [None, 5.0])

@@ -798,8 +798,8 @@ def test_what_comes_free_just_before_a_wait_is_taken() -> None:
     """Between the first look and the queue the limit may have changed."""
     with virtual_time():
         limiter = RateLimiter(1, max_wait=None)
-        assert limiter.admit(Call("first"))
-        call = Call("call", runtime=Interrupted(limiter.reset))
+        assert limiter.admit(Call.new("first"))
+        call = Call.new("call", runtime=Interrupted(limiter.reset))
         assert True is limiter.admit(call)
         assert 0 == limiter.queued
 
@@ -808,8 +808,8 @@ def test_a_wait_that_grew_just_before_it_is_refused() -> None:
     """Others came meanwhile."""
     with virtual_time():
         limiter = RateLimiter(1, max_wait=1)
-        limiter.admit(Call("first"))
-        call = Call("call", runtime=Interrupted(lambda: limiter.set_rate(1, per=3)))
+        limiter.admit(Call.new("first"))
+        call = Call.new("call", runtime=Interrupted(lambda: limiter.set_rate(1, per=3)))
         error = limiter.admit(call)
         assert isinstance(error, RateLimitedError)
         assert 3.0 == error.retry_after
@@ -820,9 +820,12 @@ def test_a_wake_out_of_turn_means_to_wait_on() -> None:
     """Only the first in the queue looks at the clock, until time is up."""
     with virtual_time() as clock:
         limiter = RateLimiter(1, per=10, max_wait=15)
-        limiter.admit(Call("before"))
+        limiter.admit(Call.new("before"))
         runtime = Interrupted(bool)
-        first, second = Call("first", runtime=runtime), Call("second", runtime=runtime)
+        first, second = (
+            Call.new("first", runtime=runtime),
+            Call.new("second", runtime=runtime),
+        )
         tickets = limiter.admit(first), None
         limiter.set_rate(2, per=10, burst=1)
         second_ticket = limiter.admit(second)
@@ -841,8 +844,8 @@ def test_who_wakes_up_after_its_deadline_takes_nothing() -> None:
     """There is a permit, and no time left to use it."""
     with virtual_time() as clock:
         limiter = RateLimiter(1, max_wait=None)
-        limiter.admit(Call("before"))
-        call = Call("late", runtime=Interrupted(bool))
+        limiter.admit(Call.new("before"))
+        call = Call.new("late", runtime=Interrupted(bool))
         call.deadline = 1.5
         wait = limiter.admit(call)
         assert 1.0 == wait.until
@@ -1204,12 +1207,12 @@ def test_a_lost_waiter_leaves_even_while_the_lock_is_held() -> None:
     """The thread that closes it may be the one that has the lock."""
     limiter = RateLimiter(1, per=60, max_wait=None)
     limiter.call(bool)
-    call = Call("lost", runtime=SYNC)
+    call = Call.new("lost", runtime=SYNC)
     wait = limiter.admit(call)
     with amid_change(limiter):
         limiter.withdraw(wait)
         assert 1 == limiter.queued
-    following = limiter.admit(Call("next", runtime=SYNC))
+    following = limiter.admit(Call.new("next", runtime=SYNC))
     assert 1 == limiter.queued
     limiter.withdraw(following)
     assert 0 == limiter.queued
@@ -1220,7 +1223,7 @@ def test_a_call_puts_a_lost_waiter_out_of_line() -> None:
     with virtual_time() as clock:
         limiter = RateLimiter(1, per=60, max_wait=None)
         limiter.call(bool)
-        wait = limiter.admit(Call("lost", runtime=SYNC))
+        wait = limiter.admit(Call.new("lost", runtime=SYNC))
         with amid_change(limiter):
             limiter.withdraw(wait)
         limiter.call(bool)
@@ -1233,7 +1236,7 @@ def test_a_waiter_of_one_limiter_is_none_of_another() -> None:
     limiter, other = (RateLimiter(1, per=60, max_wait=None) for _ in range(2))
     assert limiter._deferred is other._deferred
     limiter.call(bool)
-    wait = limiter.admit(Call("lost", runtime=SYNC))
+    wait = limiter.admit(Call.new("lost", runtime=SYNC))
     with amid_change(limiter):
         limiter.withdraw(wait)
         assert [wait] == limiter._deferred

@@ -807,7 +807,7 @@ async def test_a_call_remembers_a_few_errors_only(w: World) -> None:
         for _ in range(20):
             with pytest.raises(OSError):
                 await w.call(Retry(OSError, attempts=1), Flaky(OSError()).function)
-        seen.append(len(current_call().given_up))
+        seen.append(len(current_call().extras.given_up))
 
     await w.call(Timeout(99), server)
     assert [8] == seen

@@ -66,7 +66,7 @@ def test_each_loop_is_recognised() -> None:
     """Asyncio by its task, trio by its own."""
 
     async def runtime() -> tuple[Any, Any]:
-        call = Call("x")
+        call = Call.new("x")
         return current_runtime(call), call.task
 
     async def on_asyncio() -> None:
@@ -88,7 +88,7 @@ def test_each_loop_is_recognised() -> None:
 def test_no_loop_is_an_error() -> None:
     """Neither asyncio nor trio drives the coroutine."""
     with pytest.raises(RuntimeError, match="no task of asyncio or trio"):
-        current_runtime(Call("x"))
+        current_runtime(Call.new("x"))
 
 
 def test_a_callback_of_a_loop_is_no_task() -> None:
@@ -97,9 +97,9 @@ def test_a_callback_of_a_loop_is_no_task() -> None:
 
     def callback() -> None:
         with pytest.raises(RuntimeError, match="no task"):
-            current_runtime(Call("x"))
+            current_runtime(Call.new("x"))
         with pytest.raises(RuntimeError, match="needs a task to interrupt"):
-            ASYNCIO.limit(Call("x"), {}, 1.0, clock.now() + 1.0)
+            ASYNCIO.limit(Call.new("x"), {}, 1.0, clock.now() + 1.0)
         seen.append("called")
 
     async def main() -> None:
@@ -117,13 +117,13 @@ def test_what_is_not_imported_does_not_run(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("asyncio", "trio"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     with pytest.raises(RuntimeError, match="no task"):
-        current_runtime(Call("x"))
+        current_runtime(Call.new("x"))
     monkeypatch.delitem(sys.modules, "asyncio")
     monkeypatch.delitem(sys.modules, "trio")
     with pytest.raises(RuntimeError, match="no task"):
-        current_runtime(Call("x"))
+        current_runtime(Call.new("x"))
     assert "asyncio" not in sys.modules
-    assert isinstance(SYNC.waiter(Call("x")), sync_runtime.SyncWaiter)
+    assert isinstance(SYNC.waiter(Call.new("x")), sync_runtime.SyncWaiter)
 
 
 # -- Waiters
@@ -142,7 +142,7 @@ def test_a_wake_before_the_wait_is_not_lost() -> None:
     """And two before one wait are one."""
 
     async def body(runtime: Any) -> None:
-        waiter = runtime.waiter(Call("x"))
+        waiter = runtime.waiter(Call.new("x"))
         assert waiter.wake()
         assert waiter.wake()
         assert await driven(runtime.park(waiter, 5.0))
@@ -159,7 +159,7 @@ def test_a_wait_ends_when_its_time_is_up() -> None:
     """At the moment itself; in the past, at once."""
 
     async def body(runtime: Any) -> None:
-        waiter = runtime.waiter(Call("x"))
+        waiter = runtime.waiter(Call.new("x"))
         assert not await driven(runtime.park(waiter, 2.0))
         assert 2.0 == clock.now()
         assert not await driven(runtime.park(waiter, 1.0))
@@ -175,7 +175,7 @@ def test_a_thread_may_wake_any_waiter() -> None:
     """From outside of its loop."""
 
     async def body(runtime: Any) -> None:
-        waiter = runtime.waiter(Call("x"))
+        waiter = runtime.waiter(Call.new("x"))
         woken: list[bool] = []
         thread = clock.start_thread(lambda: woken.append(waiter.wake()), "waker")
         assert await driven(runtime.park(waiter, None))
@@ -192,7 +192,7 @@ def test_a_task_of_the_same_loop_may_wake() -> None:
     """Without a detour."""
 
     async def on_asyncio() -> None:
-        waiter = ASYNCIO.waiter(Call("x"))
+        waiter = ASYNCIO.waiter(Call.new("x"))
         asyncio.get_running_loop().call_later(1, waiter.wake)
         assert await driven(ASYNCIO.park(waiter, 9.0))
         assert 1.0 == clock.now()
@@ -201,7 +201,7 @@ def test_a_task_of_the_same_loop_may_wake() -> None:
         assert await driven(ASYNCIO.park(waiter, None))
 
     async def on_trio() -> None:
-        waiter = TRIO.waiter(Call("x"))
+        waiter = TRIO.waiter(Call.new("x"))
 
         async def wake() -> None:
             await trio.sleep(1)
@@ -220,7 +220,7 @@ def test_a_task_of_another_loop_may_wake() -> None:
     """Two runs of one library on two threads."""
 
     async def get_trio() -> Any:
-        return TRIO.waiter(Call("x"))
+        return TRIO.waiter(Call.new("x"))
 
     async def wakes(waiter: Any) -> Any:
         return waiter.wake()
@@ -231,7 +231,7 @@ def test_a_task_of_another_loop_may_wake() -> None:
     assert not ended.wake()
 
     async def main() -> None:
-        waiter = TRIO.waiter(Call("x"))
+        waiter = TRIO.waiter(Call.new("x"))
         await trio.to_thread.run_sync(trio.run, wakes, waiter)
         assert await driven(TRIO.park(waiter, None))
 
@@ -242,7 +242,7 @@ def test_a_waiter_of_a_closed_loop_says_so() -> None:
     """The task that waited there has ended with it."""
 
     async def get() -> Any:
-        return ASYNCIO.waiter(Call("x"))
+        return ASYNCIO.waiter(Call.new("x"))
 
     assert not asyncio.run(get()).wake()
 
@@ -252,7 +252,7 @@ def test_a_wake_and_the_end_of_time_at_once() -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        waiter = ASYNCIO.waiter(Call("x"))
+        waiter = ASYNCIO.waiter(Call.new("x"))
         loop.call_later(1, asyncio_runtime._expire, loop.create_future())
         task = asyncio.create_task(driven(ASYNCIO.park(waiter, 5.0)))
         await asyncio.sleep(0)
@@ -422,7 +422,7 @@ def test_a_call_that_ends_between_timer_and_delivery_is_not_cancelled() -> None:
     """The cancellation comes one turn later, when the call has ended."""
 
     async def main() -> None:
-        call = Call("x")
+        call = Call.new("x")
         limit = ASYNCIO.limit(call, {}, 10.0, clock.now() + 10.0)
         limit.timer.cancel()  # type: ignore[union-attr]
         clock.sleep(11)
@@ -440,7 +440,7 @@ def test_a_call_that_begins_again_between_timer_and_delivery_is_not_cancelled() 
 
     async def main() -> None:
         limits_by_loop: dict[Any, Any] = {}
-        call = Call("x")
+        call = Call.new("x")
         limit = ASYNCIO.limit(call, limits_by_loop, 10.0, clock.now() + 10.0)
         limit.timer.cancel()  # type: ignore[union-attr]
         clock.sleep(11)
@@ -461,7 +461,7 @@ def test_a_call_that_is_closed_while_others_expire_is_let_go() -> None:
     async def main() -> None:
         limits_by_loop: dict[Any, Any] = {}
         until = clock.now() + 10.0
-        call, lost = Call("call"), Call("lost")
+        call, lost = Call.new("call"), Call.new("lost")
         limit = ASYNCIO.limit(call, limits_by_loop, 10.0, until)
         ASYNCIO.limit(lost, limits_by_loop, 10.0, until)
         limit.timer.cancel()  # type: ignore[union-attr]
@@ -502,7 +502,7 @@ def test_a_call_that_is_closed_as_its_time_is_up_is_let_go() -> None:
         await asyncio.sleep(0)
         assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]
 
-    call, limit = Call("x"), cast("AsyncioLimits", None)
+    call, limit = Call.new("x"), cast("AsyncioLimits", None)
     virtual_time.run(main, backend="asyncio")
 
 
@@ -510,7 +510,7 @@ def test_a_call_that_is_closed_as_others_are_looked_at_disturbs_none() -> None:
     """The queue changes under the timer, which looks once more."""
 
     class Collecting(dict[Any, Any]):
-        lost: ClassVar[list[Call]] = [Call("lost")]
+        lost: ClassVar[list[Call]] = [Call.new("lost")]
 
         def items(self) -> Any:
             for item in super().items():
@@ -521,7 +521,7 @@ def test_a_call_that_is_closed_as_others_are_looked_at_disturbs_none() -> None:
     async def main() -> None:
         nonlocal limit
         limits_by_loop: dict[Any, Any] = {}
-        call = Call("call")
+        call = Call.new("call")
         for caller in (call, *Collecting.lost):
             limit = ASYNCIO.limit(caller, limits_by_loop, 10.0, clock.now() + 10.0)
         limit.timer.cancel()  # type: ignore[union-attr]
@@ -540,7 +540,7 @@ def test_a_limit_within_itself_has_a_place_of_its_own() -> None:
 
     async def main() -> None:
         limits_by_loop: dict[Any, Any] = {}
-        call = Call("x")
+        call = Call.new("x")
         outer = ASYNCIO.limit(call, limits_by_loop, 10.0, clock.now() + 10.0)
         inner = ASYNCIO.limit(call, limits_by_loop, 10.0, clock.now() + 10.0)
         assert inner is not outer
@@ -559,7 +559,7 @@ def test_a_lone_limit_takes_its_timer_along() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         before = timers(loop)
-        call = Call("x")
+        call = Call.new("x")
         limit = ASYNCIO.limit(call, None, 10.0, clock.now() + 10.0)
         assert before + 1 == timers(loop)
         assert End.IN_TIME is limit.leave(call, None)
@@ -661,7 +661,7 @@ def test_a_limit_closed_in_another_task_goes_quietly() -> None:
 
     async def main() -> None:
         limits: list[Any] = []
-        call = Call("x")
+        call = Call.new("x")
         begun, over = trio.Event(), trio.Event()
 
         async def enter() -> None:
@@ -688,7 +688,7 @@ def test_the_same_tick_on_trio_is_short() -> None:
 
 def test_a_limit_in_sync_is_a_deadline_only() -> None:
     """Nothing can be interrupted."""
-    call = Call("x")
+    call = Call.new("x")
     limit = SYNC.limit(call, {}, 1.0, clock.now() + 1.0)
     assert End.IN_TIME is limit.leave(call, None)
 
@@ -706,7 +706,7 @@ class Runner:
         self.over: list[BaseException | None] = []
 
     async def run(self) -> None:
-        runtime = current_runtime(Call("x"))
+        runtime = current_runtime(Call.new("x"))
         try:
             await driven(runtime.sleep(60))
         except BaseException:
@@ -723,7 +723,7 @@ def test_an_abandoned_race_interrupts_what_runs(backend: Any) -> None:
     """Without a wait; it ends in a step of its own."""
 
     async def main() -> None:
-        call = Call("x")
+        call = Call.new("x")
         runners = [Runner("first"), Runner("second")]
         race = await driven(call.runtime.race(call))
         assert [True, True] == [race.start(runner) for runner in runners]
@@ -751,7 +751,7 @@ def test_threads_of_an_abandoned_race_are_left_alone() -> None:
         runner.ended()
 
     runner.run = run  # type: ignore[method-assign]
-    race = run_now(SYNC.race(Call("x", runtime=SYNC)))
+    race = run_now(SYNC.race(Call.new("x", runtime=SYNC)))
     assert race.start(runner)
     race.abandon()
     run_now(race.leave(1, unwinding=True))
@@ -764,7 +764,7 @@ def test_work_that_is_settled_is_not_interrupted() -> None:
     left = asyncio_runtime._left
 
     async def main() -> None:
-        call = Call("x")
+        call = Call.new("x")
         runner = Runner("settled", settled=True)
         race = await driven(call.runtime.race(call))
         race.start(runner)
@@ -784,7 +784,7 @@ def test_work_cancelled_before_its_first_step() -> None:
     """Never runs, and is told."""
 
     async def main() -> None:
-        call = Call("x")
+        call = Call.new("x")
         runner = Runner("unbegun")
         race = await driven(call.runtime.race(call))
         race.start(runner)
@@ -801,7 +801,7 @@ def test_an_abandoned_race_of_a_closed_loop_keeps_nothing(abandoned: str) -> Non
     coroutines: list[Any] = []
 
     async def main() -> None:
-        call = Call("x")
+        call = Call.new("x")
         race = await driven(call.runtime.race(call))
         race.start(Runner("lost"))
         races.append(race)

@@ -183,7 +183,7 @@ def play(colour: Any, names: list[str], drawn: Any) -> list[Any]:
             await w.sleep(0.5)
 
     policy._start_counting()
-    before = copy.deepcopy(policy.counters.counts), policy.counters.plain_successes
+    before = copy.deepcopy(policy.counters.counts), _plain(policy)
     observe = (lambda call: watch(call, found)) if observed else None
     with patch.object(call_module, "observe", observe):
         World(colour).run(scenario)
@@ -192,8 +192,14 @@ def play(colour: Any, names: list[str], drawn: Any) -> list[Any]:
         for key, count in policy.counters.counts.items()
     }
     found.append({key: count for key, count in counts.items() if count})
-    found.append(policy.counters.plain_successes - before[1])
+    found.append(
+        [now - then for now, then in zip(_plain(policy), before[1], strict=True)]
+    )
     return found
+
+
+def _plain(policy: Any) -> tuple[int, int]:
+    return policy.counters.originals, policy.counters.successes
 
 
 def watch(call: Any, found: list[Any]) -> Observed:

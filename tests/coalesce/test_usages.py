@@ -347,7 +347,7 @@ def test_a_call_apart_knows_nothing_of_a_deadline() -> None:
     """But what it is inside of."""
     from resilient.policies.coalesce import _Execution
 
-    call = Call("call", (1,), {"a": 2})
+    call = Call.new("call", (1,), {"a": 2})
     call.deadline = 5.0
     call.attempt = 3
     apart = _Execution(call)

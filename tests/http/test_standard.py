@@ -153,7 +153,7 @@ async def test_telemetry_and_health_call_it_http(h: Http) -> None:
     seen = resilient.health()["http"]
     assert seen["calls"]["failure"] >= 1
     assert {"ClientTimeout", "PerKey"} <= {entry["kind"] for entry in seen["policies"]}
-    call = Call("GET https://here.test", policy=pipeline)
+    call = Call.new("GET https://here.test", policy=pipeline)
     assert "GET https://here.test" == pipeline.policies[0].error_name(call)
 
 

@@ -29,7 +29,7 @@ def test_calls_in_a_world_run_on_it() -> None:
     """And those after it do not."""
 
     async def main(heap: World) -> None:
-        call = Call("x")
+        call = Call.new("x")
         assert current_runtime(call) is heap
         assert call.task is heap.running is heap.task_or_thread()
         assert heap is heap.owner()
@@ -37,7 +37,7 @@ def test_calls_in_a_world_run_on_it() -> None:
 
     run_simulated(main)
     with pytest.raises(RuntimeError, match="no task of asyncio or trio"):
-        current_runtime(Call("x"))
+        current_runtime(Call.new("x"))
 
 
 def test_a_world_is_refused_in_virtual_time() -> None:
@@ -53,7 +53,7 @@ def test_what_nothing_can_wake_ends_the_run() -> None:
     with world(1) as heap:
 
         async def main() -> None:
-            await heap.park(heap.waiter(Call("x")), None)
+            await heap.park(heap.waiter(Call.new("x")), None)
 
         task = heap.start(main(), "main")
         heap.run()
@@ -98,7 +98,7 @@ def test_a_call_that_ends_between_expiry_and_delivery_is_not_cancelled() -> None
     """Its limit has expired, and says so."""
 
     async def main(heap: World) -> None:
-        call = Call("x")
+        call = Call.new("x")
         limit = heap.limit(call, None, 1.0, 1.0)
         # NB: asked for later, so that it comes after the expiry.
         await heap.sleep(1.0)
@@ -113,7 +113,7 @@ def test_a_cancellation_besides_comes_first() -> None:
     """A limit that is reached meanwhile did not cut the call alone."""
 
     async def main(heap: World) -> None:
-        call = Call("x")
+        call = Call.new("x")
         limit = heap.limit(call, None, 1.0, 1.0)
         assert heap.running is not None
         heap.at(1.0, heap.running.__class__.cancel, heap.running)
@@ -130,13 +130,13 @@ def test_a_limit_knows_what_it_cut() -> None:
     """And it is no KeyboardInterrupt that it raised."""
 
     async def main(heap: World) -> None:
-        outer, inner = Call("outer"), Call("inner")
+        outer, inner = Call.new("outer"), Call.new("inner")
         limits = [heap.limit(call, None, 1.0, 1.0) for call in (outer, inner)]
         with pytest.raises(Cancelled) as caught:
             await heap.sleep(9.0)
         assert heap.is_cut([inner, outer], caught.value)
         assert not heap.is_cut([inner, outer], KeyboardInterrupt())
-        assert not heap.is_cut([Call("other")], caught.value)
+        assert not heap.is_cut([Call.new("other")], caught.value)
         assert End.BOTH is limits[1].leave(inner, KeyboardInterrupt())
         assert End.CUT is limits[0].leave(outer, caught.value)
         limit = heap.limit(outer, None, 1.0, 2.0)
@@ -151,7 +151,7 @@ def test_two_limits_of_one_call_are_left_one_by_one() -> None:
     """A policy that one call passes twice limits it twice."""
 
     async def main(heap: World) -> None:
-        call = Call("x")
+        call = Call.new("x")
         outer, inner = (heap.limit(call, None, 1.0, 1.0) for _ in range(2))
         with pytest.raises(Cancelled):
             await heap.sleep(9.0)
@@ -241,7 +241,7 @@ def test_a_wake_is_for_one_wait() -> None:
     """A second one, before the first is noticed, is for the next."""
 
     async def main(heap: World) -> None:
-        waiter = heap.waiter(Call("x"))
+        waiter = heap.waiter(Call.new("x"))
         heap.at(1.0, lambda _: [waiter.wake(), waiter.wake()], None)
         assert await heap.park(waiter, 9.0)
         assert await heap.park(waiter, 9.0)
@@ -293,13 +293,13 @@ def test_a_race_waits_for_what_cleans_up(unwinding: bool, until: float) -> None:
     """At most for the grace, unless it unwinds."""
 
     async def main(heap: World) -> None:
-        race = await heap.race(Call("x"))
+        race = await heap.race(Call.new("x"))
         race.start(Runner(heap, 5.0))
         race.start(Runner(heap, 50.0, settled=True))
         with race.cleanup(Runner(heap, 0.0)):
             assert not await race.wait(0.0)
         if unwinding:
-            race = await heap.race(Call("x"))
+            race = await heap.race(Call.new("x"))
             race.start(Runner(heap, 5.0))
             await heap.sleep(0.0)
         await race.leave(2.0, unwinding=unwinding)
@@ -312,7 +312,7 @@ def test_a_race_that_is_cancelled_interrupts_its_work_again() -> None:
     """As on asyncio; the cancellation goes on when the work has ended."""
 
     async def main(heap: World) -> None:
-        race = await heap.race(Call("x"))
+        race = await heap.race(Call.new("x"))
         race.start(Runner(heap, 5.0))
         await heap.sleep(1.0)
         assert heap.running is not None
@@ -328,7 +328,7 @@ def test_work_of_a_race_that_never_began_is_told() -> None:
     """With what it was stopped by."""
 
     async def main(heap: World) -> None:
-        race = await heap.race(Call("x"))
+        race = await heap.race(Call.new("x"))
         await race.leave(1.0, unwinding=False)
         runner = Runner(heap, 0.0)
         race.start(runner)

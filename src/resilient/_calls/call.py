@@ -12,6 +12,7 @@ Ground rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from enum import Enum
@@ -20,13 +21,9 @@ from typing import (
     Any,
     ClassVar,
     Final,
-    Generic,
     NamedTuple,
     Protocol,
     TypeAlias,
-    TypeVar,
-    cast,
-    overload,
 )
 from weakref import ReferenceType
 
@@ -55,9 +52,6 @@ if TYPE_CHECKING:
     from resilient._runtimes.runtime import Runtime
 
 
-D = TypeVar("D")
-
-
 class Run(Enum):
     """Why the function is run.
 
@@ -71,12 +65,7 @@ class Run(Enum):
     PROBE = "probe"
 
 
-# What nearly every call has: an original that is not observed. It is counted
-# when the call ends, with that. (And globals: an enum's member costs double.)
-FIRST: Final = object()
-REQUEST: Final = object()
-PLAIN: Final = object()
-CONCLUDED: Final = object()
+# NB: globals, for an enum's member costs double.
 ORIGINAL, RETRY = Run.ORIGINAL, Run.RETRY
 
 
@@ -160,7 +149,7 @@ class Observation(Protocol):
 
 observe: Callable[[Call], Observation | None] | None = None
 """Asked at the start of every call, if it is set; neither it nor what it returns
-raises. Who observes sets `Call.run` to `Run.ORIGINAL`."""
+raises."""
 
 
 class Booking(Protocol):
@@ -181,38 +170,62 @@ Choice: TypeAlias = "tuple[AnyPolicy, Any, Any, Choice | None]"
 endpoint, the endpoint, and the choice before."""
 
 
-class _Seldom(Generic[D]):
-    """An attribute that few calls have: in a dictionary that few calls have."""
+class Extras:
+    """State that few calls need; `Call.own_extras` makes it.
 
-    __slots__ = ("_default", "_name")
+    Attributes:
+        key, result, unrepeatable: See `Call`.
+        stopped: Why a Retry made no further attempt.
+        given_up: Errors that a Retry gave up on, here or in a call made from here.
+        bookings: What limiters took for the present attempt; for `set_cost`.
+        stream_limit: The `Timeout` that bounds a stream after its first item.
+        cut: Whether a limit cut all the calls that wait for this one.
+        observation: What is told how it goes.
+        choices: The endpoints that it was sent to, latest first.
+        counted: Whether its end was counted before it ended.
+        max_retry_after: Seconds that a server may make an HTTP request wait.
+        turn: The turn that an HTTP request was given which is held back.
+        sent_back: Whether it goes back to the Retry around it, to wait for
+            another turn.
+        paced: Whether its next attempt will be paced by a queue, so that it
+            needs no budget.
+    """
 
-    def __init__(self, default: D) -> None:
-        self._default = default
+    # NB: defaults of the class, so that there is nothing to do for a new one.
+    key: Any = None
+    result: Any = None
+    unrepeatable: str | None = None
+    stopped: str | None = None
+    given_up: tuple[Exception, ...] = ()
+    bookings: dict[Any, Booking] | None = None
+    stream_limit: Any = None
+    cut: bool = False
+    observation: Observation | None = None
+    choices: Choice | None = None
+    counted: bool = False
+    max_retry_after: float = math.inf
+    turn: Any = None
+    sent_back: bool = False
+    paced: bool = False
 
-    def __set_name__(self, owner: type[Call], name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, call: None, owner: type[Call]) -> Self: ...
-    @overload
-    def __get__(self, call: Call, owner: type[Call]) -> D: ...
-    def __get__(self, call: Call | None, owner: type[Call]) -> Self | D:
-        if call is None:
-            return self
-        if call.seldom is None:
-            return self._default
-        return cast("D", call.seldom.get(self._name, self._default))
-
-    def __set__(self, call: Call, value: D) -> None:
-        if call.seldom is None:
-            if value is self._default:
-                return
-            call.seldom = {}
-        call.seldom[self._name] = value
+    def end(self) -> None:
+        """Drop references that an ended call must not keep."""
+        self.bookings = self.choices = self.stream_limit = None
+        self.given_up = ()
 
 
-_ENDING: Final = ("bookings", "choices", "given_up", "stream_limit")
-"""What a call that ended has no more."""
+class _NoExtras(Extras):
+    """The extras of calls that have none of their own: defaults, read-only."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name!r} can be set in a call's `own_extras()` alone")
+
+    def __reduce__(self) -> str:
+        # By name: there is one instance.
+        return "NO_EXTRAS"
+
+
+NO_EXTRAS: Final = _NoExtras()
 
 
 class Call:
@@ -228,13 +241,8 @@ class Call:
             what is inside it.
         allowed: Seconds that the limit allows which set `deadline`; None: no
             limit.
-        key: What `PerKey` tells calls apart by, unless it has its own.
         hedge: Number of the hedge that this is, from 1; 0: none.
         function: What is called; None for a block.
-        result: Set it inside a ``with`` block to show a value to ``classify``.
-        unrepeatable: Why the function must not be called again, whatever came
-            of it – as an HTTP request that has side effects and may have
-            arrived; None: nothing is known against it.
         resends: Whether each run sends the same HTTP request: a transport's
             subclass says so.
     """
@@ -254,6 +262,7 @@ class Call:
         "deadline",
         "enclosing",
         "ended",
+        "extras",
         "function",
         "judged_by",
         "kwargs",
@@ -262,7 +271,6 @@ class Call:
         "retried",
         "run",
         "runs",
-        "seldom",
         "standing",
         "step",
         "task",
@@ -271,48 +279,42 @@ class Call:
         "weighs",
     )
 
-    # What few calls have.
-    key: _Seldom[Any] = _Seldom(None)
-    result: _Seldom[Any] = _Seldom(None)
-    unrepeatable: _Seldom[str | None] = _Seldom(None)
-    # Of an HTTP request: the seconds that a server may make it wait.
-    max_retry_after: _Seldom[float | None] = _Seldom(None)
-    # Why a Retry made no further attempt.
-    stopped: _Seldom[str | None] = _Seldom(None)
-    # Errors that a Retry gave up on, here or in a call made from here.
-    given_up: _Seldom[tuple[Exception, ...]] = _Seldom(())
-    # What limiters took for the present attempt; for `set_cost`.
-    bookings: _Seldom[dict[Any, Booking] | None] = _Seldom(None)
-    # The `Timeout` that bounds a stream after its first item.
-    stream_limit: _Seldom[Any] = _Seldom(None)
-    # Whether a limit cut all the calls that wait for this one.
-    cut: _Seldom[bool] = _Seldom(False)
-    observation: _Seldom[Observation | None] = _Seldom(None)
-    # The endpoints that it was sent to, latest first.
-    choices: _Seldom[Choice | None] = _Seldom(None)
-    # Of an HTTP request that is held back: the turn that it was given; whether
-    # it goes back to the Retry around it, to wait for another; and whether its
-    # next attempt will be paced by a line, so that it needs no budget.
-    passed: _Seldom[Any] = _Seldom(None)
-    paced: _Seldom[bool] = _Seldom(False)
-    sent_back: _Seldom[bool] = _Seldom(False)
-
     # Of a `HedgeCall` alone.
     hedge: int = 0
     hedging_discouraged: bool = False
     # Of an HTTP request alone: the limiters that let it or its attempts pass.
     limiters: list[Limiter] | None = None
 
-    def __init__(
-        self,
+    # NB: no `__init__`: CPython 3.11 and 3.12 call it by way of C, which takes 60 to
+    # 100 ns longer than a method that does the same.
+
+    @classmethod
+    def new(
+        cls,
         name: str,
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
         runtime: Runtime | None = None,
         key: Any = None,
         policy: AnyPolicy | None = None,
-        function: Callable[..., Any] | None = None,
+    ) -> Self:
+        """Make a call that no edge of a function makes."""
+        call = cls()
+        call.begin(name, args, kwargs, runtime, policy, None)
+        if key is not None:
+            call.key = key
+        return call
+
+    def begin(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        runtime: Runtime | None,
+        policy: AnyPolicy | None,
+        function: Callable[..., Any] | None,
     ) -> None:
+        """Set the attributes of a new call."""
         self.name: str = name
         self.args: tuple[Any, ...] = args
         self.kwargs = kwargs
@@ -336,11 +338,9 @@ class Call:
         self.enclosing: Call | None = None
         # What `priority` said of the task; None: nothing yet.
         self.standing: TaskPriority | None = None
-        # What the next run of the function is: a `Run`; `FIRST`: an original
-        # that is not observed, `REQUEST`: of HTTP; `PLAIN`: after that, and it
-        # is not counted yet; `CONCLUDED`: there will be none.
-        self.run: object = FIRST
-        # Runs of the function that began after a first one that was not observed.
+        # What the next run of the function is.
+        self.run: Run = ORIGINAL
+        # Runs of the function that began, but for an original that is not observed.
         self.runs: int = 0
         # Where it is on its way through policies (see `_edges.steps`): the step
         # that it is at, and a record for each policy that it has to leave.
@@ -348,16 +348,60 @@ class Call:
         self.way: Any = None
         # Whether a policy needs the value that the function returns.
         self.weighs: bool = False
-        self.seldom: dict[str, Any] | None = None
-        if key is not None:
-            self.key = key
+        # For reading; `own_extras` returns those to write to.
+        self.extras: Extras = NO_EXTRAS
         if running() is not None:
             self.inherit()
         if observe is not None:
-            self.observation = observe(self)
+            self._observe(observe)
 
     def __repr__(self) -> str:
         return f"<Call {self.name!r}, attempt {self.attempt}>"
+
+    def _observe(self, observe: Callable[[Call], Observation | None]) -> None:
+        observation = observe(self)
+        if observation is not None:
+            self.own_extras().observation = observation
+
+    def own_extras(self) -> Extras:
+        """Return extras that can be written to."""
+        if self.extras is NO_EXTRAS:
+            self.extras = Extras()
+        return self.extras
+
+    @property
+    def key(self) -> Any:
+        """What `PerKey` tells calls apart by, unless it has its own."""
+        return self.extras.key
+
+    @key.setter
+    def key(self, key: Any) -> None:
+        if key is not self.extras.key:
+            self.own_extras().key = key
+
+    @property
+    def result(self) -> Any:
+        """The value of a block, for ``classify`` to see; set it inside."""
+        return self.extras.result
+
+    @result.setter
+    def result(self, result: Any) -> None:
+        if result is not self.extras.result:
+            self.own_extras().result = result
+
+    @property
+    def unrepeatable(self) -> str | None:
+        """Why the function must not be called again, even if it failed.
+
+        As an HTTP request that has side effects and may have arrived. None:
+        it may be.
+        """
+        return self.extras.unrepeatable
+
+    @unrepeatable.setter
+    def unrepeatable(self, reason: str | None) -> None:
+        if reason is not self.extras.unrepeatable:
+            self.own_extras().unrepeatable = reason
 
     def inherit(self) -> None:
         """Take its place, and its deadline, inside the call that runs here."""
@@ -382,7 +426,8 @@ class Call:
     @property
     def endpoint(self) -> Any:
         """The endpoint that it was sent to last; None where none was chosen."""
-        return None if self.choices is None else self.choices[2]
+        choices = self.extras.choices
+        return None if choices is None else choices[2]
 
     @property
     def priority(self) -> Priority:
@@ -450,7 +495,7 @@ class Call:
         known: set[str] = set()
         call: Call | None = self
         while call is not None and costs:
-            bookings = tuple((call.bookings or {}).values())
+            bookings = tuple((call.extras.bookings or {}).values())
             counted = {unit for one in bookings for unit in one.correct(costs)}
             # What is not counted here may be counted by a call around this one.
             costs = {unit: costs[unit] for unit in costs.keys() - counted}
@@ -478,7 +523,7 @@ class Call:
 
     def is_cut(self, unwinding: BaseException) -> bool:
         """Whether a limit of ours further out interrupts it, and nothing else."""
-        if self.cut:
+        if self.extras.cut:
             return self.runtime.is_cancellation(unwinding)
         around: list[Call] = []
         call: Call | None = self
@@ -535,7 +580,8 @@ class Call:
         """Tell this call and all around it that a Retry gave up on `error`."""
         call: Call | None = self
         while call is not None:
-            call.given_up = (*call.given_up[1 - _REMEMBERED :], error)
+            extras = call.own_extras()
+            extras.given_up = (*extras.given_up[1 - _REMEMBERED :], error)
             call = call.enclosing
 
     def count(self, *series: str) -> None:
@@ -555,47 +601,41 @@ class Call:
             outcome: How it ended; None: something unwound. Only the first
                 call of `end` takes effect.
         """
-        if (
-            self.run is PLAIN
-            and outcome is not None
-            and outcome.verdict is SUCCESS
-            and outcome.error is None
-        ):
-            self.policy.counters.plain_successes += 1  # type: ignore[union-attr]  # an edge's
-        elif not self.ended:
-            self.count_end(outcome)
-        self.ended = True
-        self.function = None
-        self.args, self.kwargs = (), None
-        self.enclosing = self.deadline = self.allowed = self.task = None
-        if self.seldom is not None:
-            for name in _ENDING:
-                self.seldom.pop(name, None)
-
-    def set_run(self, run: Run) -> None:
-        """Say what the next run of the function is."""
-        if self.run is PLAIN:
-            self.count("resilient.attempts", ORIGINAL.value)
-        self.run = run
+        extras = self.extras
+        if not self.ended:
+            # NB: first, for an interrupt may have it ended again.
+            self.ended = True
+            if (
+                extras is NO_EXTRAS
+                and outcome is not None
+                and outcome.verdict is SUCCESS
+                and outcome.error is None
+            ):
+                # What `_count_end` does for nearly every call.
+                self.policy.counters.successes += 1  # type: ignore[union-attr]  # an edge's
+            elif not extras.counted:
+                self._count_end(outcome)
+        if extras is not NO_EXTRAS:
+            extras.end()
+        self.args = ()
+        self.kwargs = self.function = self.task = None
+        self.enclosing = self.deadline = self.allowed = None
 
     def begin_run(self) -> bool:
         """Count a run that begins now; return False if it is observed instead."""
-        if self.run is FIRST:
-            self.run = PLAIN
-            return True
-        if self.seldom is not None and self.observation is not None:
+        if self.extras.observation is not None:
             return False
         self.count_run()
         return True
 
     def count_run(self) -> Run:
-        """Count a run that begins now, and is no plain one."""
-        if self.run is PLAIN:
-            self.set_run(RETRY)
+        """Count a run that begins now."""
+        run, self.run = self.run, RETRY
         self.runs += 1
-        run = cast("Run", self.run)
-        self.count("resilient.attempts", run.value)
-        self.run = RETRY
+        if run is ORIGINAL and self.policy is not None:
+            self.policy.counters.originals += 1
+        else:
+            self.count("resilient.attempts", run.value)
         return run
 
     def count_end(self, outcome: Outcome | None) -> None:
@@ -604,16 +644,20 @@ class Call:
         For a call that goes on after its answer is known, as a body does that
         is still to be read.
         """
-        if self.run is CONCLUDED:
-            return
-        if self.run is PLAIN:
-            self.count("resilient.attempts", ORIGINAL.value)
-        self.run = CONCLUDED
+        extras = self.own_extras()
+        if not extras.counted:
+            extras.counted = True
+            self._count_end(outcome)
+
+    def _count_end(self, outcome: Outcome | None) -> None:
         word = outcome_label(outcome)
-        self.count("resilient.calls", word)
-        # NB: the dictionary first: to ask `_Seldom` is a Python function.
-        if self.seldom is not None and (observation := self.observation) is not None:
-            self.observation = None
+        if word == "success" and self.policy is not None:
+            self.policy.counters.successes += 1
+        else:
+            self.count("resilient.calls", word)
+        observation = self.extras.observation
+        if observation is not None:
+            self.extras.observation = None
             observation.ended(self, word)
 
 
@@ -626,17 +670,19 @@ class BranchCall(Call):
     __slots__ = ()
 
     def __init__(self, call: Call, runtime: Runtime | None = None) -> None:
-        super().__init__(
-            call.name, call.args, call.kwargs, runtime, call.key, call.policy
+        self.begin(
+            call.name, call.args, call.kwargs, runtime, call.policy, call.function
         )
+        if call.extras is not NO_EXTRAS:
+            self.key = call.key
         call.runs += 1
         self.enclosing: Call | None = call
-        self.function: Callable[..., Any] | None = call.function
         self.attempt: int = call.attempt
         self.retried: bool = call.retried
         self.standing: TaskPriority | None = call.standing
-        self.observation = call.observation
-        self.run: object = RETRY if call.attempt > 1 else Run.ORIGINAL
+        if call.extras.observation is not None:
+            self.own_extras().observation = call.extras.observation
+        self.run: Run = RETRY if call.attempt > 1 else ORIGINAL
 
     def end(self, outcome: Outcome | None = None) -> None:
         self.ended = True
@@ -650,7 +696,7 @@ class HedgeCall(BranchCall):
 
     Attributes:
         hedge: Number of the hedge, from 1; 0: the first attempt.
-        strained: Whether a policy further in wants no more of them.
+        hedging_discouraged: Whether a policy further in wants no more of them.
     """
 
     __slots__ = ("hedge", "hedging_discouraged")
@@ -662,7 +708,7 @@ class HedgeCall(BranchCall):
         self.thread_runner: Callable[..., Outcome] | None = call.thread_runner
         self.hedge: int = hedge
         if hedge:
-            self.set_run(Run.HEDGE)
+            self.run = Run.HEDGE
         self.hedging_discouraged: bool = False
 
 

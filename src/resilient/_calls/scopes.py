@@ -37,7 +37,7 @@ class _Scope:
             raise RuntimeError(
                 f"a {name} is for one block at a time: call it anew for each block"
             )
-        self._call = call = Call(name)
+        self._call = call = Call.new(name)
         self._tell(call)
         try:
             self._token = enter_call(call)

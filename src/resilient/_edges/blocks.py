@@ -120,7 +120,7 @@ def _warn_if_deaf(policy: AnyPolicy) -> None:
 
 
 def _call_of(policy: AnyPolicy, runtime: Runtime | None, key: Any) -> Call:
-    return Call(policy.label, runtime=runtime, key=key, policy=policy)
+    return Call.new(policy.label, runtime=runtime, key=key, policy=policy)
 
 
 def _final_error(drive: Drive) -> Exception | None:

@@ -11,7 +11,7 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeAlias, cast
 
-from resilient._calls.call import FIRST, PLAIN, REQUEST, AnyPolicy, Call, overdue
+from resilient._calls.call import AnyPolicy, Call, overdue
 from resilient._calls.outcome import Outcome, UnaskedOutcome
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import PAUSE, Sentinel
@@ -41,27 +41,17 @@ DONE = Sentinel("DONE")
 @types.coroutine
 def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
     """The innermost `proceed`: ask the edge to run the function."""
-    if call.run is FIRST:
-        call.run = PLAIN
-        return (yield RUN)
-    return (yield from _counted_leaf(call))
-
-
-def _counted_leaf(call: Call) -> Generator[object, Outcome, Outcome]:
-    """Do the same for a run that is no original, is observed, or is a request."""
     if call.limiters is not None:
         turn = call.turn(at_leaf=True)
         if turn is not None:
             refused: Outcome = yield from turn.__await__()
             if refused.error is not None:
                 return refused
-        if call.run is REQUEST:
-            call.run = PLAIN
-            return (yield RUN)
-    if call.begin_run():
+    observation = call.extras.observation
+    run = call.count_run()
+    if observation is None:
         return (yield RUN)
-    assert call.observation is not None
-    ended = call.observation.began(call, call.count_run())
+    ended = observation.began(call, run)
     try:
         outcome = yield RUN
     except BaseException:

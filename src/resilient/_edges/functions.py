@@ -26,7 +26,7 @@ from contextvars import Token
 from typing import Any
 
 from resilient._calls import call as call_module
-from resilient._calls.call import FIRST, PLAIN, AnyPolicy, Call, overdue
+from resilient._calls.call import NO_EXTRAS, ORIGINAL, RETRY, AnyPolicy, Call, overdue
 from resilient._calls.outcome import Outcome
 from resilient._edges import driver, forks
 from resilient._edges.driver import RUN, failed, leaf, misused, suspend
@@ -58,7 +58,8 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         if not driver.enabled:
             return fn(*args, **kwargs)
-        call = Call(name, args, kwargs, SYNC, None, policy, fn)
+        call = Call()
+        call.begin(name, args, kwargs, SYNC, policy, fn)
         token: Token[Call | None] | None = None
         value: Any = None
         sent: Any = None
@@ -76,8 +77,9 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                         answer = walk_in(call)
                     if answer is FUNCTION:
                         # NB: what `begin_run` does for nearly every call.
-                        if call.run is FIRST:
-                            call.run = PLAIN
+                        if call.run is ORIGINAL and call.extras is NO_EXTRAS:
+                            call.run = RETRY
+                            policy.counters.originals += 1
                         elif not call.begin_run():
                             # It is observed.
                             answer = leaf(call)
@@ -141,7 +143,8 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                                         sent, trace = error, error.__traceback__
                                         resume = throw
                     if answer is not None:
-                        answer = walk_out(call, answer)
+                        if call.way is not None:
+                            answer = walk_out(call, answer)
                         if call.way is None and isinstance(answer, Outcome):
                             outcome = answer
                             break
@@ -200,7 +203,8 @@ def async_edge(
         __tracebackhide__ = True
         if not driver.enabled:
             return await run(*args, **kwargs)
-        call = Call(name, args, kwargs, None, None, policy, fn)
+        call = Call()
+        call.begin(name, args, kwargs, None, policy, fn)
         token: Token[Call | None] | None = None
         value: Any = None
         sent: Any = None
@@ -218,8 +222,9 @@ def async_edge(
                         answer = walk_in(call)
                     if answer is FUNCTION:
                         # NB: what `begin_run` does for nearly every call.
-                        if call.run is FIRST:
-                            call.run = PLAIN
+                        if call.run is ORIGINAL and call.extras is NO_EXTRAS:
+                            call.run = RETRY
+                            policy.counters.originals += 1
                         elif not call.begin_run():
                             # It is observed.
                             answer = leaf(call)
@@ -293,7 +298,8 @@ def async_edge(
                                         sent, trace = error, error.__traceback__
                                         resume = throw
                     if answer is not None:
-                        answer = walk_out(call, answer)
+                        if call.way is not None:
+                            answer = walk_out(call, answer)
                         if call.way is None and isinstance(answer, Outcome):
                             outcome = answer
                             break

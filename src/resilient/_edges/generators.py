@@ -274,7 +274,7 @@ def generator_edge(
 
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         __tracebackhide__ = True
-        call = Call(name, args, kwargs, SYNC, policy=policy)
+        call = Call.new(name, args, kwargs, SYNC, policy=policy)
         stream = kind(call)
         items: Any = None
         value: Any = None
@@ -303,7 +303,7 @@ def generator_edge(
                 raise raised_by(policy, error)
             if value.ongoing is not stream.ongoing:
                 return value.value
-            stream.limit = call.stream_limit
+            stream.limit = call.extras.stream_limit
             item, value = value.value, None
             while True:
                 try:
@@ -348,7 +348,7 @@ def async_generator_edge(
 
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         __tracebackhide__ = True
-        call = Call(name, args, kwargs, policy=policy)
+        call = Call.new(name, args, kwargs, policy=policy)
         stream = kind(call)
         items: Any = None
         value: Any = None
@@ -377,7 +377,7 @@ def async_generator_edge(
                 raise raised_by(policy, error)
             if value.ongoing is not stream.ongoing:
                 return
-            stream.limit = call.stream_limit
+            stream.limit = call.extras.stream_limit
             item, value = value.value, None
             while True:
                 try:

@@ -29,15 +29,16 @@ class Counters:
     """What was counted for all calls of one name.
 
     Attributes:
-        plain: Calls that ended well with one run of their function: nearly
-            all of them.
+        originals: First runs of functions, for one call each.
+        successes: Calls that ended well.
         counts: Everything else, by metric and the values of its labels.
     """
 
-    __slots__ = ("__weakref__", "counts", "plain_successes")
+    __slots__ = ("__weakref__", "counts", "originals", "successes")
 
     def __init__(self) -> None:
-        self.plain_successes: int = 0
+        self.originals: int = 0
+        self.successes: int = 0
         self.counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
 
 

@@ -186,7 +186,7 @@ class Transport(Configured, Generic[Request, Response]):
                     continue
                 standstill = exchange.send(outcome)
             response, error = exchange.end()
-            if exchange.sent > 1 and exchange.call.stopped is not None:
+            if exchange.sent > 1 and exchange.call.extras.stopped is not None:
                 self._sdk.gave_up(request, exchange.sent)
             if error is None:
                 return response
@@ -247,7 +247,7 @@ class Transport(Configured, Generic[Request, Response]):
                     continue
                 standstill = exchange.send(outcome)
             response, error = exchange.end()
-            if exchange.sent > 1 and exchange.call.stopped is not None:
+            if exchange.sent > 1 and exchange.call.extras.stopped is not None:
                 self._sdk.gave_up(request, exchange.sent)
             if error is None:
                 return response

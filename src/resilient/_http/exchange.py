@@ -159,7 +159,7 @@ class Exchange(Drive):
         request = self._sent
         self.sent = sent = self.sent + 1
         self._allowed = self.call.allowed
-        self.call.paced = False
+        self.call.own_extras().paced = False
         if self._upload is not None or not self._safe:
             # NB: until its outcome is known: a timeout may cut it short.
             self.call.unrepeatable = self._why_not(over=False)
@@ -348,19 +348,23 @@ class Exchange(Drive):
     def _settle_turn(self, status: int, outcome: Outcome) -> None:
         """Hold other requests back whose server asked for less; or let them go."""
         call: Any = self.call
-        turn: Turn | None = None if call.passed is None else call.take_turn()
+        extras = self.call.own_extras()
+        turn: Turn | None = extras.turn
+        extras.turn = None
         if status in SLOWED:
             wait = outcome.retry_after
             if wait and not call.routed:
-                wait = min(wait, call.max_retry_after)
-                call.paced = self._holds.push_back(self._request, call.key, wait, turn)
+                wait = min(wait, extras.max_retry_after)
+                extras.paced = self._holds.push_back(
+                    self._request, call.key, wait, turn
+                )
         elif turn is not None:
             turn.line.took(turn)
 
     def _lose_turn(self) -> None:
-        call: Any = self.call
-        if call.passed is not None:
-            turn = call.take_turn()
+        extras = self.call.own_extras()
+        if extras.turn is not None:
+            turn, extras.turn = extras.turn, None
             turn.line.lost(turn)
 
     def _update_limiters(self, allowances: tuple[Allowance, ...]) -> None:
@@ -373,7 +377,7 @@ class Exchange(Drive):
                         remaining,
                         reset,
                         unit,
-                        max_hold=call.max_retry_after,
+                        max_hold=call.extras.max_retry_after,
                         origin=call.key,
                     )
 
@@ -462,7 +466,9 @@ class Exchange(Drive):
         failed = outcome.verdict is not SUCCESS
         if failed or self.sent > 1:
             response.extensions["resilient"] = Summary(
-                self.sent, self.call.stopped, outcome.retry_after if failed else None
+                self.sent,
+                self.call.extras.stopped,
+                outcome.retry_after if failed else None,
             )
         if stream is not None:
             self._stream, self._ended, self.outcome = None, True, None
@@ -513,7 +519,7 @@ class Exchange(Drive):
         idle: Any = self._own.get("resilient.stream_idle", _UNSTATED)
         if idle is _UNSTATED:
             if not is_live(body_fields(response)):
-                total: StreamLimit | None = self.call.stream_limit
+                total: StreamLimit | None = self.call.extras.stream_limit
                 return total
             idle = self._rules.stream_idle
         else:

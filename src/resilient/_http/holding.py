@@ -140,7 +140,7 @@ def checked_by(by: object) -> HoldBy:
 
 def sent_back(call: Call) -> Awaitable[Outcome]:
     """Send a call back to the `Retry` around it, to wait there for its turn."""
-    call.sent_back = True
+    call.own_extras().sent_back = True
     return _refused(RateLimitedError(call.name, reason="pushback"))
 
 

@@ -7,13 +7,12 @@ import time
 from collections.abc import Awaitable
 from typing import Any, Final, NamedTuple
 
-from resilient._calls.call import FIRST, REQUEST, Call
+from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
 from resilient._http import response_headers
 from resilient._http.body_headers import raw_fields
 from resilient._http.holding import Holds, sent_back
 from resilient._policy.policy import Policy
-from resilient.policies.rate_limiter.held import Turn
 
 _UNREAD: Final = object()
 
@@ -65,24 +64,12 @@ class Answer(Outcome):
 class RequestCall(Call):
     """A call each of whose runs sends the same HTTP request."""
 
-    # Every one of them has these, so they are no `_Seldom`.
     __slots__ = (
         "holds",
-        "key",
         "limiters",
-        "max_retry_after",
-        "paced",
-        "passed",
         "request",
         "routed",
-        "sent_back",
     )
-
-    key: Any  # pyright: ignore[reportIncompatibleVariableOverride]
-    max_retry_after: Any  # pyright: ignore[reportIncompatibleVariableOverride]
-    paced: Any  # pyright: ignore[reportIncompatibleVariableOverride]
-    passed: Any  # pyright: ignore[reportIncompatibleVariableOverride]
-    sent_back: Any  # pyright: ignore[reportIncompatibleVariableOverride]
 
     resends = True
 
@@ -97,16 +84,13 @@ class RequestCall(Call):
         *,
         routed: bool | None,
     ) -> None:
-        super().__init__(name, (request,), {}, runtime, origin, policy)
-        if self.run is FIRST:
-            self.run = REQUEST
+        self.begin(name, (request,), {}, runtime, policy, None)
+        self.key = origin
         self.limiters = []
-        self.max_retry_after = MAX_RETRY_AFTER
+        self.own_extras().max_retry_after = MAX_RETRY_AFTER
         self.routed = routed
         self.request: Any = request
         self.holds: Holds = holds
-        self.passed = None
-        self.paced = self.sent_back = False
 
     def turn(self, *, at_leaf: bool) -> Awaitable[Outcome] | None:
         if not self.holds or self.routed:
@@ -115,17 +99,11 @@ class RequestCall(Call):
         if line is None or not line.may_wait(self):
             return None
         if at_leaf:
-            if self.passed == (line, line.era()):
+            if self.extras.turn == (line, line.era()):
                 return None
             if self.retried:
                 return sent_back(self)
         return line.turn(self)
-
-    def take_turn(self) -> Turn | None:
-        """Return the turn that the present attempt was given; it is used up."""
-        turn: Turn | None = self.passed
-        self.passed = None
-        return turn
 
 
 MAX_RETRY_AFTER: Final = 60.0

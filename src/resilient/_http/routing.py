@@ -109,7 +109,7 @@ class Routing:
 
     def target_of(self, call: Call) -> Target | None:
         """Return where the present attempt of a call goes; None: where it says."""
-        choice = call.choices
+        choice = call.extras.choices
         return None if choice is None else self.target(choice[1].endpoint)
 
     def _target(self, endpoint: Endpoint[Any]) -> Target:

@@ -161,7 +161,7 @@ def health() -> dict[str, Any]:
         found[name]["policies"].append(entry)
     for name, counters in all_counters().items():
         if name in found:
-            calls = {"success": counters.plain_successes}
+            calls = {"success": counters.successes}
             for (metric, *labels), number in list(counters.counts.items()):
                 if metric == CALLS:
                     calls[labels[0]] = calls.get(labels[0], 0) + number

@@ -111,7 +111,7 @@ class EventStream:
     async def __anext__(self) -> Event:
         if self._stop is None:
             raise RuntimeError("a stream of events has to be entered: `async with`")
-        call = Call("events")
+        call = Call.new("events")
         runtime = call.runtime
         while True:
             with self._lock:

@@ -264,7 +264,7 @@ class Exchange:
 
     async def _streamed(self, outcome: Outcome) -> Outcome | None:
         """Wait for the last byte; return how the call ended; None: it was left."""
-        call, limit = self._call, self._call.stream_limit
+        call, limit = self._call, self._call.extras.stream_limit
         deadline = call.deadline
         if self._scope["type"] != "http":
             deadline = limit = None

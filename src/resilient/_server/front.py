@@ -63,7 +63,7 @@ class Front(Generic[Request]):
     ) -> Call:
         """Return the call of a request: whose it is, how important, until when."""
         pipeline = self.pipeline
-        call = Call(
+        call = Call.new(
             pipeline.label,
             runtime=runtime,
             key=self._client(request),

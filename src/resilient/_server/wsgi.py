@@ -244,7 +244,7 @@ class _Response(Stream):
             assert outcome is not None
             if outcome.error is not None:
                 raise outcome.error
-            self.limit = call.stream_limit
+            self.limit = call.extras.stream_limit
             self._tell()
         except BaseException as error:
             self.failed(error)

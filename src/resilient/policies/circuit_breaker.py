@@ -311,7 +311,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
             if circuit.state not in _AT_EASE:
                 call.discourage_hedging()
             if permit.__class__ is Probe:
-                call.set_run(Run.PROBE)
+                call.run = Run.PROBE
                 if self._shared is not None:
                     # The right to probe lasts as long as the probe may.
                     self._shared.saw_call(now, failed=True)

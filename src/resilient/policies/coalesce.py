@@ -331,7 +331,7 @@ class Coalesce(Policy, DeferredRelease):
         execution = waiting.execution
         assert execution is not None
         outcome = await proceed(call)
-        execution.given_up = call.given_up
+        execution.given_up = call.extras.given_up
         execution.outcome = outcome
         # NB: delivered here and now: what is further out may change it.
         self._release(execution)
@@ -353,7 +353,7 @@ class Coalesce(Policy, DeferredRelease):
                 strip(unwinding)
                 execution.unwinding = unwinding
             finally:
-                execution.given_up = call.given_up
+                execution.given_up = call.extras.given_up
                 call.end()
 
         # NB: the loop may be closing.
@@ -412,7 +412,7 @@ class Coalesce(Policy, DeferredRelease):
         if execution.background is not None:
             # NB: the execution ends with the last to leave.
             own = execution.call
-            own.cut, own.allowed = cut, waiting.call.allowed
+            own.allowed, own.own_extras().cut = waiting.call.allowed, cut
         self._release(waiting)
         # NB: another thread may be in the middle of a change, and take it back
         # when that is done.
@@ -431,7 +431,7 @@ class Coalesce(Policy, DeferredRelease):
         assert execution is not None
         call.judged_by = execution.call.judged_by or call.judged_by
         for error in waiting.given_up:
-            if not any(error is earlier for earlier in call.given_up):
+            if not any(error is earlier for earlier in call.extras.given_up):
                 call.give_up(error)
         try:
             if unwinding is not None:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
-from resilient._calls.call import Call
+from resilient._calls.call import NO_EXTRAS, Call
 from resilient._calls.judging import (
     Answer,
     Condition,
@@ -265,16 +265,16 @@ class Retry(Gate):
         call.retried, call.attempt = True, 1
         if self._weighs:
             call.weighs = True
-        if call.seldom is not None:
+        if call.extras is not NO_EXTRAS:
             # By a policy that made this call before, and makes it again now.
-            call.given_up = ()
+            call.extras.given_up = ()
         if passed < 0:
             return None
-        call.max_retry_after = self.max_retry_after
+        call.own_extras().max_retry_after = self.max_retry_after
         return _in_turn(call)
 
     def leave(self, call: Call, permit: _State, outcome: Outcome) -> steps.Answer:
-        if permit[5] >= 0 and call.sent_back:
+        if permit[5] >= 0 and call.extras.sent_back:
             return self._send_again(call, permit, outcome)
         if outcome.error is None and self._trusts_values:
             self._deposit(call)
@@ -353,7 +353,7 @@ class Retry(Gate):
                 state = began, retried, counted, delay, outcome.error, passed
                 if (
                     budget is not None
-                    and not call.paced
+                    and not call.extras.paced
                     and not await self._withdraw_of_fleet(budget, outcome, call)
                 ):
                     reason = self._exhausted(outcome, call)
@@ -377,8 +377,8 @@ class Retry(Gate):
                 call.attempt += 1
                 # NB: what was given up on in an attempt before this one says
                 # nothing about this one, not even if it is the same object.
-                if call.seldom is not None:
-                    call.given_up = ()
+                if call.extras is not NO_EXTRAS:
+                    call.extras.given_up = ()
                 spoilt: Outcome | None = None
                 if self.before_retry is not None:
                     spoilt = await self._prepare(state[4], call)
@@ -410,7 +410,7 @@ class Retry(Gate):
         self, call: Call, state: _State, outcome: Outcome
     ) -> Outcome | None:
         """Wait for another turn of a request that was not sent: it is no attempt."""
-        call.sent_back = False
+        call.own_extras().sent_back = False
         outcome.discard()
         assert call.limiters is not None
         call.way = call.step, state, call.way
@@ -467,7 +467,7 @@ class Retry(Gate):
         if (
             budget is not None
             and budget.shared is None
-            and not call.paced
+            and not call.extras.paced
             and not budget.withdraw(priority=call.priority)
         ):
             return self._exhausted(outcome, call)
@@ -558,10 +558,10 @@ class Retry(Gate):
         elapsed = clock.now() - began
         error = outcome.error
         told = call.unrepeatable if reason == _NOT_REPEATABLE else reason
-        call.stopped = told
+        call.own_extras().stopped = told
         # NB: an error that comes from a Retry further in has the note of that
         # one, which says more than ours would.
-        if error is not None and not _is_among(error, call.given_up):
+        if error is not None and not _is_among(error, call.extras.given_up):
             tries = "1 attempt" if attempt == 1 else f"{attempt} attempts"
             note = f"{tries} in {format_seconds(elapsed)}; stopped: {told}"
             if outcome.retry_after is not None:
@@ -614,9 +614,10 @@ def _unawaitable(retry: Retry, answer: object) -> TypeError:
 
 def _was_given_up(error: Exception | None, call: Call) -> bool:
     """Whether a Retry gave up on the error, or on what it came from."""
-    if not call.given_up or error is None:
+    given_up = call.extras.given_up
+    if not given_up or error is None:
         return False
-    return any(_is_among(link, call.given_up) for link in error_chain(error))
+    return any(_is_among(link, given_up) for link in error_chain(error))
 
 
 def _is_among(error: BaseException, errors: tuple[Exception, ...]) -> bool:

@@ -316,10 +316,10 @@ class Timeout(Gate):
 
     def _bound_stream(self, call: Call, deadline: float | None) -> None:
         """Limit a stream after its first item, beside the limits further in."""
-        name, known = self.error_name(call), call.stream_limit
+        name, known = self.error_name(call), call.extras.stream_limit
         if self.idle is not None:
             if not isinstance(known, IdleLimit):
-                call.stream_limit = IdleLimit(name, self.idle, known)
+                call.own_extras().stream_limit = IdleLimit(name, self.idle, known)
             elif self.idle < known.idle:
                 known.name, known.idle = name, self.idle
             return
@@ -332,7 +332,7 @@ class Timeout(Gate):
         if isinstance(known, IdleLimit):
             known.total = limit
         else:
-            call.stream_limit = limit
+            call.own_extras().stream_limit = limit
 
     def _tell(
         self,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from resilient._calls.call import FIRST, PLAIN, Call
+from resilient._calls.call import NO_EXTRAS, ORIGINAL, RETRY, Call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import RUN
 from resilient._edges.steps import FUNCTION, entrance, unwind, walk_in, walk_out
@@ -110,8 +110,9 @@ class Request(Work):
         """Go to where it first waits."""
         client = self._client
         self.world.running = self
-        self._call = Call(
-            client.name, (self,), {}, client.world, None, client.policy, client.ask
+        self._call = Call()
+        self._call.begin(
+            client.name, (self,), {}, client.world, client.policy, client.ask
         )
         self._call.step = client.entrance
         self._walk(None)
@@ -153,8 +154,9 @@ class Request(Work):
                 return
             if answer is FUNCTION:
                 # NB: what `begin_run` does for nearly every call.
-                if call.run is FIRST:
-                    call.run = PLAIN
+                if call.run is ORIGINAL and call.extras is NO_EXTRAS:
+                    call.run = RETRY
+                    self._client.policy.counters.originals += 1
                 else:
                     call.begin_run()
                 self.suspended(self.attempt(self))

@@ -68,7 +68,6 @@ class CallObserver:
             if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
                 return None
             self.waits = False
-        call.run = Run.ORIGINAL
         return CallObservation(self)
 
 
@@ -141,8 +140,9 @@ class CallObservation:
                 # NB: once: not again by the calls that it goes through.
                 enclosing = call.enclosing
                 while enclosing is not None:
-                    if isinstance(enclosing.observation, CallObservation):
-                        enclosing.observation.recorded = id(error)
+                    observation = enclosing.extras.observation
+                    if isinstance(observation, CallObservation):
+                        observation.recorded = id(error)
                     enclosing = enclosing.enclosing
             span.end(outcome_label(outcome), error)
 

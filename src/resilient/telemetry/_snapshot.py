@@ -35,9 +35,10 @@ def snapshot() -> dict[str, list[Point]]:
         for key, value in reading.status.items():
             statuses[*labelled, key].append(value)
     for pipeline, counters in all_counters().items():
-        if counters.plain_successes:
-            counts[CALLS, pipeline, "success"] += counters.plain_successes
-            counts[ATTEMPTS, pipeline, "original"] += counters.plain_successes
+        if counters.successes:
+            counts[CALLS, pipeline, "success"] += counters.successes
+        if counters.originals:
+            counts[ATTEMPTS, pipeline, "original"] += counters.originals
         # NB: copied in one step; other threads go on counting.
         for (metric, *labels), number in list(counters.counts.items()):
             counts[metric, pipeline, *labels] += number

@@ -16,7 +16,16 @@ from typing import (
     overload,
 )
 
-from resilient._calls.call import PLAIN, RETRY, BranchCall, Call, Choice, running
+from resilient._calls.call import (
+    NO_EXTRAS,
+    RETRY,
+    BranchCall,
+    Call,
+    Choice,
+    Extras,
+    Run,
+    running,
+)
 from resilient._calls.judging import Condition, Judge, judge_by
 from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Outcome, Verdict
 from resilient._edges.driver import Proceed
@@ -83,7 +92,6 @@ _MOVES: Final = 5
 """Endpoints that a call goes on to at most after the first one's policies have
 rejected it; as many as are drawn at most for a choice."""
 
-_OURS: Final = 2
 """What a call has in its dictionary that had none before: an endpoint, a key."""
 
 _MOST: Final = 10_000
@@ -363,8 +371,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         refused: list[Member] = []
         rejection: Outcome | None = None
         reason, era, began = "", 0, 0.0
-        # NB: to ask the call for its key takes a tenth of all this.
-        key = None if call.seldom is None and not call.resends else call.key
+        key = call.key
         # NB: in this frame before anything is chosen: what another one has when
         # Ctrl-C comes is lost.
         ticket = Ticket()
@@ -379,31 +386,20 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                     return self._refuse(call) if rejection is None else rejection
                 if refused:
                     self._move(refused[-1], reason, call)
-                extras = call.seldom
-                assert extras is not None
                 run, runs, booked = call.run, call.runs, None
                 if not fresh:
                     call.key = member.address
-                    booked = dict(call.bookings or ())
+                    booked = dict(call.extras.bookings or ())
                 outcome = await proceed(call)
                 if outcome.error is None:
-                    if (
-                        fresh
-                        and len(extras) == _OURS
-                        and not call.retried
-                        and outcome.ongoing is None
-                    ):
-                        # Nothing of it is wanted any more.
-                        call.seldom = None
-                    else:
-                        call.key = key
+                    call.key = key
                     verdict = self._settle(ticket, era, began, outcome, call)
                     if verdict is Verdict.PUSHBACK and call.retried:
                         self._shorten_wait(outcome, member, home)
                     return outcome
                 call.key = key
                 if not isinstance(outcome.error, RejectedError) or (
-                    (call.run is PLAIN and run is not PLAIN)
+                    (call.run is RETRY and run is not RETRY)
                     or call.runs != runs
                     or call.unrepeatable is not None
                     or isinstance(outcome.error, DeadlineExceededError)
@@ -497,21 +493,20 @@ class Balance(Policy, DeferredRelease, Generic[T]):
     ) -> tuple[int, bool, list[_Effect]]:
         fleet, era, fresh = self._fleet, 0, False
         effects: list[_Effect] = []
-        if call.seldom is None and home is call and not self._deferred:
+        if call.extras is NO_EXTRAS and home is call and not self._deferred:
             # What follows, for the first attempt of nearly every call. Changes
             # are taken when it ends.
             member = fleet.choose(now, clock.random, (), (), ticket)
             if member is not None:
                 address = member.address
-                call.seldom = {"choices": (self, member, address, None)}
-                # NB: an HTTP request has a place of its own for its key.
-                fresh = not call.resends
-                if fresh:
-                    call.seldom["key"] = address
+                call.extras = extras = Extras()
+                extras.choices = (self, member, address, None)
+                extras.key = address
+                fresh = True
         else:
             if self._deferred:
                 effects = self._release_deferred_locked()
-            choices = home.choices
+            choices = home.extras.choices
             tried = self._members_in(choices)
             member = fleet.choose(now, clock.random, tried, refused, ticket)
             if fleet.changes:
@@ -522,7 +517,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                     choices = self._without_own(choices)
                 _keep(home, (self, member, member.address, choices))
                 if home is not call:
-                    _keep(call, (self, member, member.address, call.choices))
+                    _keep(call, (self, member, member.address, call.extras.choices))
         if member is not None and member.ejection is not None:
             era = member.ejection.era
         return era, fresh, effects
@@ -562,7 +557,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         """
         if outcome.retry_after is None:
             return
-        tried = self._members_in(home.choices)
+        tried = self._members_in(home.extras.choices)
         wait = self._run(
             lambda effects: self._fleet.wait_for_another(member, tried, clock.now())
         )
@@ -697,7 +692,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         """
         call = running()
         while call is not None and not call.ended:
-            choice = call.choices
+            choice = call.extras.choices
             while choice is not None:
                 if choice[0] is self:
                     return cast("T", choice[2])
@@ -1023,19 +1018,15 @@ def _whole(call: Call) -> Call:
 
 
 def _keep(call: Call, choice: Choice) -> None:
-    # NB: in the dictionary itself, as in `around`.
-    if call.seldom is None:
-        call.seldom = {"choices": choice}
-    else:
-        call.seldom["choices"] = choice
+    call.own_extras().choices = choice
 
 
-def _undo(call: Call, run: object, booked: dict[Any, Any] | None) -> None:
+def _undo(call: Call, run: Run, booked: dict[Any, Any] | None) -> None:
     """Take back what policies further in did for a run that did not begin."""
     if call.run is not run:
-        # A breaker let it probe. NB: a plain run has been counted since.
-        call.run = RETRY if run is PLAIN else run
-    bookings = call.bookings
+        # A breaker let it probe.
+        call.run = run
+    bookings = call.extras.bookings
     if bookings is None:
         return
     for limiter, booking in list(bookings.items()):

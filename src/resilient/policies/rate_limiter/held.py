@@ -51,7 +51,7 @@ class HeldLine(RateLimiter):
         return self.around(self._passed, call)
 
     async def _passed(self, call: Call) -> Outcome:
-        call.passed = Turn(self, self._pushback.era)
+        call.own_extras().turn = Turn(self, self._pushback.era)
         return Outcome()
 
     def era(self) -> int:

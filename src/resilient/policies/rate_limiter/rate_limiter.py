@@ -491,9 +491,10 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
     def _note(self, call: Call, amounts: tuple[float, ...], now: float) -> None:
         """Tell the call what was taken for it, if that may be corrected."""
         if self._config.cost_may_change:
-            if call.bookings is None:
-                call.bookings = {}
-            call.bookings[self] = BookedCost(
+            extras = call.own_extras()
+            if extras.bookings is None:
+                extras.bookings = {}
+            extras.bookings[self] = BookedCost(
                 self._correct, self._config.units, amounts, now
             )
         if call.limiters is not None:
@@ -813,7 +814,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
         """Take back what a call took that was not sent. For HTTP transports."""
         amounts = self._config.amounts
         if amounts is None:
-            booking = (call.bookings or {}).get(self)
+            booking = (call.extras.bookings or {}).get(self)
             assert isinstance(booking, BookedCost)
             amounts = booking.amounts
         self._run(self._take_back_locked, amounts)
