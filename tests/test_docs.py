@@ -110,15 +110,18 @@ def test_few_snippets_are_skipped() -> None:
     assert SKIPPED_AT_MOST >= len(skipped), skipped
 
 
-def test_code_with_other_libraries_stands_on_one_page() -> None:
-    """It is run by tests/integration/test_move_here.py, which knows that page only."""
+def test_code_with_other_libraries_stands_on_two_pages() -> None:
+    """Each is run by a module of tests/integration, which knows that page only."""
     others = [
         path_in_project(page)
         for page in PAGES
         if re.search(r"^```py$", page.read_text("utf-8"), re.M)
     ]
 
-    assert ["docs/how-to/move-here.md"] == others
+    assert [
+        "docs/how-to/move-here.md",
+        "docs/how-to/read-from-database-replicas.md",
+    ] == others
 
 
 def options_after_moving() -> Iterator[tuple[str, str]]:
