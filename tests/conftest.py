@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import HealthCheck, given, settings, strategies
 
 from resilient._calls import judging
 from resilient._errors import warnings as resilient_warnings
@@ -16,11 +16,18 @@ from resilient._events import listeners
 from resilient._events.counters import UNCOUNTED, forget_all
 from resilient._runtimes import clock
 
-# No deadline: a slow machine is no bug. In CI every run draws the same examples,
-# so that a failure is the change's; elsewhere each run looks somewhere new.
-settings.register_profile("search", deadline=None)
+# No deadline for examples, nor for drawing them: a slow machine is no bug. In CI
+# every run draws the same examples, so that a failure is the change's; elsewhere
+# each run looks somewhere new.
 settings.register_profile(
-    "repeat", deadline=None, derandomize=True, database=None, print_blob=True
+    "search", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "repeat",
+    settings.get_profile("search"),
+    derandomize=True,
+    database=None,
+    print_blob=True,
 )
 settings.load_profile("repeat" if "CI" in os.environ else "search")
 
