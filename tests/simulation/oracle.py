@@ -42,9 +42,9 @@ from resilient._runtimes import clock
 from resilient.simulation import Scenario
 from resilient.simulation._chance import mix, stream
 from resilient.simulation._copies import copy_policy
-from resilient.simulation._dependency import Servers
 from resilient.simulation._edge import Client, Request
 from resilient.simulation._load import moments
+from resilient.simulation._servers import Servers
 from resilient.simulation._world import world
 from resilient.testing import virtual_time
 
@@ -67,6 +67,7 @@ class Sent:
     def __init__(self, request: Asked, wake: Callable[[], object]) -> None:
         request.attempts += 1
         self.request, self.number = request.number, request.attempts
+        self.key, self.node = request.key, None
         self.outcome: Outcome | None = None
         self.left = False
         self.wake = wake

@@ -142,7 +142,7 @@ def test_scenarios_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["storm"], "no scenario 'storm' is built in: there are capacity-cut"),
+        (["storm"], "no scenario 'storm' is built in: there are balancing"),
         (["missing.toml"], "No such file or directory: 'missing.toml'"),
         (["-p", "simulated_shop:nothing"], "simulated_shop has no nothing"),
         (["--set", "retry.attempts"], "--set must be KEY=VALUE, got 'retry.attempts'"),

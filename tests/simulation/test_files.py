@@ -16,7 +16,9 @@ from resilient.simulation import (
     Surge,
     constant_time,
     lognormal_time,
+    normal_time,
     pareto_time,
+    quantile_time,
     scenarios,
     simulate,
     sweep,
@@ -91,6 +93,48 @@ def test_a_file_is_what_its_keys_say(tmp_path: Path) -> None:
     )
 
 
+def test_a_file_may_have_users_and_nodes() -> None:
+    """And percentiles, as pairs, for a table of TOML has no numbers as keys."""
+    found = parse(
+        """
+        version = 1
+        [load]
+        users = 5
+        think = { normal = { mean = 2, deviation = 0.5 } }
+        calls = 3
+        [dependency]
+        nodes = 3
+        service = { quantiles = [[0.5, 0.02], [0.99, 0.1]] }
+        network = { constant = 0.01 }
+        crowding = 0.001
+        backlog = 0.5
+        quota = 100
+        refusing = 0.001
+        conflicts = true
+        depth = 2
+        """,
+        "users.toml",
+    )
+
+    assert found.scenario == Scenario(
+        "users",
+        users=5,
+        think=normal_time(2, 0.5),
+        calls=3,
+        dependency=Dependency(
+            nodes=3,
+            service=quantile_time({0.5: 0.02, 0.99: 0.1}),
+            network=constant_time(0.01),
+            crowding=0.001,
+            backlog=0.5,
+            quota=100,
+            refusing=0.001,
+            conflicts=True,
+            depth=2,
+        ),
+    )
+
+
 def test_a_file_may_leave_out_nearly_all() -> None:
     """What it does not say is as in `Scenario`."""
     found = parse('version = 1\nname = "calm"', "x.toml")
@@ -146,8 +190,8 @@ def test_a_scenario_may_be_named_by_its_file(tmp_path: Path) -> None:
         ("version = 1\nevents = [3]", "`events` must be tables, as [[events]] is, got"),
         (
             'version = 1\n[[events]]\nkind = "holds"',
-            "`events.kind` must be one of hold, refuse, hang, fail, slow, capacity,"
-            " load, got 'holds': did you mean 'hold'?",
+            "`events.kind` must be one of hold, refuse, shard, hang, fail, slow,"
+            " capacity, load, got 'holds': did you mean 'hold'?",
         ),
         (
             'version = 1\n[[events]]\nkind = "hold"\nfrom = 3',
@@ -180,6 +224,15 @@ def test_a_scenario_may_be_named_by_its_file(tmp_path: Path) -> None:
         (
             'version = 1\n[dependency]\nerror = "int"',
             "`dependency.error` must name an exception, as httpx.ConnectError does",
+        ),
+        (
+            "version = 1\n[dependency]\nservice = { quantiles = 3 }",
+            "`dependency.service.quantiles` must be pairs of share and seconds, as"
+            " [[0.5, 0.02], [0.99, 0.1]] are, got 3",
+        ),
+        (
+            "version = 1\n[load]\nusers = 1\nthink = 3",
+            "`load.think` must be a distribution, as { exponential = 0.1 } is, got 3",
         ),
     ],
 )

@@ -540,4 +540,4 @@ def test_things_introduce_themselves() -> None:
     result = simulate(Timeout(1), QUICK, seeds=1)
 
     assert "runs=<1 seeds>" in repr(result)
-    assert "<Answer at 3 s>" == repr(resilient.simulation._dependency.Answer(3.0))  # type: ignore[attr-defined]
+    assert "<Answer at 3 s>" == repr(resilient.simulation._servers.Answer(3.0))  # type: ignore[attr-defined]

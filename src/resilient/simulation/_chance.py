@@ -12,13 +12,16 @@ Pseudorandom Number Generators*, OOPSLA 2014.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Protocol
 
 import attrs
 
 from resilient._values.checks import number
+from resilient._values.checks import seconds as check_seconds
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -95,6 +98,35 @@ class _Lognormal:
 
 
 @attrs.frozen
+class _Normal:
+    mean: float
+    deviation: float
+    _inverse: Callable[[float], float] = attrs.field(
+        default=NormalDist().inv_cdf, repr=False, eq=False
+    )
+
+    def at(self, share: float) -> float:
+        # NB: the inverse is not defined at 0.
+        return abs(self.mean + self.deviation * self._inverse(max(share, _TO_UNIT)))
+
+
+@attrs.frozen
+class _Quantiles:
+    shares: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    def at(self, share: float) -> float:
+        place = min(bisect(self.shares, share), len(self.shares) - 1)
+        if place == 0:
+            return self.seconds[0]
+        # Along a straight line in a plot of both logarithms.
+        low, high = (math.log1p(-each) for each in self.shares[place - 1 : place + 1])
+        part = (math.log1p(-share) - low) / (high - low)
+        begin, end = self.seconds[place - 1 : place + 1]
+        return float(begin * (end / begin) ** part)
+
+
+@attrs.frozen
 class _Pareto:
     minimum: float
     shape: float
@@ -157,3 +189,46 @@ def pareto_time(minimum: float, shape: float) -> Distribution:
         number("minimum", minimum, minimum=0, exclusive=True),
         number("shape", shape, minimum=0, exclusive=True),
     )
+
+
+def normal_time(mean: float, deviation: float) -> Distribution:
+    """Take `mean` seconds give or take; what would be negative is taken as positive.
+
+    Args:
+        mean: Seconds, > 0.
+        deviation: Its standard deviation in seconds, >= 0.
+    """
+    return _Normal(
+        number("mean", mean, minimum=0, exclusive=True),
+        check_seconds("deviation", deviation),
+    )
+
+
+def quantile_time(quantiles: Mapping[float, float]) -> Distribution:
+    """Take so long as the percentiles of a dashboard say.
+
+    Between two of them the tail is that of a power law, as it is beyond the last; what
+    is below the first takes as long as that.
+
+    Args:
+        quantiles: Seconds by the share of all that stays below them, as in
+            ``{0.5: 0.02, 0.99: 0.1, 0.999: 0.8}``: two at least, rising.
+
+    Raises:
+        ValueError: They are fewer, do not rise, or a share is not in [0, 1).
+    """
+    shares, times = (
+        tuple(sorted(quantiles)),
+        tuple(quantiles[s] for s in sorted(quantiles)),
+    )
+    if (
+        len(shares) < 2
+        or not 0 <= shares[0] <= shares[-1] < 1
+        or not 0 < times[0]
+        or any(high <= low for low, high in pairwise(times))
+    ):
+        raise ValueError(
+            "`quantiles` must be two or more rising seconds > 0 by shares in [0, 1),"
+            f" got {dict(quantiles)!r}"
+        )
+    return _Quantiles(shares, times)

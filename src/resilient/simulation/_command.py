@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
     checks = checked({**found.checks, **_pairs("--check", arguments.check)})
     policies = _policies(arguments)
     scenario, seeds = found.scenario, arguments.seeds
-    requests = scenario.rate * scenario.duration * seeds * len(policies)
+    requests = scenario.requests * seeds * len(policies)
     if requests > MOST_REQUESTS and not arguments.yes:
         raise ValueError(
             f"{requests:.0f} requests take about {requests / _SPEED / 3600:.0f} hours:"

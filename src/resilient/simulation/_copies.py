@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from typing import Any, TypeGuard
 
 from resilient._errors.errors import ResilientWarning
 from resilient._policy.policy import Policy
@@ -22,6 +22,8 @@ from resilient._policy.retry_budget import RetryBudget
 from resilient._runtimes.runtime import Sentinel
 from resilient._values.spelling import arguments_of
 from resilient._values.traits import Trait
+from resilient.policies.balance import Balance
+from resilient.policies.balance.sources import is_source
 from resilient.policies.coalesce import Coalesce
 from resilient.policies.fallback import Fallback
 from resilient.policies.per_key import PerKey
@@ -71,6 +73,14 @@ def _copied(thing: Any, memo: dict[int, Any]) -> Any:
 
 def _made_again(policy: Policy[Any], memo: dict[int, Any]) -> Policy[Any]:
     positional, given = arguments_of(policy, Policy)
+    if _is_balance(policy):
+        if any(map(is_source, policy.addresses)):
+            raise ValueError(
+                f"{policy!r} finds its endpoints by a source, which a simulation does"
+                " not ask: give it a copy with addresses"
+            )
+        if callable(policy.affinity):
+            given = {**given, "affinity": key_of}
     keywords: dict[str, Any] = {
         key: _copied(value, memo) for key, value in given.items()
     }
@@ -98,3 +108,13 @@ def members(policy: Policy[Any]) -> list[Policy[Any]]:
     for child in policy.children():
         found += members(child)
     return found
+
+
+def balances(policy: Policy[Any]) -> list[Balance[Any]]:
+    """Return those of the members that choose endpoints."""
+    return [each for each in members(policy) if _is_balance(each)]
+
+
+def _is_balance(policy: Policy[Any]) -> TypeGuard[Balance[Any]]:
+    # NB: `isinstance` narrows to a balance of addresses of which nothing is known.
+    return isinstance(policy, Balance)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from resilient._calls.call import NO_EXTRAS, ORIGINAL, RETRY, Call
+from resilient._calls.call import NO_EXTRAS, ORIGINAL, RETRY, Call, current_call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import RUN
 from resilient._edges.steps import FUNCTION, entrance, unwind, walk_in, walk_out
@@ -27,17 +27,23 @@ from resilient._runtimes.simulated import (
     foreign,
     resume,
 )
+from resilient.simulation._chance import mix
+from resilient.simulation._copies import balances
 
 
 class Sent(Suspension):
     """An attempt at the dependency, and what waits for its answer."""
 
-    __slots__ = ("number", "request")
+    __slots__ = ("key", "node", "number", "request")
 
-    def __init__(self, work: Work | None, request: int, number: int) -> None:
+    def __init__(
+        self, work: Work | None, request: Request, number: int, node: int | None
+    ) -> None:
         super().__init__(work)
-        self.request = request
+        self.request = request.number
         self.number = number
+        self.key = request.key
+        self.node = node
 
     def is_waiting(self) -> bool:
         """Whether there is still a caller."""
@@ -75,14 +81,66 @@ class Client:
         self.entrance: Any = entrance(policy.link(None))
         self.send = send
         self.recorder = recorder
+        # The places of endpoints among those of their `Balance`, by their addresses.
+        self.places: dict[Any, int] = {
+            endpoint.address: place
+            for each in balances(policy)
+            for place, endpoint in enumerate(each.endpoints)
+        }
+
+    def node_of(self, call: Call | None) -> int:
+        """Return the place of the endpoint that was chosen for a call."""
+        choice: Any = None
+        while choice is None:
+            # NB: that of a hedged call may have been chosen for all its attempts.
+            assert call is not None
+            choice, call = call.extras.choices, call.enclosing
+        place: int = self.places[choice[2]]
+        return place
 
     async def ask(self, request: Request) -> Any:
         """Be the function that is protected, in a task of its own."""
-        sent = request.attempt(self.world.running)
+        call = current_call() if self.places else None
+        sent = request.attempt(self.world.running, call)
         outcome: Outcome = await sent
         if outcome.error is not None:
             raise outcome.error
         return outcome.value
+
+
+class Relay:
+    """A service between clients and what they call, with policies of its own.
+
+    What it is sent it passes on through its policies, and does no other work.
+
+    Args:
+        world: Where it runs.
+        policy: Its policies, which nothing else uses.
+        send: Sends an attempt on.
+        sent: Told of each attempt that is sent on.
+        error: What its callers see where its policies end a call with an error.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        policy: Policy[Any],
+        send: Callable[[Sent], None],
+        sent: Callable[[], None],
+        error: Callable[[str], Exception],
+    ) -> None:
+        self._client = Client(world, policy, send, self)
+        self.sent = sent
+        self.error = error
+
+    def send(self, attempt: Sent) -> None:
+        """Take an attempt."""
+        # NB: next, and not now: who sent it is not waiting yet.
+        world = self._client.world
+        world.soon(Request.begin, _Passed(self._client, attempt, self))
+
+    def ended(self, due: float, outcome: Outcome | None) -> None:
+        """Note nothing: the attempt is answered instead."""
 
 
 class Request(Work):
@@ -131,13 +189,15 @@ class Request(Work):
         else:
             self._drive(self._waiting.throw, error)
 
-    def attempt(self, work: Work | None) -> Sent:
-        """Send another attempt, whose answer `work` waits for."""
+    def attempt(self, work: Work | None, call: Call | None) -> Sent:
+        """Send another attempt of a call, whose answer `work` waits for."""
         self._attempts += 1
-        sent = Sent(work, self.number, self._attempts)
-        self._client.recorder.sent()
+        client = self._client
+        node = client.node_of(call) if client.places else None
+        sent = Sent(work, self, self._attempts, node)
+        client.recorder.sent()
         # NB: no answer comes before the caller is suspended; see `Servers`.
-        self._client.send(sent)
+        client.send(sent)
         return sent
 
     def _walk(self, answer: Any) -> None:
@@ -159,7 +219,7 @@ class Request(Work):
                     self._client.policy.counters.originals += 1
                 else:
                     call.begin_run()
-                self.suspended(self.attempt(self))
+                self.suspended(self.attempt(self, call))
                 return
             if not isinstance(answer, Outcome):
                 self._waiting = answer
@@ -196,7 +256,7 @@ class Request(Work):
                 self._unwind(waiting, error)
                 return
             if standstill is RUN:
-                self.suspended(self.attempt(self))
+                self.suspended(self.attempt(self, self._call))
                 return
             if standstill is PAUSE:
                 step, value = waiting.send, None
@@ -210,3 +270,24 @@ class Request(Work):
         self._call.end(outcome)
         self.end()
         self._client.recorder.ended(self.due, outcome)
+
+
+class _Passed(Request):
+    """An attempt that a `Relay` passes on."""
+
+    __slots__ = ("_attempt", "_relay")
+
+    def __init__(self, client: Client, attempt: Sent, relay: Relay) -> None:
+        # NB: each attempt is a request of its own further in, with its own chance.
+        number = mix(attempt.request, attempt.number)
+        super().__init__(client, number, client.world.clock.now(), attempt.key)
+        self._attempt = attempt
+        self._relay = relay
+
+    def _ended(self, outcome: Outcome | None) -> None:
+        super()._ended(outcome)
+        if outcome is not None and outcome.error is not None:
+            outcome = Outcome(None, self._relay.error(str(outcome.error)))
+        # NB: nothing cancels it, so that there is an outcome.
+        assert outcome is not None
+        self._attempt.answer(outcome)

@@ -60,11 +60,26 @@ class Hang(_Share):
     """What is sent is never answered.
 
     Attributes:
-        share: Of all requests, in (0, 1].
+        share: Of the keys, one at least, or without keys of all requests; in (0, 1].
     """
 
     share: float = 1.0
     word: ClassVar[str] = "hang"
+
+
+@attrs.frozen
+class Shard(_Share):
+    """What is sent to a share of the nodes is refused at once.
+
+    Of a dependency of one node it is what is sent for a share of the keys; without
+    keys, a share of all requests.
+
+    Attributes:
+        share: Of the nodes or keys, in (0, 1]; it is one at least.
+    """
+
+    share: float
+    word: ClassVar[str] = "shard"
 
 
 @attrs.frozen
@@ -108,7 +123,7 @@ class Surge(_Factor):
     word: ClassVar[str] = "load"
 
 
-KINDS = (Outage, Refusal, Hang, Failing, Slowdown, Capacity, Surge)
+KINDS = (Outage, Refusal, Shard, Hang, Failing, Slowdown, Capacity, Surge)
 
 
 def factor_of(events: Sequence[_Factor], now: float) -> float:

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any, Final, NamedTuple
 
+from resilient._values.checks import number
 from resilient.simulation._chance import (
     Distribution,
     constant_time,
     exponential_time,
     lognormal_time,
+    normal_time,
     pareto_time,
+    quantile_time,
     uniform_time,
 )
 from resilient.simulation._dependency import Dependency
@@ -29,15 +32,32 @@ from resilient.simulation._scenario import Scenario
 VERSION: Final = 1
 
 _TOP: Final = ("version", "name", "duration", "load", "dependency", "events", "checks")
-_LOAD: Final = ("rate", "clients", "arrivals", "patience", "keys")
+_LOAD: Final = (
+    "rate",
+    "users",
+    "think",
+    "calls",
+    "clients",
+    "arrivals",
+    "patience",
+    "keys",
+)
 _DEPENDENCY: Final = (
     "servers",
+    "nodes",
     "service",
+    "crowding",
+    "network",
     "queue",
     "queue_limit",
+    "backlog",
+    "quota",
+    "refusing",
     "abandoned",
+    "conflicts",
     "failures",
     "error",
+    "depth",
 )
 _EVENT: Final = ("kind", "from", "to", "share", "factor")
 
@@ -46,6 +66,7 @@ _TIMES: Final[Mapping[str, tuple[Callable[..., Distribution], tuple[str, ...]]]]
     "constant": (constant_time, ()),
     "exponential": (exponential_time, ()),
     "uniform": (uniform_time, ("low", "high")),
+    "normal": (normal_time, ("mean", "deviation")),
     "lognormal": (lognormal_time, ("median", "p99")),
     "pareto": (pareto_time, ("minimum", "shape")),
 }
@@ -139,6 +160,8 @@ def _scenario(given: dict[str, Any], source: str) -> ScenarioFile:
     _known("dependency.", modelled, _DEPENDENCY)
     events = _list(given.get("events", []))
     changes: dict[str, Any] = {key: load[key] for key in _LOAD if key in load}
+    if "think" in changes:
+        changes["think"] = _time("load.think", changes["think"])
     if "duration" in given:
         changes["duration"] = given["duration"]
     name = source.replace("\\", "/").rpartition("/")[2].removesuffix(".toml")
@@ -153,33 +176,51 @@ def _scenario(given: dict[str, Any], source: str) -> ScenarioFile:
 
 def _dependency(given: dict[str, Any]) -> Dependency:
     changes = dict(given)
-    if "service" in changes:
-        changes["service"] = _time(changes["service"])
+    for key in ("service", "network"):
+        if key in changes:
+            changes[key] = _time(f"dependency.{key}", changes[key])
     if "error" in changes:
         changes["error"] = _error(changes["error"])
     return Dependency(**changes)
 
 
-def _time(given: Any) -> Distribution:
+def _time(name: str, given: Any) -> Distribution:
     if not _is(given, dict) or len(given) != 1:
         raise TypeError(
-            "`dependency.service` must be a distribution, as { exponential = 0.1 } is,"
-            f" got {given!r}"
+            f"`{name}` must be a distribution, as {{ exponential = 0.1 }} is, got"
+            f" {given!r}"
         )
     [(kind, value)] = given.items()
-    _known("dependency.service.", [kind], _TIMES)
+    _known(f"{name}.", [kind], (*_TIMES, "quantiles"))
+    if kind == "quantiles":
+        return quantile_time(_quantiles(name, value))
     make: Any
     make, keys = _TIMES[kind]
     arguments = {"seconds" if kind == "constant" else "mean": value}
     if keys:
         if not _is(value, dict) or set(value) != set(keys):
             raise TypeError(
-                f"`dependency.service.{kind}` must be a table of {' and '.join(keys)},"
-                f" got {value!r}"
+                f"`{name}.{kind}` must be a table of {' and '.join(keys)}, got"
+                f" {value!r}"
             )
         arguments = value
     made: Distribution = make(**arguments)
     return made
+
+
+def _quantiles(name: str, given: Any) -> dict[float, float]:
+    """Read shares and seconds: a list, for a table has no numbers as keys."""
+    if not _is(given, list) or not all(_is(e, list) and len(e) == 2 for e in given):
+        raise TypeError(
+            f"`{name}.quantiles` must be pairs of share and seconds, as"
+            f" [[0.5, 0.02], [0.99, 0.1]] are, got {given!r}"
+        )
+    return {
+        number(f"{name}.quantiles", share, minimum=0): number(
+            f"{name}.quantiles", seconds, minimum=0
+        )
+        for share, seconds in given
+    }
 
 
 def _error(given: Any) -> Callable[[str], Exception]:

@@ -1,8 +1,11 @@
-"""An open loop: requests that come when they come, however the last one went.
+"""Load: an open loop, or users of whom each waits for an answer.
+
+In an open loop requests come when they come, however the last one went.
 
 A load generator that waits for answers before it asks again hides what an overload
 does to those who would have asked meanwhile. Here a request is due when it is due,
-and its latency counts from then.
+and its latency counts from then. A closed loop has users instead, of whom each thinks,
+makes a request and waits for its end: they ask less of what is slow.
 """
 
 from __future__ import annotations
@@ -11,10 +14,35 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from resilient.simulation._chance import mix, stream, uniform
+from resilient.simulation._chance import Distribution, mix, stream, uniform
 from resilient.simulation._events import Surge, factor_of
 
 Arrivals = Literal["poisson", "constant"]
+
+
+class Users:
+    """The users of a closed loop.
+
+    Args:
+        users: How many they are.
+        think: How long each thinks before each request; None: not at all.
+        seed: Of the random times.
+    """
+
+    def __init__(self, users: int, think: Distribution | None, seed: int) -> None:
+        self.users = users
+        self._think = think
+        self._state = stream(seed, "think")
+
+    def number(self, user: int, made: int) -> int:
+        """Return the number of a user's next request, whatever others do."""
+        return made * self.users + user
+
+    def thinks(self, number: int) -> float:
+        """Return the seconds that a user thinks before a request."""
+        if self._think is None:
+            return 0.0
+        return self._think.at(uniform(mix(self._state, number)))
 
 
 def moments(

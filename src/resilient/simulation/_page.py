@@ -84,7 +84,7 @@ def page(
         f"<style>{_STYLE}{_COLOURS}</style>",
         f"<h1>{escape(scenario.name)}</h1>",
         f"<p>{escape(LEFT_OUT)}",
-        f"<p>{scenario.rate:g} requests/s for {scenario.duration} s from"
+        f"<p>{scenario.load} for {scenario.duration} s from"
         f" {scenario.clients} clients. Figures are medians of {seeds}"
         f" seed{'s' * (seeds > 1)}, plots show the worst."
         f" Shaded: {', '.join(shaded) or 'nothing'}.",

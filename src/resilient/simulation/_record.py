@@ -10,7 +10,7 @@ from typing import Any, Final
 from resilient._calls.outcome import Outcome
 from resilient._errors.errors import RejectedError, TimeoutExceededError
 from resilient._runtimes import clock
-from resilient.simulation._dependency import Answer
+from resilient.simulation._servers import Answer
 
 ENDS: Final = (
     "answered",

@@ -69,7 +69,7 @@ class Result:
     """What one configuration came to in one scenario.
 
     Figures are medians of the seeds, of the requests that were due after the
-    first tenth of the run.
+    first tenth of the run; with a number of `calls` for each user of all.
 
     Attributes:
         name: What the configuration is called.

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextvars import Context
+from functools import partial
 from itertools import cycle
 from typing import Any, TypeAlias
 
+from resilient._calls.outcome import Outcome
 from resilient._policy.policy import Policy
 from resilient._runtimes.simulated import World
 from resilient.simulation._chance import mix, stream
 from resilient.simulation._copies import copy_policy, members
-from resilient.simulation._dependency import Servers
-from resilient.simulation._edge import Client, Request
+from resilient.simulation._edge import Client, Recorder, Relay, Request, Sent
 from resilient.simulation._events import Surge
-from resilient.simulation._load import moments
+from resilient.simulation._load import Users, moments
 from resilient.simulation._record import Run
 from resilient.simulation._scenario import Scenario
+from resilient.simulation._servers import Servers
 from resilient.simulation._world import world
 
 Progress: TypeAlias = Callable[[float], object]
@@ -67,11 +69,22 @@ class _Simulation:
         self._world = world
         self._scenario = scenario
         self._run = Run(seed, scenario.duration)
+        model = scenario.dependency
         self._servers = Servers(
-            scenario.dependency, scenario.events, world, world.clock.now, seed
+            model, scenario.events, world, world.clock.now, seed, scenario.keys
         )
+        send: Callable[[Sent], None] = self._servers.send
+        if model.policy is not None:
+            door = copy_policy(model.policy, {})
+            send = Relay(world, door, send, _not_counted, model.error).send
+        recorder: Recorder = self._run
+        for _ in range(model.depth - 1):
+            # NB: what counts is what the last of them sends.
+            inside = copy_policy(policy, {})
+            send = Relay(world, inside, send, recorder.sent, model.error).send
+            recorder = _Ends(self._run)
         self._clients = [
-            Client(world, copy_policy(policy, {}), self._servers.send, self._run)
+            Client(world, copy_policy(policy, {}), send, recorder)
             for _ in range(scenario.clients)
         ]
         self._turns: Iterator[Client] = cycle(self._clients)
@@ -81,10 +94,17 @@ class _Simulation:
         self._moments = moments(
             scenario.rate, scenario.duration, scenario.arrivals, surges, seed
         )
+        self._users = Users(scenario.users or 0, scenario.think, seed)
 
     def run(self) -> Run:
         world = self._world
-        world.at_each(self._moments, self._arrive)
+        if self._scenario.users is None:
+            world.at_each(self._moments, self._arrive)
+        else:
+            # NB: or it would end while no request is under way but more will come.
+            world.under_way += 1
+            for user in range(self._scenario.users):
+                self._think(user, 0)
         world.at(1.0, self._sample, 1)
         world.run()
         self._run.worked = self._servers.worked
@@ -93,14 +113,35 @@ class _Simulation:
         return self._run
 
     def _arrive(self, due: float) -> None:
-        number, keys = self._requests, self._scenario.keys
+        number = self._requests
         self._requests += 1
-        key = number if keys is None else mix(self._keys, number) % keys
-        self._run.came(due)
-        request = Request(next(self._turns), number, due, key)
+        self._begin(Request(next(self._turns), number, due, self._key_of(number)))
+
+    def _begin(self, request: Request) -> None:
+        self._run.came(request.due)
         if self._scenario.patience is not None:
-            self._world.at(due + self._scenario.patience, Request.cancel, request)
+            ends = request.due + self._scenario.patience
+            self._world.at(ends, Request.cancel, request)
         request.begin()
+
+    def _key_of(self, number: int) -> int:
+        keys = self._scenario.keys
+        return number if keys is None else mix(self._keys, number) % keys
+
+    def _think(self, user: int, made: int) -> None:
+        """Have a user make a request some time later, unless it was the last."""
+        scenario, now = self._scenario, self._world.clock.now()
+        due = now + self._users.thinks(self._users.number(user, made))
+        if due < scenario.duration and made != scenario.calls:
+            self._world.at(due, self._ask, (user, made))
+
+    def _ask(self, asked: tuple[int, int]) -> None:
+        user, made = asked
+        number = self._users.number(user, made)
+        client = self._clients[user % len(self._clients)]
+        request = _OfUser(client, number, self._world.clock.now(), self._key_of(number))
+        request.then = partial(self._think, user, made + 1)
+        self._begin(request)
 
     def _sample(self, second: int) -> None:
         """Read the gauges of policies: states of the first client, means of numbers."""
@@ -118,3 +159,32 @@ class _Simulation:
             self._progress(second / self._scenario.duration)
         if second < self._scenario.duration:
             self._world.at(second + 1.0, self._sample, second + 1)
+        elif self._scenario.users is not None:
+            # NB: not before, for users may think, or have made all their requests.
+            self._world.under_way -= 1
+
+
+class _OfUser(Request):
+    """A request of a user, who makes another one when it has ended."""
+
+    __slots__ = ("then",)
+
+    then: Callable[[], None]
+
+    def _ended(self, outcome: Outcome | None) -> None:
+        super()._ended(outcome)
+        self.then()
+
+
+class _Ends:
+    """Has a run note how requests end, and not what is sent."""
+
+    def __init__(self, run: Run) -> None:
+        self.ended = run.ended
+
+    def sent(self) -> None:
+        """Note nothing."""
+
+
+def _not_counted() -> None:
+    """Note nothing of an attempt."""

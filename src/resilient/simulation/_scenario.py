@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import attrs
 
 from resilient._values.checks import choice, count, number, optional
 from resilient._values.checks import seconds as check_seconds
-from resilient.simulation._dependency import Dependency
-from resilient.simulation._events import Happening
+from resilient.simulation._chance import Distribution
+from resilient.simulation._dependency import Dependency, distribution
+from resilient.simulation._events import Happening, Surge
 from resilient.simulation._load import Arrivals
 
 LEFT_OUT = (
@@ -29,7 +31,13 @@ class Scenario:
 
     Attributes:
         name: What it is called in reports.
-        rate: Requests a second, > 0, of all clients together.
+        rate: Requests a second, > 0, of all clients together, in an open loop:
+            they come however long others take.
+        users: In place of a rate: so many make requests one after another, each
+            waiting for the end of the last one. They ask less of what is slow, so
+            that a closed loop hides what an overload does. None: an open loop.
+        think: How long each of them waits before each request; None: not at all.
+        calls: Requests that each of them makes; None: until the end.
         duration: Whole seconds in which requests come, >= 10. Those under way
             then are run to their end.
         clients: Processes that make the requests in turn, each with policies of
@@ -48,6 +56,9 @@ class Scenario:
 
     name: str
     rate: float = attrs.field(default=100.0, kw_only=True)
+    users: int | None = attrs.field(default=None, kw_only=True)
+    think: Distribution | None = attrs.field(default=None, kw_only=True)
+    calls: int | None = attrs.field(default=None, kw_only=True)
     duration: int = attrs.field(default=300, kw_only=True)
     clients: int = attrs.field(default=10, kw_only=True)
     arrivals: Arrivals = attrs.field(default="poisson", kw_only=True)
@@ -62,6 +73,12 @@ class Scenario:
         if not isinstance(self.name, str):
             raise TypeError(f"`name` must be a string, got {self.name!r}")
         number("rate", self.rate, minimum=0, exclusive=True)
+        optional(count, "users", self.users, minimum=1)
+        optional(distribution, "think", self.think)
+        optional(count, "calls", self.calls, minimum=1)
+        for name in ("think", "calls"):
+            if self.users is None and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` has no meaning without `users`")
         count("duration", self.duration, minimum=10)
         count("clients", self.clients, minimum=1)
         choice("arrivals", self.arrivals, "poisson", "constant")
@@ -72,6 +89,8 @@ class Scenario:
                 raise TypeError(
                     f"`events` must be events, as Outage(60, 70) is, got {event!r}"
                 )
+            if self.users is not None and isinstance(event, Surge):
+                raise ValueError(f"`events`: {event!r} has no meaning for `users`")
             if event.end > self.duration:
                 raise ValueError(
                     f"`events`: {event!r} ends after the run, which takes"
@@ -82,3 +101,21 @@ class Scenario:
     def calm_from(self) -> int:
         """The second from which nothing is the matter any more."""
         return int(max((event.end for event in self.events), default=0.0))
+
+    @property
+    def load(self) -> str:
+        """What asks, in words."""
+        if self.users is None:
+            return f"{self.rate:g} requests/s"
+        return f"{self.users} user{'s' * (self.users > 1)}"
+
+    @property
+    def requests(self) -> float:
+        """About how many requests there will be; of users at the most."""
+        if self.users is None:
+            return self.rate * self.duration
+        pause = self.dependency.service.at(0.5)
+        if self.think is not None:
+            pause += self.think.at(0.5)
+        made = self.duration / pause if pause else math.inf
+        return self.users * (made if self.calls is None else min(made, self.calls))

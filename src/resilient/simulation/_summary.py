@@ -48,7 +48,7 @@ def summary(results: Sequence[Result], *, plain: bool = False) -> str:
     scenario = results[0].scenario
     seeds = len(results[0].runs)
     lines = [
-        f"{scenario.name}: {scenario.rate:g} requests/s for {scenario.duration} s,"
+        f"{scenario.name}: {scenario.load} for {scenario.duration} s,"
         f" {scenario.clients} clients, {seeds} seed{'s' * (seeds > 1)}",
         LEFT_OUT,
         "",
@@ -71,7 +71,8 @@ def as_json(results: Sequence[Result], checks: Mapping[str, float]) -> dict[str,
         "model": LEFT_OUT,
         "scenario": {
             "name": scenario.name,
-            "rate": scenario.rate,
+            "load": scenario.load,
+            "rate": None if scenario.users else scenario.rate,
             "duration": scenario.duration,
             "clients": scenario.clients,
             "events": [
