@@ -17,7 +17,6 @@ from resilient import (
     Bulkhead,
     Coalesce,
     Fallback,
-    Hedge,
     Outcome,
     PerKey,
     Pipeline,
@@ -64,11 +63,6 @@ async def test_a_fallback_that_answers_with_anything_else_is_refused(h: Http) ->
 
 
 MEANINGLESS = {
-    "Hedge()": (
-        Hedge,
-        " may run its function several times at once, which a transport cannot:"
-        " use a function",
-    ),
     "Coalesce()": (
         Coalesce,
         " may give one answer to several calls, which a response that can be read"

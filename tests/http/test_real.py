@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.colours import Colour, _finish
 from tests.http.families import Http
 from tests.loopback import FAULTS, Act, Head, Server, answer
 
-from resilient import Bulkhead, Pipeline, Retry, Timeout, constant
+from resilient import Bulkhead, Hedge, Pipeline, Retry, Timeout, constant
 
 pytestmark = pytest.mark.real
 
@@ -290,3 +291,50 @@ async def test_cancelled_streams_leave_no_connection_open(
         await h.settled(server, 0)
         assert [] == inner._pool.connections
         gate.open()
+
+
+async def _hedge(h: Real, server: Server) -> None:
+    """Stream the winner's body to its end; what the loser had is closed or free."""
+    slow, rest = server.gate(), server.gate()
+    server.script(
+        "/", [slow, *answer(200, body=b"late")], [Head(200), b"in ", rest, b"time"]
+    )
+    server.script("/next", answer(200, body=b"next"))
+    inner, hedge = h.inner(), Hedge(0.05, budget=None, max_threads=9)
+    async with h.client(inner, Pipeline(Timeout(30), hedge)) as client:
+        async with h.stream(client, "GET", server.url) as response:
+            rest.open()
+            assert b"in time" == await h.read(response)
+        slow.open()
+        for _ in range(3):
+            assert b"next" == (await h.get(client, server.url + "/next")).content
+        if h.is_sync:
+            # The loser goes on in its thread, and gives back what it had.
+            for thread in threading.enumerate():
+                if thread.name.startswith("resilient GET"):
+                    thread.join(30)
+        states = {connection.info() for connection in inner._pool.connections}
+    assert all("Request Count" in state for state in states)
+    assert not any("ACTIVE" in state for state in states), states
+    assert 2 == server.hits["/"]
+    await h.settled(server, 0)
+
+
+@every_client
+async def test_a_hedged_request_leaves_its_connections_usable(
+    h: Real, server: Server
+) -> None:
+    """Over HTTP/1.1 each attempt has one of its own."""
+    await _hedge(h, server)
+
+
+@_each("asyncio", "trio", versions=("HTTP/2",))
+async def test_a_hedged_request_leaves_its_connection_usable(
+    h: Real, server: Server
+) -> None:
+    """Over HTTP/2 its attempts share one.
+
+    Threads do, too, and there httpcore lets a loser that reads keep the winner
+    waiting for what has arrived: the documentation advises against it.
+    """
+    await _hedge(h, server)

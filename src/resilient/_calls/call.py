@@ -282,6 +282,8 @@ class Call:
     # Of a `HedgeCall` alone.
     hedge: int = 0
     hedging_discouraged: bool = False
+    # Of an HTTP request alone: makes what sends it beside others at once.
+    fork: Any = None
     # Of an HTTP request alone: the limiters that let it or its attempts pass.
     limiters: list[Limiter] | None = None
 

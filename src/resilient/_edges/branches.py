@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from resilient._calls.call import Call, enter_call
+from resilient._calls.call import Call, HedgeCall, enter_call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import (
     DONE,
@@ -39,6 +39,9 @@ class Branch(Drive):
         self.outcome: Outcome | None = None
         self.coroutine: Driven | None = None
         self._around = cast("Chain", proceed)
+
+    def taken(self) -> None:
+        """Take note that its outcome is the whole call's."""
 
     async def run(self) -> None:
         """Run to the end; the context variables set on the way stay set.
@@ -91,3 +94,14 @@ class Branch(Drive):
         finally:
             # NB: the error's traceback holds this frame.
             value = refusal = None
+
+
+def branch_of(call: Call, hedge: int, proceed: Proceed) -> Branch:
+    """Return one of several runs for a call that are under way at once.
+
+    An HTTP request is sent by what its transport makes of it.
+    """
+    if call.fork is not None:
+        forked: Branch = call.fork(hedge, proceed)
+        return forked
+    return Branch(proceed, HedgeCall(call, hedge))

@@ -11,7 +11,7 @@ import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -309,7 +309,9 @@ def _named() -> Any:
 
 
 class AiohttpFamily(Family):
-    """aiohttp's."""
+    """aiohttp's, whose requests keep what is being written of them."""
+
+    hedges: ClassVar[bool] = False
 
     def as_clients(self, error: Exception, request: Any) -> Exception:
         return super().as_clients(error, request.original)

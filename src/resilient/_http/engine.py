@@ -6,6 +6,7 @@ are: a driver that both share would be a frame more in every traceback.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from types import TracebackType
@@ -27,6 +28,7 @@ from resilient._edges.driver import DONE, RUN
 from resilient._errors.warnings import warn
 from resilient._http.exchange import Exchange
 from resilient._http.family import Family
+from resilient._http.hedged import HedgedExchange
 from resilient._http.holding import Holds, checked_by
 from resilient._http.network import close_lost, forgets_names, watch
 from resilient._http.routing import Pools, Routing, Target
@@ -94,6 +96,7 @@ class Transport(Configured, Generic[Request, Response]):
         self._pipeline: Policy[Any] = (
             standard_pipeline() if pipeline is None else pipeline
         )
+        self._check_hedges(self._pipeline)
         self._pipeline.check_usage("requests", classified=True)
         self._routing = None if origin is None else Routing(origin, library)
         self._check_routing(self._pipeline)
@@ -154,8 +157,33 @@ class Transport(Configured, Generic[Request, Response]):
             response: Response = inner.handle_request(request)
             return response
         exchange = self._exchange(request, policy, SYNC)
+        call = exchange.call
+        if self.family.hedges:
+            call.fork = functools.partial(HedgedExchange, exchange, self._drive, inner)
+        token = enter_call(call)
+        try:
+            self._drive(exchange, inner)
+            response, error = exchange.end()
+            if exchange.sent > 1 and call.extras.stopped is not None:
+                self._sdk.gave_up(request, exchange.sent)
+            if error is None:
+                return response
+            raise error
+        finally:
+            leave_call(token)
+            if exchange.response is not None:
+                exchange.drop()
+            exchange.leave()
+            if self._pools:
+                for pool in self._unused("sync"):
+                    pool.close()
+            # NB: the error's traceback holds this frame.
+            error = None
+
+    def _drive(self, exchange: Exchange, inner: Any) -> None:
+        """Drive an exchange to its outcome."""
+        __tracebackhide__ = True
         outcome: Outcome | None = None
-        token = enter_call(exchange.call)
         try:
             standstill = exchange.begin()
             while standstill is not DONE:
@@ -185,22 +213,9 @@ class Transport(Configured, Generic[Request, Response]):
                     standstill = exchange.throw(unwinding)
                     continue
                 standstill = exchange.send(outcome)
-            response, error = exchange.end()
-            if exchange.sent > 1 and exchange.call.extras.stopped is not None:
-                self._sdk.gave_up(request, exchange.sent)
-            if error is None:
-                return response
-            raise error
         finally:
-            leave_call(token)
-            if exchange.response is not None:
-                exchange.drop()
-            exchange.leave()
-            if self._pools:
-                for pool in self._unused("sync"):
-                    pool.close()
             # NB: the error's traceback holds this frame.
-            outcome = error = None
+            outcome = None
 
     async def handle_async_request(self, request: Request) -> Response:
         """Send a request through the pipeline; a client calls it."""
@@ -211,8 +226,44 @@ class Transport(Configured, Generic[Request, Response]):
             response: Response = await inner.handle_async_request(request)
             return response
         exchange = self._exchange(request, policy)
+        call = exchange.call
+        if self.family.hedges:
+            call.fork = functools.partial(HedgedExchange, exchange, self._adrive, inner)
+        token = enter_call(call)
+        try:
+            await self._adrive(exchange, inner)
+            response, error = exchange.end()
+            if exchange.sent > 1 and call.extras.stopped is not None:
+                self._sdk.gave_up(request, exchange.sent)
+            if error is None:
+                return response
+            raise error
+        except GeneratorExit:
+            # Nothing can be awaited any more: the connection is lost.
+            exchange.abandon()
+            raise
+        finally:
+            try:
+                leave_call(token)
+            except ValueError:
+                # Closed from another context, by the collector or a loop that
+                # shuts down: the variable there was never ours.
+                pass
+            try:
+                if exchange.response is not None:
+                    await exchange.adrop()
+                if self._pools:
+                    for pool in self._unused("async"):
+                        await pool.aclose()
+            finally:
+                exchange.leave()
+                # NB: the error's traceback holds this frame.
+                error = None
+
+    async def _adrive(self, exchange: Exchange, inner: Any) -> None:
+        """Drive an exchange to its outcome."""
+        __tracebackhide__ = True
         outcome: Outcome | None = None
-        token = enter_call(exchange.call)
         try:
             standstill = exchange.begin()
             while standstill is not DONE:
@@ -246,33 +297,9 @@ class Transport(Configured, Generic[Request, Response]):
                     standstill = exchange.throw(unwinding)
                     continue
                 standstill = exchange.send(outcome)
-            response, error = exchange.end()
-            if exchange.sent > 1 and exchange.call.extras.stopped is not None:
-                self._sdk.gave_up(request, exchange.sent)
-            if error is None:
-                return response
-            raise error
-        except GeneratorExit:
-            # Nothing can be awaited any more: the connection is lost.
-            exchange.abandon()
-            raise
         finally:
-            try:
-                leave_call(token)
-            except ValueError:
-                # Closed from another context, by the collector or a loop that
-                # shuts down: the variable there was never ours.
-                pass
-            try:
-                if exchange.response is not None:
-                    await exchange.adrop()
-                if self._pools:
-                    for pool in self._unused("async"):
-                        await pool.aclose()
-            finally:
-                exchange.leave()
-                # NB: the error's traceback holds this frame.
-                outcome = error = None
+            # NB: the error's traceback holds this frame.
+            outcome = None
 
     def _exchange(
         self, request: Any, policy: Policy[Any], runtime: Any = None
@@ -359,6 +386,15 @@ class Transport(Configured, Generic[Request, Response]):
                 " them: give a transport to each, or none"
             )
 
+    def _check_hedges(self, policy: Policy[Any]) -> None:
+        """Refuse a `Hedge` where a client's request cannot be sent twice at once."""
+        if Trait.RACES in policy.traits and not self.family.hedges:
+            raise TypeError(
+                f"{policy!r} has a Hedge, and a request of"
+                f" {self.family.library.__name__} cannot be sent twice at once: put"
+                " it around a function"
+            )
+
     def _check_routing(self, policy: Policy[Any]) -> None:
         """Refuse a policy that chooses endpoints no request could be sent to."""
         if Trait.CHOOSES not in policy.traits:
@@ -414,6 +450,7 @@ class Transport(Configured, Generic[Request, Response]):
                     "`extensions['resilient']` must be a Pipeline, a policy or False,"
                     f" got {policy!r}"
                 )
+            self._check_hedges(policy)
             self._check_routing(policy)
             begin_use(policy, "requests", colour, classified=True)
             return policy

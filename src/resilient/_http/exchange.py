@@ -22,7 +22,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from resilient._calls.call import cut_short
+from resilient._calls.call import Call, cut_short
 from resilient._calls.outcome import SUCCESS, OngoingWork, Outcome, Verdict
 from resilient._edges.driver import Drive
 from resilient._edges.generators import IdleLimit, Stream, StreamLimit
@@ -129,9 +129,7 @@ class Exchange(Drive):
         self._upload: Upload | None = None
         # NB: a request may be sent twice at once, so the caller's is not
         # changed and restored: each exchange sends a copy of its own.
-        kind: Any = request.__class__
-        self._sent: Any = object.__new__(kind)
-        self._sent.__dict__.update(request.__dict__)
+        self._sent: Any = copied(request)
         body = request.stream
         if not isinstance(body, family.in_memory) and not is_rewindable(body):
             consumed = family.library.StreamConsumed
@@ -262,8 +260,12 @@ class Exchange(Drive):
         Args:
             close: ``await close()`` closes it, should it not be the last.
         """
-        self._stream = stream = Stream(self.call)
+        self._stream = stream = Stream(self._owner())
         stream.begin(close)
+
+    def _owner(self) -> Call:
+        """Return the call that lasts as long as the body."""
+        return self.call
 
     def answered(self, response: Any) -> Outcome:
         """Make an outcome of a response, and judge it."""
@@ -472,10 +474,7 @@ class Exchange(Drive):
             )
         if stream is not None:
             self._stream, self._ended, self.outcome = None, True, None
-            for leave_pool in self._leave_pools:
-                # Its connection is in use until the body has ended.
-                stream.ongoing.add_release(_ignoring(leave_pool))
-            self._leave_pools = []
+            self._keep_pools(stream)
             response.stream = self._streamed(response, stream)
         return response, None
 
@@ -528,6 +527,12 @@ class Exchange(Drive):
             idle = self._allowed
         return None if idle is None else IdleLimit(self.call.name, idle)
 
+    def _keep_pools(self, stream: Stream) -> None:
+        """Leave the pools when the body has ended, which is in a connection."""
+        for leave_pool in self._leave_pools:
+            stream.ongoing.add_release(_ignoring(leave_pool))
+        self._leave_pools = []
+
     def _streamed(self, response: Any, stream: Stream) -> Body:
         """Return a body whose end is the call's."""
         body = response.stream
@@ -542,6 +547,8 @@ class Exchange(Drive):
     def leave(self) -> None:
         """End the call."""
         self._lose_turn()
+        # NB: it holds this exchange.
+        self.call.fork = None
         for leave_pool in self._leave_pools:
             leave_pool()
         if not self._ended:
@@ -552,6 +559,14 @@ class Exchange(Drive):
             # A transport has read it, and put its bytes there.
             request, sent = self._request, self._sent
             request.__dict__.update(sent.__dict__ | _kept_by(request))
+
+
+def copied(request: Any) -> Any:
+    """Return a copy of a request, to be sent in its place."""
+    kind: Any = request.__class__
+    copy: Any = object.__new__(kind)
+    copy.__dict__.update(request.__dict__)
+    return copy
 
 
 def _ignoring(function: Callable[[], None]) -> Callable[[Outcome | None], None]:

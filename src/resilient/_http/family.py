@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -22,6 +22,7 @@ class Family:
         errors: Our errors, each with the one that is the library's too.
         chunks: Our `Chunks`, as a stream of that library.
         in_memory: The library's class of bodies that are in memory.
+        hedges: Whether a request can be sent twice at once.
     """
 
     library: Any
@@ -32,6 +33,7 @@ class Family:
     in_memory: Any = attrs.field(
         init=False, default=attrs.Factory(lambda it: it.library.ByteStream, True)
     )
+    hedges: ClassVar[bool] = True
 
     def mirror(self, kind: type[Exception]) -> type[Exception] | None:
         """Return the class of an error of ours that is the library's too.

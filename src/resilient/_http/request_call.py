@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable
 from typing import Any, Final, NamedTuple
 
-from resilient._calls.call import Call
+from resilient._calls.call import Call, HedgeCall
 from resilient._calls.outcome import Outcome
 from resilient._http import response_headers
 from resilient._http.body_headers import raw_fields
@@ -61,17 +61,37 @@ class Answer(Outcome):
         self._wait = seconds
 
 
-class RequestCall(Call):
-    """A call each of whose runs sends the same HTTP request."""
+_SLOTS: Final = ("fork", "holds", "limiters", "request", "routed")
 
-    __slots__ = (
-        "holds",
-        "limiters",
-        "request",
-        "routed",
-    )
+
+class _OfRequest(Call):
+    """What the call of a request and those of its hedges have in common."""
+
+    __slots__ = ()
+
+    holds: Holds
+    request: Any
 
     resends = True
+
+    def turn(self, *, at_leaf: bool) -> Awaitable[Outcome] | None:
+        if not self.holds or self.routed:
+            return None
+        line = self.holds.line_of(self.request, self.key)
+        if line is None or not line.may_wait(self):
+            return None
+        if at_leaf:
+            if self.extras.turn == (line, line.era()):
+                return None
+            if self.retried:
+                return sent_back(self)
+        return line.turn(self)
+
+
+class RequestCall(_OfRequest):
+    """A call each of whose runs sends the same HTTP request."""
+
+    __slots__ = _SLOTS
 
     def __init__(
         self,
@@ -91,19 +111,27 @@ class RequestCall(Call):
         self.routed = routed
         self.request: Any = request
         self.holds: Holds = holds
+        self.fork = None
 
-    def turn(self, *, at_leaf: bool) -> Awaitable[Outcome] | None:
-        if not self.holds or self.routed:
-            return None
-        line = self.holds.line_of(self.request, self.key)
-        if line is None or not line.may_wait(self):
-            return None
-        if at_leaf:
-            if self.extras.turn == (line, line.era()):
-                return None
-            if self.retried:
-                return sent_back(self)
-        return line.turn(self)
+
+class HedgedRequest(_OfRequest, HedgeCall):
+    """One of several requests that are under way at once for one call."""
+
+    __slots__ = _SLOTS
+
+    def __init__(self, call: Any, hedge: int) -> None:
+        super().__init__(call, hedge)
+        self.limiters = list(call.limiters)
+        self.own_extras().max_retry_after = call.extras.max_retry_after
+        self.routed = call.routed
+        self.request: Any = call.request
+        self.holds: Holds = call.holds
+        self.fork = None
+
+    def end(self, outcome: Outcome | None = None) -> None:
+        # NB: it holds an exchange, and that holds this.
+        self.fork = None
+        super().end(outcome)
 
 
 MAX_RETRY_AFTER: Final = 60.0

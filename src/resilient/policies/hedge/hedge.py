@@ -32,7 +32,6 @@ _ONCE: Final = {
     "async generator": "generator",
     "context manager": "context manager",
     "async context manager": "context manager",
-    "requests": "transport",
 }
 """What runs once at a time, by spelling."""
 
@@ -42,6 +41,9 @@ class Hedge(Policy):
 
     **The function runs more than once, and at the same time.** Use it for
     what may happen twice: reads, and writes that the server can recognise.
+
+    In a transport of `resilient.httpx`, `httpx2` or `requests` it sends a
+    request that may be repeated, and whose body is in memory, several times.
 
     **Synchronous functions run in threads**, with a copy of the caller's
     context variables, and a thread cannot be interrupted: a loser goes on
@@ -96,7 +98,8 @@ class Hedge(Policy):
 
     Raises:
         TypeError, ValueError: An argument is out of range; or it is used on a
-            generator or block, which cannot run twice at once.
+            generator or block, or on aiohttp's requests, which cannot run
+            twice at once.
 
     Source: J. Dean and L. A. Barroso, *The Tail at Scale*, CACM 2013; gRPC
     proposal A6; Finagle's BackupRequestFilter.
@@ -167,7 +170,7 @@ class Hedge(Policy):
         self._left: set[HedgedAttempt] = set()
 
     def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
-        if usage not in ("sync", "async"):
+        if usage not in ("sync", "async", "requests"):
             raise TypeError(
                 f"{self!r} may run its function several times at once, which a"
                 f" {_ONCE[usage]} cannot: use a function"
@@ -221,6 +224,12 @@ class Hedge(Policy):
         return None if learnt is None else max(self.floor, learnt)
 
     async def around(self, proceed: Proceed, call: Call) -> Outcome:
+        if call.function is None and call.fork is None:
+            # Of a `PerKey`, which has no policies before there are calls.
+            raise TypeError(
+                f"{self!r} may send {call.name!r} several times at once, which"
+                " cannot be done here: put it around a function"
+            )
         delay = self.current_delay
         if delay is None or self._attempts == 1:
             return await self._unhedged(proceed, call)

@@ -26,9 +26,11 @@ _CONTEXT: Any = vars(BaseException)["__context__"]
 
 async def close_result(outcome: Outcome, call: Call) -> None:
     """Close a result that is not wanted, if it can be closed."""
-    value = outcome.value
+    value, ongoing = outcome.value, outcome.ongoing
     outcome.discard()
     try:
+        if ongoing is not None:
+            await ongoing.close()
         in_sync = call.runtime.name == "sync"
         close = None if in_sync else getattr(value, "aclose", None)
         if close is None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from resilient._calls.call import Call, HedgeCall
+from resilient._calls.call import Call
 from resilient._calls.judging import Judge, verdict_for_all
 from resilient._calls.outcome import (
     FAILURE,
@@ -29,7 +29,7 @@ from resilient._calls.outcome import (
     Outcome,
     Verdict,
 )
-from resilient._edges.branches import Branch
+from resilient._edges.branches import Branch, branch_of
 from resilient._edges.driver import Proceed
 from resilient._errors.errors import is_rejection
 from resilient._runtimes import clock
@@ -63,6 +63,7 @@ class HedgedAttempt:
     """
 
     __slots__ = (
+        "_branch",
         "_ended",
         "_forget",
         "_race",
@@ -82,7 +83,8 @@ class HedgedAttempt:
     def __init__(
         self, hedge_race: HedgeRace, hedge: int, forget: Callable[[HedgedAttempt], None]
     ) -> None:
-        self.call: HedgeCall = HedgeCall(hedge_race.call, hedge)
+        self._branch = branch_of(hedge_race.call, hedge, hedge_race.proceed)
+        self.call: Call = self._branch.call
         self.name: str = (
             f"{hedge_race.call.name} hedge {hedge}" if hedge else hedge_race.call.name
         )
@@ -105,10 +107,9 @@ class HedgedAttempt:
         try:
             # NB: a thread may come to its first step after all is over.
             if not hedge_race.is_decided:
-                alone = Branch(hedge_race.proceed, self.call)
-                await alone.run()
+                await self._branch.run()
                 self.call.end()
-                unwanted = hedge_race.settle(self, alone)
+                unwanted = hedge_race.settle(self, self._branch)
                 if unwanted:
                     with hedge_race.race.cleanup(self):
                         while unwanted:
@@ -132,6 +133,13 @@ class HedgedAttempt:
             self.ongoing.finish(None)
         else:
             self._stays.add_release(self.ongoing.finish)
+
+    def take(self) -> Outcome:
+        """Return its outcome, which becomes the call's."""
+        outcome, self.outcome = self.outcome, None
+        assert outcome is not None
+        self._branch.taken()
+        return outcome
 
     def stays(self, work: OngoingWork | None) -> None:
         """Have work that it left behind counted as part of it."""
@@ -286,11 +294,14 @@ class HedgeRace:
             if won:
                 self.winner, self.is_decided = attempt, True
             self.running -= 1
-        # NB: attempts may all return one object, which the caller now has.
+        for outcome in unwanted:
+            if outcome.value is kept:
+                # NB: attempts may all return one object, which the caller now has.
+                outcome.value = None
         unwanted = [
             outcome
             for outcome in unwanted
-            if outcome.value is not None and outcome.value is not kept
+            if outcome.value is not None or outcome.ongoing is not None
         ]
         if not unwanted:
             # NB: before the call goes on, which may be its policy's next.
@@ -361,8 +372,7 @@ class HedgeRace:
     def outcome(self, left: Sequence[HedgedAttempt]) -> Outcome:
         """Return what the call comes to; what is `left` may hold permits."""
         chosen = self.winner or self.attempts[0]
-        outcome, chosen.outcome = chosen.outcome, None
-        assert outcome is not None
+        outcome = chosen.take()
         if self.winner is None and outcome.error is not None:
             chain_errors(outcome.error, self._errors)
         call = self.call
