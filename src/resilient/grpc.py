@@ -1,8 +1,9 @@
-"""gRPC servers: every RPC behind a pipeline.
+"""gRPC: every RPC of a server behind a pipeline, every RPC of a client through one.
 
 ::
 
     server = grpc.aio.server(interceptors=[aserver_interceptor()])
+    channel = grpc.aio.insecure_channel(target, interceptors=aclient_interceptors())
 
 Needs the extra ``grpc``.
 """
@@ -21,6 +22,21 @@ except ModuleNotFoundError as _error:
     raise
 
 from resilient._policy.policy import Policy
+from resilient._rpc import tasks as _tasks
+from resilient._rpc.errors import (
+    BulkheadFullError,
+    CircuitOpenError,
+    ConcurrencyLimitedError,
+    DeadlineExceededError,
+    NoEndpointError,
+    RateLimitedError,
+    RejectedError,
+    ThrottledError,
+    TimeoutExceededError,
+)
+from resilient._rpc.standard import checked_rules, standard_client_pipeline
+from resilient._rpc.statuses import rpc_verdict
+from resilient._rpc.threads import ClientInterceptor
 from resilient._server.rpc import (
     HEALTH,
     AioServerInterceptor,
@@ -33,12 +49,90 @@ from resilient._server.standard import standard_server_pipeline
 from resilient._values.priority import Priority, PriorityName
 
 __all__ = [
+    "BulkheadFullError",
+    "CircuitOpenError",
+    "ConcurrencyLimitedError",
+    "DeadlineExceededError",
+    "NoEndpointError",
+    "RateLimitedError",
+    "RejectedError",
     "Rpc",
+    "ThrottledError",
+    "TimeoutExceededError",
+    "aclient_interceptors",
     "aserver_interceptor",
+    "client_interceptors",
     "peer_address",
+    "rpc_verdict",
     "server_interceptor",
+    "standard_client_pipeline",
     "standard_server_pipeline",
 ]
+
+
+def client_interceptors(
+    pipeline: Policy[Any] | None = None,
+    *,
+    idempotent: bool | Callable[[str], bool] = False,
+    retry_statuses: Collection[grpc.StatusCode] | None = None,
+) -> tuple[grpc.UnaryUnaryClientInterceptor, ...]:
+    """Send the RPCs of a channel through a pipeline.
+
+    All four kinds, in threads::
+
+        channel = grpc.intercept_channel(channel, *client_interceptors())
+
+    What is left of a deadline, of the pipeline's, a ``timeout=`` of the stub or one
+    around the call, is that of each attempt, and travels to the server. An RPC is
+    sent again by a `Retry` where its method is idempotent and its status is one of
+    `retry_statuses`, or where the server refuses it with RESOURCE_EXHAUSTED and says
+    when to come back, never where it says not to. Our errors are gRPC's as well:
+    ``except grpc.RpcError as error`` catches them, and ``error.code()`` is
+    UNAVAILABLE for an open circuit, RESOURCE_EXHAUSTED for a limit and
+    DEADLINE_EXCEEDED for a timeout.
+
+    An RPC with several answers is returned with the first one; until then it is sent
+    again. One with several requests is sent once, and so is ``stub.future(…)``. A
+    slot is held until the RPC has ended.
+
+    Args:
+        pipeline: A `Pipeline` or policy; default `standard_client_pipeline`. One for
+            each channel, for a breaker is that of one server.
+        idempotent: Which methods may run twice: all (True), none, or a function of
+            the full name, as in ``lambda method: method.startswith("/shop.Stock/")``.
+        retry_statuses: Statuses after which an idempotent RPC is sent again. Default:
+            UNAVAILABLE alone, as in gRPC's own retry policies.
+
+    Raises:
+        TypeError, ValueError: An argument has no meaning.
+
+    Source: gRPC, "Status codes and their use"; gRFC A6 for retries and pushback.
+    """
+    rules = checked_rules(pipeline, "sync", idempotent, retry_statuses)
+    return (ClientInterceptor(rules),)
+
+
+def aclient_interceptors(
+    pipeline: Policy[Any] | None = None,
+    *,
+    idempotent: bool | Callable[[str], bool] = False,
+    retry_statuses: Collection[grpc.StatusCode] | None = None,
+) -> tuple[grpc.aio.ClientInterceptor, ...]:
+    """Send the RPCs of a channel of `grpc.aio` through a pipeline.
+
+    As `client_interceptors`, whose arguments it has::
+
+        channel = grpc.aio.insecure_channel(target, interceptors=aclient_interceptors())
+
+    A `Timeout` of the pipeline cancels an attempt that takes too long.
+    """
+    rules = checked_rules(pipeline, "async", idempotent, retry_statuses)
+    return (
+        _tasks.UnaryUnary(rules),
+        _tasks.UnaryStream(rules),
+        _tasks.StreamUnary(rules),
+        _tasks.StreamStream(rules),
+    )
 
 
 def server_interceptor(
@@ -123,5 +217,17 @@ def aserver_interceptor(
     return AioServerInterceptor(front)
 
 
-for _thing in (Rpc, peer_address):
+for _thing in (
+    BulkheadFullError,
+    CircuitOpenError,
+    ConcurrencyLimitedError,
+    DeadlineExceededError,
+    NoEndpointError,
+    RateLimitedError,
+    RejectedError,
+    Rpc,
+    ThrottledError,
+    TimeoutExceededError,
+    peer_address,
+):
     _thing.__module__ = __name__

@@ -40,19 +40,7 @@ class Family:
 
         Of a class that a policy author derived from ours it is made here.
         """
-        twin = self.errors.get(kind)
-        if twin is None and not issubclass(kind, self.library.TransportError):
-            base = next((base for base in kind.__mro__ if base in self.errors), None)
-            if base is not None:
-                names = {
-                    "__module__": kind.__module__,
-                    "__qualname__": kind.__qualname__,
-                    "__doc__": kind.__doc__,
-                    "__reduce__": _reduce_plain,
-                }
-                made = type(kind.__name__, (kind, self.errors[base]), names)
-                twin = self.errors.setdefault(kind, made)
-        return twin
+        return twin_of(kind, self.errors, self.library.TransportError)
 
     def as_clients(self, error: Exception, request: Any) -> Exception:
         """Return an error as the library's, where it is one of ours."""
@@ -89,6 +77,38 @@ def twins(names: Mapping[str, Any]) -> dict[type[Exception], type[Exception]]:
         for kind in names.values()
         if isinstance(kind, type) and issubclass(kind, ResilientError)
     }
+
+
+def twin_of(
+    kind: type[Exception],
+    errors: dict[type[Exception], type[Exception]],
+    root: type[Exception],
+) -> type[Exception] | None:
+    """Return the class of an error of ours that is another library's too.
+
+    Of a class that a policy author derived from ours it is made here.
+
+    Args:
+        kind: The class of an error.
+        errors: Our errors, each with the one that is the library's too.
+        root: The library's class of errors, of which none of ours needs a twin.
+
+    Returns:
+        None: It is no error of ours, or is the library's already.
+    """
+    twin = errors.get(kind)
+    if twin is None and not issubclass(kind, root):
+        base = next((base for base in kind.__mro__ if base in errors), None)
+        if base is not None:
+            names = {
+                "__module__": kind.__module__,
+                "__qualname__": kind.__qualname__,
+                "__doc__": kind.__doc__,
+                "__reduce__": _reduce_plain,
+            }
+            made = type(kind.__name__, (kind, errors[base]), names)
+            twin = errors.setdefault(kind, made)
+    return twin
 
 
 def _reduce_plain(error: Exception) -> tuple[Any, ...]:

@@ -178,13 +178,20 @@ def rpc_status(error: ResilientError) -> tuple[str, int | None]:
     Raises:
         TypeError: The error is none of ours.
     """
-    status, wait = _status(error), _retry_after(error)
-    name = "DEADLINE_EXCEEDED"
+    wait = _retry_after(error)
+    return rpc_status_name(error), None if wait is None else wait * 1000
+
+
+def rpc_status_name(error: ResilientError) -> str:
+    """Return the name of the gRPC status of an error of ours.
+
+    Raises:
+        TypeError: The error is none of ours.
+    """
+    status = _status(error)
     if status == 429 or isinstance(error, _FULL):
-        name = "RESOURCE_EXHAUSTED"
-    elif status == 503:
-        name = "UNAVAILABLE"
-    return name, None if wait is None else wait * 1000
+        return "RESOURCE_EXHAUSTED"
+    return "UNAVAILABLE" if status == 503 else "DEADLINE_EXCEEDED"
 
 
 def _status(error: ResilientError) -> int:

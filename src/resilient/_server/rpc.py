@@ -43,7 +43,7 @@ from resilient._values.priority import Priority, PriorityName
 HEALTH: Final = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")
 """What probes ask, and may ask while all slots are taken."""
 
-_FAULTS: Final = {2, 4, 13, 14, 15}
+FAULTS: Final = {2, 4, 13, 14, 15}
 """UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS: what HTTP says by a
 5xx, and what an overloaded server answers."""
 
@@ -218,7 +218,7 @@ class _RpcStream(Stream):
 
     def first(self, item: Any) -> Outcome:
         outcome = super().first(item)
-        if not isinstance(item, _Aborted) and _code(self._context) in _FAULTS:
+        if not isinstance(item, _Aborted) and _code(self._context) in FAULTS:
             outcome.verdict = FAILURE
         return outcome
 
@@ -252,7 +252,7 @@ def _code(context: Any) -> int:
 
 def _is_aborted(context: Any) -> bool:
     """Whether an error comes with a status that is no fault of this server."""
-    return _code(context) not in (0, *_FAULTS)
+    return _code(context) not in (0, *FAULTS)
 
 
 def _refusal(context: Any, error: ResilientError) -> tuple[Any, str]:
