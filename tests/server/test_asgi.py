@@ -22,6 +22,7 @@ from resilient import (
     CircuitOpenError,
     Coalesce,
     Fallback,
+    Limit,
     Pipeline,
     Priority,
     RateLimitedError,
@@ -37,6 +38,7 @@ from resilient import (
     deadline_after,
     remaining,
 )
+from resilient._http import response_headers
 from resilient._server.answers import App, Receive, Scope, Send
 from resilient.asgi import (
     ResilientMiddleware,
@@ -221,6 +223,29 @@ async def test_a_flood_of_clients_washes_no_limit_clean(w: World) -> None:
     per_key: Any = pipeline.policies[1]
     assert (50, 429) == (len(per_key), await status("192.0.2.1"))
     assert 1 == made.count("192.0.2.1")
+
+
+@in_async_colours
+async def test_a_429_says_what_the_limit_is(w: World) -> None:
+    """In whole numbers, and of one limit of requests; our client reads it."""
+    for limiter, expected in (
+        (RateLimiter(2, per=60), '"default";q=2;w=60'),
+        (RateLimiter(1, per=9.5), None),
+        (RateLimiter(0.5), None),
+        (RateLimiter(1, per=1e20), None),
+        (RateLimiter(limits=[Limit(1), Limit(9, per=60)]), None),
+        (RateLimiter(limits=[Limit(1, unit="tokens")], cost={"tokens": 1}), None),
+    ):
+        app = ResilientMiddleware(hello, Pipeline(limiter))
+        refused = await Visit(app)()
+        while refused.status == 200:
+            refused = await Visit(app)()
+        assert expected == refused.headers.get("ratelimit-policy")
+        raw = [
+            (name.encode(), value.encode()) for name, value in refused.headers.items()
+        ]
+        allowance = response_headers.read(raw, 0.0).allowances[0]
+        assert ("requests", 0) == (allowance.unit, allowance.remaining)
 
 
 @in_async_colours
@@ -1018,7 +1043,9 @@ async def test_pages_of_other_origins_may_read_our_answers(w: World) -> None:
 
         assert expected == refused.headers.get("access-control-allow-origin")
         read = refused.headers.get("access-control-expose-headers")
-        assert read == (None if expected is None else "Retry-After, RateLimit")
+        assert read == (
+            None if expected is None else "Retry-After, RateLimit, RateLimit-Policy"
+        )
 
 
 @in_async_colours

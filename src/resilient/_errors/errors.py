@@ -194,7 +194,12 @@ class RateLimitedError(RejectedError):
         max_wait: Seconds that the call was allowed to wait.
         reason: "pushback" where the server asked for fewer requests, and
             this one is held back until it takes them again; else None.
+        quota: Requests, and the seconds in which so many may come, in whole
+            numbers; None: the limiter has several limits, counts something
+            else, or has no whole numbers.
     """
+
+    quota: tuple[int, int] | None = None
 
     def __init__(
         self,

@@ -144,6 +144,19 @@ def ratelimit_field(name: str, remaining: int, reset: int) -> bytes:
     return f'"{name}";r={remaining};t={reset}'.encode("ascii")
 
 
+def ratelimit_policy_field(name: str, quota: int, window: int) -> bytes:
+    """Return the value of a ``RateLimit-Policy`` field for one limit of requests.
+
+    Args:
+        name: As in its ``RateLimit`` field.
+        quota: Requests.
+        window: Seconds in which so many may come.
+
+    Source: draft-ietf-httpapi-ratelimit-headers-11.
+    """
+    return f'"{name}";q={quota};w={window}'.encode("ascii")
+
+
 def _bounded(
     raw: Iterable[tuple[bytes, bytes]],
 ) -> tuple[Fields, Fields, list[str]]:

@@ -10,7 +10,9 @@ Ground rules:
 error                                           status headers
 =============================================== ====== ======================
 `RateLimitedError`                              429    ``Retry-After``,
-                                                       ``RateLimit``
+                                                       ``RateLimit``, and
+                                                       ``RateLimit-Policy``
+                                                       of one limit of requests
 any other rejection: an adaptive limit, a       503    ``Retry-After``
 bulkhead, a throttle, a circuit, no endpoint
 `DeadlineExceededError`: no time to begin       504
@@ -45,7 +47,7 @@ from resilient._errors.errors import (
     ThrottledError,
     TimeoutExceededError,
 )
-from resilient._http.response_headers import ratelimit_field
+from resilient._http.response_headers import ratelimit_field, ratelimit_policy_field
 from resilient._runtimes import clock
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -67,7 +69,7 @@ _TITLES: Final = {
     504: "Gateway Timeout",
 }
 
-_EXPOSED: Final = b"Retry-After, RateLimit"
+_EXPOSED: Final = b"Retry-After, RateLimit, RateLimit-Policy"
 """What a page of another origin may read of our answers, besides the status."""
 
 _LONGEST_WAIT: Final = 86_400
@@ -132,7 +134,8 @@ def error_answer(
         error: A rejection or a timeout.
         request_headers: Those of the request, names in lower case. They decide
             whether the body is a problem document (RFC 9457).
-        rate_limit_headers: Whether a 429 carries ``RateLimit``.
+        rate_limit_headers: Whether a 429 carries ``RateLimit`` and
+            ``RateLimit-Policy``.
         allow_origins: Origins whose pages may read the answer, as in
             ``["https://shop.example"]``; ``"*"`` is every one.
 
@@ -146,6 +149,10 @@ def error_answer(
         headers.append((b"retry-after", b"%d" % wait))
         if status == 429 and rate_limit_headers:
             headers.append((b"ratelimit", ratelimit_field("default", 0, wait)))
+            quota = getattr(error, "quota", None)
+            if quota is not None:
+                policy = ratelimit_policy_field("default", *quota)
+                headers.append((b"ratelimit-policy", policy))
     title = _TITLES[status]
     accept, origin = b"", b""
     for name, value in request_headers:

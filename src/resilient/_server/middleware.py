@@ -80,7 +80,8 @@ class ResilientMiddleware(Front[Scope]):
         cancel_on_disconnect: Whether a client that goes cancels the application,
             once the body was read; or a function of the scope.
         exempt: Paths that are never limited, as those of probes.
-        rate_limit_headers: Whether a 429 carries ``RateLimit``.
+        rate_limit_headers: Whether a 429 carries ``RateLimit`` and
+            ``RateLimit-Policy``.
         allow_origins: Origins whose pages may read our own answers, as in
             ``["https://shop.example"]``; ``"*"`` is every one. Those of the
             application carry the headers that it sets.

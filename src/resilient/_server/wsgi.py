@@ -90,7 +90,8 @@ class ResilientMiddleware(Front[Environ]):
         max_deadline: Seconds; a longer time in that field counts as this.
         min_deadline: Seconds; with less than this a request is answered 504.
         exempt: Paths that are never limited, as those of probes.
-        rate_limit_headers: Whether a 429 carries ``RateLimit``.
+        rate_limit_headers: Whether a 429 carries ``RateLimit`` and
+            ``RateLimit-Policy``.
         allow_origins: Origins whose pages may read our own answers.
         on_rejected: ``on_rejected(environ, error)`` is called for each error of
             ours before it is answered, and may return a WSGI application that

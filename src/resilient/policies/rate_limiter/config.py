@@ -275,3 +275,22 @@ def checked_limits(
     if not checked:
         raise ValueError("`limits` must name at least one Limit, got none")
     return checked
+
+
+_MOST_QUOTA: Final = 999_999_999_999_999
+"""The largest integer of a structured field (RFC 9651, 3.3.1)."""
+
+
+def quota_of(limits: tuple[Limit, ...]) -> tuple[int, int] | None:
+    """Return the requests, and their seconds, of a limit in whole numbers.
+
+    Returns:
+        None: There are several, what is counted are no requests, or the numbers
+        are not whole, which ``RateLimit-Policy`` cannot say.
+    """
+    limit = limits[0]
+    rate, per = int(limit.rate), int(limit.per)
+    whole = (rate, per) == (limit.rate, limit.per) and max(rate, per) <= _MOST_QUOTA
+    if len(limits) > 1 or limit.unit != REQUESTS or not whole:
+        return None
+    return rate, per

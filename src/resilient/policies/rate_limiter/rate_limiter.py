@@ -36,6 +36,7 @@ from resilient.policies.rate_limiter.config import (
     Limit,
     checked_limits,
     copied_cost,
+    quota_of,
     terms,
 )
 from resilient.policies.rate_limiter.queue import (
@@ -562,6 +563,9 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
             self._config.max_wait or 0.0,
         )
         error.by_deadline = fits
+        quota = quota_of(self._config.each)
+        if quota is not None:
+            error.quota = quota
         return error
 
     # -- The rules; the lock is held
