@@ -125,7 +125,7 @@ class Group:
 
         Never one of the highest shed rank there is: no other would be served instead.
         """
-        if shed_rank == 1.0 or not self.shed_below:
+        if shed_rank == 1.0:
             return False
         self._highest = max(self._highest, shed_rank)
         return shed_rank < self.shed_below and shed_rank < max(
@@ -180,7 +180,7 @@ T = TypeVar("T", bound=GroupedTicket)
 
 
 class PartitionedSlots(Slots[T]):
-    """Slots for groups; `take` and `leave` without one work as well.
+    """Slots for groups; `take` and `leave` work for a ticket of no group as well.
 
     Args:
         limit: Slots.
@@ -197,8 +197,8 @@ class PartitionedSlots(Slots[T]):
         self._partitions: dict[object, _Partition] = {
             name: _Partition(share) for name, share in (partitions or {}).items()
         }
-        # Of those that no partition is for.
-        self._rest = _Partition(0.0 if partitions else 1.0)
+        # Of those that no partition is for: they have what the others leave.
+        self._rest = _Partition(0.0)
         self._turns = -math.inf
 
     def group(self, partition: object, priority: Priority) -> Group:
@@ -233,29 +233,30 @@ class PartitionedSlots(Slots[T]):
 
     def join(self, ticket: T) -> T | None:
         put_out = super().join(ticket)
-        if put_out is ticket and ticket.group is not None:
+        if put_out is ticket:
+            assert ticket.group is not None
             ticket.group.refused()
         return put_out
 
     def enqueue(self, ticket: T, *, first: bool = False) -> None:
-        if ticket.group is not None:
-            ticket.group.queued()
+        assert ticket.group is not None
+        ticket.group.queued()
         super().enqueue(ticket, first=first)
 
     def forget(self) -> None:
         """Forget every demand but those of the present."""
-        self._turns = -math.inf
         for partition in (self._rest, *self._partitions.values()):
             for group in partition.groups:
                 group.turn(lapsed=True)
 
     def _next(self) -> T | None:
+        if self.in_use >= self.limit:
+            return None
         for priority in sorted(self.queues, reverse=True):
             queue = self.queues[priority]
             for ticket in reversed(queue) if self.lifo else queue:
-                if self.in_use >= self.limit:
-                    return None
-                if ticket.group is None or self._may_have(ticket.group):
+                assert ticket.group is not None
+                if self._may_have(ticket.group):
                     return ticket
         return None
 
@@ -267,14 +268,11 @@ class PartitionedSlots(Slots[T]):
     def _may_have(self, group: Group) -> bool:
         """Whether a group may have one slot more."""
         limit, in_use = self.limit, self.in_use
-        if in_use >= limit:
-            return False
         if in_use == 0:
             return True
         own = group.partition
         above = sum(
-            max(0, higher.demand - higher.in_use)
-            for higher in own.groups[group.priority + 1 :]
+            higher.demand - higher.in_use for higher in own.groups[group.priority + 1 :]
         )
         if in_use + above >= limit:
             return False
