@@ -177,6 +177,136 @@ def test_every_demand_can_be_forgotten() -> None:
     assert 8 == took(slots, batch, 10)
 
 
+PAIRS = [(low, high) for low in Priority for high in Priority if low < high]
+
+
+@pytest.mark.parametrize(("low", "high"), PAIRS)
+def test_each_class_leaves_free_what_each_higher_one_had(
+    low: Priority, high: Priority
+) -> None:
+    """The next higher class as well as the highest; none a lower one."""
+    slots = slots_of(10)
+    lower, higher = slots.group(None, low), slots.group(None, high)
+    took(slots, higher, 4)
+    for _ in range(4):
+        slots.give_back(higher)
+    assert 6 == took(slots, lower, 10)
+    for _ in range(6):
+        slots.give_back(lower)
+    assert 10 == took(slots, higher, 10)
+
+
+def test_a_class_that_no_call_came_of_wants_nothing() -> None:
+    """Neither a slot nor a cut."""
+    slots = slots_of(10)
+    group = slots.group(None, NORMAL)
+    assert (0, 0.0) == (group.demand, group.shed_below)
+    group.missed()
+    assert 1 == group.demand
+    group.entered()
+    group.turn(lapsed=False)
+    assert 0.0 == group.shed_below
+    group.turn(lapsed=False)
+    assert 0.0 == group.shed_below
+
+
+def test_the_first_period_of_a_class_counts_its_calls_only() -> None:
+    """One of three was refused: smoothed, that is a sixth."""
+    group = slots_of(10).group(None, NORMAL)
+    group.entered()
+    group.refused()
+    group.entered()
+    group.turn(lapsed=False)
+    assert pytest.approx(1 / 6) == group.shed_below
+    refused = slots_of(10).group(None, NORMAL)
+    refused.refused()
+    refused.turn(lapsed=False)
+    assert 0.5 == refused.shed_below
+
+
+def test_calls_refused_in_a_row_are_a_demand_until_one_gets_a_slot() -> None:
+    """Three were refused, one got in, three were refused: four at once."""
+    slots = slots_of(10)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    took(slots, batch, 10)
+    assert 0 == took(slots, critical, 3)
+    assert 3 == critical.demand
+    slots.give_back(batch)
+    assert 1 == took(slots, critical, 4)
+    assert 4 == critical.demand
+
+
+def test_calls_refused_in_a_row_are_forgotten_with_their_period() -> None:
+    """Three in the first second, one in the next: soon it is one."""
+    slots = slots_of(10)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    took(slots, batch, 10, now=5.0)
+    took(slots, critical, 3, now=5.0)
+    took(slots, critical, 1, now=6.0)
+    assert 3 == critical.demand
+    took(slots, batch, 1, now=7.0)
+    assert 1 == critical.demand
+    took(slots, batch, 1, now=8.0)
+    assert 0 == critical.demand
+
+
+def test_a_call_that_waits_is_a_demand_once() -> None:
+    """Three that found no slot and wait are three; with two refused, five."""
+    slots = slots_of(4, 9)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    took(slots, batch, 4)
+    for waiting in range(1, 4):
+        assert not slots.take_in(critical)
+        slots.join(Ticket(critical))
+        assert waiting == critical.demand
+    slots.take_in(critical)
+    slots.take_in(critical)
+    slots.take_in(critical)
+    slots.join(Ticket(critical))
+    assert 6 == critical.demand
+    slots.take_in(critical)
+    assert 7 == critical.demand
+
+
+def test_a_call_that_waits_though_none_was_refused_since_is_one_demand() -> None:
+    """Another got a slot between its two looks."""
+    slots = slots_of(4, 9)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    took(slots, batch, 4)
+    late = Ticket(critical)
+    assert not slots.take_for(late, 0.0)
+    slots.give_back(batch)
+    assert slots.take_in(critical)
+    slots.join(late)
+    assert 2 == critical.demand
+    assert not slots.take_in(critical)
+    assert 3 == critical.demand
+
+
+def test_calls_that_wait_for_long_stay_a_demand() -> None:
+    """Two periods after they came as in their first."""
+    slots = slots_of(4, 9)
+    critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+    took(slots, batch, 4, now=7.0)
+    for _ in range(2):
+        slots.take_in(critical, 7.0)
+        slots.join(Ticket(critical))
+    for now in (8.0, 9.0, 10.0):
+        took(slots, batch, 1, now=now)
+        assert 2 == critical.demand
+
+
+def test_a_demand_lasts_for_two_periods_less_nothing() -> None:
+    """Of 0.0 it counts just before 2.0, and no more at 2.0."""
+    for now, left_free in ((1.999, 4), (2.0, 0)):
+        slots = slots_of(10)
+        critical, batch = slots.group(None, CRITICAL), slots.group(None, BATCH)
+        took(slots, critical, 4, now=0.0)
+        for _ in range(4):
+            slots.give_back(critical)
+        assert 10 - left_free == took(slots, batch, 10, now=now)
+
+
 # -- Tasks
 
 
@@ -258,6 +388,40 @@ def test_a_call_that_gets_a_slot_later_was_not_refused() -> None:
         assert 0.0 < group.shed_below
 
 
+def test_a_call_of_no_task_is_no_rank() -> None:
+    """A task that is alone with such calls is not cut."""
+    group = slots_of(8).group(None, NORMAL)
+    group.shed_below = 0.5
+    assert not group.is_shed(1.0)
+    assert not group.is_shed(0.2)
+    assert group.is_shed(0.1)
+
+
+def test_a_class_of_which_none_came_is_cut_no_further() -> None:
+    """A period without calls halves what was."""
+    slots = slots_of(8)
+    group, other = slots.group(None, NORMAL), slots.group(None, BATCH)
+    took(slots, group, 16, now=0.0)
+    took(slots, other, 1, now=1.0)
+    assert (0.25, 0.0) == (group.shed_below, other.shed_below)
+    took(slots, other, 1, now=2.0)
+    assert 0.125 == group.shed_below
+
+
+def test_calls_that_wait_are_not_refused_and_those_without_a_place_are() -> None:
+    """One runs, one waits, one finds no place, one is put out for a higher class."""
+    slots = slots_of(1, 1)
+    batch, normal = slots.group(None, BATCH), slots.group(None, NORMAL)
+    assert slots.take_in(batch)
+    slots.join(Ticket(batch))
+    refused = Ticket(batch)
+    assert refused is slots.join(refused)
+    slots.join(Ticket(normal))
+    batch.turn(lapsed=False)
+    normal.turn(lapsed=False)
+    assert (0.25, 0.0) == (batch.shed_below, normal.shed_below)
+
+
 # -- Partitions
 
 
@@ -301,6 +465,46 @@ def test_a_partition_that_is_not_listed_has_a_share_of_nothing() -> None:
     assert 8 == took(slots, other, 10)
     assert 1 == took(slots, slots.group("live", NORMAL), 1)
     assert 1 == took(slots, slots.group("batch", NORMAL), 2)
+
+
+def test_what_a_partition_has_is_no_longer_kept_for_it() -> None:
+    """It wanted three and has three: all the rest is for the other."""
+    slots = slots_of(10, partitions={"live": 0.5, "batch": 0.5})
+    assert 3 == took(slots, slots.group("batch", NORMAL), 3)
+    assert 7 == took(slots, slots.group("live", NORMAL), 9)
+
+
+def test_a_partition_with_more_than_its_share_has_nothing_kept_for_it() -> None:
+    """Nor is anything subtracted from what is kept for others."""
+    slots = slots_of(10, partitions={"live": 0.2, "batch": 0.3, "idle": 0.5})
+    assert 6 == took(slots, slots.group("batch", NORMAL), 6)
+    # One for the idle one: live has its two and one more.
+    assert 3 == took(slots, slots.group("live", NORMAL), 9)
+    assert 1 == took(slots, slots.group("idle", NORMAL), 9)
+
+
+def test_a_class_leaves_its_partition_s_share_to_higher_ones() -> None:
+    """Of a share of five, three are for what was critical in it."""
+    slots = slots_of(10, partitions={"live": 0.5, "batch": 0.5})
+    critical = slots.group("live", CRITICAL)
+    batch = slots.group("batch", NORMAL)
+    for group, calls in ((critical, 3), (batch, 5)):
+        assert calls == took(slots, group, calls)
+        for _ in range(calls):
+            slots.give_back(group)
+    assert 2 == took(slots, slots.group("live", NORMAL), 9)
+    assert 5 == took(slots, batch, 5)
+    assert 3 == took(slots, critical, 9)
+
+
+def test_what_is_lent_leaves_free_what_higher_classes_had() -> None:
+    """Ten, less three for critical calls and one for the lender."""
+    slots = slots_of(10, partitions={"live": 0.2, "batch": 0.8})
+    critical = slots.group("live", CRITICAL)
+    assert 3 == took(slots, critical, 3)
+    for _ in range(3):
+        slots.give_back(critical)
+    assert 6 == took(slots, slots.group("live", NORMAL), 9)
 
 
 def test_a_class_goes_first_in_its_own_partition_only() -> None:
@@ -372,6 +576,35 @@ def test_the_queue_is_served_by_class_and_age(lifo: bool, names: str) -> None:
     assert 1 == slots.queued
 
 
+def test_where_no_slot_is_free_no_ticket_is_looked_at() -> None:
+    """However long the queue is."""
+
+    class Seen(Ticket):
+        """A ticket that counts the looks at its group."""
+
+        looks = 0
+
+        @property  # type: ignore[override]  # counted
+        def group(self) -> Group | None:
+            Seen.looks += 1
+            return group
+
+        @group.setter
+        def group(self, group: Group | None) -> None:
+            pass
+
+    slots = slots_of(1, 9)
+    group = slots.group(None, NORMAL)
+    assert slots.take_in(None)
+    for _ in range(9):
+        slots.join(Seen(group))
+    Seen.looks = 0
+    assert [] == slots.grant()
+    assert 0 == Seen.looks
+    slots.give_back(None)
+    assert 0 < Seen.looks
+
+
 def test_a_ticket_that_leaves_the_queue_no_longer_counts_as_waiting() -> None:
     """Before it is granted a slot, right after, and when it leaves twice."""
     slots = slots_of(1, 2)
@@ -406,11 +639,16 @@ def test_a_ticket_put_out_of_the_queue_no_longer_counts_as_waiting() -> None:
 class ManyGroups(RuleBasedStateMachine):
     """In any sequence counts agree, the limit holds, and no ticket is stuck."""
 
-    @initialize(limit=st.integers(1, 6), queue=st.integers(0, 4), lifo=st.booleans())
-    def begin(self, limit: int, queue: int, lifo: bool) -> None:
+    @initialize(
+        limit=st.integers(1, 6),
+        queue=st.integers(0, 4),
+        lifo=st.booleans(),
+        now=st.floats(-1e9, 1e9),
+    )
+    def begin(self, limit: int, queue: int, lifo: bool, now: float) -> None:
         self.slots = slots_of(limit, queue, {"a": 0.6, "b": 0.4})
         self.slots.lifo = lifo
-        self.now = 0.0
+        self.now = now
         self.running: list[Ticket] = []
         self.waiting: list[Ticket] = []
 
