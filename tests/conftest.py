@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -30,6 +31,13 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("repeat" if "CI" in os.environ else "search")
+
+
+# Nothing in the library is to read local time. What does shows in this zone, which
+# is no whole number of hours from UTC, as the time zone of CI is none.
+os.environ["TZ"] = "NPT-5:45"
+if hasattr(time, "tzset"):
+    time.tzset()
 
 
 @settings(max_examples=1, database=None)

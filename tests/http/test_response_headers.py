@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import httpx
@@ -126,6 +127,33 @@ def test_what_cannot_be_read_was_not_sent(headers: Any, text: str) -> None:
 def test_retry_after_is_a_date_in_any_format_of_http(headers: Any, date: str) -> None:
     """Each means UTC unless it says otherwise."""
     assert 10.0 == retry_after(headers({"Retry-After": date}), WALL - 10)
+
+
+@pytest.mark.parametrize("zone", ["UTC0", "NST3:30NDT", "NPT-5:45", "LINT-14"])
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+        "Sun, 06 Nov 1994 08:49:37 -0000",
+        "1994-11-06T08:49:37Z",
+        "1994-11-06T10:49:37.000+02:00",
+    ],
+)
+def test_a_date_means_the_same_in_every_time_zone(
+    headers: Any, date: str, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the machine that reads it does not matter, nor does its summer time."""
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", zone)
+        time.tzset()
+        fields = {"x-ratelimit-remaining": "1", "x-ratelimit-reset": date}
+        waits = [
+            retry_after(headers({"Retry-After": date}), WALL - 10),
+            *(one.reset for one in allowances(headers(fields), WALL - 10)),
+        ]
+    time.tzset()
+    assert {10.0} == set(waits)
 
 
 def test_a_date_that_has_passed_is_now(headers: Any) -> None:
