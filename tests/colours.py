@@ -2,7 +2,8 @@
 
 A scenario is an ``async def`` that takes a `World` and does everything that
 depends on the colour through it. In the sync world no verb suspends, so the
-very same body runs under plain ``send(None)``. Time is virtual, and seeded.
+very same body runs under plain ``send(None)``. Time is virtual, and seeded; the
+clock begins at `START`, and a scenario counts its seconds from there.
 
 ::
 
@@ -16,13 +17,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pytest
 
 from resilient import Policy
 from resilient._runtimes import clock
-from resilient.testing import virtual_time
+from resilient.testing import _virtual_clock, virtual_time
+
+START: Final = 4096.0
+"""What the clock reads when a scenario begins. Were it 0.0, a reading would pass for
+the time that has passed; a power of two leaves sums of fractions as they are."""
 
 Colour = Literal["sync", "asyncio", "trio"]
 Body = Callable[..., Coroutine[Any, Any, Any]]
@@ -42,12 +47,13 @@ class World:
         """Run a scenario to its end, in virtual time."""
         if self.colour == "sync":
             with virtual_time(seed=1):
-                return _finish(body(self, *args))
-        return virtual_time.run(body, self, *args, backend=self.colour, seed=1)
+                return _finish(begin(body, self, *args))
+        run = virtual_time.run
+        return run(begin, body, self, *args, backend=self.colour, seed=1)
 
     def now(self) -> float:
         """Virtual seconds since the scenario began."""
-        return clock.now()
+        return since_start()
 
     async def sleep(self, seconds: float) -> None:
         """Sleep as a user's function of this colour would."""
@@ -115,7 +121,21 @@ class World:
         return results
 
 
+def since_start() -> float:
+    """Virtual seconds since the scenario began."""
+    return clock.now() - START
+
+
+async def begin(body: Body, *args: Any, start: float = START) -> Any:
+    """Run a scenario whose clock reads `start` when it begins."""
+    running = _virtual_clock._running
+    assert running is not None
+    running._now = start
+    return await body(*args)
+
+
 def _finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run what never suspends, and return its result."""
     try:
         coroutine.send(None)
     except StopIteration as stop:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from tests.colours import World
+from tests.colours import World, since_start
 
 from resilient import Balance
 from resilient._runtimes import clock
@@ -24,9 +24,9 @@ class Stopping:
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep, and do something each time."""
         assert timeout is not None
-        clock.sleep(min(timeout, self.at - clock.now()))
+        clock.sleep(min(timeout, self.at - since_start()))
         self.do()
-        return clock.now() >= self.at
+        return since_start() >= self.at
 
 
 async def run_until(w: World, balance: Balance[Any], until: float) -> None:

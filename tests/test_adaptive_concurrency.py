@@ -9,7 +9,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.colours import (
+    START,
+    World,
+    in_async_colours,
+    in_every_colour,
+    in_sync,
+)
 from tests.interrupts import amid_change
 from tests.slots import staying, texts
 from tests.test_cut_calls import cancelled_by_the_caller
@@ -66,7 +72,7 @@ class Told:
     def update(
         self, now: float, latency: float, in_flight: int, congested: bool
     ) -> int:
-        self.samples.append((now, latency, in_flight, congested))
+        self.samples.append((now - START, latency, in_flight, congested))
         if len(self.limits) > 1:
             self.limits.pop(0)
         return self.limits[0]

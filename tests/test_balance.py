@@ -1539,7 +1539,7 @@ async def test_an_overdue_probe_is_seen_by_a_retry(w: World) -> None:
     events = listening(balance)
     await failing(w, balance, A, 1)
     await w.sleep(4)
-    member = balance._fleet.choose(w.now(), clock.random)
+    member = balance._fleet.choose(clock.now(), clock.random)
     assert member is balance._fleet.members[A]
     replicas = Replicas(balance, B=DownError(), C=DownError())
     retry = Retry(DownError, attempts=2, backoff=constant(31), budget=None)

@@ -9,7 +9,13 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.colours import (
+    World,
+    in_async_colours,
+    in_every_colour,
+    in_sync,
+    since_start,
+)
 from tests.running import run_until
 
 from resilient import (
@@ -175,7 +181,7 @@ class Doctor:
         return Check(self.w.native(self._answer), **options)
 
     async def _answer(self, address: str) -> bool:
-        self.asked[address].append(clock.now())
+        self.asked[address].append(since_start())
         ill = self.ill.get(address)
         if isinstance(ill, Exception):
             raise ill

@@ -8,7 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.colours import World, in_async_colours, in_every_colour, in_sync
+from tests.colours import (
+    World,
+    in_async_colours,
+    in_every_colour,
+    in_sync,
+    since_start,
+)
 from tests.running import Stopping, run_until
 
 from resilient import (
@@ -57,7 +63,7 @@ class Registry:
         return Balance(self.source(), name="replicas", **options)
 
     async def _answer(self) -> Any:
-        self.asked.append(clock.now())
+        self.asked.append(since_start())
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if self.takes:
             await self.w.sleep(self.takes)

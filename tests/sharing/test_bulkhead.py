@@ -23,6 +23,7 @@ from resilient import (
     StoreLost,
     deadline_after,
 )
+from resilient._runtimes import clock
 from resilient._sharing import store as store_module
 from resilient.testing import MemoryStore, virtual_time
 
@@ -166,7 +167,7 @@ async def test_many_cancelled_calls_leave_nothing_in_use(w: World) -> None:
     assert [0] * 6 == [n for one in members for n in (one.in_use, one.queued)]
     for _ in range(40):
         await w.sleep(0.1)
-        store.link.poll(w.now())
+        store.link.poll(clock.now())
     assert {} == store.link._slots["slots:api"].shares
 
 
