@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from random import Random
@@ -404,7 +405,7 @@ def test_who_asks_for_less_rests() -> None:
     fleet.push_back(a, 0, 10.0, 0.001, 1.0)
     assert 70.0 == a.resting_until
     fleet.push_back(b, 0, 10.0, 0.001, None)
-    assert 0.0 == b.resting_until
+    assert -math.inf == b.resting_until
 
 
 def test_all_resting_are_asked_all_the_same() -> None:

@@ -119,9 +119,9 @@ class Member:
         self.latency: float = 1.0
         self.success: float = 1.0
         self.cost: float = 1.0
-        self.sampled: float = 0.0
+        self.sampled: float = -inf
         self.ejection: Ejection | None = None
-        self.resting_until: float = 0.0
+        self.resting_until: float = -inf
         self.draining: bool = False
         self.checks: int = 0
         self.unhealthy: bool = False

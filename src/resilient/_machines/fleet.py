@@ -347,7 +347,7 @@ class Fleet:
         self._gone.clear()
         for member in self.members.values():
             self._loads.start(member)
-            member.resting_until = 0.0
+            member.resting_until = -inf
             member.checks, member.unhealthy = 0, False
             if member.is_out:
                 self.changes.append(Returned(member))
