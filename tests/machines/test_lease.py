@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from resilient._machines.lease import Lease, lease_for
 from resilient._machines.rate_limits import TokenBucket
-from resilient._machines.shared_bucket import Answer, Ask, Bucket, answer
+from resilient._machines.shared_bucket import Answer, Ask, Bucket, Order, answer
 
 RATE = 100.0
 BURST = 100.0
@@ -551,3 +551,86 @@ def test_what_was_not_booked_is_booked_after_the_next_loss() -> None:
     asked = member.collect(now + 4.0)
     assert asked is not None
     assert (11.0, 4.0) == (asked.spent, asked.span)
+
+
+def test_a_member_that_refuses_looks_every_two_seconds() -> None:
+    """When it is called; a look takes nothing, and no call waits for it."""
+    fleet, member = ready(lease=0.1)
+    assert fleet.bucket is not None
+    fleet.bucket = fleet.bucket._replace(level=-900.0)
+    fleet.advance(1.0)
+    told(fleet, member, 9.0)
+    for _ in range(19):
+        fleet.advance(0.1)
+        assert member.try_take(fleet.local(member)) > 0.5
+        assert not member.due
+    fleet.advance(0.1)
+    now = fleet.local(member)
+    assert (True, True, 0.0) == (
+        member.try_take(now) > 0.5,
+        member.due,
+        member.grace(now),
+    )
+    told(fleet, member, 0.0)
+    # A look that finds nothing changes nothing; one that does, all.
+    assert member.try_take(now) > 0.5
+    fleet.bucket = fleet.bucket._replace(level=50.0, credited=500.0)
+    fleet.advance(2.0)
+    assert member.try_take(fleet.local(member)) > 0.5
+    told(fleet, member, 0.0)
+    assert member.patience == pytest.approx(member.wait(fleet.local(member)))
+
+
+def told(fleet: Fleet, member: Lease, want: float) -> Ask:
+    """Have the store answer; return what it was asked."""
+    asked = member.collect(fleet.local(member), want, 1.0)
+    assert asked is not None
+    assert (want == 0.0) == (asked.want == 0.0)
+    member.absorb(fleet.local(member), fleet.store(asked))
+    return asked
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_orders_are_told_until_the_store_has_answered(sent: bool) -> None:
+    """Whether or not they may have arrived: told twice they do the same."""
+    fleet, member = ready()
+    member.change(fleet.local(member), 2 * RATE, 1.0)
+    member.order(2 * RATE, 1.0, None)
+    member.reset()
+    asked = member.collect(fleet.local(member))
+    assert asked is not None
+    member.fail(fleet.local(member), sent=sent)
+    member.restore()
+    assert member.due
+    asked = told(fleet, member, 0.0)
+    assert (1.0, 1.0, 2 * RATE) == (asked.reset, asked.orders, asked.order_rate)
+    assert member.news(fleet.store(Ask(1.0, 1.0))) is None
+    assert member.collect(fleet.local(member)) is None
+    member.reset()
+    asked_last = member.surrender(fleet.local(member))
+    assert asked_last is not None
+    assert (1.0, 0.0, 1.0) == (
+        asked_last.reset,
+        asked_last.orders,
+        asked_last.order_number,
+    )
+
+
+def test_the_order_that_was_sent_last_holds() -> None:
+    """What another ordered before is no news; what it orders later is."""
+    fleet, member = ready()
+    earlier = Ask(1.0, 1.0, orders=1.0, order_rate=7.0, order_per=1.0)
+    said = fleet.store(earlier)
+    assert Order(1.0, 7.0, 1.0, 0.0) == member.news(said)
+    member.order(9.0, 1.0, None)
+    assert member.news(said) is None
+    asked = member.collect(fleet.local(member))
+    assert asked is not None
+    said = fleet.store(asked)
+    later = fleet.store(earlier)
+    assert (2.0, 3.0) == (said.order.number, later.order.number)
+    assert later.order == member.news(later)
+    member.obeyed(later.order)
+    assert member.news(said) is None
+    member.absorb(fleet.local(member), said)
+    assert 3.0 == told(fleet, member, 30.0).order_number

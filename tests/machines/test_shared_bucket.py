@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient._machines.rate_limits import TokenBucket
-from resilient._machines.shared_bucket import Answer, Ask, Bucket, Recall, answer
+from resilient._machines.shared_bucket import (
+    NO_ORDER,
+    Answer,
+    Ask,
+    Bucket,
+    Order,
+    Recall,
+    answer,
+)
 
 T = 1.7e9
 
@@ -236,3 +244,47 @@ def test_the_lower_of_two_limits_holds_for_all() -> None:
     assert (5.0, 50.0) == (said.rate, said.capacity)
     bucket, said = answer(bucket, T + 90.0, high)
     assert (10.0, 100.0) == (said.rate, said.capacity)
+
+
+def test_a_reset_fills_the_bucket_whatever_members_remember() -> None:
+    """Those who saw less than there is then believe it."""
+    bucket, seen = answer(None, T, ask(100.0))
+    bucket, _ = answer(bucket, T, ask(spent=500.0))
+    bucket, said = answer(bucket, T + 1.0, ask(reset=1.0))
+    assert (100.0, T + 1.0) == (said.level, bucket.full)
+    asked = ask(60.0, credit=100.0, issued=T, recall=recalled(seen, 1.0))
+    bucket, said = answer(bucket, T + 1.0, asked)
+    assert (60.0, 40.0) == (said.granted, said.level)
+    # And from then on nothing is there twice.
+    bucket, said = answer(
+        bucket._replace(level=90.0), T + 1.0, ask(recall=recalled(said, 0.0))
+    )
+    assert 40.0 == said.level
+
+
+def test_an_order_holds_in_the_place_of_what_members_were_made_with() -> None:
+    """Above their numbers too, at once; those who do not know it yet are told."""
+    bucket, _ = answer(None, T, ask())
+    ordered = Ask(
+        20.0, 200.0, orders=1.0, order_rate=1200.0, order_per=60.0, order_burst=200.0
+    )
+    bucket, said = answer(bucket, T, ordered)
+    assert Order(1.0, 1200.0, 60.0, 200.0) == said.order
+    assert (20.0, 200.0) == (said.rate, said.capacity)
+    bucket, said = answer(bucket, T + 1.0, ask(5.0))
+    assert (20.0, 200.0, 115.0) == (said.rate, said.capacity, said.level)
+    assert Order(1.0, 1200.0, 60.0, 200.0) == said.order
+    # A lower number of one who knows the order holds, as ever.
+    bucket, said = answer(bucket, T + 1.0, Ask(15.0, 150.0, order_number=1.0))
+    assert (15.0, 150.0) == (said.rate, said.capacity)
+
+
+def test_members_remember_an_order_that_the_store_lost() -> None:
+    """It comes back with the first that knows it, and the next one is later."""
+    known = Ask(20.0, 200.0, order_number=3.0, order_rate=20.0, order_per=1.0)
+    bucket, said = answer(None, T, ask())
+    assert NO_ORDER == said.order
+    bucket, said = answer(bucket, T, known)
+    assert (Order(3.0, 20.0, 1.0, 0.0), 20.0) == (said.order, said.rate)
+    bucket, said = answer(bucket, T, ask(orders=1.0, order_rate=10.0, order_per=1.0))
+    assert (4.0, 10.0) == (said.order.number, said.rate)

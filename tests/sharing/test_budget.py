@@ -393,3 +393,19 @@ def test_two_stores_have_one_budget(server: Server) -> None:
     assert 6 + 5 == calls
     with server.client() as client:
         assert 0 < client.pttl("{resilient:v1:budget:api}") <= 90_000_000
+
+
+@in_every_colour
+async def test_a_reset_of_the_fleet_fills_the_budget_of_all(w: World) -> None:
+    """With `fleet=True`; else this process asks anew."""
+    one, other = fleet(MemoryStore(), 0.1, 3, 0)
+    assert 3 == await retries(w, retry(one, attempts=9))
+    assert 0 == await retries(w, retry(other, attempts=9))
+    other.reset()
+    assert 0 == await retries(w, retry(other, attempts=9))
+    one.reset(fleet=True)
+    await w.sleep(2)
+    assert 3 == await retries(w, retry(other, attempts=9))
+    text = r"`fleet` must be False without `shared`, got True for RetryBudget\(0"
+    with pytest.raises(ValueError, match=text):
+        RetryBudget().reset(fleet=True)

@@ -23,6 +23,7 @@ from resilient import (
     calls,
     constant,
 )
+from resilient._runtimes import clock
 from resilient._sharing import store as store_module
 from resilient.testing import MemoryStore, virtual_time
 
@@ -31,6 +32,15 @@ def fleet(store: MemoryStore, size: int, **kw: Any) -> list[CircuitBreaker]:
     """Return what so many processes have of one circuit."""
     kw = {"name": "api", "shared": store, **kw}
     return [CircuitBreaker(**kw) for _ in range(size)]
+
+
+async def nothing() -> None:
+    """A call that passes."""
+
+
+async def fails() -> None:
+    """A call that fails."""
+    raise OSError("down")
 
 
 class Traffic:
@@ -469,3 +479,129 @@ def test_what_cannot_be_shared_is_refused(
     """With a text."""
     with pytest.raises(error, match=text):
         make()
+
+
+# Orders for all
+
+
+@in_every_colour
+async def test_a_circuit_is_forced_open_for_the_fleet(w: World) -> None:
+    """Here at once, elsewhere with the next report; until it is reset for all."""
+    store = MemoryStore()
+    one, other = fleet(store, 2)
+    changes: list[Any] = []
+    other.subscribe(changes.append)
+    for breaker in (one, other):
+        await w.call(breaker, nothing)
+    one.force_open(fleet=True)
+    assert CircuitState.FORCED_OPEN is one.state
+    await w.sleep(2)
+    await w.call(other, nothing)
+    (later,) = fleet(store, 1)
+    await w.call(later, nothing)
+    members = one, other, later
+    assert [CircuitState.FORCED_OPEN] * 3 == [member.state for member in members]
+    assert "forced_open" == other.status()["circuit.fleet"]
+    await w.sleep(60)
+    with pytest.raises(CircuitOpenError):
+        await w.call(other, nothing)
+    # One process may have it otherwise.
+    later.reset()
+    await w.sleep(2)
+    await w.call(later, nothing)
+    assert CircuitState.CLOSED is later.state
+    one.reset(fleet=True)
+    with pytest.raises(CircuitOpenError):
+        await w.call(other, nothing)
+    assert [CircuitState.CLOSED] * 3 == [member.state for member in members]
+    assert "closed" == other.status()["circuit.fleet"]
+    changed = [one for one in changes if isinstance(one, CircuitChanged)]
+    assert ["force_open", "reset"] == [change.reason for change in changed]
+
+
+@in_every_colour
+async def test_a_reset_closes_what_members_opened_by_themselves(w: World) -> None:
+    """And what the fleet opened."""
+    one, other = fleet(MemoryStore(), 2, consecutive_failures=3)
+    for _ in range(3):
+        with pytest.raises(OSError, match="down"):
+            await w.call(other, fails)
+    assert CircuitState.OPEN is other.state
+    one.reset(fleet=True)
+    await w.sleep(0.6)
+    with pytest.raises(CircuitOpenError):
+        await w.call(other, nothing)
+    assert CircuitState.CLOSED is other.state
+
+
+@in_every_colour
+async def test_an_order_is_told_when_the_store_is_back(w: World) -> None:
+    """The last one; and members remember it where the store does not."""
+    store = MemoryStore()
+    one, other = fleet(store, 2)
+    for breaker in (one, other):
+        await w.call(breaker, nothing)
+    store.lose()
+    await w.sleep(3)
+    await w.call(one, nothing)
+    one.reset(fleet=True)
+    one.force_open(fleet=True)
+    store.recover()
+    store.forget()
+    for _ in range(50):
+        await w.sleep(0.1)
+        for breaker in (one, other):
+            try:
+                await w.call(breaker, nothing)
+            except CircuitOpenError:
+                pass
+    states = [breaker.state for breaker in (one, other)]
+    assert [CircuitState.FORCED_OPEN] * 2 == states
+
+
+def test_an_order_while_a_report_is_on_its_way_goes_next() -> None:
+    """It is not lost, and not taken for answered."""
+    with virtual_time() as time:
+        store = MemoryStore()
+        one, other = fleet(store, 2)
+        store.slow(0.02)
+        one.call(int)
+        one.force_open(fleet=True)
+        one.reset(fleet=True)
+        one.force_open(fleet=True)
+        for _ in range(4):
+            time.advance(0.02)
+            store.link.poll(clock.now())
+        other.call(int)
+        time.advance(0.02)
+        store.link.poll(clock.now())
+        assert CircuitState.FORCED_OPEN is other.state
+
+
+def test_an_order_is_told_on_leaving() -> None:
+    """As by a program that gives it and ends."""
+    with virtual_time() as time:
+        store = MemoryStore()
+        one, other = fleet(store, 2)
+        store.lose()
+        one.force_open(fleet=True)
+        store.recover()
+        store.close()
+        for _ in range(20):
+            time.advance(0.1)
+            try:
+                other.call(int)
+            except CircuitOpenError:
+                break
+        assert CircuitState.FORCED_OPEN is other.state
+
+
+def test_only_a_shared_circuit_is_controlled_for_all() -> None:
+    """Nothing has changed then."""
+    breaker = CircuitBreaker()
+    text = r"`fleet` must be False without `shared`, got True for CircuitBreaker\("
+    with pytest.raises(ValueError, match=text):
+        breaker.force_open(fleet=True)
+    with pytest.raises(ValueError, match=text):
+        breaker.reset(fleet=True)
+    assert CircuitState.CLOSED is breaker.state

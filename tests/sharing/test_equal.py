@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.sharing.servers import Server, engine
 
 from resilient._machines.allotment import Allotment, Claim, allot
-from resilient._machines.quorum import Assembly, Report, rule_on
+from resilient._machines.quorum import FORCED, RESET, Assembly, Report, rule_on
 from resilient._machines.shared_bucket import Answer, Ask, Bucket, Recall, answer
 from resilient.redis._transport import (
     BUCKET,
@@ -47,6 +47,11 @@ STEP = st.fixed_dictionaries(
         "back": st.sampled_from([0.0, 0.05, 5.0]),
         "deposit": st.sampled_from([0.0] * 4 + [0.1]),
         "ceiling": st.sampled_from([float("inf")] * 5 + [0.0, 12.3]),
+        "reset": st.sampled_from([0.0] * 6 + [1.0]),
+        "orders": st.sampled_from([0.0] * 6 + [1.0]),
+        "order": st.sampled_from(
+            [(0.0,) * 4] * 2 + [(1.0, 5.0, 60.0, 1 / 3), (7.0,) * 4]
+        ),
         "numbers": st.sampled_from([(10.0, 90.0)] * 4 + [(1 / 3, 90.0), (25.0, 10.1)]),
         "member": st.integers(0, 2),
         "remembers": st.booleans(),
@@ -93,15 +98,18 @@ def test_script_and_rule_decide_alike(client: Any, steps: list[dict[str, Any]]) 
         ask = Ask(
             rate,
             capacity,
-            want=max(step["want"], step["least"]) if step["want"] else 0.0,
-            least=step["least"],
-            spent=step["spent"],
-            span=step["span"],
-            excess=step["spent"] * step["excess"],
-            credit=step["credit"],
-            issued=now - step["back"],
-            deposit=step["deposit"],
-            ceiling=step["ceiling"],
+            max(step["want"], step["least"]) if step["want"] else 0.0,
+            step["least"],
+            step["spent"],
+            step["span"],
+            step["spent"] * step["excess"],
+            step["credit"],
+            now - step["back"],
+            step["deposit"],
+            step["ceiling"],
+            step["reset"],
+            step["orders"],
+            *step["order"],
             recall=said
             and Recall(said[0].level, said[0].time, own - said[1], said[0].credited),
         )
@@ -130,6 +138,7 @@ REPORT = st.fixed_dictionaries(
         "rates": st.sampled_from([(0.5, 2.0), (1.0, 0.3), (1 / 3, 2.0)]),
         "probed": st.sampled_from([0.0, 0.0, 1.0, -1.0]),
         "right": st.sampled_from([0.0, 5.0, 5.0, 1000.0]),
+        "order": st.sampled_from([0.0] * 8 + [RESET, FORCED]),
         "fault": st.sampled_from(["none"] * 8 + ["lost"]),
     }
 )
@@ -168,6 +177,7 @@ def test_script_and_rule_judge_alike(client: Any, steps: list[dict[str, Any]]) -
             open_for=5.1,
             probed=step["probed"],
             right=step["right"],
+            order=step["order"],
         )
         known, expected = rule_on(known, now, report)
         sent = [*member_arguments(report), repr(now)]

@@ -115,13 +115,19 @@ def test_a_reset_holds_for_every_member(
             line.split(None, 3)[3].split(",")[0]
             for line in capsys.readouterr().out.splitlines()
         }
+        breaker.force_open(fleet=True)
+        wait_for(lambda: "forced_open" == breaker.status()["circuit.fleet"])
+        assert 0 == main(["fleet", server.url, "--prefix", "reset"])
+        assert re.search("circuit .* forced open\n", capsys.readouterr().out)
+        breaker.reset(fleet=True)
+        wait_for(lambda: "closed" == breaker.status()["circuit.fleet"])
         # A member that was refused asks again when there may be something.
         other = RateLimiter(2, per=1000, shared=store, name="api")
         assert 0 == other.call(int)
         assert 1.0 == round(_level(server, "bucket") or 0.0, 1)
         with server.client(decode_responses=True) as client:
             stored = client.hgetall("{reset:v1:circuit:api}")
-            assert ("0", "8") == (stored["open"], stored["term"])
+            assert ("-1", "10") == (stored["open"], stored["term"])
             assert not [name for name in stored if name.startswith("m:")]
 
 

@@ -813,3 +813,94 @@ async def test_what_a_store_costs_is_counted(w: World) -> None:
         await w.sleep(0.1)
         await passes(w, limiter)
     assert limiter.status()["shared.booked"] > 0
+
+
+# Orders for all
+
+
+@in_every_colour
+async def test_a_reset_of_the_fleet_is_heard_within_two_seconds(w: World) -> None:
+    """By those that refuse, when they are called; here at once."""
+    one, other = fleet(MemoryStore(), 5, per=1000)
+    assert 5 == await passes(w, other, 9)
+    assert 0 == await passes(w, one)
+    one.reset()
+    assert 0 == await passes(w, one)
+    one.reset(fleet=True)
+    assert [2, 0] == [await passes(w, one, 2), await passes(w, other)]
+    await w.sleep(2)
+    # The first call looks, and waits for nothing.
+    assert [0, 3] == [await passes(w, other), await passes(w, other, 9)]
+
+
+@in_every_colour
+async def test_a_rate_that_is_set_for_all_holds_for_all(w: World) -> None:
+    """Above what they were made with, too, and for one that comes later."""
+    store = MemoryStore()
+    one, other = fleet(store, 10, per=10)
+    await passes(w, one)
+    await passes(w, other)
+    one.set_rate(100, per=20, burst=50, fleet=True)
+    await w.sleep(2)
+    await passes(w, other)
+    (later,) = fleet(store, 10, per=10, size=1)
+    await passes(w, later)
+    assert [(100, 20, 50)] * 3 == [
+        (limiter.rate, limiter.per, limiter.burst) for limiter in (one, other, later)
+    ]
+    await w.sleep(20)
+    assert 45 <= await passes(w, later, 60) <= 50
+    later.set_rate(1, fleet=True)
+    await w.sleep(2)
+    await passes(w, one)
+    assert (1, 20, 50) == (one.rate, one.per, one.burst)
+
+
+@in_every_colour
+async def test_what_is_set_for_all_is_told_when_the_store_is_back(w: World) -> None:
+    """Here it holds at once."""
+    store = MemoryStore(members=1)
+    one, other = fleet(store, 10, per=10)
+    await passes(w, one)
+    await passes(w, other)
+    store.lose()
+    one.set_rate(3, burst=3, fleet=True)
+    one.reset(fleet=True)
+    await passes(w, one)
+    assert [3, 10] == [one.rate, other.rate]
+    store.recover()
+    for _ in range(30):
+        await passes(w, other)
+        await w.sleep(0.1)
+    assert [3, 3] == [one.rate, other.rate]
+
+
+def test_a_rate_that_does_not_fit_is_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By a member whose calls cost more; the lower rate holds for it all the same."""
+    with virtual_time() as time:
+        store = MemoryStore()
+        (one,) = fleet(store, 100, burst=50, name="unfit", size=1)
+        (other,) = fleet(store, 100, burst=50, cost=20, name="unfit", size=1)
+        other.call(int)
+        one.set_rate(10, burst=10, fleet=True)
+        for _ in range(3):
+            time.advance(2)
+            with pytest.raises(RateLimitedError):
+                other.call(int)
+        assert [10, 100] == [one.rate, other.rate]
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert "cannot take the rate that another process set for all: " in text
+    assert "; the lower rate holds" in text
+
+
+def test_only_what_is_shared_can_be_changed_for_all() -> None:
+    """Nothing has changed then."""
+    limiter = RateLimiter(2, per=60)
+    text = "`fleet` must be False without `shared`, got True for RateLimiter"
+    with pytest.raises(ValueError, match=text):
+        limiter.set_rate(9, fleet=True)
+    with pytest.raises(ValueError, match=text):
+        limiter.reset(fleet=True)
+    assert 2 == limiter.rate

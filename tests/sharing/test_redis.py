@@ -16,7 +16,12 @@ import redis
 from tests.sharing.servers import Server, engine
 from tests.sharing.test_courier import wait_for
 
-from resilient import RateLimitedError, RateLimiter
+from resilient import (
+    CircuitBreaker,
+    CircuitOpenError,
+    RateLimitedError,
+    RateLimiter,
+)
 from resilient._sharing.courier import Request
 from resilient.redis import RedisStore
 from resilient.redis._transport import BUCKET, RedisTransport, Script, _refusal
@@ -279,3 +284,30 @@ def test_one_members_refusal_is_not_the_others(server: Server) -> None:
     assert [None, 1] == [reply.answer and reply.answer.granted for reply in replies]
     assert "WRONGTYPE" == replies[0].error
     assert [1, 1] == [reply.members for reply in replies]
+
+
+def test_an_order_of_a_process_that_ends_is_heard_by_others(
+    server: Server, store: RedisStore
+) -> None:
+    """What a script orders is told before it ends."""
+    limiter = RateLimiter(3, per=1000, shared=store, name="api")
+    breaker = CircuitBreaker(shared=store, name="api")
+    assert 3 == passes(limiter, 3)
+    assert 0 == breaker.call(int)
+    with RedisStore(server.url, prefix="shop", patience=20) as script:
+        RateLimiter(3, per=1000, shared=script, name="api").set_rate(
+            8, burst=8, fleet=True
+        )
+        RateLimiter(3, per=1000, shared=script, name="api").reset(fleet=True)
+        CircuitBreaker(shared=script, name="api").force_open(fleet=True)
+    wait_for(lambda: passes(limiter, 1))
+    assert (8, 7) == (limiter.rate, passes(limiter, 9))
+
+    def is_refused() -> bool:
+        try:
+            breaker.call(int)
+        except CircuitOpenError:
+            return True
+        return False
+
+    wait_for(is_refused)

@@ -1,4 +1,5 @@
 """What the command line does: one command a file.
 
-May import: `_calls`, `_errors`, `_policy`, `_sharing`, `_values`, `policies`.
+May import: `_calls`, `_errors`, `_machines`, `_policy`, `_sharing`, `_values`,
+`policies`, `redis`.
 """

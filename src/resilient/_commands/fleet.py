@@ -1,8 +1,7 @@
 """``resilient fleet``: what processes share through a server, as it stands there.
 
-A reset is a step that the members' own memory of the state does not undo, as
-deleting a key would be: a bucket is paid in to, so that its level is above what
-they saw last, and a circuit begins a term.
+A reset is the same order that a member gives with ``reset(fleet=True)``: the members'
+own memory of the state does not undo it, as it would undo the deletion of a key.
 """
 
 from __future__ import annotations
@@ -11,32 +10,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from resilient._machines.quorum import FORCED, OPEN, RESET, Report
+from resilient._machines.shared_bucket import Ask
 from resilient._sharing.store import key_start
 
 __all__ = ["fleet"]
-
-_BUCKET: Final = """
-local time = redis.call('TIME')
-local now = string.format('%.17g', tonumber(time[1]) + tonumber(time[2]) / 1000000)
-local had = redis.call('HMGET', KEYS[1], 'capacity', 'credited', 'level')
--- NB: more than may be missing by what any member saw.
-local paid = tonumber(had[2]) + 2 * tonumber(had[1]) + math.abs(tonumber(had[3]))
-redis.call('HSET', KEYS[1], 'level', had[1], 'time', now, 'full', now,
-    'credited', string.format('%.17g', paid))
-return redis.call('PEXPIRE', KEYS[1], 60000)
-"""
-
-_CIRCUIT: Final = """
-for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-    if string.sub(field, 1, 2) == 'm:' then redis.call('HDEL', KEYS[1], field) end
-end
-redis.call('HINCRBY', KEYS[1], 'term', 1)
-return redis.call('HSET', KEYS[1], 'open', '0', 'openings', '0', 'until', '0',
-    'met', '0', 'holder', '', 'held', '0')
-"""
-
-_RESETS: Final = {"bucket": _BUCKET, "budget": _BUCKET, "circuit": _CIRCUIT}
-"""What resets a kind, as a script: no member's exchange comes in between."""
 
 _COLUMNS: Final = ("KIND", "NAME", "MEMBERS", "STATE")
 
@@ -91,12 +69,28 @@ def _fail(text: str) -> int:
 
 def _reset(client: Any, start: str, name: str) -> bool:
     """Reset what is shared by a name; return whether there is anything."""
+    from resilient.redis._transport import (
+        BUCKET,
+        CIRCUIT,
+        arguments,
+        member_arguments,
+    )
+
     known = False
-    for kind, script in _RESETS.items():
+    for kind in ("bucket", "budget"):
         key = f"{start}{kind}:{name}}}"
-        if client.exists(key):
-            client.eval(script, 1, key)
+        numbers = client.hmget(key, "rate", "capacity", "order_number")
+        if numbers[0] is not None:
+            rate, capacity, order = [float(number or 0.0) for number in numbers]
+            # As a member that does not know the last order, whose numbers hold.
+            ask = Ask(rate, capacity, reset=1.0, order_number=order - 1.0)
+            client.eval(BUCKET.text, 1, key, *arguments(ask))
             known = True
+    key = f"{start}circuit:{name}}}"
+    if client.exists(key):
+        report = Report("", order=RESET)
+        client.eval(CIRCUIT.text, 1, key, *member_arguments(report))
+        known = True
     return known
 
 
@@ -138,7 +132,9 @@ def _bucket(stored: Mapping[str, str], now: float) -> str:
 
 def _circuit(stored: Mapping[str, str], now: float) -> str:
     known = _numbers(stored)
-    if known["open"]:
+    if known["open"] == FORCED:
+        return "forced open"
+    if known["open"] == OPEN:
         text = f"open, {max(0.0, known['until'] - now):.1f} s more"
         text += f"; {known['failures']:g} of {known['calls']:g} calls failed"
         probing = stored["holder"] and now < known["held"]

@@ -10,13 +10,17 @@ the fleet is open   opens, until the fleet's open time is over; then it
                     stays open, but for a member that holds the right to
                     probe, which is half-open
 the fleet is closed closes, if the fleet's was the verdict before
+an order            is forced open, or reset, once: a control of this
+                    member alone that comes later holds
 no verdict          goes by itself: what the fleet said of an open time
 (store lost)        holds until that is over
 =================== ====================================================
 
 Ground rules:
 
-- A circuit that is forced open, disabled or observing obeys no other member.
+- A circuit that is forced open, disabled or observing obeys no other member, but
+  for an order, which does to each what the same control would do to it alone.
+- An order is told until a store has answered; what it does here is not waited for.
 - What opens a member's circuit alone opens it, whatever the others say, and
   closes it again by its own probes.
 - Reports go with calls: two seconds apart while nothing fails, half a second
@@ -32,7 +36,7 @@ from typing import Final
 
 from resilient._machines.circuit import Circuit
 from resilient._machines.circuit_records import Change, CircuitState, Trip
-from resilient._machines.quorum import Report, Verdict
+from resilient._machines.quorum import CLOSED, FORCED, OPEN, RESET, Report, Verdict
 from resilient._machines.window import Counts
 
 __all__ = ["Delegate"]
@@ -69,7 +73,9 @@ class Delegate:
         next_at: When the next report is due, with the next call; may be read
             without a lock.
         term: The term that it believes in.
-        open: Whether the fleet's circuit is open in that.
+        verdict: What the fleet's circuit is in that: `OPEN`, `CLOSED`, `FORCED` or
+            `RESET` ...
+        open: ... and whether that is `OPEN`.
         is_cut: Whether it does without the store.
         members: As many as the store has seen in the last minute.
         exchanges, exchange_time: Answers, and what they took together.
@@ -84,6 +90,8 @@ class Delegate:
         "_minimum",
         "_news",
         "_openings",
+        "_order",
+        "_ordered",
         "_pause",
         "_probe_timeout",
         "_probed",
@@ -100,6 +108,7 @@ class Delegate:
         "next_at",
         "open",
         "term",
+        "verdict",
     )
 
     def __init__(
@@ -123,6 +132,7 @@ class Delegate:
         self.members: int = 1
         self.is_cut: bool = False
         self.term: float = 0.0
+        self.verdict: float = CLOSED
         self.open: bool = False
         self._openings = 0.0
         self._until = -math.inf
@@ -139,7 +149,18 @@ class Delegate:
         self._news = False
         self._right = 0.0
         self._probed = self._told = 0.0
+        self._order = self._ordered = 0.0
         self.restore()
+
+    def order(self, verdict: float) -> None:
+        """Have all members do what this one has done: `FORCED` or `RESET`."""
+        self._order = verdict
+        self.next_at = -math.inf
+
+    @property
+    def has_order(self) -> bool:
+        """Whether there is an order that no store has answered."""
+        return self._order != 0.0
 
     # -- What happens
 
@@ -173,19 +194,21 @@ class Delegate:
         circuit = self._circuit
         seen = circuit.statistics(now)
         self._told, self._probed = self._probed, 0.0
+        self._ordered = self._order
         self._right = self._wanted(now)
         report = Report(
             id_,
             self.term,
-            float(self.open),
+            self.verdict,
             self._openings,
-            max(0.0, self._until - now) if self.open else 0.0,
+            max(0.0, self._until - now) if self.verdict > CLOSED else 0.0,
             life=self._life,
             minimum=float(self._minimum),
             rate=self._rate,
             slow_rate=self._slow_rate,
             probed=self._told,
             right=self._right,
+            order=self._order,
         )
         if self._told < 0.0:
             report = report._replace(open_for=circuit.retry_after(now) or 0.0)
@@ -228,12 +251,19 @@ class Delegate:
         self.exchanges += 1
         self.exchange_time += now - sent
         circuit = self._circuit
-        was_open, self.open = self.open, verdict.open == 1.0
+        was_open, self.open = self.open, verdict.open == OPEN
+        self.verdict = verdict.open
         self._openings = verdict.openings
+        ordered, self._ordered = self._ordered, 0.0
+        if ordered == self._order:
+            self._order = 0.0
         if verdict.term != self.term:
             self.term = verdict.term
             if self.open:
                 self._follow_open(now, verdict)
+            elif verdict.open in (FORCED, RESET):
+                if verdict.open != ordered:
+                    self._obey(now, verdict)
             elif was_open:
                 circuit.follow_close(now)
         elif self.open and self._told and verdict.holds == 0.0:
@@ -246,7 +276,14 @@ class Delegate:
             circuit.may_probe_until = math.inf
         quiet = not self.open and verdict.failures == 0.0 == verdict.slow
         pause = _SYNC_QUIET if quiet else _SYNC
-        self.next_at = -math.inf if self._news else sent + pause
+        self.next_at = -math.inf if self._news or self._order else sent + pause
+
+    def _obey(self, now: float, verdict: Verdict) -> None:
+        """Do what an operator ordered for all members."""
+        if verdict.open == FORCED:
+            self._circuit.force_open(now)
+        else:
+            self._circuit.reset(now)
 
     def _follow_open(self, now: float, verdict: Verdict) -> None:
         self._until = now + min(_DAY, max(0.0, verdict.remaining))

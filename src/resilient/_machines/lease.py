@@ -36,6 +36,10 @@ Ground rules:
   blocks of three a quarter is left over.
 - One ask is on its way at a time. A reply that comes after its ask was given
   up is dropped: what it granted is lost, on the safe side.
+- A member that refuses looks at the bucket every two seconds in which it is
+  called: another may have given back, or reset it. No call waits for that.
+- An operator's order to reset the limit, or to set another, is told until the store
+  has answered: told twice it does the same.
 - A lease of 0: nothing is kept between calls. Each answer is for those who
   wait for it, however many.
 
@@ -52,7 +56,7 @@ from collections import deque
 from typing import Final, Literal, TypeAlias
 
 from resilient._machines.rate_limits import Pace, RateLimit, TokenBucket
-from resilient._machines.shared_bucket import Answer, Ask, Recall
+from resilient._machines.shared_bucket import NO_ORDER, Answer, Ask, Order, Recall
 
 __all__ = ["Lease", "Lost", "lease_for"]
 
@@ -63,6 +67,9 @@ _RENEWED_AT: Final = 0.25
 
 # The part of a lease between two asks of a member that was refused.
 _PAUSE: Final = 0.2
+
+# Seconds between two looks of a member that refuses.
+_LOOK: Final = 2.0
 
 # A count of the members is to be relied on when it has gone on for so long.
 _SEEN: Final = 60.0
@@ -141,11 +148,16 @@ class Lease(RateLimit):
         "_later",
         "_least",
         "_left",
+        "_looks",
+        "_looks_from",
         "_low",
+        "_order",
+        "_orders",
         "_owed",
         "_pieces",
         "_recall",
         "_renews",
+        "_resets",
         "_sent",
         "_share",
         "_slow",
@@ -154,6 +166,8 @@ class Lease(RateLimit):
         "_surplus",
         "_surplus_from",
         "_telling",
+        "_told_order",
+        "_told_reset",
         "_tried",
         "_until",
         "_wanted",
@@ -213,6 +227,11 @@ class Lease(RateLimit):
         self._issues: deque[tuple[float, float]] = deque(maxlen=_ISSUES)
         # Level, the store's time, ours, and units credited, of the last answer.
         self._recall: tuple[float, float, float, float] | None = None
+        # What an operator ordered, and whether the store has not heard of it.
+        self._order = NO_ORDER
+        self._orders = self._resets = False
+        self._told_order = NO_ORDER
+        self._told_reset = False
         self._cut: float | None = None
         self._share: TokenBucket | None = None
         self._aside: TokenBucket | None = None
@@ -244,6 +263,8 @@ class Lease(RateLimit):
         self._wanted, self._pieces = 0.0, self._cost
         self._awaited_from: float | None = None
         self._asks_from = -math.inf
+        self._looks = False
+        self._looks_from = -math.inf
         # What is told to the store once.
         self._owed = 0.0
         self._surplus = self._surplus_from = self._issued = 0.0
@@ -284,6 +305,9 @@ class Lease(RateLimit):
             self._look_ahead(now)
         elif self._cut is not None:
             self.alone += 1
+        elif now >= self._looks_from:
+            self._looks_from = now + _LOOK
+            self._looks = self.due = self._sent is None
         # NB: a store without a thread is tried again by those who miss it.
         self.due = self.due or self._cut is not None
         return wait
@@ -347,6 +371,39 @@ class Lease(RateLimit):
         else:
             self.restore()
             self.cut(now)
+
+    def reset(self) -> None:
+        """Fill the bucket of the whole fleet; forget what was answered."""
+        self.forget()
+        self._resets = self.due = True
+
+    def order(self, rate: float, per: float, burst: float | None) -> None:
+        """Have all members do the last `change`, which was to these numbers."""
+        self._order = Order(self._order.number, rate, per, burst or 0.0)
+        self._orders = self.due = True
+
+    def news(self, answer: Answer) -> Order | None:
+        """Return the order that an answer carries, if it is to be obeyed.
+
+        Who obeys calls `change` and `obeyed`; who cannot goes by the rate that is
+        in force all the same.
+        """
+        if self._orders and self._told_order is not self._order:
+            # Our own is later.
+            return None
+        if answer.order_number <= self._order.number:
+            return None
+        if self._orders:
+            # It is our own, or one that came later.
+            self._orders = False
+            if answer.order[1:] == self._order[1:]:
+                self.obeyed(answer.order)
+                return None
+        return answer.order
+
+    def obeyed(self, order: Order) -> None:
+        """Take note that an order of the fleet's is in force here."""
+        self._order = order
 
     def learn(
         self, now: float, remaining: float, reset: float, max_hold: float = math.inf
@@ -518,7 +575,13 @@ class Lease(RateLimit):
     def _has_news(self, now: float) -> bool:
         """Whether there is something to tell the store, though nothing is wanted."""
         return bool(
-            self._owed or self._spent_alone or self._surplus or self._ceiling < math.inf
+            self._owed
+            or self._spent_alone
+            or self._surplus
+            or self._ceiling < math.inf
+            or self._looks
+            or self._orders
+            or self._resets
         )
 
     def surrender(self, now: float) -> Ask | None:
@@ -529,7 +592,8 @@ class Lease(RateLimit):
         ask = self._told(now)
         self.booked += ask.spent
         self.forget()
-        return ask if ask.spent or ask.credit or ask.deposit else None
+        tells = ask.spent or ask.credit or ask.deposit or ask.reset or ask.orders
+        return ask if tells else None
 
     def absorb(self, now: float, answer: Answer, *, up: bool = True) -> None:
         """Take note of an answer.
@@ -543,6 +607,8 @@ class Lease(RateLimit):
         if sent is None:
             return
         self._awaited_from = None
+        self._resets = self._resets and not self._told_reset
+        self._looks_from = now + _LOOK
         self.booked += self._telling[0]
         self._recall = (answer.level, answer.time, now, answer.credited)
         self.exchanges += 1
@@ -566,6 +632,9 @@ class Lease(RateLimit):
             )
         elif self._wanted and now < self._contended_until:
             self._asks_from = sent + self.lease * _PAUSE
+        elif not self._wanted and answer.level >= self._pieces:
+            # What was refused is there: another member gave it back.
+            self._asks_from = min(self._asks_from, now)
         self._look_ahead(now)
 
     def end_round(self, now: float) -> None:
@@ -591,6 +660,7 @@ class Lease(RateLimit):
         elif self._sent is not None:
             self.booked += self._telling[0]
         self._sent = None
+        self.due = self.due or self._orders or self._resets
         self.cut(now if self._awaited_from is None else self._awaited_from)
 
     def cut(self, since: float) -> None:
@@ -663,8 +733,16 @@ class Lease(RateLimit):
             credit=self._surplus,
             issued=self._surplus_from if self._surplus else 0.0,
             ceiling=self._ceiling,
+            reset=float(self._resets),
+            orders=float(self._orders),
+            order_number=self._order.number,
+            order_rate=self._order.rate,
+            order_per=self._order.per,
+            order_burst=self._order.burst,
             recall=recall,
         )
+        self._looks = False
+        self._told_order, self._told_reset = self._order, self._resets
         self._telling = (
             spent,
             self._spent_from if self._spent_alone else now,

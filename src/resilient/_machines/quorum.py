@@ -14,6 +14,8 @@ closed    at first; when the member     when a report finds, for `SETTLING`
           that its probes passed
 open      then; when the probes of the  when the probes pass
           holder failed, anew
+forced    by an order to force it open  by an order to reset it, which
+                                        closes it
 ========= ============================= =================================
 
 Ground rules:
@@ -34,6 +36,9 @@ Ground rules:
 - The fleet remembers what a store forgets: every report says which term its
   member believes in, and whether the circuit is open. A store that knows an
   earlier term (an empty restart, an old copy) takes the member's word.
+- An order (an operator's `force_open` or `reset` for the whole fleet) begins a
+  term, whatever the member that brings it believes in. Every member that learns of
+  a term that an order began obeys the order once.
 - Moments of another time than the store's own, which has been set, are none:
   rows from the future are dropped, and a right that lasts longer than any.
 
@@ -49,7 +54,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-__all__ = ["LONGEST_RIGHT", "Assembly", "Report", "Row", "Verdict", "rule_on"]
+__all__ = [
+    "CLOSED",
+    "FORCED",
+    "LONGEST_RIGHT",
+    "OPEN",
+    "RESET",
+    "Assembly",
+    "Report",
+    "Row",
+    "Verdict",
+    "rule_on",
+]
+
+CLOSED: Final = 0.0
+"""The fleet's circuit is closed."""
+
+OPEN: Final = 1.0
+"""It is open."""
+
+FORCED: Final = 2.0
+"""It is open by an order, until another one."""
+
+RESET: Final = -1.0
+"""It is closed, and an order closed it."""
 
 SETTLING: Final = 0.4
 """Seconds for which the rule has to be met: two reports of one member."""
@@ -62,6 +90,9 @@ LONGEST_RIGHT: Final = 300.0
 
 KEEP: Final = 72.0
 """Seconds that a store keeps what it knows, at least, after the last report."""
+
+DAY: Final = 86400.0
+"""Seconds, besides, that it keeps an order to force the circuit open."""
 
 
 class Row(NamedTuple):
@@ -88,7 +119,8 @@ class Report(NamedTuple):
     Attributes:
         id: Which member it is.
         term: The term that it believes in ...
-        open: ... 1.0 if the fleet's circuit is open in that ...
+        open: ... whether the fleet's circuit is open in that: `OPEN`, `CLOSED`,
+            `FORCED` or `RESET` ...
         openings: ... how many times it has opened without closing ...
         remaining: ... and for how many seconds more.
         calls, failures, slow, failing, life: Of its row; while the fleet's
@@ -99,6 +131,7 @@ class Report(NamedTuple):
         open_for: Seconds for which it opens, if it opens by this report.
         probed: 1.0: its probes passed; -1.0: they failed; 0.0: neither.
         right: Seconds for which it wants the right to probe; 0.0: it does not.
+        order: What all members are to do, `FORCED` or `RESET`; 0.0: nothing.
     """
 
     id: str
@@ -117,17 +150,18 @@ class Report(NamedTuple):
     open_for: float = 5.0
     probed: float = 0.0
     right: float = 0.0
+    order: float = 0.0
 
 
 class Assembly(NamedTuple):
     """What a store keeps.
 
     Attributes:
-        term: Grows with each opening and closing.
-        open: 1.0 if the circuit is open.
+        term: Grows with each opening, closing and order.
+        open: `OPEN`, `CLOSED`, `FORCED` or `RESET`.
         openings: How many times it has opened without closing in between.
         until: When its open time is over; while it is closed, before when it does
-            not open.
+            not open; while it is forced open, when that may be forgotten.
         met: Since when the rule has been met; 0.0: it is not.
         holder: Who holds the right to probe; "": no member.
         held: Until when.
@@ -153,7 +187,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         term: The term.
-        open: 1.0 if the circuit is open.
+        open: `OPEN`, `CLOSED`, `FORCED` or `RESET`.
         openings: How many times it has opened without closing in between.
         remaining: Seconds until its open time is over; below 0: it is.
         holds: 1.0 if the asker holds the right to probe.
@@ -197,17 +231,23 @@ def rule_on(known: Assembly, now: float, report: Report) -> tuple[Assembly, Verd
         until, met, holder, held = now + report.remaining, 0.0, "", 0.0
         why = report.calls, report.failures, report.slow
         rows = {}
+    if report.order != 0.0:
+        term, is_open, openings = max(term, report.term) + 1.0, report.order, 0.0
+        until, met, holder, held, rows = 0.0, 0.0, "", 0.0, {}
+        why = 0.0, 0.0, 0.0
+    if is_open == FORCED:
+        until = now + DAY
     if holder != "" and (now >= held or held - now > LONGEST_RIGHT):
         holder, held = "", 0.0
     if report.term == term:
         mine = holder in ("", report.id)
-        if is_open == 1.0 and mine and report.probed != 0.0:
+        if is_open == OPEN and mine and report.probed != 0.0:
             term, holder, held, met, rows = term + 1.0, "", 0.0, 0.0, {}
             if report.probed > 0.0:
-                is_open, openings, until = 0.0, 0.0, 0.0
+                is_open, openings, until = CLOSED, 0.0, 0.0
             else:
                 openings, until = openings + 1.0, now + report.open_for
-        elif is_open == 0.0:
+        elif is_open <= CLOSED:
             if not any(0.0 <= now - row.at < row.life for row in rows.values()):
                 until = now + ASSEMBLING
             rows[report.id] = Row(
@@ -230,7 +270,7 @@ def rule_on(known: Assembly, now: float, report: Report) -> tuple[Assembly, Verd
                 slow + row.slow,
             )
             failing, members = failing + row.failing, members + 1.0
-    if is_open == 0.0:
+    if is_open <= CLOSED:
         enough = calls > 0.0 and calls >= report.minimum
         shares = enough and (
             failures / calls >= report.rate or slow / calls >= report.slow_rate
@@ -242,12 +282,12 @@ def rule_on(known: Assembly, now: float, report: Report) -> tuple[Assembly, Verd
         elif met == 0.0 or met > now:
             met = now
         elif now - met >= SETTLING and report.failing == 1.0 and not assembling:
-            term, is_open, openings = term + 1.0, 1.0, openings + 1.0
+            term, is_open, openings = term + 1.0, OPEN, openings + 1.0
             until, met, rows = now + report.open_for, 0.0, {}
             why = calls, failures, slow
     elif report.right > 0.0 and report.term == term and holder in ("", report.id):
         holder, held = report.id, now + min(report.right, LONGEST_RIGHT)
-    if is_open == 1.0:
+    if is_open == OPEN:
         calls, failures, slow = why
     return (
         Assembly(term, is_open, openings, until, met, holder, held, *why, rows),
@@ -256,7 +296,7 @@ def rule_on(known: Assembly, now: float, report: Report) -> tuple[Assembly, Verd
             is_open,
             openings,
             until - now,
-            1.0 if holder == report.id and is_open == 1.0 else 0.0,
+            1.0 if holder == report.id and is_open == OPEN else 0.0,
             calls,
             failures,
             slow,

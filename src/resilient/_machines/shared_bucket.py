@@ -40,10 +40,15 @@ credit          Units issued at that time of the store's and not used. They
                 twice, or was lost, for then that cannot be told.
 deposit         Units paid in; they run over where the bucket is full.
 ceiling         What the server behind says is left: never more than that.
+reset           An operator's order to fill the bucket, whatever was taken.
+order           Another rate for the whole fleet, which an operator set, with a
+                number that grows from order to order. It holds in the place of
+                what members were made with, and every answer carries it.
 ==============  ==========================================================
 
 Two members may have been given different numbers, as in each rolling deploy:
-the lower ones hold for all until no member has asked for them in a minute.
+the lower ones hold for all until no member has asked for them in a minute. What
+a member asks for that does not know the last order yet is none of these numbers.
 
 Deliberately not modelled: who may ask, queues, fairness. A member asks for no
 more than its part (`lease`).
@@ -54,7 +59,7 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-__all__ = ["KEEP", "Answer", "Ask", "Bucket", "Recall", "answer"]
+__all__ = ["KEEP", "NO_ORDER", "Answer", "Ask", "Bucket", "Order", "Recall", "answer"]
 
 KEEP: Final = 60.0
 """Seconds that a store keeps a bucket after it is full again, and so those for
@@ -85,6 +90,26 @@ class Recall(NamedTuple):
     credited: float
 
 
+class Order(NamedTuple):
+    """A rate that an operator set for the whole fleet.
+
+    Attributes:
+        number: Grows from order to order; 0: there is none.
+        rate: Units per `per` seconds.
+        per: Seconds.
+        burst: Units at once; 0: the default of the limit.
+    """
+
+    number: float
+    rate: float
+    per: float
+    burst: float
+
+
+NO_ORDER: Final = Order(0.0, 0.0, 0.0, 0.0)
+"""The order of a fleet that has been given none."""
+
+
 class Ask(NamedTuple):
     """A question to a store; see the top of this module.
 
@@ -100,6 +125,10 @@ class Ask(NamedTuple):
         issued: ... taken at this time of the store's.
         deposit: Units to pay in.
         ceiling: Units that there are at most.
+        reset: 1.0: fill it, whatever was taken.
+        orders: 1.0: what follows is a new order.
+        order_number, order_rate, order_per, order_burst: The order that the asker
+            goes by, and its `rate` and `capacity`; see `Order`.
         recall: What the asker saw last; None: it is new.
     """
 
@@ -114,6 +143,12 @@ class Ask(NamedTuple):
     issued: float = 0.0
     deposit: float = 0.0
     ceiling: float = math.inf
+    reset: float = 0.0
+    orders: float = 0.0
+    order_number: float = 0.0
+    order_rate: float = 0.0
+    order_per: float = 0.0
+    order_burst: float = 0.0
     recall: Recall | None = None
 
 
@@ -132,6 +167,7 @@ class Bucket(NamedTuple):
         rate: Units per second, the lowest that any member asked for ...
         capacity: ... and so of the capacity ...
         agreed: ... and when a member last did.
+        order_number, order_rate, order_per, order_burst: The last `Order`.
     """
 
     level: float
@@ -145,6 +181,10 @@ class Bucket(NamedTuple):
     rate: float
     capacity: float
     agreed: float
+    order_number: float = 0.0
+    order_rate: float = 0.0
+    order_per: float = 0.0
+    order_burst: float = 0.0
 
     @property
     def expires(self) -> float:
@@ -163,6 +203,7 @@ class Answer(NamedTuple):
         rate: Units per second in force.
         capacity: Units that a full bucket holds, in force.
         lost: Whether the bucket had been lost.
+        order_number, order_rate, order_per, order_burst: The last `Order`.
     """
 
     granted: float
@@ -172,6 +213,17 @@ class Answer(NamedTuple):
     rate: float
     capacity: float
     lost: bool
+    order_number: float = 0.0
+    order_rate: float = 0.0
+    order_per: float = 0.0
+    order_burst: float = 0.0
+
+    @property
+    def order(self) -> Order:
+        """The last order."""
+        return Order(
+            self.order_number, self.order_rate, self.order_per, self.order_burst
+        )
 
 
 def answer(bucket: Bucket | None, now: float, ask: Ask) -> tuple[Bucket, Answer]:
@@ -189,6 +241,10 @@ def answer(bucket: Bucket | None, now: float, ask: Ask) -> tuple[Bucket, Answer]
     """
     recall = ask.recall
     rate, capacity = ask.rate, ask.capacity
+    order = Order(ask.order_number, ask.order_rate, ask.order_per, ask.order_burst)
+    known = 0.0 if bucket is None else bucket.order_number
+    if ask.orders == 1.0:
+        order = order._replace(number=max(known, order.number) + 1.0)
     lost = False
     if bucket is None:
         level, full, born, credited, agreed = capacity, now, 0.0, 0.0, now
@@ -205,7 +261,14 @@ def answer(bucket: Bucket | None, now: float, ask: Ask) -> tuple[Bucket, Answer]
         level, full, born = bucket.level, bucket.full, bucket.born
         credited, agreed = bucket.credited, bucket.agreed
         over, over_from, over_until = bucket.over, bucket.over_from, bucket.over_until
-        if rate <= bucket.rate and capacity <= bucket.capacity:
+        if order.number < known:
+            rate, capacity = bucket.rate, bucket.capacity
+            order = Order(
+                known, bucket.order_rate, bucket.order_per, bucket.order_burst
+            )
+        elif order.number > known or (
+            rate <= bucket.rate and capacity <= bucket.capacity
+        ):
             agreed = now
         elif now - agreed < KEEP:
             rate = min(rate, bucket.rate)
@@ -244,6 +307,10 @@ def answer(bucket: Bucket | None, now: float, ask: Ask) -> tuple[Bucket, Answer]
     paid = ask.deposit
     if ask.credit > 0.0 and full <= ask.issued:
         paid = paid + ask.credit
+    if ask.reset == 1.0:
+        # More than may be missing by what any member saw: see "an old copy".
+        paid = paid + 2.0 * capacity + abs(level)
+        full = now
     if paid > 0.0:
         credited = credited + paid
         level = min(capacity, level + paid)
@@ -269,6 +336,7 @@ def answer(bucket: Bucket | None, now: float, ask: Ask) -> tuple[Bucket, Answer]
             rate,
             capacity,
             agreed,
+            *order,
         ),
-        Answer(granted, level, now, credited, rate, capacity, lost),
+        Answer(granted, level, now, credited, rate, capacity, lost, *order),
     )

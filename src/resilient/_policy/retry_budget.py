@@ -11,7 +11,7 @@ from resilient._calls.call import Call
 from resilient._events.events import Event
 from resilient._machines.budget import Budget
 from resilient._policy.policy import Policy
-from resilient._policy.shared import emit_of_store
+from resilient._policy.shared import emit_of_store, fleet_of
 from resilient._runtimes import clock
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.priority import Priority
@@ -184,10 +184,20 @@ class RetryBudget:
             status |= self._shared.status()
         return status
 
-    def reset(self) -> None:
-        """Fill it; of a shared one this process forgets what it was told."""
+    def reset(self, *, fleet: bool = False) -> None:
+        """Fill it; of a shared one this process forgets what it was told.
+
+        Args:
+            fleet: Fill it for all processes that share it; see
+                `RateLimiter.reset`.
+
+        Raises:
+            ValueError: `fleet`, and it is not shared.
+        """
+        if fleet:
+            fleet_of(self, self._shared)
         if self._shared is not None:
-            self._shared.reset()
+            self._shared.reset(fleet=fleet)
             return
         with self._lock:
             machine = self._machine

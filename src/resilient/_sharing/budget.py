@@ -177,7 +177,11 @@ class SharedBudget(LeaseMember):
         with self._lock:
             return self.lease.level(clock.now())
 
-    def reset(self) -> None:
-        """Forget what the store said; ask anew."""
+    def reset(self, *, fleet: bool) -> None:
+        """Forget what the store said and ask anew, or fill all members' budget."""
         with self._lock:
-            self.lease.forget()
+            if fleet:
+                self.lease.reset()
+            else:
+                self.lease.forget()
+        self.follow(clock.now())

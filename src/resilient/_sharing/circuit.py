@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from resilient._events.events import StoreBack
 from resilient._machines.delegate import Delegate
-from resilient._machines.quorum import Report, Verdict
+from resilient._machines.quorum import CLOSED, FORCED, OPEN, RESET, Report, Verdict
+from resilient._runtimes import clock
 from resilient._sharing.member import SharedState
 from resilient._sharing.store import SharedStore
 
 __all__ = ["SharedCircuit"]
+
+_VERDICTS: Final = {
+    CLOSED: "closed",
+    RESET: "closed",
+    OPEN: "open",
+    FORCED: "forced_open",
+}
 
 # Until the first answer to a report may be waited for: see `Delegate.next_at`.
 _SOON = 0.5
@@ -27,7 +35,7 @@ class SharedCircuit(SharedState):
         run: Calls a function under the breaker's lock, with further arguments,
             and tells its listeners of the changes.
         open_time: Returns for how many seconds a circuit opens that opens for
-            the so-manieth time; no lock is held.
+            the nth time; no lock is held.
         emit: See `SharedState`.
     """
 
@@ -63,24 +71,42 @@ class SharedCircuit(SharedState):
                 self.link.notify(self)
 
     def _details(self) -> dict[str, Any]:
-        return {"circuit.fleet": "open" if self.delegate.open else "closed"}
+        return {"circuit.fleet": _VERDICTS[self.delegate.verdict]}
+
+    def force_open(self) -> None:
+        """Have all other members force their circuits open."""
+        self._order(FORCED)
+
+    def reset(self) -> None:
+        """Have all other members reset theirs."""
+        self._order(RESET)
+
+    def _order(self, verdict: float) -> None:
+        self.change(clock.now(), self.delegate.order, verdict)
+        self._send_order()
+
+    def _send_order(self) -> None:
+        if self.delegate.has_order and self.link.up:
+            self.link.notify(self)
 
     # -- Called by the link
 
     def collect(self, now: float) -> Report | None:
         report: Report | None = self.change(now, self.delegate.collect, now, self.id)
-        if report is not None and report.failing and not report.open:
+        if report is not None and report.failing and report.open <= CLOSED:
             # It may open the fleet's circuit.
             seconds = self._open_time(int(report.openings) + 1)
             report = report._replace(open_for=seconds)
         return report
 
     def surrender(self, now: float) -> Report | None:
-        # What it has seen ends with the life of its row.
-        return None
+        # What it has seen ends with the life of its row; an order does not.
+        return self.collect(now) if self.delegate.has_order else None
 
     def deliver(self, answer: Verdict, now: float, *, up: bool) -> None:
         self.change(now, self.delegate.absorb, now, answer)
+        # It was given while another report was on its way.
+        self._send_order()
 
     def fail(self, now: float, *, sent: bool) -> None:
         self.change(now, self.delegate.fail)
@@ -89,3 +115,4 @@ class SharedCircuit(SharedState):
         self.change(now, self.delegate.restore)
         # NB: every call is decided by the circuit, with and without it.
         self.emit(StoreBack, seconds, 0)
+        self._send_order()

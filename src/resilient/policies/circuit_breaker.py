@@ -26,7 +26,7 @@ from resilient._machines.circuit_records import (
 )
 from resilient._machines.window import CountWindow, TimeWindow, Window
 from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
-from resilient._policy.shared import emit_of_store, shared_in_per_key
+from resilient._policy.shared import emit_of_store, fleet_of, shared_in_per_key
 from resilient._runtimes import clock
 from resilient._values.checks import count, keywords_only, optional, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
@@ -471,13 +471,37 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
             **({} if self._shared is None else self._shared.status()),
         }
 
-    def reset(self) -> None:
-        """Close the circuit, with an empty window. Calls under way are stale."""
-        self._control(self._circuit.reset)
+    def reset(self, *, fleet: bool = False) -> None:
+        """Close the circuit, with an empty window. Calls under way are stale.
 
-    def force_open(self) -> None:
-        """Reject every call until `reset` or another control."""
+        Args:
+            fleet: In all processes that share it; see `force_open`.
+
+        Raises:
+            ValueError: `fleet`, and it is not shared.
+        """
+        shared = fleet_of(self, self._shared) if fleet else None
+        self._control(self._circuit.reset)
+        if shared is not None:
+            shared.reset()
+
+    def force_open(self, *, fleet: bool = False) -> None:
+        """Reject every call until `reset` or another control.
+
+        Args:
+            fleet: In all processes that share it: here at once, in the others
+                with their next report, which goes with a call and is at most
+                2 s after the last one. It returns before the store has
+                answered, and is told to a store that is lost when it is back.
+                A process that starts later is forced open, too.
+
+        Raises:
+            ValueError: `fleet`, and it is not shared.
+        """
+        shared = fleet_of(self, self._shared) if fleet else None
         self._control(self._circuit.force_open)
+        if shared is not None:
+            shared.force_open()
 
     def disable(self) -> None:
         """Let every call pass and record nothing, until another control."""

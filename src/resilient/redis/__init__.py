@@ -2,6 +2,8 @@
 
 `RedisStore` is what policies are given as ``shared=``. It needs redis-py:
 ``pip install resilient-pipeline[redis]``.
+
+May import: `_events`, `_machines`, `_sharing`, `_values`.
 """
 
 from __future__ import annotations

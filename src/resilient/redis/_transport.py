@@ -175,8 +175,8 @@ def _reply(ask: Ask | Report | Claim, said: Any, members: Any) -> Reply:
         return Reply(Verdict(*map(float, said)), counted)
     if isinstance(ask, Claim):
         return Reply(Grant(*map(float, said)), counted)
-    granted, level, now, credited, rate, capacity, lost = map(float, said)
-    answer = Answer(granted, level, now, credited, rate, capacity, lost == 1.0)
+    granted, level, now, credited, rate, capacity, lost, *order = map(float, said)
+    answer = Answer(granted, level, now, credited, rate, capacity, lost == 1.0, *order)
     if not math.isfinite(level):  # pragma: no cover - the scripts give none
         return Reply(None, counted, "a level that is no number")
     return Reply(answer, counted)

@@ -7,9 +7,10 @@ for i = 1, #ARGV do a[i] = tonumber(ARGV[i]) end
 local rate, capacity, want, least = a[1], a[2], a[3], a[4]
 local ask_spent, span, ask_excess = a[5], a[6], a[7]
 local credit, issued, deposit, ceiling = a[8], a[9], a[10], a[11]
-local seen_level, seen_time, elapsed, seen_credited = a[12], a[13], a[14], a[15]
+local reset, orders, order = a[12], a[13], {a[14], a[15], a[16], a[17]}
+local seen_level, seen_time, elapsed, seen_credited = a[18], a[19], a[20], a[21]
 local recalls = elapsed >= 0
-local now = a[16]
+local now = a[22]
 if not now then
     local time = redis.call('TIME')
     now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -17,7 +18,10 @@ end
 local function text(number) return string.format('%.17g', number) end
 
 local had = redis.call('HMGET', key, 'level', 'time', 'full', 'born', 'credited',
-    'over', 'over_from', 'over_until', 'rate', 'capacity', 'agreed')
+    'over', 'over_from', 'over_until', 'rate', 'capacity', 'agreed',
+    'order_number', 'order_rate', 'order_per', 'order_burst')
+local known = tonumber(had[12] or 0)
+if orders == 1 then order[1] = math.max(known, order[1]) + 1 end
 local lost = false
 local level, full, born, credited, agreed, over, over_from, over_until
 if not had[1] then
@@ -35,11 +39,14 @@ if not had[1] then
         end
     end
 else
-    for i = 1, 11 do had[i] = tonumber(had[i]) end
+    for i = 1, 15 do had[i] = tonumber(had[i] or 0) end
     level, full, born, credited, agreed = had[1], had[3], had[4], had[5], had[11]
     over, over_from, over_until = had[6], had[7], had[8]
     local had_time, had_rate, had_capacity = had[2], had[9], had[10]
-    if rate <= had_rate and capacity <= had_capacity then
+    if order[1] < known then
+        rate, capacity = had_rate, had_capacity
+        order = {known, had[13], had[14], had[15]}
+    elseif order[1] > known or (rate <= had_rate and capacity <= had_capacity) then
         agreed = now
     elseif now - agreed < KEEP then
         rate = math.min(rate, had_rate)
@@ -81,6 +88,10 @@ if ask_spent > 0 then
 end
 local paid = deposit
 if credit > 0 and full <= issued then paid = paid + credit end
+if reset == 1 then
+    paid = paid + 2 * capacity + math.abs(level)
+    full = now
+end
 if paid > 0 then
     credited = credited + paid
     level = math.min(capacity, level + paid)
@@ -99,8 +110,11 @@ end
 redis.call('HSET', key, 'level', text(level), 'time', text(now), 'full', text(full),
     'born', text(born), 'credited', text(credited), 'over', text(over),
     'over_from', text(over_from), 'over_until', text(over_until),
-    'rate', text(rate), 'capacity', text(capacity), 'agreed', text(agreed))
+    'rate', text(rate), 'capacity', text(capacity), 'agreed', text(agreed),
+    'order_number', text(order[1]), 'order_rate', text(order[2]),
+    'order_per', text(order[3]), 'order_burst', text(order[4]))
 redis.call('PEXPIRE', key, string.format('%.0f',
     math.ceil(1000 * ((capacity - level) / rate + KEEP))))
 return {text(granted), text(level), text(now), text(credited), text(rate),
-    text(capacity), lost and '1' or '0'}
+    text(capacity), lost and '1' or '0', text(order[1]), text(order[2]),
+    text(order[3]), text(order[4])}

@@ -1,14 +1,15 @@
 -- One report and its verdict; see resilient/_machines/quorum.py, which says what
 -- each step is for. NB: this is `rule_on` there, operation by operation.
-local SETTLING, ASSEMBLING, LONGEST_RIGHT, KEEP = 0.4, 2.2, 300, 72
+local SETTLING, ASSEMBLING, LONGEST_RIGHT, KEEP, DAY = 0.4, 2.2, 300, 72, 86400
+local OPEN, CLOSED, FORCED = 1, 0, 2
 local key, id = KEYS[1], ARGV[1]
 local a = {}
 for i = 2, #ARGV do a[i - 1] = tonumber(ARGV[i]) end
 local r_term, r_open, r_openings, r_remaining = a[1], a[2], a[3], a[4]
 local r_calls, r_failures, r_slow, r_failing = a[5], a[6], a[7], a[8]
 local r_life, minimum, rate, slow_rate = a[9], a[10], a[11], a[12]
-local open_for, probed, right = a[13], a[14], a[15]
-local now = a[16]
+local open_for, probed, right, order = a[13], a[14], a[15], a[16]
+local now = a[17]
 if not now then
     local time = redis.call('TIME')
     now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -47,20 +48,27 @@ if r_term > term then
     w_calls, w_failures, w_slow = r_calls, r_failures, r_slow
     clear()
 end
+if order ~= 0 then
+    term, open, openings = math.max(term, r_term) + 1, order, 0
+    until_, met, holder, held = 0, 0, '', 0
+    w_calls, w_failures, w_slow = 0, 0, 0
+    clear()
+end
+if open == FORCED then until_ = now + DAY end
 if holder ~= '' and (now >= held or held - now > LONGEST_RIGHT) then
     holder, held = '', 0
 end
 if r_term == term then
     local mine = holder == '' or holder == id
-    if open == 1 and mine and probed ~= 0 then
+    if open == OPEN and mine and probed ~= 0 then
         term, holder, held, met = term + 1, '', 0, 0
         clear()
         if probed > 0 then
-            open, openings, until_ = 0, 0, 0
+            open, openings, until_ = CLOSED, 0, 0
         else
             openings, until_ = openings + 1, now + open_for
         end
-    elseif open == 0 then
+    elseif open <= CLOSED then
         local assembled = false
         for _, row in pairs(rows) do
             assembled = assembled or (0 <= now - row[1] and now - row[1] < row[2])
@@ -81,7 +89,7 @@ for member, row in pairs(rows) do
     end
 end
 for member in pairs(gone) do rows[member] = nil end
-if open == 0 then
+if open <= CLOSED then
     local enough = calls > 0 and calls >= minimum
     local shares = enough and (failures / calls >= rate or slow / calls >= slow_rate)
     local assembling = 0 < until_ - now and until_ - now <= ASSEMBLING
@@ -91,7 +99,7 @@ if open == 0 then
     elseif met == 0 or met > now then
         met = now
     elseif now - met >= SETTLING and r_failing == 1 and not assembling then
-        term, open, openings = term + 1, 1, openings + 1
+        term, open, openings = term + 1, OPEN, openings + 1
         until_, met = now + open_for, 0
         w_calls, w_failures, w_slow = calls, failures, slow
         clear()
@@ -99,7 +107,7 @@ if open == 0 then
 elseif right > 0 and r_term == term and (holder == '' or holder == id) then
     holder, held = id, now + math.min(right, LONGEST_RIGHT)
 end
-if open == 1 then calls, failures, slow = w_calls, w_failures, w_slow end
+if open == OPEN then calls, failures, slow = w_calls, w_failures, w_slow end
 for member in pairs(gone) do redis.call('HDEL', key, 'm:' .. member) end
 if rows[id] then
     local row = {}
@@ -111,7 +119,7 @@ redis.call('HSET', key, 'term', text(term), 'open', text(open),
     'holder', holder, 'held', text(held), 'calls', text(w_calls),
     'failures', text(w_failures), 'slow', text(w_slow))
 redis.call('PEXPIRE', key, string.format('%.0f',
-    1000 * (KEEP + math.max(0, math.min(86400, until_ - now)))))
+    1000 * (KEEP + math.max(0, math.min(DAY, until_ - now)))))
 return {text(term), text(open), text(openings), text(until_ - now),
-    (holder == id and open == 1) and '1' or '0', text(calls), text(failures),
+    (holder == id and open == OPEN) and '1' or '0', text(calls), text(failures),
     text(slow), text(failing), text(members)}

@@ -16,13 +16,14 @@ from resilient._calls.outcome import Outcome
 from resilient._edges.steps import Answer
 from resilient._errors.chains import annotate
 from resilient._errors.errors import RateLimitedError
+from resilient._events.listeners import log_warning_once
 from resilient._machines.rate_limits import RateLimit
 from resilient._policy.admission import (
     Admission,
     AdmissionPolicy,
     DeferredRelease,
 )
-from resilient._policy.shared import emit_of_store, shared_in_per_key
+from resilient._policy.shared import emit_of_store, fleet_of, shared_in_per_key
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import wake_all
 from resilient._runtimes.sync import NO_WAITER, can_park
@@ -51,6 +52,7 @@ from resilient.policies.rate_limiter.queue import (
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from resilient._machines.shared_bucket import Order
     from resilient._sharing.store import SharedStore
     from resilient.policies.rate_limiter.shared import SharedQueue
 
@@ -175,6 +177,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
                 partial(emit_of_store, self),
                 lambda: self._queue,
                 self._serve_locked,
+                self._obey_locked,
             ).lease
 
     @property
@@ -718,6 +721,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
         per: float | timedelta | None = None,
         burst: float | None = None,
         unit: str | None = None,
+        fleet: bool = False,
     ) -> None:
         """Set another rate, live.
 
@@ -731,13 +735,22 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
                 period's worth of the new rate.
             unit: Which limit, where there are several; of those that count
                 the same unit the first.
+            fleet: In all processes that share the limit: here at once, in the
+                others with their next answer, which who is called has within
+                2 s. It returns before the store has answered, and is told to
+                a store that is lost when it is back. It holds for processes
+                that start later, too, until the store forgets the limit: a
+                minute after it is full again.
 
         Raises:
             TypeError, ValueError: An argument is out of range, no limit
-                counts that unit, or the `cost` of a call would never fit.
-                Nothing has changed then.
+                counts that unit, the `cost` of a call would never fit, or
+                `fleet` and it is not shared. Nothing has changed then.
         """
+        shared = fleet_of(self, self._shared) if fleet else None
         self._run(self._set_rate_locked, rate, per, burst, unit)
+        if shared is not None:
+            shared.order(self._config.each[0])
 
     def _set_rate_locked(
         self,
@@ -747,7 +760,6 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
         burst: float | None,
         unit: str | None,
     ) -> None:
-        now = clock.now()
         place = self._config.place_of(unit)
         old = self._config.each[place]
         limit = Limit(
@@ -756,10 +768,33 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
             unit=old.unit,
             burst=old.burst if burst is None else burst,
         )
+        now = clock.now()
+        self._set_limit_locked(now, place, limit)
+        woken += self._recheck_waiters_locked(now)
+
+    def _set_limit_locked(self, now: float, place: int, limit: Limit) -> None:
         config = self._config.with_limit(place, limit)
         self._each()[place].change(now, limit.rate, limit.per, limit.burst)
         self._config = config
-        woken += self._recheck_waiters_locked(now)
+
+    def _obey_locked(self, now: float, order: Order) -> bool:
+        """Set what another process set for all; return whether it fits."""
+        unit = self._config.each[0].unit
+        try:
+            limit = Limit(
+                order.rate, per=order.per, unit=unit, burst=order.burst or None
+            )
+            self._set_limit_locked(now, 0, limit)
+        except ValueError as error:
+            log_warning_once(
+                f"order {self.label}",
+                "%r cannot take the rate that another process set for all: %s; the"
+                " lower rate holds",
+                self,
+                error,
+            )
+            return False
+        return True
 
     def learn(
         self,
@@ -859,12 +894,24 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
             status |= self._shared.status()
         return status
 
-    def reset(self) -> None:
+    def reset(self, *, fleet: bool = False) -> None:
         """Forget what was taken, not the rate. Who waits goes on at once.
 
         Of a shared limit this process forgets what it was told: it asks anew.
+
+        Args:
+            fleet: Forget what all processes took: the limit is as new. Others
+                that refuse learn of it within 2 s in which they are called. It
+                returns before the store has answered, and is told to a store
+                that is lost when it is back.
+
+        Raises:
+            ValueError: `fleet`, and it is not shared.
         """
+        shared = fleet_of(self, self._shared) if fleet else None
         self._run(self._reset_locked)
+        if shared is not None:
+            shared.reset()
 
     def _reset_locked(self, woken: list[Ticket]) -> None:
         if self._shared is None:

@@ -7,9 +7,11 @@ from typing import Any
 
 from resilient._calls.call import Call
 from resilient._machines.lease import Lease
+from resilient._machines.shared_bucket import Answer, Order
+from resilient._runtimes import clock
 from resilient._sharing.member import LeaseMember
 from resilient._sharing.store import SharedStore
-from resilient.policies.rate_limiter.config import LimiterConfig
+from resilient.policies.rate_limiter.config import Limit, LimiterConfig
 from resilient.policies.rate_limiter.queue import Queue, Ticket
 
 __all__ = ["SharedLease", "SharedQueue"]
@@ -35,12 +37,14 @@ class SharedQueue(LeaseMember):
         config: What the limiter was made with.
         queue: Returns the calls that wait for it.
         serve: Serves them, the lock being held; returns the tickets to wake.
+        obey: Sets the numbers of an order, the lock being held; returns whether it
+            could. The queue is served afterwards.
 
     Raises:
         TypeError, ValueError: It is no store, or the limit cannot be shared.
     """
 
-    __slots__ = ("_queue", "_serve")
+    __slots__ = ("_obey", "_queue", "_serve")
 
     def __init__(
         self,
@@ -51,7 +55,9 @@ class SharedQueue(LeaseMember):
         emit: Callable[..., None],
         queue: Callable[[], Queue | None],
         serve: Callable[[float], list[Ticket]],
+        obey: Callable[[float, Order], bool],
     ) -> None:
+        self._obey = obey
         self._queue = queue
         self._serve = serve
 
@@ -69,6 +75,26 @@ class SharedQueue(LeaseMember):
     def serve_locked(self, now: float) -> list[Any]:
         woken: list[Any] = list(self._serve(now))
         return woken
+
+    def reset(self) -> None:
+        """Fill the limit of all members."""
+        now = clock.now()
+        self.change(now, self.lease.reset)
+        self.follow(now)
+
+    def order(self, limit: Limit) -> None:
+        """Have all members keep the limit that this one has been set."""
+        now = clock.now()
+        self.change(now, self.lease.order, limit.rate, limit.per, limit.burst)
+        self.follow(now)
+
+    def _deliver_locked(
+        self, woken: list[Any], answer: Answer, now: float, up: bool
+    ) -> tuple[float, float] | None:
+        order = self.lease.news(answer)
+        if order is not None and self._obey(now, order):
+            self.lease.obeyed(order)
+        return super()._deliver_locked(woken, answer, now, up)
 
     def limit_sleep(self, ticket: Ticket, call: Call) -> None:
         """Have it look again when its deadline comes, or an answer may."""
