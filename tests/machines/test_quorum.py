@@ -256,7 +256,7 @@ def failing(id_: str, **changes: float) -> Report:
 def opened() -> Assembly:
     """Return what a store has whose fleet has just opened."""
     known = Assembly()
-    for now in (1.0, 1.1, 3.3):
+    for now in (1.0, 3.1, 3.3):
         for one in ("a", "b"):
             known, verdict = rule_on(known, now, failing(one, term=known.term))
     assert (1.0, 1.0, 1.0) == (verdict.term, verdict.open, verdict.openings)
@@ -407,3 +407,20 @@ def test_a_member_that_was_away_takes_the_term_as_it_is() -> None:
     member.delegate.absorb(1000.0, Verdict(4.0, *[0.0] * 9))
     assert 4.0 == member.delegate.term
     assert CircuitState.FORCED_OPEN is member.circuit.state
+
+
+def test_rows_that_come_after_a_pause_are_waited_for() -> None:
+    """Half of a fleet fails; after a loss there is no call until rows are assembled."""
+    fleet = Members(4, 2)
+
+    def all_call(times: int, seconds: float) -> None:
+        for _ in range(times):
+            for place in range(4):
+                fleet.call(place)
+            fleet.advance(seconds)
+
+    all_call(30, 0.05)
+    fleet.known = Assembly()
+    all_call(1, 2.3)
+    all_call(30, 0.05)
+    assert [0] * 4 == [member.fleet_opened for member in fleet.members]

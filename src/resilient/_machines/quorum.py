@@ -30,7 +30,9 @@ Ground rules:
   for its own term alone, and for `life` seconds.
 - Members that see no failure report less often. So a closed circuit does not open
   for `ASSEMBLING` seconds after there was no row (a new term, lost data, a clock
-  that was set): the rows of those that fail come first.
+  that was set): the rows of those that fail come first. Where no report came at the
+  end of that time, it lasts for `SETTLING` seconds more: the members that see no
+  failure had not made a call either.
 - The right to probe: one member at a time holds it, for as long as it asked
   for. Members ask when, by their own clocks, the open time is over.
 - The fleet remembers what a store forgets: every report says which term its
@@ -248,8 +250,11 @@ def rule_on(known: Assembly, now: float, report: Report) -> tuple[Assembly, Verd
             else:
                 openings, until = openings + 1.0, now + report.open_for
         elif is_open <= CLOSED:
-            if not any(0.0 <= now - row.at < row.life for row in rows.values()):
+            told = [row.at for row in rows.values() if 0.0 <= now - row.at < row.life]
+            if not told:
                 until = now + ASSEMBLING
+            elif until <= now and max(told) < until - SETTLING:
+                until = now + SETTLING
             rows[report.id] = Row(
                 now,
                 report.life,

@@ -69,11 +69,17 @@ if r_term == term then
             openings, until_ = openings + 1, now + open_for
         end
     elseif open <= CLOSED then
-        local assembled = false
+        local last
         for _, row in pairs(rows) do
-            assembled = assembled or (0 <= now - row[1] and now - row[1] < row[2])
+            if 0 <= now - row[1] and now - row[1] < row[2] then
+                last = math.max(last or row[1], row[1])
+            end
         end
-        if not assembled then until_ = now + ASSEMBLING end
+        if not last then
+            until_ = now + ASSEMBLING
+        elseif until_ <= now and last < until_ - SETTLING then
+            until_ = now + SETTLING
+        end
         rows[id] = {now, r_life, r_calls, r_failures, r_slow, r_failing}
         gone[id] = nil
     end
