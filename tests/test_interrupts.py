@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import random
 import signal
@@ -31,6 +32,7 @@ from resilient import (
     AdaptiveThrottle,
     Balance,
     Bulkhead,
+    Check,
     CircuitBreaker,
     Coalesce,
     Eject,
@@ -48,6 +50,7 @@ from resilient import (
 )
 from resilient._runtimes import clock
 from resilient._values.locks import Lock
+from resilient.discovery import poll
 
 BOUND = 20.0
 """Real seconds in which what does not hang has ended, on a loaded machine."""
@@ -89,6 +92,11 @@ def seven() -> Policy[Any]:
     )
 
 
+def finds() -> Policy[Any]:
+    """A balance that has yet to find its endpoints, in a thread."""
+    return Balance(poll(lambda: ["a", "b", "c"], every=60))
+
+
 def failed_replica() -> Policy[Any]:
     """A balance one of whose replicas is out, and is to be probed."""
     balance = Balance("a", "b", "c", eject=Eject(1, eject_for=0))
@@ -126,6 +134,7 @@ MAKE: dict[str, Make] = {
     "keys": lambda: PerKey(lambda key: Bulkhead(10), key=lambda: "one", max_keys=1),
     "balance": lambda: Balance("a", "b", "c"),
     "balance after a failure": failed_replica,
+    "balance that finds": finds,
     "seven": seven,
 }
 SYNC: dict[str, Make] = {
@@ -250,6 +259,10 @@ THREADS = (
 )
 
 
+THREADED = ("hedge", "abandoning timeout", "balance that finds")
+"""What starts threads."""
+
+
 @pytest.fixture(autouse=True)
 def brief_patrols(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for another looks soon whether that one is still there."""
@@ -325,6 +338,68 @@ def test_ctrl_c_at_any_moment_of_an_async_call_leaves_nothing(
                 warned.append(repr(error))
         if remains := left(policy) + warned:
             found[moment.where] = remains
+
+    for moment in every_moment(ctrl_c):
+        copy_context().run(interrupt, moment)
+    assert {} == found
+
+
+class Until:
+    """An event that is set once something is so, or after so many looks.
+
+    Attributes:
+        fact: What is to be so.
+        looks: How often it may be looked at.
+    """
+
+    def __init__(self, fact: Callable[[], object], looks: float) -> None:
+        self.fact = fact
+        self.looks = looks
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.looks -= 1
+        time.sleep(0.001)
+        return bool(self.fact()) or self.looks <= 0
+
+
+@pytest.mark.parametrize("name", ["refresh", "arefresh", "run_sync"])
+def test_ctrl_c_at_any_moment_beside_the_calls_leaves_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list is found, and its endpoints are checked, when they are to be again.
+
+    `run` is a task group, which loses tasks where Ctrl-C comes as it begins or ends.
+    """
+    found: dict[str, Any] = {}
+    # The first check of an endpoint comes at once.
+    monkeypatch.setattr(clock, "random", lambda: 0.0)
+
+    def interrupt(moment: Moment) -> None:
+        checked: list[str] = []
+
+        def is_well(address: str) -> bool:
+            checked.append(address)
+            return True
+
+        check = Check(is_well, every=0.001, timeout=60)
+        balance = Balance(poll(lambda: ["a"], every=60), check=check)
+        with complaints() as warned:
+            try:
+                with moment:
+                    if name == "refresh":
+                        balance.refresh()
+                    elif name == "arefresh":
+                        trio.run(balance.arefresh)
+                    else:
+                        balance.run_sync(Until(lambda: False, looks=3))
+            except* (KeyboardInterrupt, trio.TrioInternalError):
+                pass
+        remains = left(balance) + warned
+        checked.clear()
+        ends = time.monotonic() + BOUND
+        balance.run_sync(Until(lambda: checked or time.monotonic() > ends, math.inf))
+        if remains or not checked:
+            found[moment.where] = remains, checked
 
     for moment in every_moment(ctrl_c):
         copy_context().run(interrupt, moment)
@@ -544,7 +619,7 @@ def test_ctrl_c_at_a_random_moment_leaves_nothing(
         pytest.skip(NURSERY)
     if name == "abandoning timeout" and spin is not spin_sync:
         pytest.skip("for plain functions only")
-    if sys.version_info[:2] == (3, 14) and name in ("hedge", "abandoning timeout"):
+    if sys.version_info[:2] == (3, 14) and name in THREADED:
         pytest.skip(THREADS)
     rounds = ROUNDS if spin is spin_sync else max(1, ROUNDS // 3)
     with warnings.catch_warnings():
@@ -553,7 +628,7 @@ def test_ctrl_c_at_a_random_moment_leaves_nothing(
         for _ in range(rounds):
             policy = SYNC[name]()
             copy_context().run(spin, policy)
-            if name not in ("hedge", "abandoning timeout"):
+            if name not in THREADED:
                 assert {} == elsewhere(lambda: held(policy))  # noqa: B023
             assert 1 == elsewhere(lambda: policy(work)())  # noqa: B023
         # What is complained of here is not to be found by the tests above.

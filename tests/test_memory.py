@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from tests import test_interrupts
-from tests.test_interrupts import SYNC, elsewhere, held, work
+from tests.test_interrupts import SYNC, THREADED, elsewhere, held, work
 
 from resilient import Balance, Bulkhead, CircuitBreaker
 from resilient._calls.call import Call
@@ -104,9 +104,7 @@ def in_children(
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer needs memory itself")
 @pytest.mark.skipif(testcapi is None, reason="CPython's own tests are not there")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork beside threads
-@pytest.mark.parametrize(
-    "name", [name for name in SYNC if name not in ("abandoning timeout", "hedge")]
-)
+@pytest.mark.parametrize("name", [name for name in SYNC if name not in THREADED])
 def test_giving_back_needs_no_memory(name: str) -> None:
     """Else each call in a shortage would take a slot for ever."""
     found = list(in_children(lambda first: every_ending(name, first)))

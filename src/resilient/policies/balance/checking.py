@@ -112,7 +112,7 @@ class Checks:
             if now < self._due[member.address]:
                 continue
             running = self._checking.get(member.address)
-            if running is None and len(self._checking) >= AT_ONCE:
+            if running is None and len(self._checking) + len(begun) >= AT_ONCE:
                 continue
             spread = 1.0 + _SPREAD * (2.0 * clock.random() - 1.0)
             self._due[member.address] = now + self.check.every * spread
@@ -120,9 +120,7 @@ class Checks:
                 # Late since its last one.
                 self._note(member, False)
                 continue
-            checkup = _Checkup(member, now + self.check.timeout)
-            self._checking[member.address] = checkup
-            begun.append(checkup)
+            begun.append(_Checkup(member, now + self.check.timeout))
         return begun
 
     def _pause(self) -> float:
@@ -143,10 +141,17 @@ class Checks:
 
     def _start(self, checkup: _Checkup) -> None:
         """Ask in a thread."""
-        started = clock.thread_or_error(lambda: self._ask(checkup), "resilient check")
-        if isinstance(started, RuntimeError):
-            # That says nothing of the endpoint.
-            self._checking.pop(checkup.member.address, None)
+        started: object = None
+        self._checking[checkup.member.address] = checkup
+        try:
+            started = clock.thread_or_error(
+                lambda: self._ask(checkup), "resilient check"
+            )
+        finally:
+            # NB: None if Ctrl-C came. Neither that nor a system that has no thread
+            # left says anything of the endpoint.
+            if started is None or isinstance(started, RuntimeError):
+                self._checking.pop(checkup.member.address, None)
 
     def _ask(self, checkup: _Checkup) -> None:
         good = False
@@ -163,6 +168,7 @@ class Checks:
         from anyio import move_on_after
 
         good = False
+        self._checking[checkup.member.address] = checkup
         try:
             with move_on_after(self.check.timeout):
                 good = bool(await self.check.function(checkup.member.address))

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient._calls.call import Call, overdue
@@ -58,15 +59,18 @@ class _Waiting:
         waiter: Wakes it; None: it does not wait.
         error: Why there is no list.
         over: Whether it was woken for good.
-        begun: Whether what it has begun ends by itself.
+        begun: Whether it is this one that has to find the list.
+        started: Whether a thread does so for it, which goes on without it.
+        thread: The thread of the call.
     """
 
-    __slots__ = ("begun", "error", "over", "waiter")
+    __slots__ = ("begun", "error", "over", "started", "thread", "waiter")
 
     def __init__(self) -> None:
         self.waiter: Waiter | None = None
         self.error: Exception | None = None
-        self.over = self.begun = False
+        self.over = self.begun = self.started = False
+        self.thread: int = get_ident()
 
 
 class Discovery:
@@ -201,7 +205,7 @@ class Discovery:
             None: it need not wait. Minus infinity: there is no list, and it
             is too soon to ask again.
         """
-        refresh = self._refresh
+        refresh, here = self._refresh, self.source.is_async
         has_list = refresh.found_at is not None
         if has_list and (self._runners or now < refresh.due):
             return None
@@ -210,9 +214,13 @@ class Discovery:
         if waiting in self._waiting:
             # NB: it was woken by nothing, to look around.
             self._waiting.remove(waiting)
-        waiting.begun = not (self._runners and self.source.is_async) and refresh.begin(
-            now, waiting
-        )
+        if not refresh.holds(waiting):
+            waiting.started = False
+        for each in self._waiting:
+            if not (each.started or here) and each.thread == waiting.thread:
+                # NB: a signal handler calls: what it interrupts cannot go on.
+                refresh.cancel(each)
+        waiting.begun = not (self._runners and here) and refresh.begin(now, waiting)
         if has_list and not waiting.begun:
             return None
         self._waiting.append(waiting)
@@ -228,9 +236,8 @@ class Discovery:
         """Let a call go; return those that may take its place."""
         if waiting in self._waiting:
             self._waiting.remove(waiting)
-        if waiting.begun and self.source.is_async:
-            return self._cancel_locked(waiting)
-        return []
+        # NB: by a Ctrl-C a call may leave before its thread was started.
+        return [] if waiting.started else self._cancel_locked(waiting)
 
     def _cancel(self, token: object) -> None:
         self._wake(self._lock.run(self._cancel_locked, token))
@@ -254,16 +261,14 @@ class Discovery:
         except Exception as error:
             self._failed(error)
 
-    def _find_in_thread(self, token: object) -> None:
-        try:
-            started = clock.thread_or_error(
-                lambda: self._find(token), "resilient discovery"
-            )
-        except RecursionError:
-            self._cancel(token)
-            raise
+    def _find_in_thread(self, waiting: _Waiting) -> None:
+        started = clock.thread_or_error(
+            lambda: self._find(waiting), "resilient discovery"
+        )
         if isinstance(started, RuntimeError):
             self._failed(started)
+        else:
+            waiting.started = True
 
     def _find(self, token: object) -> None:
         """Find it on this thread; what comes later than the lease is dropped."""
@@ -341,11 +346,14 @@ class Discovery:
 
         NB: in a thread, so that a resolver which hangs keeps none from stopping.
         """
-        token = object()
-        if self._refresh.is_due(clock.now()) and self._lock.run(
-            self._refresh.begin, clock.now(), token
-        ):
-            self._find_in_thread(token)
+        waiting = _Waiting()
+        try:
+            if self._refresh.is_due(clock.now()) and self._lock.run(
+                self._refresh.begin, clock.now(), waiting
+            ):
+                self._find_in_thread(waiting)
+        finally:
+            self._leave(waiting)
         return self._pause()
 
     @contextmanager
