@@ -637,6 +637,29 @@ async def test_an_answer_wins_over_a_disconnect_in_the_same_turn(w: World) -> No
 
 
 @in_async_colours
+async def test_a_disconnect_that_a_server_gives_as_it_sends_the_end(w: World) -> None:
+    """It tells that the exchange is over, before the last byte has been sent."""
+    visit = Visit(hello)
+
+    async def send(message: Any) -> None:
+        visit.sent.append(message)
+        if message["type"] == "http.response.body":
+            visit.leave()
+            await anyio.sleep(1)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await anyio.sleep(1)
+        await answer(send, 200, b"bye")
+        await anyio.sleep(1)
+
+    visit.send = send  # type: ignore[method-assign]  # a server's own
+    visit.app = ResilientMiddleware(app, Pipeline(slots(1)))
+    await visit()
+
+    assert (200, b"bye", 3.0) == (visit.status, visit.body, w.now())
+
+
+@in_async_colours
 async def test_a_disconnect_need_not_cancel(w: World) -> None:
     """By a flag, or by what the request is; the slot is held to the end."""
     for cancels, cancelled in (

@@ -91,6 +91,7 @@ class Exchange:
         "_cut",
         "_disconnected",
         "_ended",
+        "_ending",
         "_error",
         "_mute",
         "_ongoing",
@@ -146,6 +147,8 @@ class Exchange:
         # -- What is known of the client
         self._cancels = cancels and scope["type"] == "http"
         self._disconnected = False
+        # Whether the last byte is the server's to send.
+        self._ending = False
         self._body_read = False
         # Whether the application is reading; else a task may.
         self._reading = False
@@ -318,7 +321,7 @@ class Exchange:
         return self._complete or self._ended
 
     def _is_gone(self) -> bool:
-        return self._cut or (self._cancels and self._disconnected)
+        return self._cut or (self._cancels and self._disconnected and not self._ending)
 
     async def _until(self, done: Callable[[], bool], deadline: float | None) -> bool:
         """Wait; return whether it is done: else time is up, or the client gone."""
@@ -390,8 +393,12 @@ class Exchange:
             self._waiter.wake()
             if kind == "http.response.start":
                 message = self._begun(message)
+        last = kind in _LAST and not message.get("more_body")
+        if last:
+            # NB: a server may give the disconnect that follows before it returns.
+            self._ending = True
         await self._send(message)
-        if kind in _LAST and not message.get("more_body"):
+        if last:
             self._complete = True
             self._waiter.wake()
 
