@@ -216,6 +216,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="compare with each of these values too; of several each combination",
     )
     command.add_argument(
+        "--choose",
+        action="append",
+        default=[],
+        metavar="POLICY.PARAMETER=V1,V2",
+        help="find the best of these values, as in retry.attempts=1..3",
+    )
+    command.add_argument(
         "--seeds",
         type=int,
         default=5,

@@ -63,6 +63,21 @@ def simulated(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int,
     return code, printed.out + printed.err
 
 
+def test_the_best_numbers_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    """And shown beside what there was; those that make no difference first."""
+    chosen = "--choose", "retry.attempts=1..2", "--choose", "timeout.seconds=2"
+    code, said = simulated(
+        capsys, "short.toml", "-p", "simulated_shop:fetch", "--seeds", "1", *chosen
+    )
+
+    assert 0 == code
+    assert said.startswith(
+        "goodput - 0.1 * attempts, of seven seeds in short:\n  retry"
+    )
+    assert re.search(r"^  retry\.attempts=1, timeout\.seconds=2: 0\.\d+, ", said, re.M)
+    assert re.search(r"^\| retry\.attempts=1, timeout\.seconds=2 +\|", said, re.M)
+
+
 def test_the_defaults_are_shown_with_naive_retries(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

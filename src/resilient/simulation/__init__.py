@@ -20,6 +20,7 @@ from resilient.simulation._chance import (
     quantile_time,
     uniform_time,
 )
+from resilient.simulation._choose import Setting, choose
 from resilient.simulation._dependency import Dependency
 from resilient.simulation._events import (
     Capacity,
@@ -51,9 +52,11 @@ __all__ = [
     "Result",
     "Run",
     "Scenario",
+    "Setting",
     "Shard",
     "Slowdown",
     "Surge",
+    "choose",
     "compare",
     "constant_time",
     "exponential_time",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resilient._policy.policy import Policy
-from resilient._values.spelling import parameters_of
+from resilient._values.spelling import arguments_of, parameters_of
 from resilient._values.traits import Trait
 from resilient.simulation._copies import members
 from resilient.simulation._near import near
@@ -25,21 +25,37 @@ def changed(policy: Policy[Any], changes: Mapping[str, Any]) -> Policy[Any]:
         ValueError: There is no such policy or parameter, or there are several.
         TypeError: The policy refuses the value.
     """
-    keys = dict(_keys(policy))
     wanted: dict[int, dict[str, Any]] = {}
     for place, value in changes.items():
-        name, _, parameter = place.rpartition(".")
-        if name not in keys:
-            several = [key for key in keys if key.startswith(f"{name}[")]
-            hint = f"there are {', '.join(several)}" if several else _hint(name, keys)
-            raise ValueError(f"`{place}`: no policy is {name!r}: {hint}")
-        known = parameters_of(keys[name])
-        if parameter not in known:
-            raise ValueError(
-                f"`{place}`: no parameter is {parameter!r}: {_hint(parameter, known)}"
-            )
-        wanted.setdefault(id(keys[name]), {})[parameter] = value
+        found, parameter = _found(policy, place)
+        wanted.setdefault(id(found), {})[parameter] = value
     return _changed(policy, wanted)
+
+
+def present(policy: Policy[Any], place: str) -> Any:
+    """Return the value of ``policy.parameter`` as it is.
+
+    Raises:
+        ValueError: There is no such policy or parameter, or there are several.
+    """
+    found, parameter = _found(policy, place)
+    return arguments_of(found, Policy)[1].get(parameter)
+
+
+def _found(policy: Policy[Any], place: str) -> tuple[Policy[Any], str]:
+    """Return the policy and the name of its parameter that are meant."""
+    keys = dict(_keys(policy))
+    name, _, parameter = place.rpartition(".")
+    if name not in keys:
+        several = [key for key in keys if key.startswith(f"{name}[")]
+        hint = f"there are {', '.join(several)}" if several else _hint(name, keys)
+        raise ValueError(f"`{place}`: no policy is {name!r}: {hint}")
+    known = parameters_of(keys[name])
+    if parameter not in known:
+        raise ValueError(
+            f"`{place}`: no parameter is {parameter!r}: {_hint(parameter, known)}"
+        )
+    return keys[name], parameter
 
 
 def _changed(policy: Policy[Any], wanted: Mapping[int, dict[str, Any]]) -> Policy[Any]:

@@ -26,7 +26,9 @@ from resilient.policies.timeout import Timeout
 from resilient.simulation import _files
 from resilient.simulation._change import changed
 from resilient.simulation._checks import check, checked
+from resilient.simulation._choose import choose
 from resilient.simulation._result import Result, save
+from resilient.simulation._scenario import Scenario
 from resilient.simulation._simulate import combinations, simulate, spelled
 from resilient.simulation._summary import as_json, summary
 
@@ -61,6 +63,8 @@ def _run(arguments: argparse.Namespace) -> int:
     found = _files.find(arguments.scenario)
     checks = checked({**found.checks, **_pairs("--check", arguments.check)})
     policies = _policies(arguments)
+    if arguments.choose:
+        _choose(arguments, found.scenario, policies)
     scenario, seeds = found.scenario, arguments.seeds
     requests = scenario.requests * seeds * len(policies)
     if requests > MOST_REQUESTS and not arguments.yes:
@@ -109,6 +113,20 @@ def _report(
     return 0 if all(holds for _, _, holds in told) else 1
 
 
+def _choose(
+    arguments: argparse.Namespace, scenario: Scenario, policies: dict[str, Policy[Any]]
+) -> None:
+    """Print which numbers are best, and put the first of them beside the others."""
+    values = _values("--choose", arguments.choose)
+    bar = _Bar(1)
+    settings = choose(list(policies.values())[-1], scenario, values, progress=bar.show)
+    bar.clear()
+    sys.stdout.write(f"goodput - 0.1 * attempts, of seven seeds in {scenario.name}:\n")
+    sys.stdout.write("".join(f"  {setting}\n" for setting in settings))
+    sys.stdout.write("\n")
+    policies[spelled(settings[0].changes)] = settings[0].policy
+
+
 def _policies(arguments: argparse.Namespace) -> dict[str, Policy[Any]]:
     chosen: dict[str, Policy[Any]] = {}
     for text in arguments.policy:
@@ -123,9 +141,7 @@ def _policies(arguments: argparse.Namespace) -> dict[str, Policy[Any]]:
     if arguments.set:
         changes = _pairs("--set", arguments.set)
         chosen[spelled(changes)] = base = changed(base, changes)
-    values: dict[str, Iterable[Any]] = {}
-    for key, value in _pairs("--sweep", arguments.sweep).items():
-        values[key] = value if isinstance(value, tuple) else (value,)
+    values = _values("--sweep", arguments.sweep)
     for changes in combinations(values) if values else ():
         chosen[spelled(changes)] = changed(base, changes)
     return chosen
@@ -142,6 +158,14 @@ def defaults() -> dict[str, Policy[Any]]:
     }
 
 
+def _values(option: str, texts: Sequence[str]) -> dict[str, Iterable[Any]]:
+    """Read which values are to be tried, of each parameter."""
+    return {
+        key: value if isinstance(value, (tuple, range)) else (value,)
+        for key, value in _pairs(option, texts).items()
+    }
+
+
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, Any]:
     pairs: dict[str, Any] = {}
     for text in texts:
@@ -153,7 +177,13 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """Read a value: a number, None, True, False, several with commas; else a text."""
+    """Read a value: a number, None, True, False, several with commas; else a text.
+
+    Several whole numbers are ``1..3``, too.
+    """
+    low, dots, high = text.partition("..")
+    if dots and low.isdecimal() and high.isdecimal():
+        return range(int(low), int(high) + 1)
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):
