@@ -512,7 +512,7 @@ CERTIFICATE = ssl.SSLCertVerificationError(1, "certificate verify failed")
         (
             aiohttp.ClientConnectorCertificateError(_Key(), CERTIFICATE),
             CERTIFICATE,
-            Fault.LASTING,
+            Fault.TLS,
             False,
         ),
         (aiohttp.ConnectionTimeoutError("late"), None, Fault.SERVERS, False),

@@ -614,7 +614,7 @@ def caused(error: Exception, cause: BaseException | None) -> Exception:
             False,
         ),
         (causes.EmptyPoolError(POOL, "full"), Fault.OURS, False),
-        (causes.SSLError(CERTIFICATE), Fault.LASTING, True),
+        (causes.SSLError(CERTIFICATE), Fault.TLS, True),
         (causes.ProtocolError("aborted", ConnectionResetError()), Fault.SERVERS, True),
     ],
 )
