@@ -158,7 +158,8 @@ async def visit_in_tasks(port: int) -> dict[str, Any]:
     await talk.write("b")
     said.append(await talk.read())
     await talk.done_writing()
-    assert await talk.read() is grpc.aio.EOF
+    # NB: grpcio 1.60 raises StopAsyncIteration where a later one reads EOF.
+    assert grpc.StatusCode.OK is await talk.code()
     seen: dict[str, Any] = {
         "answers": [await uu("a"), await items(us("a")), await su(iter("ab")), said],
         "retried": [await uu("UNAVAILABLE"), await uu("RESOURCE_EXHAUSTED 1")],
