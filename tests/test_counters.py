@@ -33,7 +33,7 @@ from resilient import (
 )
 from resilient._calls.call import Run, overdue
 from resilient._calls.outcome import outcome_label
-from resilient._edges.driver import leaf
+from resilient._edges.steps import leaf
 from resilient._errors.errors import DeadlineExceededError, TimeoutExceededError
 from resilient._events import counters as counters_module
 from resilient._events.counters import (

@@ -51,7 +51,7 @@ from resilient import (
     remaining,
 )
 from resilient._calls.outcome import OngoingWork
-from resilient._edges.driver import leaf
+from resilient._edges.steps import leaf
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC, SyncRace
 from resilient.policies.hedge.losers import chain_errors, merge_work

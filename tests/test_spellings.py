@@ -33,7 +33,8 @@ from resilient import (
     constant,
 )
 from resilient._calls import call as resilient_call
-from resilient._edges.driver import RUN, suspend
+from resilient._edges.driver import suspend
+from resilient._edges.steps import RUN
 from resilient._runtimes.sync import SYNC
 from resilient._values.callables import colour_of
 from resilient.testing import off

@@ -31,7 +31,7 @@ from resilient import (
     Timeout,
     constant,
 )
-from resilient._edges.driver import leaf
+from resilient._edges.steps import leaf
 from resilient._runtimes import clock
 from resilient._runtimes.sync import SYNC
 from resilient.testing import _virtual_clock

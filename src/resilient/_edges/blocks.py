@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from resilient._calls.call import AnyPolicy, Call, enter_call, forget_call, leave_call
-from resilient._edges.driver import DONE, RUN, Drive
+from resilient._edges.driver import DONE, Drive
+from resilient._edges.steps import RUN
 from resilient._errors.errors import ResilientWarning
 from resilient._errors.tracebacks import strip
 from resilient._errors.warnings import warn_once

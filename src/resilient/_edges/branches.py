@@ -11,15 +11,9 @@ from typing import Any, cast
 
 from resilient._calls.call import Call, HedgeCall, enter_call
 from resilient._calls.outcome import Outcome
-from resilient._edges.driver import (
-    DONE,
-    Chain,
-    Drive,
-    Driven,
-    Proceed,
-    failed,
-)
+from resilient._edges.driver import DONE, Chain, Drive, Driven, failed
 from resilient._edges.lazy import awaited, is_lazy, refuse_lazy
+from resilient._edges.steps import Proceed
 from resilient._runtimes.sync import SYNC
 from resilient._values.callables import colour_of
 

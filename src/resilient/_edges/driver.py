@@ -8,16 +8,14 @@ or threads of their own are driven by `Drive`; functions by loops of their own
 from __future__ import annotations
 
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeAlias, cast
 
 from resilient._calls.call import AnyPolicy, Call, overdue
 from resilient._calls.outcome import Outcome, UnaskedOutcome
+from resilient._edges.steps import RUN, proceed_by
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import PAUSE, Sentinel
-
-Proceed: TypeAlias = Callable[[Call], Awaitable[Outcome]]
-
 
 Driven: TypeAlias = Coroutine[object, Any, Outcome] | Generator[object, Any, Outcome]
 
@@ -30,35 +28,8 @@ enabled = True
 """Whether policies do anything: `resilient.testing.off` turns them off."""
 
 
-RUN = Sentinel("RUN")
-"""What the leaf yields: run the function now, and send me its outcome."""
-
-
 DONE = Sentinel("DONE")
 """What `Drive` reports when the policies have come to their end."""
-
-
-@types.coroutine
-def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
-    """The innermost `proceed`: ask the edge to run the function."""
-    if call.limiters is not None:
-        turn = call.turn(at_leaf=True)
-        if turn is not None:
-            refused: Outcome = yield from turn.__await__()
-            if refused.error is not None:
-                return refused
-    observation = call.extras.observation
-    run = call.count_run()
-    if observation is None:
-        return (yield RUN)
-    ended = observation.began(call, run)
-    try:
-        outcome = yield RUN
-    except BaseException:
-        ended(None)
-        raise
-    ended(outcome)
-    return outcome
 
 
 @types.coroutine
@@ -102,7 +73,8 @@ class Drive:
         self.call: Call = call
         self.outcome: Outcome | None = None
         self.coroutine: Driven | None = None
-        self._around: Chain = policy.bind(leaf) if enabled else cast("Chain", leaf)
+        steps = policy.link(None) if enabled else None
+        self._around: Chain = cast("Chain", proceed_by(steps))
 
     def begin(self) -> object:
         """Go to the first standstill."""

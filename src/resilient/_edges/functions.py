@@ -29,12 +29,14 @@ from resilient._calls import call as call_module
 from resilient._calls.call import NO_EXTRAS, ORIGINAL, RETRY, AnyPolicy, Call, overdue
 from resilient._calls.outcome import Outcome
 from resilient._edges import driver, forks
-from resilient._edges.driver import RUN, failed, leaf, misused, suspend
+from resilient._edges.driver import failed, misused, suspend
 from resilient._edges.lazy import MADE, awaited, is_lazy, refuse_lazy
 from resilient._edges.steps import (
     FUNCTION,
+    RUN,
     SUCCEEDED,
     entrance,
+    leaf,
     unwind,
     walk_in,
     walk_out,

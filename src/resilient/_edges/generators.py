@@ -40,7 +40,8 @@ from resilient._calls.call import (
 )
 from resilient._calls.outcome import OngoingWork, Outcome, UnaskedOutcome
 from resilient._edges import driver
-from resilient._edges.driver import RUN, Drive, failed
+from resilient._edges.driver import Drive, failed
+from resilient._edges.steps import RUN
 from resilient._errors.errors import TimeoutExceededError
 from resilient._errors.tracebacks import raised_by
 from resilient._runtimes import clock

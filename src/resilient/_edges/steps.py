@@ -18,13 +18,16 @@ on the way out, unless it has to wait. So no policy needs a coroutine of its own
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
-from resilient._edges.driver import Proceed, leaf
 from resilient._runtimes.runtime import Sentinel
+
+Proceed: TypeAlias = Callable[[Call], Awaitable[Outcome]]
+"""What is inside a policy that is a coroutine."""
 
 Answer: TypeAlias = "Outcome | Awaitable[Outcome | None]"
 """An outcome, or a coroutine that ends with one or, to go on inside, with None."""
@@ -38,6 +41,9 @@ Steps: TypeAlias = "tuple[Enter, Leave, Unwind, Steps] | None"
 to look them up on many kinds of policies would take longer than what they do; and
 what is inside. None: the function."""
 
+RUN: Final = Sentinel("RUN")
+"""What the leaf yields: run the function now, and send me its outcome."""
+
 FUNCTION: Final = Sentinel("FUNCTION")
 """What `walk_in` answers when there is nothing but the function inside."""
 
@@ -46,6 +52,29 @@ SUCCEEDED: Final = Outcome()
 
 It is shared: its value is where the function was run.
 """
+
+
+@types.coroutine
+def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
+    """The innermost `proceed`: ask the edge to run the function."""
+    if call.limiters is not None:
+        turn = call.turn(at_leaf=True)
+        if turn is not None:
+            refused: Outcome = yield from turn.__await__()
+            if refused.error is not None:
+                return refused
+    observation = call.extras.observation
+    run = call.count_run()
+    if observation is None:
+        return (yield RUN)
+    ended = observation.began(call, run)
+    try:
+        outcome = yield RUN
+    except BaseException:
+        ended(None)
+        raise
+    ended(outcome)
+    return outcome
 
 
 class Step(Protocol):
@@ -89,7 +118,7 @@ def linked(step: Step, inside: Steps) -> Steps:
     return step.enter, step.leave, step.unwind, inside
 
 
-def around(proceed: Proceed) -> Steps:
+def coroutine_step(proceed: Proceed) -> Steps:
     """Return the step of a policy that is a coroutine, with everything inside it."""
     return proceed, _never, _never, None
 
@@ -205,6 +234,9 @@ def proceed_by(steps: Steps) -> Proceed:
     """Return what proceeds through steps."""
     if steps is None:
         return cast("Proceed", leaf)
+    if steps[1] is _never:
+        # A policy that is a coroutine.
+        return cast("Proceed", steps[0])
 
     # NB: no partial. As a call of C's ends, Ctrl-C may come, and leave a
     # coroutine that is never awaited.
@@ -216,4 +248,4 @@ def proceed_by(steps: Steps) -> Proceed:
 
 def steps_of(proceed: Proceed) -> Steps:
     """Return what proceeds as a step."""
-    return None if proceed is leaf else around(proceed)
+    return None if proceed is leaf else coroutine_step(proceed)

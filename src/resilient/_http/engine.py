@@ -24,7 +24,8 @@ from urllib.request import getproxies_environment
 
 from resilient._calls.call import enter_call, leave_call
 from resilient._calls.outcome import Outcome
-from resilient._edges.driver import DONE, RUN
+from resilient._edges.driver import DONE
+from resilient._edges.steps import RUN
 from resilient._errors.warnings import warn
 from resilient._http.exchange import Exchange
 from resilient._http.family import Family

@@ -14,8 +14,9 @@ from typing import Any, Final, cast
 
 from resilient._calls.call import Call, enter_call
 from resilient._calls.outcome import Outcome
-from resilient._edges.driver import Chain, Proceed
+from resilient._edges.driver import Chain
 from resilient._edges.generators import StreamLimit
+from resilient._edges.steps import Proceed
 from resilient._http.exchange import Exchange, copied
 from resilient._http.request_call import HedgedRequest
 from resilient._runtimes.sync import SYNC

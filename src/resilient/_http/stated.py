@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
-from resilient._edges.driver import Proceed
+from resilient._edges.steps import Proceed
 from resilient._errors.errors import format_seconds
 from resilient._errors.warnings import warn
 from resilient._http.body import PHASES

@@ -11,12 +11,11 @@ from typing import Any
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import Outcome
-from resilient._edges.driver import Proceed
 from resilient._edges.steps import (
     Answer,
+    Proceed,
     Steps,
     linked,
-    proceed_by,
     steps_of,
     walk,
 )
@@ -49,13 +48,8 @@ class Gate(Policy[F]):
     def around(self, proceed: Proceed, call: Call) -> Awaitable[Outcome]:
         return walk(linked(self, steps_of(proceed)), call)
 
-    def bind(self, proceed: Proceed) -> Proceed:
-        if type(self).around is not Gate.around:
-            # A subclass has something to add.
-            return super().bind(proceed)
-        return proceed_by(linked(self, steps_of(proceed)))
-
     def link(self, inside: Steps) -> Steps:
         if type(self).around is not Gate.around:
+            # A subclass has something to add.
             return super().link(inside)
         return linked(self, inside)

@@ -39,11 +39,10 @@ from weakref import ReferenceType, WeakValueDictionary, ref
 from resilient._calls.call import Call, Placement, running
 from resilient._calls.outcome import Outcome
 from resilient._edges.blocks import Attempts, Guard, unrepeatable
-from resilient._edges.driver import Proceed
 from resilient._edges.functions import async_edge, sync_edge
 from resilient._edges.generators import async_generator_edge, generator_edge
 from resilient._edges.managers import async_manager_edge, manager_edge
-from resilient._edges.steps import Steps, around, proceed_by
+from resilient._edges.steps import Proceed, Steps, coroutine_step, proceed_by
 from resilient._errors.errors import RejectedError
 from resilient._errors.tracebacks import forget_frame
 from resilient._errors.warnings import warn
@@ -194,20 +193,16 @@ class Policy(Configured, Generic[F]):
         """
         raise NotImplementedError
 
-    def bind(self, proceed: Proceed) -> Proceed:
-        """Return `around` with what is inside: the same for every call."""
-        around = self.around
+    def link(self, inside: Steps) -> Steps:
+        """Return its steps, with those inside it; see `_edges.steps`."""
+        proceed, around = proceed_by(inside), self.around
 
         # NB: no partial. As a call of C's ends, Ctrl-C may come, and leave a
         # coroutine that is never awaited.
         def bound(call: Call) -> Awaitable[Outcome]:
             return around(proceed, call)
 
-        return bound
-
-    def link(self, inside: Steps) -> Steps:
-        """Return its steps, with those inside it; see `_edges.steps`."""
-        return around(self.bind(proceed_by(inside)))
+        return coroutine_step(bound)
 
     def reset(self) -> None:
         """Forget everything learnt: as new. Calls under way go on."""

@@ -17,7 +17,7 @@ import grpc.aio  # type: ignore[import-untyped]
 
 from resilient._calls.call import enter_call, leave_call
 from resilient._calls.outcome import Outcome, UnaskedOutcome
-from resilient._edges.driver import RUN
+from resilient._edges.steps import RUN
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import raised_by
 from resilient._rpc.errors import as_rpc_error

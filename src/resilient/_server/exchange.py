@@ -39,7 +39,8 @@ from resilient._calls.outcome import (
     Outcome,
     UnaskedOutcome,
 )
-from resilient._edges.driver import RUN, Drive
+from resilient._edges.driver import Drive
+from resilient._edges.steps import RUN
 from resilient._errors.errors import RejectedError, ResilientError, TimeoutExceededError
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock

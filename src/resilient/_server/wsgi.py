@@ -28,8 +28,9 @@ from typing import Any, Final, Literal, TypeAlias
 from resilient._calls.call import Call, enter_call, leave_call
 from resilient._calls.outcome import FAILURE, Outcome, UnaskedOutcome
 from resilient._calls.scopes import deadline_after
-from resilient._edges.driver import RUN, Drive, failed
+from resilient._edges.driver import Drive, failed
 from resilient._edges.generators import Stream
+from resilient._edges.steps import RUN
 from resilient._errors.errors import ResilientError
 from resilient._policy.policy import Policy
 from resilient._runtimes.sync import SYNC

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Never, cast, overload
 from resilient._calls.call import BranchCall, Call, overdue
 from resilient._calls.outcome import Outcome
 from resilient._edges.branches import Branch
-from resilient._edges.driver import Proceed
+from resilient._edges.steps import Proceed
 from resilient._errors.copies import copy_error
 from resilient._errors.errors import RejectedError
 from resilient._errors.tracebacks import strip

@@ -14,8 +14,7 @@ from resilient._calls.judging import (
     judge_by,
 )
 from resilient._calls.outcome import Outcome
-from resilient._edges.driver import Proceed, leaf
-from resilient._edges.steps import Steps, linked, proceed_by, steps_of
+from resilient._edges.steps import Proceed, Steps, linked, proceed_by, steps_of
 from resilient._events.listeners import Listener
 from resilient._policy.policy import F, Policy, Usage
 from resilient._values.checks import flag
@@ -61,7 +60,7 @@ class Pipeline(Policy[F]):
     """
 
     __slots__ = (
-        "_around_leaf",
+        "_around_function",
         "_judge",
         "_traits",
         "classify",
@@ -100,7 +99,8 @@ class Pipeline(Policy[F]):
             policy._check_composed(classified=classified)
         for policy in policies:
             policy._attach_to(self)
-        self._around_leaf: Proceed | None = None
+        # Its steps around a function alone; None: not asked for yet, or none.
+        self._around_function: Steps = None
         if not intended:
             for place, policy in enumerate(policies, start=1):
                 policy._warn_of_order(policies[place:])
@@ -123,31 +123,25 @@ class Pipeline(Policy[F]):
 
     def around(self, proceed: Proceed, call: Call) -> Awaitable[Outcome]:
         # NB: not a coroutine itself: a pipeline adds no frame of its own.
-        return self._chain(proceed)(call)
-
-    def bind(self, proceed: Proceed) -> Proceed:
-        if type(self).around is not Pipeline.around:
-            # A subclass has something to add.
-            return super().bind(proceed)
-        return self._chain(proceed)
-
-    def _chain(self, proceed: Proceed) -> Proceed:
-        """Return the policies with what is inside them."""
-        if proceed is not leaf:
-            return proceed_by(self._linked(steps_of(proceed)))
-        # NB: kept, for blocks, requests and each key of a `PerKey` ask each
-        # time. And no other: what is inside belongs to another, which may
-        # be gone tomorrow.
-        if self._around_leaf is None:
-            self._around_leaf = proceed_by(self._linked(None))
-        return self._around_leaf
+        return proceed_by(self._linked(steps_of(proceed)))(call)
 
     def link(self, inside: Steps) -> Steps:
         if type(self).around is not Pipeline.around:
+            # A subclass has something to add.
             return super().link(inside)
         return self._linked(inside)
 
     def _linked(self, inside: Steps) -> Steps:
+        if inside is not None:
+            return self._composed(inside)
+        # NB: kept, for blocks, requests and each key of a `PerKey` ask each
+        # time. And no other: what is inside belongs to another, which may
+        # be gone tomorrow.
+        if self._around_function is None:
+            self._around_function = self._composed(None)
+        return self._around_function
+
+    def _composed(self, inside: Steps) -> Steps:
         judging = None if self._judge is None else _Judging(self._judge)
         if judging is not None:
             inside = linked(judging, inside)

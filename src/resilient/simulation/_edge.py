@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 from resilient._calls.call import NO_EXTRAS, ORIGINAL, RETRY, Call, current_call
 from resilient._calls.outcome import Outcome
-from resilient._edges.driver import RUN
-from resilient._edges.steps import FUNCTION, entrance, unwind, walk_in, walk_out
+from resilient._edges.steps import FUNCTION, RUN, entrance, unwind, walk_in, walk_out
 from resilient._events.counters import Counters
 from resilient._policy.policy import Policy
 from resilient._runtimes.runtime import PAUSE

@@ -28,7 +28,7 @@ from resilient._calls.call import (
 )
 from resilient._calls.judging import Condition, Judge, judge_by
 from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Outcome, Verdict
-from resilient._edges.driver import Proceed
+from resilient._edges.steps import Proceed
 from resilient._errors.chains import cannot_connect
 from resilient._errors.errors import (
     DeadlineExceededError,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from resilient._calls.call import Call
 from resilient._calls.judging import Condition, Judge, judge_by, verdict_for_all
 from resilient._calls.outcome import SUCCESS, Outcome
-from resilient._edges.driver import Proceed
+from resilient._edges.steps import Proceed
 from resilient._errors.warnings import warn
 from resilient._events.events import CallAbandoned, HedgeLaunched, HedgeWon
 from resilient._machines.quantile import SIZE, Quantile

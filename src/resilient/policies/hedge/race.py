@@ -30,7 +30,7 @@ from resilient._calls.outcome import (
     Verdict,
 )
 from resilient._edges.branches import Branch, branch_of
-from resilient._edges.driver import Proceed
+from resilient._edges.steps import Proceed
 from resilient._errors.errors import is_rejection
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import Sentinel
