@@ -40,7 +40,7 @@ def print_changes(event: Event) -> None:
 
 
 def ask(warehouse: Warehouse, times: int) -> None:
-    """Ask so many times, and print what comes of it."""
+    """Ask so many times, and print each answer or error."""
     for _ in range(times):
         try:
             print(f"  {warehouse.stock('tea')} packets of tea")

@@ -2,7 +2,7 @@
 
 A scenario is an ``async def`` that takes a `Http`: a `World` (`tests.colours`)
 with the verbs of a client. What stands in a server's place is a `Script`: it
-says what comes of each request in turn, and records what it was sent.
+has the response to each request in turn, and records what it was sent.
 
 ::
 

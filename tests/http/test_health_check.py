@@ -1,4 +1,4 @@
-"""A health check over HTTP: whom it asks, and what it takes for an answer."""
+"""A health check over HTTP: which server it asks, and which answers it accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a list is found anew, and by whom, by hand-fed clock readings."""
+"""When a list is looked up again, and which call does it, by hand-fed clocks."""
 
 from __future__ import annotations
 

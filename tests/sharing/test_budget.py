@@ -329,7 +329,7 @@ def test_a_forked_child_forgets_who_waits() -> None:
         (budget,) = fleet(store, size=1)
         shared = budget._shared
         before = shared.id
-        shared._waiting["somebody"] = None
+        shared._waiting["another"] = None
         store_module._forked()
         assert {} == shared._waiting
         assert before != shared.id

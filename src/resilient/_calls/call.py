@@ -318,7 +318,7 @@ class Call:
         self.args: tuple[Any, ...] = args
         self.kwargs = kwargs
         self._runtime = runtime
-        # What the user called; the policies inside are its own affair.
+        # What the user called; the policies inside are not seen here.
         self.policy: AnyPolicy | None = policy
         self.function: Callable[..., Any] | None = function
         self.attempt: int = 1
@@ -329,7 +329,7 @@ class Call:
         self.task: Any = None
         # The budget that this call's success has paid into already.
         self.budget_paid: object = None
-        # Runs a plain function in the edge's stead: in a thread to abandon.
+        # Runs a plain function instead of the edge: in a thread to abandon.
         self.thread_runner: Callable[..., Outcome] | None = None
         self.ended: bool = False
         self.deadline: float | None = None
@@ -406,7 +406,7 @@ class Call:
         """Take its place, and its deadline, inside the call that runs here."""
         enclosing = running()
         # NB: a task or thread may still carry the call that it was started
-        # from; once that has ended it has nothing to say.
+        # from; once that has ended it sets no limit.
         if enclosing is None or enclosing.ended:
             self.enclosing = self.deadline = self.allowed = None
         else:
@@ -436,7 +436,7 @@ class Call:
 
     @property
     def shed_rank(self) -> float:
-        """A number in [0, 1): of one class, who has a lower one is cut first.
+        """A number in [0, 1): of one class, calls with a lower one are cut first.
 
         The hash of the key that `priority` was given; else drawn, once for
         everything inside the outermost block or call.
@@ -476,10 +476,9 @@ class Call:
 
         Each limiter that counts a named unit takes the difference between
         what it took at the start and the number given: more is a debt that
-        later calls wait for, less is given back. The first word counts;
-        further ones for the same unit do nothing. Units that no limiter of
-        this call counts go to the call around it. Where no limiter stands
-        around, it does nothing.
+        later calls wait for, less is given back. Only the first call
+        for a unit takes effect. Units that no limiter of this call counts go
+        to the call around it. Where no limiter stands around, it does nothing.
 
         Args:
             **costs: Units and their real amounts, as in ``tokens=812``.
@@ -534,7 +533,7 @@ class Call:
     def cut_outcome(
         self, unwinding: BaseException, began: float | None
     ) -> Outcome | None:
-        """Return what those count who learn from a call that unwinds.
+        """Return the outcome that learning policies count for a call that unwinds.
 
         What a limit of ours further out cuts is no caller's cancellation. It
         is a failure if it had had at least half of that limit; if not, the
@@ -559,7 +558,7 @@ class Call:
         )
 
     def late_outcome(self, outcome: Outcome, began: float | None) -> Outcome | None:
-        """Return what those count who learn from an error, if it is one.
+        """Return the outcome that learning policies count for an error.
 
         An error that comes when time is up is what becomes of a limit where it
         is obeyed and not enforced; see `cut_outcome`.

@@ -55,9 +55,10 @@ def judge_by(
     error is a SUCCESS of the dependency: it answered. A function is asked
     about what the types leave open, and its word is final.
 
-    A group that is not listed itself is a FAILURE by those in it: by any for
-    who learns from it, by each for who repeats the call or answers in its
-    place. With nothing but rejections inside it is one.
+    A group that is not listed itself is a FAILURE by those in it: by any of
+    them for policies that learn from it, by all of them for policies that
+    repeat the call or answer in its place. With nothing but rejections
+    inside it is one.
 
     Args:
         parameter: What to call the conditions in an error.
@@ -285,7 +286,7 @@ _EACH: Final = "_resilient_each"
 
 
 def verdict_for_all(outcome: Outcome, call: Call) -> Verdict:
-    """Return the pipeline's verdict for who repeats a call or answers for it.
+    """Return the pipeline's verdict for policies that repeat a call or answer.
 
     It is the outcome's, but that of a group each error has to be a failure.
     """
@@ -321,7 +322,7 @@ def verdict_of(parameter: str, answer: object, outcome: Outcome) -> Verdict:
 
 
 def fallback_verdict(outcome: Outcome, call: Call) -> Verdict:
-    """Judge for who answers in a function's place and has no ``on``.
+    """Judge for policies that answer in a function's place and have no ``on``.
 
     That is the pipeline's verdict, but that our own rejections are failures:
     what is inside was not asked, and the caller has nothing.

@@ -62,7 +62,7 @@ def send(listeners: Sequence[Listener], event: Event) -> None:
 
 
 global_listeners: Final[list[Listener]] = []
-"""Those who listen to every policy: see `resilient.subscribe`.
+"""Listeners to every policy: see `resilient.subscribe`.
 
 A policy without listeners of its own has this very list for its listeners, so
 that a subscription to all policies reaches it, wherever it is, and when made.
@@ -70,7 +70,7 @@ that a subscription to all policies reaches it, wherever it is, and when made.
 
 
 def broadcast(event: Event) -> None:
-    """Tell those who listen to every policy: the last listener of the others."""
+    """Tell the listeners to every policy: the last listener of the others."""
     send(global_listeners, event)
 
 

@@ -6,7 +6,7 @@ deposits. The promise: all members together withdraw at most
 
 A retry waits for its backoff anyway, so it may wait for a store's answer as
 well: a member keeps no units between retries (a `Lease` of 0), and one
-exchange answers for all who wait. What is free of the network is what
+exchange answers for all calls that wait. What is free of the network is what
 happens often: a success, which is paid in with the next exchange, at most
 every `SYNC` seconds, and a retry that the last answer rules out.
 

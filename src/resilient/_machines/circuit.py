@@ -604,7 +604,7 @@ class Circuit:
     def _settle_elsewhere(
         self, permit: int | Probe, now: float, failed: bool | None, slow: bool
     ) -> None:
-        """Take back a probe, or a permit that has nothing to say."""
+        """Take back a probe, or a permit that does not count."""
         if self.state is _DISABLED and permit == self.era:
             return
         voting = False

@@ -308,7 +308,7 @@ class Lease(RateLimit):
         elif now >= self._looks_from:
             self._looks_from = now + _LOOK
             self._looks = self.due = self._sent is None
-        # NB: a store without a thread is tried again by those who miss it.
+        # NB: a store without a thread is tried again by calls that miss it.
         self.due = self.due or self._cut is not None
         return wait
 

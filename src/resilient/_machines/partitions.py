@@ -1,6 +1,6 @@
-"""Shares: slots that are kept for those who have a better right to them.
+"""Shares: slots that are kept for the calls that are entitled to them.
 
-Slots that are all taken cannot be taken back from who runs. To let the most
+Slots that are all taken cannot be taken back from running calls. To let the most
 important go first, or a partition have its share, the others must leave some
 free *before* those ask. How many: what they had, or wanted, at once in the
 last second or two - their **demand**.
@@ -22,13 +22,13 @@ Ground rules:
   calls, which have one shed rank, all are served rather than some of each. The
   highest shed rank that has lately been there is not left out, however low it is.
 * Where nothing runs, any call may: none would ever leave.
-* A slot that comes free goes to the first in the queue who may have it.
+* A slot that comes free goes to the first in the queue that may have it.
 
 Demand is measured in periods: the peak of this one or the last, whichever is
 greater. Calls refused in a row were a demand as well.
 
-Source: shares that are lent, Netflix's concurrency-limits, where who claims
-his own goes beyond the limit; cutting by a hash of the task, Zhou et al.,
+Source: shares that are lent, Netflix's concurrency-limits, where a partition that
+claims its own goes beyond the limit; cutting by a hash of the task, Zhou et al.,
 "Overload Control for Scaling WeChat Microservices" (DAGOR), SoCC 2018.
 """
 

@@ -21,7 +21,7 @@ Ground rules:
   an n-th with each that the server takes.
 * A bucket holds little more than one call: no bursts, but jitter has room.
 
-Deliberately not modelled: whose server it is; who waits.
+Deliberately not modelled: the server, and the calls that wait.
 
 Sources: RFC 5681, 3.1 (slow start); AWS, *Exponential Backoff and Jitter*.
 """

@@ -1,4 +1,4 @@
-"""When a list that others may change is found anew, and by whom.
+"""When a list that others may change is looked up again, and which call does it.
 
 Ground rules:
 
@@ -21,8 +21,8 @@ cancelled            at once: the next caller finds it
 An answer that is empty is kept back: what answers may be broken. The second one
 in a row counts, unless `keeps` says that none ever does.
 
-Deliberately not modelled: jitter. Callers come by chance, and each process has
-begun at a moment of its own.
+Deliberately not modelled: jitter. The times of calls are random already, and
+processes do not start at the same moment.
 
 Source: gRPC, *DNS resolution*, for the least time between two answers of
 30 s, which its users find too long (grpc#30015); here it is 1 s.

@@ -50,7 +50,7 @@ Two members may have been given different numbers, as in each rolling deploy:
 the lower ones hold for all until no member has asked for them in a minute. What
 a member asks for that does not know the last order yet is none of these numbers.
 
-Deliberately not modelled: who may ask, queues, fairness. A member asks for no
+Deliberately not modelled: the right to ask, queues, fairness. A member asks for no
 more than its part (`lease`).
 """
 

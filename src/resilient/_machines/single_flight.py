@@ -101,7 +101,7 @@ class Executions(Generic[F]):
         return True
 
     def finish(self, execution: F) -> list[WaitingCall]:
-        """End it; return who is waiting for it."""
+        """End it; return the calls that wait for it."""
         self._forget(execution)
         waiters = list(execution.waiters)
         execution.over = True

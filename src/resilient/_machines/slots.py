@@ -102,7 +102,7 @@ class Slots(Generic[T]):
         self.called: dict[T, None] | None = None
 
     def waiting(self) -> list[T]:
-        """Return who is in the queue: highest class first, then oldest first."""
+        """Return the tickets in the queue: highest class first, then oldest first."""
         return [
             ticket
             for priority in sorted(self.queues, reverse=True)
@@ -120,8 +120,8 @@ class Slots(Generic[T]):
         """Join the queue.
 
         Returns:
-            Whom there is no place for: None, this ticket, or one of a lower
-            class that was put out of the queue for it.
+            The ticket that there is no place for: None, this one, or one of a
+            lower class that was put out of the queue for it.
         """
         put_out: T | None = None
         if self.queued >= self.max_queue:

@@ -2,7 +2,7 @@
 
 Refusing costs a server something too. One that is asked for far more than it
 can do spends its time on refusing and gets nothing done, and it cannot mend
-that: who asks has to. Each client therefore looks at how many of its recent
+that: its clients have to. Each therefore looks at how many of its recent
 requests were accepted, and sends no more than `ratio` times as many. In words
 of the SRE book, a request is rejected here with the probability ::
 

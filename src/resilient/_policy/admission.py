@@ -12,7 +12,7 @@ Ground rules:
   if it does not return, and from then on `around` does. To give back twice does
   nothing the second time, so that what was interrupted is simply done again.
 * Giving back needs no lock, no stack and no memory (see `Reserve`): at the worst
-  it is left in a list, for the next who has the lock. A garbage collection may begin
+  it is left in a list, for the next owner of the lock. A garbage collection may begin
   at any allocation, so also on a thread that holds a policy's lock; there it
   may close a lost call of the same policy. See `DeferredRelease`.
 """

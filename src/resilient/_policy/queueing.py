@@ -174,7 +174,7 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
         raise NotImplementedError
 
     def _leave_locked(self, item: Any) -> list[Any]:
-        """Take back a slot or a place in the queue; return who got a slot by it."""
+        """Take back a slot or a place in the queue; return calls that got a slot."""
         raise NotImplementedError
 
     def _refusal(
@@ -298,7 +298,7 @@ class QueueingPolicy(AdmissionPolicy, DeferredRelease):
         """Leave out calls that are gone, and take slots from those that do not come.
 
         Returns:
-            Whom to wake.
+            The waiters to wake.
         """
         slots = self._slots
         woken: list[Any] = []

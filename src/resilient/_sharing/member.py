@@ -112,7 +112,7 @@ class SharedState(abc.ABC):
     def _follow_locked(  # noqa: B027 - of a circuit, nothing follows here
         self, woken: list[Any], now: float
     ) -> None:
-        """Serve those whom a change of the machine serves."""
+        """Wake the calls that can go on after a change of the machine."""
 
     # -- Called by the link
 

@@ -212,7 +212,7 @@ class Bulkhead(QueueingPolicy):
     # -- The fleet
 
     def _apply_locked(self, woken: list[Ticket], now: float) -> None:
-        """Keep to the share of this process; see to those who asked for more."""
+        """Keep to the share of this process; wake the calls that asked for more."""
         assert self._shared is not None
         holding = self._shared.holding
         allowed = holding.allowed(now)
@@ -371,7 +371,7 @@ class Bulkhead(QueueingPolicy):
         return error
 
     def _closes_circle_locked(self, ticket: Ticket) -> bool:
-        """Whether all who hold a slot would wait for one, and without end."""
+        """Whether all calls that hold a slot would wait for one, without end."""
         assert ticket.wait is not None
         if ticket.wait.latest is not None:
             return False

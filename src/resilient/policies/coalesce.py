@@ -144,7 +144,7 @@ class Coalesce(Policy, DeferredRelease):
     cannot be copied is the same object for all.
 
     The execution is as important as its first caller (see `priority`). If it
-    is rejected, those who matter more run it again.
+    is rejected, more important callers run it again.
 
     Calls are shared within one event loop, and among the threads without one:
     a result that was made on a loop (a connection, say) is of no use on
@@ -437,7 +437,7 @@ class Coalesce(Policy, DeferredRelease):
             if unwinding is not None:
                 raise BaseException.with_traceback(unwinding, trace)
             if outcome is not None and outcome.error is not None:
-                # NB: it may be the same object for others, who raised it first.
+                # NB: it may be the same object for others, which raised it first.
                 BaseException.with_traceback(outcome.error, trace)
             return outcome
         finally:

@@ -1,6 +1,6 @@
 """What is noted about single calls and runs: their durations, and their spans.
 
-Nothing here raises: who watches must not hurt.
+Nothing here raises: an observer must not break a call.
 """
 
 from __future__ import annotations

@@ -164,10 +164,10 @@ class HedgeRace:
     Attributes:
         attempts: The attempts, in the order in which they started.
         running: How many have not settled.
-        failures: How many failed, and have not been made good for by a hedge.
-        later: Whether one was rejected, or was told to come back later.
-        over: Whether what still comes is unwanted.
-        winner: Who was answered first.
+        failures: How many failed, and were not followed by a hedge.
+        backed_off: Whether one was rejected, or was told to come back later.
+        is_decided: Whether later answers are ignored.
+        winner: The attempt that was answered first.
     """
 
     __slots__ = (

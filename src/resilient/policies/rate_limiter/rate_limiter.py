@@ -472,7 +472,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
             wait.until = None
 
     def _pass_over_locked(self, now: float, but: Ticket | None = None) -> None:
-        """Put those first in the queue out of it who do not come for their turn.
+        """Remove calls from the head of the queue that do not come for their turn.
 
         Should one come after all, it is first again.
         """
@@ -705,7 +705,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
         return self._leave_locked(item)
 
     def _after_unlock(self, effects: list[Ticket]) -> None:
-        """Wake those who have to look anew."""
+        """Wake the waiters that have to look again."""
         woken = wake_all([ticket.waiter for ticket in effects])
         for ticket, waits in zip(effects, woken, strict=True):
             if not waits:
