@@ -7,6 +7,7 @@ queue, no call that is still current, no coroutine of ours un-awaited.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import math
 import os
@@ -156,6 +157,12 @@ async def awork() -> int:
     return 1
 
 
+async def tawork() -> int:
+    """Succeed, after a moment of trio's."""
+    await trio.sleep(0)
+    return 1
+
+
 def held(policy: Policy[Any]) -> dict[str, Any]:
     """Return what a policy and those inside it say of calls under way."""
     found: dict[str, Any] = {}
@@ -190,6 +197,9 @@ def elsewhere(function: Callable[[], Any]) -> Any:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(BOUND)
+    if not result:
+        # Where it waits, and who could let it go on.
+        faulthandler.dump_traceback(sys.__stderr__)
     return result[0] if result else "hangs: a lock was left locked"
 
 
@@ -595,16 +605,21 @@ def spin_asyncio(policy: Policy[Any]) -> None:
 def spin_trio(policy: Policy[Any]) -> None:
     """Call until it is interrupted, in a run of trio's."""
 
-    async def tawork() -> int:
-        await trio.sleep(0)
-        return 1
-
     async def spin() -> None:
         protected = policy(tawork)
         for _ in range(100):
             await protected()
 
     interrupted(lambda: trio.run(spin))
+
+
+IMPORT: dict[Callable[[Policy[Any]], None], Callable[[Policy[Any]], object]] = {
+    spin_sync: lambda policy: policy(work)(),
+    spin_asyncio: lambda policy: asyncio.run(policy(awork)()),
+    spin_trio: lambda policy: trio.run(policy(tawork)),
+}
+"""A call that loads what the first one does: an interrupt of an import leaves a lock
+of CPython's locked, for which other threads wait at some moment of their own."""
 
 
 @pytest.mark.real
@@ -622,6 +637,8 @@ def test_ctrl_c_at_a_random_moment_leaves_nothing(
     if sys.version_info[:2] == (3, 14) and name in THREADED:
         pytest.skip(THREADS)
     rounds = ROUNDS if spin is spin_sync else max(1, ROUNDS // 3)
+    with suppress(RejectedError):
+        IMPORT[spin](SYNC[name]())
     with warnings.catch_warnings():
         # NB: the user's own coroutine, on 3.11.
         warnings.filterwarnings("ignore", "coroutine '(awork|.*spin|.*tawork)' was")
