@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.simulations import (
+    acceptance,
     balancing,
     hedge_storm,
     jitter,
@@ -35,7 +36,7 @@ from resilient.simulation._result import markdown
 # The longest runs first, so that none begins when the others have ended.
 SIMULATIONS = cast(
     "tuple[Simulation, ...]",
-    (balancing, hedge_storm, throttling, retry_storm, tail, jitter),
+    (balancing, hedge_storm, throttling, acceptance, retry_storm, tail, jitter),
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "simulations.md"
