@@ -6,6 +6,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from tests.colours import (
@@ -241,6 +242,19 @@ async def test_where_no_thread_starts_there_is_no_list(
         clock.start_thread = started
     await w.sleep(1)
     await w.call(balance, nothing)
+
+
+@in_every_colour
+async def test_a_thread_whose_start_was_interrupted_is_no_failure(w: World) -> None:
+    """`Thread.start` may say so by an error of its own; the next call finds it."""
+    balance = Balance(poll(lambda: ["a"]))
+    broken = Mock(side_effect=RuntimeError("cannot release un-acquired lock"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "start_thread", broken)
+        with pytest.raises(RuntimeError, match="un-acquired"):
+            await w.call(balance, nothing)
+    await w.call(balance, nothing)
+    assert 0.0 == w.now()
 
 
 async def hang(w: World, fails: bool) -> None:

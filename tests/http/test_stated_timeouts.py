@@ -10,6 +10,7 @@ from tests.http.families import URL, Http, in_every_client
 
 import resilient
 from resilient import Pipeline, ResilientWarning, Retry, Timeout
+from resilient._runtimes import clock
 
 
 def slow(h: Http, seconds: float) -> Any:
@@ -66,7 +67,7 @@ async def test_where_nothing_is_stated_our_own_limits_hold(h: Http) -> None:
     """The library's default states nothing: 10 s, and 30 s in all."""
 
     async def step(request: Any) -> Any:
-        seen.append(request.extensions["timeout"].deadline - h.now())
+        seen.append(request.extensions["timeout"].deadline - clock.now())
         raise h.library.ReadError("down")
 
     for extensions, limit in (
