@@ -185,7 +185,9 @@ def interrupts(session: nox.Session) -> None:
     """Interrupts each policy 3000 times by a real signal, in each colour."""
     session.install(".[test]")
     chosen = ["tests/test_interrupts.py", "-k", "random_moment", *session.posargs]
-    session.run("pytest", *chosen, env={"RESILIENT_INTERRUPTS": "3000"})
+    # A test takes minutes, which elsewhere is a hang.
+    patience = ["-o", "faulthandler_timeout=1800"]
+    session.run("pytest", *patience, *chosen, env={"RESILIENT_INTERRUPTS": "3000"})
 
 
 @nox.session(python="3.13")
