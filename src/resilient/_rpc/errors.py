@@ -16,9 +16,14 @@ class _Status(grpc.aio.AioRpcError):  # type: ignore[misc]  # grpc is untyped
     """What gRPC asks of an error of either kind of channel."""
 
     # NB: gRPC's own make an error of a status, and know no other arguments.
-    __init__ = Exception.__init__  # pyright: ignore[reportAssignmentType]  # that is the point
-    __str__ = Exception.__str__
-    __repr__ = Exception.__repr__
+    def __init__(self, *args: Any) -> None:
+        Exception.__init__(self, *args)
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+    def __repr__(self) -> str:
+        return Exception.__repr__(self)
 
     def __reduce__(self) -> Any:
         return Exception.__reduce__(self)
