@@ -31,10 +31,24 @@ def test_it_is_up_again_after_a_dwell() -> None:
     contact = Contact()
     contact.failed(10.0)
     assert contact.answered(12.0) is None
+    assert (False, 12.1) == (contact.up, contact.probe_at)
+    assert contact.answered(12.15) is None
     assert (False, 12.2) == (contact.up, contact.probe_at)
     assert 2.2 == round(contact.answered(12.2) or 0.0, 6)
     assert contact.up
     assert contact.answered(12.3) is None
+
+
+def test_a_store_that_answers_is_probed_often_until_it_is_up() -> None:
+    """Members book then; others may use all that the store has."""
+    contact = Contact()
+    for lost in (10.0, 12.0):
+        contact.failed(lost)
+        now = lost
+        while contact.answered(now) is None:
+            assert contact.probe_at <= now + 0.1
+            now = contact.probe_at
+    assert 1.0 == round(now - lost, 6)
 
 
 def test_a_failure_during_the_dwell_begins_anew() -> None:
@@ -64,6 +78,7 @@ def test_flapping_makes_the_dwell_longer() -> None:
     assert [0.2, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0] == dwells
     contact.failed(now + 31.0)
     contact.answered(now + 32.0)
+    contact.answered(now + 32.1)
     assert round(now + 32.2, 3) == round(contact.probe_at, 3)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -23,6 +23,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from resilient._machines.contact import Contact
 from resilient._machines.lease import Lease, lease_for
 from resilient._machines.rate_limits import TokenBucket
 from resilient._machines.shared_bucket import Answer, Ask, Bucket, Order, answer
@@ -63,6 +64,8 @@ class Fleet:
         self.bucket: Bucket | None = None
         self.offset = 1.7e9
         self.down = False
+        # Those that do without a store which answers them.
+        self.apart: list[Lease] = []
         self.delay = 0.0
         # What was booked in asks that never arrived.
         self.lost = 0.0
@@ -95,7 +98,7 @@ class Fleet:
 
     def ask(self, member: Lease, waiting: float) -> None:
         now = self.local(member)
-        if self.down and member.is_cut:
+        if member.is_cut and (self.down or member in self.apart):
             return
         asked = member.collect(now, waiting, waiting)
         if asked is None:
@@ -106,6 +109,12 @@ class Fleet:
         self.asked[member] = asked
         self.events.append((self.now + self.delay / 2, ARRIVES, member, asked, None))
         self.events.append((self.now + TIMEOUT, TIMES_OUT, member, asked, None))
+
+    def book(self, member: Lease) -> None:
+        """Have a member that does without the store tell it what it used."""
+        asked = member.collect(self.local(member))
+        if asked is not None:
+            member.absorb(self.local(member), self.store(asked), up=False)
 
     def store(self, asked: Ask) -> Answer:
         now = self.now + self.offset
@@ -319,6 +328,46 @@ def test_without_the_store_a_fleet_keeps_the_rate() -> None:
     most = BURST + RATE * (fleet.now - 1000.0)
     assert 0.9 * most <= fleet.judge.used <= most
     assert fleet.judge.worst >= -1e-6
+
+
+@given(
+    returning=st.integers(1, 3),
+    losses=st.integers(0, 3),
+    demand=st.sampled_from([30.0, 60.0, 150.0]),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=20)
+def test_who_dwells_before_it_relies_on_the_store_books_what_it_uses(
+    returning: int, losses: int, demand: float, seed: int
+) -> None:
+    """Others use the bucket meanwhile: nothing more but what is not booked yet.
+
+    A store that answered late is lost to some members alone, and answers them.
+    """
+    contact = Contact()
+    fleet = Fleet(4)
+    for _ in range(losses):
+        contact.failed(fleet.now)
+        while contact.answered(fleet.now) is None:
+            fleet.now = contact.probe_at
+    steady(fleet, 2.0, 150.0, seed)
+    contact.failed(fleet.now)
+    fleet.apart = fleet.members[:returning]
+    for member in fleet.apart:
+        member.cut(fleet.local(member))
+    began, before = fleet.now, fleet.judge.used
+    while True:
+        seed += 1
+        steady(fleet, contact.probe_at - fleet.now, demand, seed)
+        if contact.answered(fleet.now) is not None:
+            break
+        for member in fleet.apart:
+            fleet.book(member)
+    share = RATE / len(fleet.members)
+    assert fleet.judge.worst >= -returning * share * 0.1
+    # Some ten less, as the last block of a lease may be empty.
+    most = RATE * (fleet.now - began)
+    assert 0.8 * most - 10.0 <= fleet.judge.used - before
 
 
 def test_a_newcomer_that_asks_first_after_a_loss_gets_a_burst() -> None:

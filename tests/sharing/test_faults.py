@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,28 @@ def most_over(moments: list[float], rate: float, burst: float) -> float:
     return -worst
 
 
+def is_alone(result: Any, moment: float) -> bool:
+    """Whether a process did without the store at a moment."""
+    moments = [since for since, _ in result["alone"]]
+    alone: bool = result["alone"][max(0, bisect_right(moments, moment) - 1)][1]
+    return alone
+
+
+def shares_besides(results: list[Any], began: float, ended: float) -> list[float]:
+    """Return the calls that passed without the store while another process had it.
+
+    While it is lost to all, between `began` and `ended`, there are none.
+    """
+    return [
+        moment
+        for result in results
+        for moment in result["passed"]
+        if not began <= moment < ended
+        and is_alone(result, moment)
+        and not all(is_alone(other, moment) for other in results)
+    ]
+
+
 def fleet(server: Server, break_it: Callable[[], tuple[float, float]]) -> Any:
     """Run the workers, break the server after a second; return what they did."""
     numbers = SECONDS, 0.004, RATE, BURST
@@ -44,8 +67,9 @@ def kill_and_restart(server: Server) -> tuple[float, float]:
     began = time.monotonic()
     server.kill()
     time.sleep(1.0)
+    ended = time.monotonic()
     server.start()
-    return began, time.monotonic()
+    return began, ended
 
 
 def restart_at_once(server: Server) -> tuple[float, float]:
@@ -119,9 +143,14 @@ def test_a_fleet_never_uses_more_and_never_stops(
 
     assert [True] * WORKERS == [result["up"] for result in results]
     moments = sorted(moment for result in results for moment in result["passed"])
+    # Each process returns by itself, up to a second after the first one on a machine
+    # that is busy: until then it has its share, and the others may use all the rate.
+    # Nothing is promised of that but how much it is, so those calls do not count.
+    besides = set(shares_besides(results, began, ended))
+    counted = [moment for moment in moments if moment not in besides]
     # NB: a call is noted when it runs; between its permit and that its process
     # may have had to wait, one call in each.
-    assert most_over(moments, RATE, BURST) <= WORKERS
+    assert most_over(counted, RATE, BURST) <= WORKERS
     if began:
         refused = [moment for result in results for moment in result["refused"]]
         offered = [moment for moment in moments + refused if began <= moment < ended]

@@ -8,8 +8,9 @@ up         at the start; `answered` after it is asked
 lost       `failed`, `too_late`           no member asks; one probe at
                                           `probe_at`, later each time, up to
                                           a second
-returning  `answered` while lost          members book what they used; they
-                                          ask again after the dwell
+returning  `answered` while lost          members book what they used, every
+                                          0.1 s; they ask again after the
+                                          dwell
 ========== ============================== =================================
 
 The dwell keeps a store that answers now and then from costing each call its
@@ -31,6 +32,10 @@ _LAST_PROBE: Final = 1.0
 _SHORT_DWELL: Final = 0.2
 _LONG_DWELL: Final = 30.0
 _SOON: Final = 30.0  # seconds; a loss so soon after a return is flapping
+
+# Seconds between two probes of a store that answers, until the dwell is over. Other
+# members may use all that it has: what this one uses besides is to be booked soon.
+_BOOKING: Final = 0.1
 
 
 class Contact:
@@ -101,7 +106,7 @@ class Contact:
         if self._back_at is None:
             self._back_at = now + self._dwell
         if now < self._back_at:
-            self.probe_at = min(self._back_at, now + _LAST_PROBE)
+            self.probe_at = min(self._back_at, now + _BOOKING)
             return None
         since, self.lost_since = self.lost_since, None
         self._returned_at = now
