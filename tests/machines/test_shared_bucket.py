@@ -201,6 +201,17 @@ def test_what_was_used_before_the_loss_is_not_taken_twice() -> None:
     assert 0.0 == later.level  # 10 refilled, a quarter of 40 taken
 
 
+def test_what_was_used_is_taken_though_the_clock_shows_less_than_at_the_loss() -> None:
+    """Set back after the loss, it does not tell what was used before it."""
+    _, said = taken(20.0)
+    bucket, said = answer(None, T + 300.0, ask(recall=recalled(said, 1.0)))
+    assert said.lost
+    _, said = answer(
+        bucket, T + 1.0, ask(spent=30.0, span=0.5, recall=recalled(said, 1.0))
+    )
+    assert bucket.level - 30.0 == said.level
+
+
 def test_a_credit_counts_as_never_taken() -> None:
     """Others, who remember less, are not bounded by that."""
     bucket, said = taken(20.0)

@@ -297,8 +297,9 @@ def answer(bucket: Bucket | None, now: float, ask: Ask) -> tuple[Bucket, Answer]
         full = now
     if ask.spent > 0.0:
         spent, excess = ask.spent, ask.excess
-        if born > 0.0 and ask.span > 0.0:
-            part = min(1.0, max(0.0, now - born) / ask.span)
+        # NB: a clock that was set back may show less than `born`: then all counts.
+        if 0.0 < born <= now and ask.span > 0.0:
+            part = min(1.0, (now - born) / ask.span)
             spent, excess = spent * part, excess * part
         common = max(0.0, min(now, over_until) - max(now - ask.span, over_from))
         forgiven = min(over, excess, rate * common)

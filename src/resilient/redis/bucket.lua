@@ -77,8 +77,8 @@ end
 if level >= capacity then full = now end
 if ask_spent > 0 then
     local spent, excess = ask_spent, ask_excess
-    if born > 0 and span > 0 then
-        local part = math.min(1, math.max(0, now - born) / span)
+    if 0 < born and born <= now and span > 0 then
+        local part = math.min(1, (now - born) / span)
         spent, excess = spent * part, excess * part
     end
     local common = math.max(0, math.min(now, over_until) - math.max(now - span, over_from))
