@@ -66,6 +66,8 @@ class Fleet:
         self.down = False
         # Those that do without a store which answers them.
         self.apart: list[Lease] = []
+        # Until when a member's process does not run.
+        self.stalled: dict[Lease, float] = {}
         self.delay = 0.0
         # What was booked in asks that never arrived.
         self.lost = 0.0
@@ -82,6 +84,8 @@ class Fleet:
 
     def call(self, member: Lease, amount: float = 1.0) -> bool:
         """Make a call that waits for an answer only if it comes at once."""
+        if self.now < self.stalled.get(member, 0.0):
+            return False
         now = self.local(member)
         wait = member.try_take(now, amount)
         if member.due:
@@ -131,6 +135,11 @@ class Fleet:
             if at > self.now:
                 return
             self.events.remove(event)
+            runs = self.stalled.get(member, 0.0)
+            if kind != ARRIVES and self.now < runs:
+                # NB: an answer that has come is read, however late, at the time-out.
+                self.events.append((runs, *event[1:]))
+                continue
             if kind == ARRIVES:
                 if self.down:
                     self.lost += asked.spent
@@ -162,7 +171,8 @@ class Fleet:
         """The store is up again: all book what they used, and rely on it."""
         self.down = False
         delay, self.delay = self.delay, 0.0
-        self.advance(TIMEOUT)
+        runs = max(self.stalled.values(), default=self.now)
+        self.advance(max(TIMEOUT, runs - self.now))
         for member in self.members:
             self.ask(member, 0.0)
             self.deliver()
@@ -211,6 +221,11 @@ class Adversary(RuleBasedStateMachine):
     @rule(delay=st.sampled_from([0.0, 0.002, 0.04, 0.3]))
     def slow_down(self, delay: float) -> None:
         self.fleet.delay = delay
+
+    @rule(place=st.integers(0, 3), seconds=st.sampled_from([0.05, 0.3, 1.0, 5.0]))
+    def stall(self, place: int, seconds: float) -> None:
+        member = self.fleet.members[place % len(self.fleet.members)]
+        self.fleet.stalled[member] = self.fleet.now + seconds
 
     @rule()
     def lose_the_data(self) -> None:
