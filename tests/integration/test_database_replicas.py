@@ -142,7 +142,8 @@ def test_the_page_runs_with_redis() -> None:
             client.replicaof("127.0.0.1", primary.port)
             wait_for(lambda: client.info("replication")["master_link_status"] == "up")
         ports = {"REDIS_PRIMARY": primary.port, "REDIS_REPLICA": replica.port}
-        page: dict[str, Any] = {**vars(resilient), "__name__": "__main__", **ports}
+        names = {name: getattr(resilient, name) for name in resilient.__all__}
+        page: dict[str, Any] = {**names, "__name__": "__main__", **ports}
         try:
             execute(SNIPPETS[-1], page)
             cached, balance = page["cached"], page["caches"]
