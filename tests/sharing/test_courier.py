@@ -125,8 +125,10 @@ def test_what_has_piled_up_goes_in_one_exchange(wire: Wire) -> None:
         wire.gate.set()
         for thread in threads:
             thread.join(GENEROUS)
-    assert [1, 2] == [len(batch) for batch in wire.batches[:2]]
-    assert [10.0, 10.0] == [request.ask.want for request in wire.batches[1]]
+    (alone,), batch = wire.batches[:2]
+    # NB: on a busy machine its answer was older than a lease, and it asks again.
+    asks = [request for request in batch if request.member is not alone.member]
+    assert [10.0, 10.0] == [request.ask.want for request in asks]
 
 
 def test_the_members_are_counted_now_and_then(wire: Wire) -> None:
