@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,9 @@ def served(
     port = free_port()
     arguments = options.format(port=port).split()
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments, *extra, app], cwd=ROOT
+        [sys.executable, "-m", module, *arguments, *extra, app],
+        cwd=ROOT,
+        start_new_session=True,
     )
     try:
         until = time.monotonic() + PATIENCE
@@ -110,5 +112,7 @@ def served(
                 time.sleep(0.02)
         yield Server(f"http://127.0.0.1:{port}", process)
     finally:
-        process.kill()
+        # NB: with its workers, which outlive a server that is killed.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
