@@ -138,7 +138,8 @@ def options_after_moving() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("policy", "options"), [*options_after_moving()])
 def test_the_options_after_moving_are_accepted(policy: str, options: str) -> None:
     """What a table says to write instead makes a policy."""
-    made = eval(f"{policy}({options})", vars(resilient))
+    names = {name: getattr(resilient, name) for name in resilient.__all__}
+    made = eval(f"{policy}({options})", names)
 
     assert policy == type(made).__name__
 

@@ -1147,7 +1147,7 @@ def test_instant_waits_move_the_clock() -> None:
 
 KINDS = [
     kind
-    for kind in map(vars(resilient).get, resilient.__all__)
+    for kind in (getattr(resilient, name) for name in resilient.__all__)
     if isinstance(kind, type)
     and issubclass(kind, (_policy.Policy, RetryBudget))
     and kind is not _policy.Policy
