@@ -10,7 +10,9 @@ Sources: IANA's *HTTP Method Registry* and *HTTP Status Code Registry*; RFC
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final, cast
+from typing import Final
+
+from resilient._values.checks import collection
 
 IDEMPOTENT: Final = frozenset(
     {
@@ -84,9 +86,7 @@ def checked_statuses(statuses: Collection[int] | None) -> frozenset[int]:
     """
     if statuses is None:
         return FAILED
-    if isinstance(statuses, (str, bytes)) or not isinstance(statuses, Collection):
-        raise TypeError(f"`retry_statuses` must be a collection, got {statuses!r}")
-    for status in cast("Collection[object]", statuses):
+    for status in collection("retry_statuses", statuses):
         if not isinstance(status, int) or not 100 <= status <= 999:
             raise ValueError(
                 "`retry_statuses` must be HTTP statuses from 100 to 999,"
@@ -103,9 +103,7 @@ def checked_methods(methods: Collection[str] | None) -> frozenset[str]:
     """
     if methods is None:
         return IDEMPOTENT
-    if isinstance(methods, (str, bytes)) or not isinstance(methods, Collection):
-        raise TypeError(f"`retry_methods` must be a collection, got {methods!r}")
-    for method in cast("Collection[object]", methods):
+    for method in collection("retry_methods", methods):
         if not isinstance(method, str) or not method or method != method.upper():
             raise ValueError(
                 f"`retry_methods` must be methods in upper case, got {method!r}"

@@ -31,14 +31,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package of others
 
 from resilient._calls.judging import marks_judged
 from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Outcome, Verdict
 from resilient._server.rpc import FAULTS
-from resilient._values.checks import plain
+from resilient._values.checks import collection, plain
 
 Code: Any = grpc.StatusCode
 
@@ -143,9 +143,7 @@ def checked_statuses(statuses: Collection[Any] | None) -> frozenset[Any]:
     """
     if statuses is None:
         return RETRIED
-    if isinstance(statuses, (str, bytes)) or not isinstance(statuses, Collection):
-        raise TypeError(f"`retry_statuses` must be a collection, got {statuses!r}")
-    for status in cast("Collection[object]", statuses):
+    for status in collection("retry_statuses", statuses):
         if not isinstance(status, Code):
             raise TypeError(
                 f"`retry_statuses` must be members of grpc.StatusCode, got {status!r}"

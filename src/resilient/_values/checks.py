@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from resilient._values.callables import refuse_arity
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LARGEST",
     "choice",
+    "collection",
     "count",
     "flag",
     "keywords_only",
@@ -178,6 +179,17 @@ def choice(name: str, value: C, *choices: str) -> C:
         listed = ", ".join(f'"{choice}"' for choice in choices[:-1])
         raise ValueError(f'`{name}` must be {listed} or "{choices[-1]}", got {value!r}')
     return value
+
+
+def collection(name: str, value: object) -> Collection[object]:
+    """Return a collection of values, each of which is checked by the caller.
+
+    Raises:
+        TypeError: The value is none, or a text: its characters are not meant.
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
+        raise TypeError(f"`{name}` must be a collection, got {value!r}")
+    return cast("Collection[object]", value)
 
 
 def flag(name: str, value: object) -> bool:
