@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from weakref import ref
 
@@ -25,6 +25,7 @@ from resilient._calls.call import Call
 from resilient._calls.outcome import IGNORED, OngoingWork, Outcome, UnaskedOutcome
 from resilient._edges.driver import Drive
 from resilient._edges.generators import Stream
+from resilient._edges.steps import RUN
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import strip
 from resilient._policy.policy import Policy, Usage, begin_use
@@ -146,6 +147,49 @@ class Passage(Drive):
         self._held: list[None] = []
         self.streaming: list[None] = []
         self.stream: Stream = Stream(call)
+
+    def drive_in_sync(self, attempt: Callable[[], Outcome | None]) -> bool:
+        """Drive the policies to their outcome.
+
+        Args:
+            attempt: Sends the RPC once. None: its caller has it, and the policies
+                wait on.
+
+        Returns:
+            Whether they came to one.
+        """
+        outcome: Outcome | None = None
+        try:
+            standstill = self.in_sync(self.begin())
+            while standstill is RUN:
+                try:
+                    outcome = attempt()
+                except BaseException as unwinding:
+                    standstill = self.in_sync(self.throw(unwinding))
+                    continue
+                if outcome is None:
+                    return False
+                standstill = self.in_sync(self.send(outcome))
+            return True
+        finally:
+            # NB: an error's traceback may come to hold this frame.
+            outcome = None
+
+    async def drive(self, attempt: Callable[[], Awaitable[Outcome]]) -> None:
+        """Drive the policies to their outcome; see `drive_in_sync`."""
+        outcome: Outcome | None = None
+        try:
+            standstill = await self.forward(self.begin())
+            while standstill is RUN:
+                try:
+                    outcome = await attempt()
+                except BaseException as unwinding:
+                    standstill = await self.forward(self.throw(unwinding))
+                    continue
+                standstill = await self.forward(self.send(outcome))
+        finally:
+            # NB: an error's traceback may come to hold this frame.
+            outcome = None
 
     # -- Each attempt
 

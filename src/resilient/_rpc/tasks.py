@@ -17,7 +17,6 @@ import grpc.aio  # type: ignore[import-untyped]
 
 from resilient._calls.call import enter_call, leave_call
 from resilient._calls.outcome import Outcome, UnaskedOutcome
-from resilient._edges.steps import RUN
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import raised_by
 from resilient._rpc.errors import as_rpc_error
@@ -88,21 +87,18 @@ class UnaryUnary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):  # type: i
         policy = self._rules.policy
         rpc: Any = None
         error: Exception | None = None
-        outcome: Outcome | None = None
+
+        async def attempt() -> Outcome:
+            nonlocal rpc
+            try:
+                rpc = await continuation(passage.prepare(), request)
+                return passage.answered(await rpc)
+            except Exception as raised:
+                return passage.failed(raised)
+
         token = enter_call(passage.call)
         try:
-            standstill = await passage.forward(passage.begin())
-            while standstill is RUN:
-                try:
-                    try:
-                        rpc = await continuation(passage.prepare(), request)
-                        outcome = passage.answered(await rpc)
-                    except Exception as raised:
-                        outcome = passage.failed(raised)
-                except BaseException as unwinding:
-                    standstill = await passage.forward(passage.throw(unwinding))
-                    continue
-                standstill = await passage.forward(passage.send(outcome))
+            await passage.drive(attempt)
             error = passage.error()
             if error is not None:
                 raise raised_by(policy, error)
@@ -115,7 +111,7 @@ class UnaryUnary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):  # type: i
             if passage.outcome is None:
                 passage.close()
             # NB: the error's traceback holds this frame.
-            rpc = outcome = error = None
+            rpc = error = None
 
 
 class UnaryStream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]  # grpc is untyped
@@ -132,29 +128,28 @@ class UnaryStream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):  # type:
         answers: Any = None
         message: Any = None
         error: Exception | None = None
-        outcome: Outcome | None = None
+
+        async def attempt() -> Outcome:
+            nonlocal rpc, answers, message
+            rpc = None
+            try:
+                try:
+                    rpc = await continuation(passage.prepare(), request)
+                    answers = aiter(rpc)
+                    message = await anext(answers)
+                except StopAsyncIteration:
+                    return UnaskedOutcome()
+                except Exception as raised:
+                    return passage.failed(raised)
+                return passage.first(message, rpc)
+            except BaseException:
+                if rpc is not None:
+                    rpc.cancel()
+                raise
+
         token = enter_call(passage.call)
         try:
-            standstill = await passage.forward(passage.begin())
-            while standstill is RUN:
-                rpc = None
-                try:
-                    try:
-                        rpc = await continuation(passage.prepare(), request)
-                        answers = aiter(rpc)
-                        message = await anext(answers)
-                    except StopAsyncIteration:
-                        outcome = UnaskedOutcome()
-                    except Exception as raised:
-                        outcome = passage.failed(raised)
-                    else:
-                        outcome = passage.first(message, rpc)
-                except BaseException as unwinding:
-                    if rpc is not None:
-                        rpc.cancel()
-                    standstill = await passage.forward(passage.throw(unwinding))
-                    continue
-                standstill = await passage.forward(passage.send(outcome))
+            await passage.drive(attempt)
             error = passage.error()
             if error is not None:
                 raise raised_by(policy, error)
@@ -168,7 +163,7 @@ class UnaryStream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):  # type:
             if passage.outcome is None:
                 passage.close()
             # NB: the error's traceback holds this frame.
-            rpc = answers = outcome = error = None
+            rpc = answers = error = None
 
 
 class _Held(_Interceptor):
@@ -217,22 +212,18 @@ async def _drive(
         begun: What its caller waits for: the RPC, or the error of the policies.
     """
     rpc: Any = None
-    outcome: Outcome | None = None
+
+    async def attempt() -> Outcome:
+        nonlocal rpc
+        try:
+            rpc = await continuation(passage.prepare(), requests)
+        except Exception as raised:
+            return passage.failed(raised)
+        return await _first(passage, rpc, begun)
+
     enter_call(passage.call)
     try:
-        standstill = await passage.forward(passage.begin())
-        while standstill is RUN:
-            try:
-                try:
-                    rpc = await continuation(passage.prepare(), requests)
-                except Exception as raised:
-                    outcome = passage.failed(raised)
-                else:
-                    outcome = await _first(passage, rpc, begun)
-            except BaseException as unwinding:
-                standstill = await passage.forward(passage.throw(unwinding))
-                continue
-            standstill = await passage.forward(passage.send(outcome))
+        await passage.drive(attempt)
         if passage.goes_on:
             _take_up(passage, rpc)
             return
@@ -253,7 +244,7 @@ async def _drive(
         if passage.outcome is None:
             passage.close()
         # NB: the error's traceback holds this frame.
-        rpc = outcome = error = None
+        rpc = error = None
 
 
 async def _first(
@@ -318,6 +309,15 @@ class StreamStream(_Held, grpc.aio.StreamStreamClientInterceptor):  # type: igno
         return TalkAnswers(passage, rpc, aiter(rpc), [])
 
 
+def _of_rpc(name: str) -> Any:
+    """Return a method of answers that is their RPC's."""
+
+    def method(self: Any, *arguments: Any) -> Any:
+        return getattr(self._rpc, name)(*arguments)
+
+    return method
+
+
 class _Answers:
     """The answers of an RPC, which is one of gRPC's in all else."""
 
@@ -370,35 +370,17 @@ class _Answers:
         except StopAsyncIteration:
             return _EOF
 
-    def cancelled(self) -> Any:
-        return self._rpc.cancelled()
-
-    def done(self) -> Any:
-        return self._rpc.done()
-
-    def time_remaining(self) -> Any:
-        return self._rpc.time_remaining()
-
-    def cancel(self) -> Any:
-        return self._rpc.cancel()
-
-    def add_done_callback(self, callback: Any) -> None:
-        self._rpc.add_done_callback(callback)
-
-    def initial_metadata(self) -> Any:
-        return self._rpc.initial_metadata()
-
-    def trailing_metadata(self) -> Any:
-        return self._rpc.trailing_metadata()
-
-    def code(self) -> Any:
-        return self._rpc.code()
-
-    def details(self) -> Any:
-        return self._rpc.details()
-
-    def wait_for_connection(self) -> Any:
-        return self._rpc.wait_for_connection()
+    # NB: these by name, for they are abstract in gRPC's classes.
+    cancelled = _of_rpc("cancelled")
+    done = _of_rpc("done")
+    time_remaining = _of_rpc("time_remaining")
+    cancel = _of_rpc("cancel")
+    add_done_callback = _of_rpc("add_done_callback")
+    initial_metadata = _of_rpc("initial_metadata")
+    trailing_metadata = _of_rpc("trailing_metadata")
+    code = _of_rpc("code")
+    details = _of_rpc("details")
+    wait_for_connection = _of_rpc("wait_for_connection")
 
 
 class StreamAnswers(_Answers, grpc.aio.UnaryStreamCall):  # type: ignore[misc]  # grpc is untyped
@@ -416,8 +398,5 @@ class TalkAnswers(_Answers, grpc.aio.StreamStreamCall):  # type: ignore[misc]  #
     async def _ended(self) -> None:
         await self._passage.settled()
 
-    def write(self, request: Any) -> Any:
-        return self._rpc.write(request)
-
-    def done_writing(self) -> Any:
-        return self._rpc.done_writing()
+    write = _of_rpc("write")
+    done_writing = _of_rpc("done_writing")

@@ -14,7 +14,6 @@ import grpc  # type: ignore[import-untyped]  # its stubs are a package of others
 
 from resilient._calls.call import enter_call, leave_call
 from resilient._calls.outcome import Outcome, UnaskedOutcome
-from resilient._edges.steps import RUN
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import raised_by
 from resilient._rpc.errors import as_rpc_error
@@ -64,28 +63,27 @@ class ClientInterceptor(
         rpc: Any = None
         message: Any = None
         error: Exception | None = None
-        outcome: Outcome | None = None
+
+        def attempt() -> Outcome:
+            nonlocal rpc, message
+            rpc = None
+            try:
+                try:
+                    rpc = continuation(passage.prepare(), request)
+                    message = next(rpc)
+                except StopIteration:
+                    return UnaskedOutcome()
+                except Exception as raised:
+                    return passage.failed(raised)
+                return passage.first(message, rpc)
+            except BaseException:
+                if rpc is not None:
+                    rpc.cancel()
+                raise
+
         token = enter_call(passage.call)
         try:
-            standstill = passage.in_sync(passage.begin())
-            while standstill is RUN:
-                rpc = None
-                try:
-                    try:
-                        rpc = continuation(passage.prepare(), request)
-                        message = next(rpc)
-                    except StopIteration:
-                        outcome = UnaskedOutcome()
-                    except Exception as raised:
-                        outcome = passage.failed(raised)
-                    else:
-                        outcome = passage.first(message, rpc)
-                except BaseException as unwinding:
-                    if rpc is not None:
-                        rpc.cancel()
-                    standstill = passage.in_sync(passage.throw(unwinding))
-                    continue
-                standstill = passage.in_sync(passage.send(outcome))
+            passage.drive_in_sync(attempt)
             error = passage.error()
             if error is not None:
                 raise raised_by(policy, error)
@@ -99,7 +97,7 @@ class ClientInterceptor(
             if passage.outcome is None:
                 passage.close()
             # NB: the error's traceback holds this frame, and an RPC is its own error.
-            rpc = outcome = error = None
+            rpc = error = None
 
     def intercept_stream_stream(
         self, continuation: Any, client_call_details: Any, request_iterator: Any
@@ -125,30 +123,27 @@ class ClientInterceptor(
         policy = self._rules.policy
         rpc: Any = None
         error: Exception | None = None
-        outcome: Outcome | None = None
-        token = enter_call(passage.call)
         held = False
+
+        def attempt() -> Outcome | None:
+            nonlocal rpc, error, held
+            try:
+                rpc = continuation(passage.prepare(), request)
+                if passage.many or not rpc.done():
+                    held = True
+                    passage.hold(rpc)
+                    return None
+                error = rpc.exception()
+            except Exception as raised:
+                error = raised
+            if error is not None:
+                return passage.failed(error)
+            return passage.answered(rpc.result())
+
+        token = enter_call(passage.call)
         try:
-            standstill = passage.in_sync(passage.begin())
-            while standstill is RUN:
-                try:
-                    try:
-                        rpc = continuation(passage.prepare(), request)
-                        if passage.many or not rpc.done():
-                            held = True
-                            passage.hold(rpc)
-                            return rpc
-                        error = rpc.exception()
-                    except Exception as raised:
-                        error = raised
-                    if error is None:
-                        outcome = passage.answered(rpc.result())
-                    else:
-                        outcome = passage.failed(error)
-                except BaseException as unwinding:
-                    standstill = passage.in_sync(passage.throw(unwinding))
-                    continue
-                standstill = passage.in_sync(passage.send(outcome))
+            if not passage.drive_in_sync(attempt):
+                return rpc
             error = passage.error()
             if error is not None:
                 raise raised_by(policy, error)
@@ -162,7 +157,7 @@ class ClientInterceptor(
             if passage.outcome is None and not held:
                 passage.close()
             # NB: the error's traceback holds this frame, and an RPC is its own error.
-            rpc = outcome = error = None
+            rpc = error = None
 
 
 class Answers:
