@@ -52,8 +52,16 @@ class HedgedExchange(Exchange):
     ) -> None:
         call = HedgedRequest(whole.call, hedge)
         call.fork = functools.partial(HedgedExchange, self, drive, inner)
+        # A copy of the whole, but for what is an attempt's own.
+        for name in Exchange.__slots__:
+            if hasattr(whole, name):
+                setattr(self, name, getattr(whole, name))
         self.call: Call = call
         self.outcome = self.coroutine = None
+        self.response = self.target = self._stream = None
+        self.sent = 0
+        self._leave_pools = []
+        self._ended = False
         self._around = cast("Chain", proceed)
         self._whole = whole
         self._root: Exchange = whole
@@ -64,20 +72,7 @@ class HedgedExchange(Exchange):
         # What bounds the body, by policies inside the `Hedge`.
         self._limit: StreamLimit | None = None
         self._taken = False
-        request = whole._request
-        self._holds = whole._holds
-        self._comparison = whole._comparison
-        self._inherited = whole._inherited
-        self.response = self.target = self._stream = None
-        self.sent = 0
-        self._leave_pools = []
-        self._ended = False
-        self._family = whole._family
-        self._rules = whole._rules
-        self._request = request
-        self._own = whole._own
-        self._safe = whole._safe
-        self._upload = whole._upload
+        request = self._request
         self._sent = copied(request)
         if self._upload is not None:
             self._sent.stream = self._upload
