@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Protocol
@@ -26,6 +26,9 @@ from resilient._values.checks import seconds as check_seconds
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _TO_UNIT = 2.0**-53
+
+# Of the standard normal distribution. NB: not defined at 0, so `_TO_UNIT` at least.
+_INVERSE = NormalDist().inv_cdf
 
 
 def mix(state: int, value: int) -> int:
@@ -87,27 +90,18 @@ class _Uniform:
 class _Lognormal:
     location: float
     scale: float
-    _inverse: Callable[[float], float] = attrs.field(
-        default=NormalDist().inv_cdf, repr=False, eq=False
-    )
 
     def at(self, share: float) -> float:
-        # NB: the inverse is not defined at 0.
-        normal = self._inverse(max(share, _TO_UNIT))
-        return math.exp(self.location + self.scale * normal)
+        return math.exp(self.location + self.scale * _INVERSE(max(share, _TO_UNIT)))
 
 
 @attrs.frozen
 class _Normal:
     mean: float
     deviation: float
-    _inverse: Callable[[float], float] = attrs.field(
-        default=NormalDist().inv_cdf, repr=False, eq=False
-    )
 
     def at(self, share: float) -> float:
-        # NB: the inverse is not defined at 0.
-        return abs(self.mean + self.deviation * self._inverse(max(share, _TO_UNIT)))
+        return abs(self.mean + self.deviation * _INVERSE(max(share, _TO_UNIT)))
 
 
 @attrs.frozen
@@ -172,9 +166,7 @@ def lognormal_time(median: float, p99: float) -> Distribution:
     """
     median = number("median", median, minimum=0, exclusive=True)
     p99 = number("p99", p99, minimum=median, exclusive=True)
-    return _Lognormal(
-        math.log(median), math.log(p99 / median) / NormalDist().inv_cdf(0.99)
-    )
+    return _Lognormal(math.log(median), math.log(p99 / median) / _INVERSE(0.99))
 
 
 def pareto_time(minimum: float, shape: float) -> Distribution:
@@ -217,10 +209,8 @@ def quantile_time(quantiles: Mapping[float, float]) -> Distribution:
     Raises:
         ValueError: They are fewer, do not rise, or a share is not in [0, 1).
     """
-    shares, times = (
-        tuple(sorted(quantiles)),
-        tuple(quantiles[s] for s in sorted(quantiles)),
-    )
+    shares = tuple(sorted(quantiles))
+    times = tuple(quantiles[share] for share in shares)
     if (
         len(shares) < 2
         or not 0 <= shares[0] <= shares[-1] < 1
