@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +13,7 @@ import pytest
 from tests.colours import World
 from tests.garbage import no_garbage
 from tests.rpc.fakes import KINDS, METHOD, AioRpc, Client, Code, Details, Rpc
+from tests.scripts import printed
 
 import resilient
 from resilient import (
@@ -900,14 +897,6 @@ def test_a_real_channel(colour: str) -> None:
 
     gRPC's threads and forks do not mix, and other tests fork.
     """
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.rpc.visits", colour],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert 0 == ran.returncode, ran.stderr
     assert {
         "answers": ["a", ["a", "a"], "ab", ["a", "b"]],
         "retried": ["UNAVAILABLE", "RESOURCE_EXHAUSTED 1"],
@@ -919,4 +908,4 @@ def test_a_real_channel(colour: str) -> None:
         "future free": True,
         "held again": 1,
         "lost free": True,
-    } == json.loads(ran.stdout)
+    } == printed("tests.rpc.visits", colour)

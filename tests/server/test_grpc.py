@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +11,7 @@ import grpc
 import pytest
 from tests.colours import World
 from tests.garbage import no_garbage
+from tests.scripts import printed
 
 from resilient import (
     AIMD,
@@ -646,14 +643,6 @@ def test_a_real_server(colour: str) -> None:
 
     gRPC's threads and forks do not mix, and other tests fork.
     """
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.server.grpc_served", colour],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert 0 == ran.returncode, ran.stderr
     assert {
         "answers": ["a", ["a", "a"], "ab", ["a", "b"]],
         "limited": ["RESOURCE_EXHAUSTED", True],
@@ -663,4 +652,4 @@ def test_a_real_server(colour: str) -> None:
         "circuit": ["UNAVAILABLE", "13000"],
         "missing": "NOT_FOUND",
         "free after a client went": True,
-    } == json.loads(ran.stdout)
+    } == printed("tests.server.grpc_served", colour)
