@@ -385,8 +385,8 @@ class Lease(RateLimit):
     def news(self, answer: Answer) -> Order | None:
         """Return the order that an answer carries, if it is to be obeyed.
 
-        Who obeys calls `change` and `obeyed`; who cannot goes by the rate that is
-        in force all the same.
+        A limiter that obeys it calls `change` and `obeyed`; one that cannot keeps
+        to the rate in force all the same.
         """
         if self._orders and self._told_order is not self._order:
             # Our own is later.

@@ -74,11 +74,11 @@ class SharedCircuit(SharedState):
         return {"circuit.fleet": _VERDICTS[self.delegate.verdict]}
 
     def force_open(self) -> None:
-        """Have all other members force their circuits open."""
+        """Force the circuits of all other members open."""
         self._order(FORCED)
 
     def reset(self) -> None:
-        """Have all other members reset theirs."""
+        """Reset the circuits of all other members."""
         self._order(RESET)
 
     def _order(self, verdict: float) -> None:

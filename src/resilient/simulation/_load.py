@@ -1,11 +1,13 @@
-"""Load: an open loop, or users of whom each waits for an answer.
+"""Load: an open loop, or users that wait for each answer.
 
 In an open loop requests come when they come, however the last one went.
 
 A load generator that waits for answers before it asks again hides what an overload
 does to those who would have asked meanwhile. Here a request is due when it is due,
-and its latency counts from then. A closed loop has users instead, of whom each thinks,
-makes a request and waits for its end: they ask less of what is slow.
+and its latency counts from then.
+
+In a closed loop a fixed number of users think, make a request and wait for its end: a
+slow dependency gets fewer requests.
 """
 
 from __future__ import annotations

@@ -736,8 +736,8 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
             unit: Which limit, where there are several; of those that count
                 the same unit the first.
             fleet: In all processes that share the limit: here at once, in the
-                others with their next answer, which who is called has within
-                2 s. It returns before the store has answered, and is told to
+                others with their next answer, within 2 s in which they are
+                called. It returns before the store has answered, and is told to
                 a store that is lost when it is back. It holds for processes
                 that start later, too, until the store forgets the limit: a
                 minute after it is full again.
