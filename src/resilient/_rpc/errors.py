@@ -15,13 +15,7 @@ from resilient._server.answers import rpc_status_name
 class _Status(grpc.aio.AioRpcError):  # type: ignore[misc]  # grpc is untyped
     """What gRPC asks of an error of either kind of channel."""
 
-    # NB: gRPC's own make an error of a status, and know no other arguments.
-    def __init__(self, *args: Any) -> None:
-        Exception.__init__(self, *args)
-
-    def __str__(self) -> str:
-        return Exception.__str__(self)
-
+    # NB: gRPC's own show an error of a status, and pickle that.
     def __repr__(self) -> str:
         return Exception.__repr__(self)
 
