@@ -136,11 +136,13 @@ def test_the_page_runs_with_redis() -> None:
     """Reads survive the replica, and the primary."""
     binary = redis_server("redis")
     with RedisServer(binary) as primary, RedisServer(binary) as replica:
-        with primary.client() as client:
-            client.config_set("repl-diskless-sync-delay", 0)
-        with replica.client() as client:
-            client.replicaof("127.0.0.1", primary.port)
-            wait_for(lambda: client.info("replication")["master_link_status"] == "up")
+        with primary.client() as main, replica.client() as copy:
+            main.config_set("repl-diskless-sync-delay", 0)
+            copy.replicaof("127.0.0.1", primary.port)
+            wait_for(lambda: copy.info("replication")["master_link_status"] == "up")
+            # It acknowledges what it has up to a second later, and gets no more before.
+            main.set("first", 1)
+            assert 1 == main.wait(1, int(BOUND * 1000))
         ports = {"REDIS_PRIMARY": primary.port, "REDIS_REPLICA": replica.port}
         names = {name: getattr(resilient, name) for name in resilient.__all__}
         page: dict[str, Any] = {**names, "__name__": "__main__", **ports}
