@@ -450,7 +450,9 @@ def test_it_knows_its_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.real
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes differ there")
-@pytest.mark.parametrize("arguments", ["demo --seconds=8", "dashboards {}"])
+@pytest.mark.parametrize(
+    "arguments", ["demo --seconds=8", "dashboards {}", "simulate --list"]
+)
 def test_a_reader_that_has_enough_ends_it_quietly(
     arguments: str, tmp_path: Path
 ) -> None:

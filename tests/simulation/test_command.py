@@ -13,8 +13,9 @@ from xml.etree import ElementTree
 import pytest
 
 from resilient import CircuitBreaker, Pipeline, Timeout
-from resilient.__main__ import main
+from resilient.__main__ import build_parser, main
 from resilient.simulation import Hang, Outage, Scenario, compare, save, simulate
+from resilient.simulation._command import run
 from resilient.simulation._page import page
 from resilient.simulation._summary import as_json, sparkline
 
@@ -187,6 +188,20 @@ def test_what_is_wrong_is_told(
     assert 2 == code
     assert printed.startswith("resilient simulate: ")
     assert said in printed
+
+
+def test_a_reader_that_has_enough_is_no_file_that_is_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`main` ends quietly where the other end of a pipe is closed."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        run(build_parser().parse_args(["simulate", "--list"]))
 
 
 def test_progress_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
             # `resilient lint` tells of them.
             warnings.simplefilter("ignore", ResilientWarning)
             return _run(arguments)
+    except BrokenPipeError:
+        # The reader of the output is gone, which is no error of a file.
+        raise
     except (OSError, TypeError, ValueError) as error:
         sys.stderr.write(f"resilient simulate: {error}\n")
         return 2
