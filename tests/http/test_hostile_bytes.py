@@ -21,7 +21,7 @@ from tests.http.families import (
 )
 from tests.http.wire import Connection, Script, Wire
 
-from resilient import Bulkhead, Pipeline, TimeoutExceededError
+from resilient import Bulkhead, Pipeline, TimeoutExceededError, deadline_after
 from resilient._http.body import Left, Timeouts
 from resilient._http.network import watch
 from resilient._runtimes import clock
@@ -131,6 +131,51 @@ def test_the_total_holds_while_frames_arrive(script: Script) -> None:
         async with h.client(wire.transport, pipeline, client={"timeout": 1}) as client:
             began = h.now()
             await h.error(h.library.TimeoutException, h.get, client, PLAIN)
+        assert began + 2.0 == pytest.approx(h.now(), abs=0.01)
+
+    _in_all(scenario)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [dripping_head, endless_hints, dripping_chunk_size, dripping_body, trickling_body],
+)
+def test_a_deadline_around_holds_while_bytes_arrive(script: Script) -> None:
+    """It cancels nothing, so that async code has to look at the clock, too."""
+
+    @in_every_client
+    async def scenario(h: Http) -> None:
+        wire = Wire(h, script)
+        pipeline = h.ours.standard_pipeline(total=60, attempt=None)
+        async with h.client(wire.transport, pipeline, client={"timeout": 1}) as client:
+            began = h.now()
+            with deadline_after(2):
+                error = await h.error(TimeoutExceededError, h.get, client, PLAIN)
+        assert began + 2.0 == pytest.approx(h.now(), abs=0.41)
+        assert isinstance(error, h.library.TimeoutException)
+
+    _in_all(scenario)
+
+
+@pytest.mark.parametrize("around", [True, False])
+def test_a_handshake_after_a_slow_proxy_gets_what_is_left(around: bool) -> None:
+    """It had the time for connecting once more: nearly twice the total."""
+
+    def proxy(_: Connection) -> Iterator[Any]:
+        for line in (HEAD, b"A: b\r\n", b"A: b\r\n", b"A: b\r\n", b"\r\n"):
+            yield 0.35
+            yield line
+
+    @in_every_client
+    async def scenario(h: Http) -> None:
+        wire = Wire(h, proxy, proxy="http://proxy.test")
+        wire.tls_seconds = 30.0
+        total = 60 if around else 2
+        pipeline = h.ours.standard_pipeline(total=total, attempt=None, attempts=1)
+        async with h.client(wire.transport, pipeline, client={"timeout": 20}) as client:
+            began = h.now()
+            with deadline_after(2) if around else contextlib.nullcontext():
+                await h.error(TimeoutExceededError, h.get, client, URL)
         assert began + 2.0 == pytest.approx(h.now(), abs=0.01)
 
     _in_all(scenario)

@@ -88,10 +88,12 @@ class Wire:
         connections: Those that were made.
         connects: Errors that connecting raises in turn; None: it succeeds.
         write_seconds: How long a write takes, in sync code.
+        tls_seconds: How long a TLS handshake takes.
         largest_write: Bytes of one write.
     """
 
     write_seconds = 0.0
+    tls_seconds = 0.0
     largest_write = 0
 
     def __init__(self, h: Http, *scripts: Script, **options: Any) -> None:
@@ -105,6 +107,14 @@ class Wire:
         options.setdefault("verify", _context())
         self.transport: Any = getattr(h.library, kind)(**options)
         self.transport._pool._network_backend = self._backend()
+
+    async def _shake_hands(
+        self, ssl_context: Any, server_hostname: Any = None, timeout: Any = None
+    ) -> None:
+        if timeout is not None and self.tls_seconds > timeout:
+            await self.h.sleep(timeout)
+            raise self.core.ConnectTimeout("timed out")
+        await self.h.sleep(self.tls_seconds)
 
     def _connect(self) -> Connection:
         error = self.connects.pop(0) if self.connects else None
@@ -132,6 +142,7 @@ class Wire:
                 self.end.closed = True
 
             def start_tls(self, *args: Any, **kw: Any) -> Any:
+                _finish(wire._shake_hands(*args, **kw))
                 return Stream(self.end)
 
         class Backend(self.core.NetworkBackend):  # type: ignore[misc]
@@ -157,6 +168,7 @@ class Wire:
                 self.end.closed = True
 
             async def start_tls(self, *args: Any, **kw: Any) -> Any:
+                await wire._shake_hands(*args, **kw)
                 return AsyncStream(self.end)
 
         class AsyncBackend(self.core.AsyncNetworkBackend):  # type: ignore[misc]

@@ -3,8 +3,9 @@
 **Deadlines.** A client asks once for a timeout and then waits so long for each
 single read. A head that drips, endless 103 answers, a chunk size sent digit by
 digit and HTTP/2 frames that carry no answer each give it something to read,
-again and again, so that no read ever times out. Async code is cancelled; sync
-code has to look at the clock at every read and write.
+again and again, so that no read ever times out. A `Timeout` cancels async code;
+sync code, and a `deadline_after` in either, has to look at the clock at every
+read, write and TLS handshake.
 
 **Whether a request left.** A client of HTTP/1.1 hides that the head of a
 request could not be written, for an answer may be there all the same.
@@ -96,7 +97,7 @@ async def close_lost(transport: Any, family: Family) -> None:
 
 
 class Heads:
-    """Notes whether the heads of requests are written."""
+    """Notes whether heads are written, and measures the time that is left."""
 
     _shared = False
 
@@ -113,6 +114,11 @@ class Heads:
             return None
         timeouts.head = False
         return timeouts
+
+    @staticmethod
+    def left(timeout: float | None, late: type[Exception]) -> float | None:
+        """Return a timeout as it is now; see `Left.now`."""
+        return timeout.now(late) if isinstance(timeout, Left) else timeout
 
     @staticmethod
     def pieces(buffer: Any, timeout: float | None) -> Iterator[Any]:
@@ -134,26 +140,25 @@ def _backends(core: str) -> tuple[Any, Any]:
             self._inner = inner
 
         def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-            if isinstance(timeout, Left):
-                timeout = timeout.now(library.ReadTimeout)
-            data: bytes = self._inner.read(max_bytes, timeout)
+            left = self.left(timeout, library.ReadTimeout)
+            data: bytes = self._inner.read(max_bytes, left)
             return data
 
         def write(self, buffer: bytes, timeout: float | None = None) -> None:
             noted = self.about_to_write(buffer, timeout)
             for piece in self.pieces(buffer, timeout):
-                left = timeout
-                if isinstance(timeout, Left):
-                    left = timeout.now(library.WriteTimeout)
-                self._inner.write(piece, left)
+                self._inner.write(piece, self.left(timeout, library.WriteTimeout))
             if noted is not None:
                 noted.head = True
 
         def close(self) -> None:
             self._inner.close()
 
-        def start_tls(self, *args: Any, **kw: Any) -> Any:
-            return Stream(self._inner.start_tls(*args, **kw))
+        def start_tls(
+            self, ssl_context: Any, server_hostname: Any = None, timeout: Any = None
+        ) -> Any:
+            left = self.left(timeout, library.ConnectTimeout)
+            return Stream(self._inner.start_tls(ssl_context, server_hostname, left))
 
         def get_extra_info(self, info: str) -> Any:
             return self._inner.get_extra_info(info)
@@ -176,20 +181,26 @@ def _backends(core: str) -> tuple[Any, Any]:
             self._inner = inner
 
         async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-            data: bytes = await self._inner.read(max_bytes, timeout)
+            left = self.left(timeout, library.ReadTimeout)
+            data: bytes = await self._inner.read(max_bytes, left)
             return data
 
         async def write(self, buffer: bytes, timeout: float | None = None) -> None:
             noted = self.about_to_write(buffer, timeout)
-            await self._inner.write(buffer, timeout)
+            left = self.left(timeout, library.WriteTimeout)
+            await self._inner.write(buffer, left)
             if noted is not None:
                 noted.head = True
 
         async def aclose(self) -> None:
             await self._inner.aclose()
 
-        async def start_tls(self, *args: Any, **kw: Any) -> Any:
-            return AsyncStream(await self._inner.start_tls(*args, **kw))
+        async def start_tls(
+            self, ssl_context: Any, server_hostname: Any = None, timeout: Any = None
+        ) -> Any:
+            left = self.left(timeout, library.ConnectTimeout)
+            inner = await self._inner.start_tls(ssl_context, server_hostname, left)
+            return AsyncStream(inner)
 
         def get_extra_info(self, info: str) -> Any:
             return self._inner.get_extra_info(info)
