@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,22 @@ def served(
             pytest.skip(f"{text}; `nox -s integration` has it")
     port = free_port()
     arguments = options.format(port=port).split()
+    with running([module, *arguments, *extra, app], port) as server:
+        yield server
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    port: int,
+    cwd: Path = ROOT,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Run a module that serves on a port, until the end of the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments, *extra, app],
-        cwd=ROOT,
+        [sys.executable, "-m", *command],
+        cwd=cwd,
+        env=None if environment is None else {**os.environ, **environment},
         start_new_session=True,
     )
     try:
@@ -107,8 +120,8 @@ def served(
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 break
             except OSError:
-                assert process.poll() is None, f"{name} ended"
-                assert time.monotonic() < until, f"{name} does not listen"
+                assert process.poll() is None, f"{command[0]} ended"
+                assert time.monotonic() < until, f"{command[0]} does not listen"
                 time.sleep(0.02)
         yield Server(f"http://127.0.0.1:{port}", process)
     finally:
