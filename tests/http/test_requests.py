@@ -317,6 +317,26 @@ def test_a_stream_that_is_not_read_gives_back_what_it_held(
 
 
 @real
+@pytest.mark.parametrize("length", [None, "9"])
+def test_a_body_that_outlasts_a_deadline_around_is_an_overrun(
+    server: Server, mount: Mount, length: str | None
+) -> None:
+    """urllib3 gives the connection back first, which is not the end of the call."""
+    gate = server.gate()
+    headers = {} if length is None else {"content-length": length}
+    server.script("/", [Head(200, headers), b"half", gate])
+    bulkhead = Bulkhead(1)
+    session = mount(pipeline(bulkhead), read_body=False)
+    with deadline_after(0.5):
+        response = session.get(server.url, stream=True)
+        with pytest.raises(TimeoutExceededError, match=r"of 0\.5 s exceeded") as caught:
+            _ = response.content
+    assert isinstance(caught.value, requests.Timeout)
+    assert 0 == bulkhead.in_use
+    gate.open()
+
+
+@real
 def test_a_body_that_is_read_in_its_attempt_fails_with_it(
     server: Server, mount: Mount
 ) -> None:

@@ -136,9 +136,14 @@ class Wire:
 class Reads(Body):
     """The reads of a body that streams, each within its limit."""
 
+    # Whether a piece is being read, and whether the connection was given back.
+    _reading: bool = False
+    _given_back: bool = False
+
     def within(self, read: Callable[..., T], *args: Any, **kw: Any) -> T:
         """Read a piece."""
         stream = self._stream
+        self._reading = True
         try:
             with stream:
                 self._shorten()
@@ -155,10 +160,17 @@ class Reads(Body):
             stream.failed(error)
             stream.end()
             raise
+        finally:
+            self._reading = False
+            if self._given_back:
+                self._end()
 
     def ended(self) -> None:
         """End the call: the body was read, or is not wanted any more."""
-        self._end()
+        # NB: urllib3 gives a connection back before the error of a read is known.
+        self._given_back = True
+        if not self._reading:
+            self._end()
 
 
 class Raw(urllib3.HTTPResponse):
