@@ -90,8 +90,12 @@ def pages_with_snippets() -> list[Path]:
 
 
 @pytest.mark.parametrize("page", pages_with_snippets(), ids=path_in_project)
-def test_the_snippets_of_a_page_run_in_order(page: Path) -> None:
+def test_the_snippets_of_a_page_run_in_order(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A reader who types a page from top to bottom sees no error."""
+    # What a page writes is its reader's.
+    monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     # A page that is about waiting brings its own clock.
     brings_its_own = "resilient.testing" in page.read_text("utf-8")

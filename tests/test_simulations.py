@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from statistics import mean
-from typing import cast
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
 from benchmarks.simulations import (
+    _walk,
     balancing,
     hedge_storm,
     jitter,
@@ -28,6 +30,8 @@ from benchmarks.simulations._study import (
     within,
 )
 
+from resilient import Policy
+from resilient.simulation._change import changed
 from resilient.simulation._record import recovery
 from resilient.simulation._result import markdown
 
@@ -261,3 +265,77 @@ def test_a_report_takes_the_place_of_the_one_before() -> None:
     assert "| a |\n|---|\n| 1 |\n\n| figure | " in page
     assert page.partition("<!-- begin tail -->")[0] in PAGE.read_text("utf-8")
     assert page.partition("<!-- end tail -->")[2] in PAGE.read_text("utf-8")
+
+
+# -- The page on choosing numbers
+
+WALK = """
+`shop.toml`:
+
+```toml
+version = 1
+```
+
+```python
+print(open("shop.toml").read(), end="")
+```
+
+```text
+old
+```
+
+```sh
+cd shop
+resilient simulate quota \\
+    --print --list
+```
+
+```text
+```
+"""
+
+
+def test_a_page_is_walked_from_top_to_bottom() -> None:
+    """Files are written, and what is printed last is shown."""
+    walked = _walk.walked(WALK)
+
+    assert "\n```text\nversion = 1\n```\n\n```sh\ncd shop\n" in walked
+    assert re.search(r"^```text\nbalancing\n(.+\n)+quota\n(.+\n)+```$", walked, re.M)
+    assert walked == _walk.walked(walked)
+
+
+def test_a_page_whose_code_fails_is_not_written() -> None:
+    """Nor one whose command is wrong; a check that fails is shown."""
+    with pytest.raises(subprocess.CalledProcessError):
+        _walk.walked(WALK.replace("print(", "prin("))
+    with pytest.raises(subprocess.CalledProcessError):
+        _walk.walked(WALK.replace("quota", "quote").replace("--list", ""))
+
+
+def test_the_numbers_of_a_log_are_those_of_the_scenario() -> None:
+    """And the numbers of the pull request are those that were chosen."""
+    page = _walk.PAGE.read_text("utf-8")
+    printed = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    [scenario] = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
+    files = re.findall(r"`shop.py`:\n\n```python\n(.*?)^```$", page, re.M | re.S)
+    [chosen] = re.findall(r"attempts, of seven seeds.*\n  (.*?): 0", page)
+    rows = re.findall(rf"^\| (?:shop:catalogue|{chosen}) +(\|.*)$", page, re.M)
+    before, after = (_catalogue(file) for file in files[-2:])
+    changes = dict(pair.split("=") for pair in chosen.split(", "))
+    values = {
+        key: int(value) if value.isdecimal() else value
+        for key, value in changes.items()
+    }
+
+    assert 5 == len(printed)
+    for line in printed[0].splitlines():
+        assert re.search(rf"^{re.escape(line)}(\s|$)", scenario, re.M)
+    assert repr(after) == repr(changed(before, values))
+    assert [rows[-2]] == [rows[-1]]
+
+
+def _catalogue(file: str) -> Policy[Any]:
+    names: dict[str, Any] = {}
+    exec(file, names)
+    found: Policy[Any] = names["catalogue"]
+    return found

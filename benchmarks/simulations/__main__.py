@@ -4,7 +4,8 @@
 
 It fails when a figure is not what was published, and when the tables and
 plots of the documentation are not what the simulations give. ``--write`` puts
-those into the documentation instead.
+those into the documentation instead. The name ``numbers`` is the page *Choose
+your numbers*, whose commands are run.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.simulations import (
+    _walk,
     acceptance,
     balancing,
     hedge_storm,
@@ -45,7 +47,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "simulations.md"
 def main() -> int:
     """Do what the command line says; return the exit code."""
     parser = argparse.ArgumentParser("python -m benchmarks.simulations")
-    names = [simulation.NAME for simulation in SIMULATIONS]
+    names = [*(simulation.NAME for simulation in SIMULATIONS), _walk.NAME]
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
     parser.add_argument("--write", action="store_true", help="into the documentation")
     arguments = parser.parse_args()
@@ -61,6 +63,10 @@ def main() -> int:
         print(f"\n{simulation.TITLE} ({time.perf_counter() - began:.0f} s)\n")
         wrong += show(report)
         wrong += document(simulation, report, write=arguments.write)
+    if _walk.NAME in (arguments.names or names):
+        walked = _walk.walked(_walk.PAGE.read_text("utf-8"))
+        wrong += put({_walk.PAGE: walked}, write=arguments.write)
+        print(f"\n{_walk.PAGE.name} ({time.perf_counter() - began:.0f} s)")
     return min(wrong, 1)
 
 
@@ -92,7 +98,12 @@ def show(report: Report) -> int:
 def document(simulation: Simulation, report: Report, *, write: bool) -> int:
     """Write into the documentation, or return how many files there differ."""
     plot = PAGE.with_suffix("") / f"{simulation.NAME}.svg"
-    wanted = {plot: report.plot, PAGE: page_with(simulation.NAME, report)}
+    page = page_with(simulation.NAME, report)
+    return put({plot: report.plot, PAGE: page}, write=write)
+
+
+def put(wanted: dict[Path, str], *, write: bool) -> int:
+    """Write texts into files, or return how many of these differ."""
     differ = 0
     for path, text in wanted.items():
         if path.exists() and path.read_text("utf-8") == text:
