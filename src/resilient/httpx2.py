@@ -199,7 +199,7 @@ class ResilientTransport(
             ``{"tokens": response.json()["usage"]["total_tokens"]}``, for the
             limiters that it passed to book the difference; None: nothing is
             known. Asked of good responses that were read in the attempt: see
-            `read_body`.
+            `read_body`; of no compressed one that is longer than that decoded.
         origin: The origin, as in "https://catalogue", whose requests go to
             the endpoints of the `Balance` in the pipeline: each attempt to the
             URL of the one that is chosen. The caller sees the origin only:
@@ -243,8 +243,8 @@ def http_check(
             its own name.
         statuses: Statuses that say that the endpoint is well. Default 200 to
             299.
-        timeout: Seconds for each phase of a request. Default 1, as a `Check`
-            waits.
+        timeout: Seconds for the whole of a request, but for looking a name up.
+            Default 1, as a `Check` waits.
         verify: What certificates are verified by, as that of a client: a
             context for an authority of your own. Default True: the client's
             default, whatever the environment names.

@@ -84,6 +84,39 @@ async def test_a_cost_that_cannot_be_known_is_not_asked_for(h: Http) -> None:
 
 
 @in_every_client
+async def test_a_compressed_body_is_not_decoded_beyond_max_body(h: Http) -> None:
+    """Three kilobytes may be three megabytes; what is garbled is the caller's."""
+
+    def unknown(response: Any) -> None:
+        raise AssertionError  # pragma: no cover
+
+    bomb = gzip.compress(b"0" * 3_000_000)
+    for wire in (bomb, bomb[9:]):
+        limit = limiter()
+        headers = {"content-encoding": "gzip"}
+        script = h.script(h.response(200, wire, length=len(wire), headers=headers))
+        async with h.client(script, Pipeline(limit), cost_of=unknown) as client:
+            async with h.stream(client) as response:
+                assert wire == b"".join(await h.parts(response, "raw"))
+        assert 5200.0 == limit.available("tokens")
+
+
+@in_every_client
+async def test_who_reads_all_bodies_has_them_decoded(h: Http) -> None:
+    """Of any length, as `read_body=True` says."""
+    body = b" " * 3_000_000 + said(900)
+    wire = gzip.compress(body)
+    headers = {"content-encoding": "gzip"}
+    limit = limiter()
+    script = h.script(h.response(200, wire, length=len(wire), headers=headers))
+    async with h.client(
+        script, Pipeline(limit), cost_of=usage, read_body=True
+    ) as client:
+        assert body == (await h.get(client)).content
+    assert 5100.0 == limit.available("tokens")
+
+
+@in_every_client
 async def test_a_bug_in_the_function_reaches_the_caller(h: Http) -> None:
     """It is no verdict on the server, and no cost is booked."""
     for cost_of, kind, text in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from typing import Any
 
@@ -20,13 +19,11 @@ def checked(
     library: Any = importlib.import_module(family)
     sent: list[Any] = []
 
-    def respond(request: Any) -> Any:
+    def respond(_: object, request: Any) -> Any:
         sent.append(request)
         return library.Response(statuses[len(sent) - 1])
 
-    transport = library.MockTransport(respond)
-    client = functools.partial(library.Client, transport=transport)
-    monkeypatch.setattr(library, "Client", client)
+    monkeypatch.setattr(library.HTTPTransport, "handle_request", respond)
     ours: Any = importlib.import_module(f"resilient.{family}")
     return ours.http_check("/readyz", **options), sent
 

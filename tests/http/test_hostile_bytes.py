@@ -288,11 +288,9 @@ def test_a_timeout_is_measured_each_time_it_is_used() -> None:
         assert 5.0 == timeouts["read"]
 
 
-@pytest.mark.real
-@pytest.mark.parametrize("family", ["httpx", "httpx2"])
-def test_a_head_that_drips_over_a_socket_is_cut(family: str) -> None:
-    """The server would go on for a hundred times as long."""
-    h = Http(family, "sync")
+@contextlib.contextmanager
+def dripping_server() -> Iterator[tuple[str, threading.Event]]:
+    """A server whose head drips for 30 s, and whether all of it was taken."""
     listener = socket.create_server(("127.0.0.1", 0))
     finished = threading.Event()
     gone = threading.Event()
@@ -313,14 +311,34 @@ def test_a_head_that_drips_over_a_socket_is_cut(family: str) -> None:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    pipeline = h.ours.standard_pipeline(total=0.3, attempt=None)
-    transport = h.ours.ResilientTransport(pipeline)
-    with h.library.Client(transport=transport, timeout=0.3) as client:
-        with pytest.raises(TimeoutExceededError):
-            client.get(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/", finished
     gone.set()
     thread.join(30)
     listener.close()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("family", ["httpx", "httpx2"])
+def test_a_head_that_drips_over_a_socket_is_cut(family: str) -> None:
+    """The server would go on for a hundred times as long."""
+    h = Http(family, "sync")
+    pipeline = h.ours.standard_pipeline(total=0.3, attempt=None)
+    transport = h.ours.ResilientTransport(pipeline)
+    with dripping_server() as (url, finished):
+        with h.library.Client(transport=transport, timeout=0.3) as client:
+            with pytest.raises(TimeoutExceededError):
+                client.get(url)
+    assert not finished.is_set()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("family", ["httpx", "httpx2"])
+def test_a_health_check_is_not_kept_by_a_head_that_drips(family: str) -> None:
+    """It runs in a thread, which would be kept for as long."""
+    h = Http(family, "sync")
+    with dripping_server() as (url, finished):
+        with pytest.raises(h.library.ReadTimeout):
+            h.ours.http_check(timeout=0.3)(url)
     assert not finished.is_set()
 
 

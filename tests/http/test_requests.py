@@ -382,6 +382,32 @@ def test_what_a_request_cost_is_booked(server: Server, mount: Mount) -> None:
 
 
 @real
+@pytest.mark.parametrize("size", [40, 3_000_000, None])
+def test_a_cost_is_not_asked_of_what_decodes_to_too_much(
+    server: Server, mount: Mount, size: int | None
+) -> None:
+    """Nor of what cannot be decoded, which the caller is told."""
+    body = b" " * (size or 40) + b'{"tokens": 60}'
+    wire = gzip.compress(body)[9 if size is None else 0 :]
+    server.script("/", answer(200, {"content-encoding": "gzip"}, wire))
+    asked = []
+
+    def cost_of(response: requests.Response) -> dict[str, float]:
+        asked.append(response)
+        return dict(response.json())
+
+    limits = [resilient.Limit(100, per=3600, unit="tokens")]
+    limiter = resilient.RateLimiter(limits=limits, cost={"tokens": 10})
+    response = mount(pipeline(limiter), cost_of=cost_of).get(server.url, stream=True)
+    if size is None:
+        with pytest.raises(exceptions.ContentDecodingError):
+            _ = response.content
+    else:
+        assert body == response.content
+    assert (size == 40) == bool(asked)
+
+
+@real
 def test_a_policy_may_answer_in_a_servers_place(server: Server, mount: Mount) -> None:
     """With a response of requests' own, and nothing else."""
     server.script("/", answer(503))

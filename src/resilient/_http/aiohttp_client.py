@@ -316,7 +316,8 @@ class AiohttpFamily(Family):
     def as_clients(self, error: Exception, request: Any) -> Exception:
         return super().as_clients(error, request.original)
 
-    def whole(self, response: Any, request: Any) -> Any:
+    def whole(self, response: Any, request: Any, room: float) -> Any:
+        # NB: aiohttp has decoded it.
         return Whole(response, b"".join(response.stream))
 
 

@@ -337,7 +337,9 @@ class Exchange(Drive):
         assert cost_of is not None
         if not isinstance(response.stream, self._family.in_memory):
             return
-        costs: object = cost_of(self._family.whole(response, self._request))
+        # NB: a body of max_body bytes may be a thousand times as long decoded.
+        whole = self._family.whole(response, self._request, self._room())
+        costs: object = None if whole is None else cost_of(whole)
         if costs is None:
             return
         if not isinstance(costs, Mapping):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import attrs
 
@@ -52,18 +52,53 @@ class Family:
             error.request = request  # type: ignore[attr-defined]  # it has one now
         return error
 
-    def whole(self, response: Any, request: Any) -> Any:
-        """Return a copy of a response that is in memory, which others may read."""
-        # NB: what the transport reads the client does not, and its `elapsed`
-        # would be missing.
-        copied = self.library.Response(
-            response.status_code,
-            headers=response.headers,
-            stream=response.stream,
-            request=request,
-        )
+    def whole(self, response: Any, request: Any, room: float) -> Any:
+        """Return a copy of a response that is in memory, which others may read.
+
+        Args:
+            response: The response.
+            request: Its request.
+            room: Bytes that it may have when it is decoded.
+
+        Returns:
+            None: It has more, or cannot be decoded.
+        """
+        if "content-encoding" in response.headers:
+            decoded = self._copied(response, request, _slices(response.stream))
+            try:
+                for chunk in decoded.iter_bytes():
+                    room -= len(chunk)
+                    if room < 0:
+                        return None
+            except self.library.DecodingError:
+                return None
+        copied = self._copied(response, request)
         copied.read()
         return copied
+
+    def _copied(
+        self, response: Any, request: Any, slices: list[bytes] | None = None
+    ) -> Any:
+        # NB: what the transport reads the client does not, and its `elapsed`
+        # would be missing.
+        return self.library.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=response.stream if slices is None else self.chunks(slices),
+            request=request,
+        )
+
+
+SLICE: Final = 1024
+"""Bytes that are decoded at once: gzip makes a thousand times as many of them."""
+
+
+def _slices(body: Any) -> list[bytes]:
+    return [
+        chunk[start : start + SLICE]
+        for chunk in body
+        for start in range(0, len(chunk), SLICE)
+    ]
 
 
 def twins(names: Mapping[str, Any]) -> dict[type[Exception], type[Exception]]:

@@ -11,7 +11,10 @@ from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any, Final
 
+from resilient._http.body import Timeouts
+from resilient._http.network import watch
 from resilient._http.routing import Routing, is_pair
+from resilient._runtimes import clock
 from resilient._values.checks import seconds
 from resilient.policies.balance.endpoints import as_endpoint
 
@@ -36,7 +39,7 @@ def make_check(
         path: What is asked for.
         origin: See `Routing`; None: each endpoint by its own name.
         statuses: Good ones.
-        timeout: Seconds for each phase of a request.
+        timeout: Seconds for a request.
         verify: What the client verifies certificates by; see its argument.
 
     Raises:
@@ -53,12 +56,13 @@ def make_check(
     def client() -> Any:
         # NB: made when it is first used, for it loads certificates. No proxy,
         # which would answer for the endpoint, and no connection that is kept.
-        return library.Client(
-            timeout=limit,
+        transport = library.HTTPTransport(
             verify=verify,
             trust_env=False,
             limits=library.Limits(max_keepalive_connections=0),
         )
+        watch(transport)
+        return library.Client(transport=transport, timeout=limit, trust_env=False)
 
     def check(address: Any) -> bool:
         if routing is None:
@@ -72,6 +76,10 @@ def make_check(
             original = client().build_request("GET", routing.origin.rstrip("/") + path)
             request = client().build_request("GET", original.url)
             routing.redirect(request, original, routing.target(as_endpoint(address)))
+        timeouts = Timeouts(request.extensions["timeout"])
+        # NB: a head that drips would keep the thread for days.
+        timeouts.deadline, timeouts.head = clock.now() + limit, None
+        request.extensions["timeout"] = timeouts
         response = client().send(request, stream=True)
         # NB: the body, of whatever length, is not read.
         response.close()

@@ -21,7 +21,7 @@ from requests import exceptions
 from urllib3 import exceptions as causes
 
 from resilient._http.body import Body, Left, Upload
-from resilient._http.family import Family
+from resilient._http.family import SLICE, Family
 from resilient._http.foreign import (
     Address,
     Fields,
@@ -316,7 +316,15 @@ class RequestsFamily(Family):
         returned: Exception = made.with_traceback(error.__traceback__)
         return returned
 
-    def whole(self, response: Any, request: Any) -> Any:
+    def whole(self, response: Any, request: Any, room: float) -> Any:
+        if "content-encoding" in response.headers:
+            try:
+                for piece in whole(response).raw.stream(SLICE, decode_content=True):
+                    room -= len(piece)
+                    if room < 0:
+                        return None
+            except causes.DecodeError:
+                return None
         return whole(response)
 
 
