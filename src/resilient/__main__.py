@@ -246,6 +246,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--print", action="store_true", help="print the file of the scenario"
     )
     command.add_argument(
+        "--schema",
+        action="store_true",
+        help="print the JSON Schema of scenario files, for an editor",
+    )
+    command.add_argument(
         "--yes", action="store_true", help="simulate for hours if it takes that"
     )
     command.set_defaults(command=simulate)

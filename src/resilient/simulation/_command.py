@@ -47,6 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.list:
             sys.stdout.write("".join(f"{name}\n" for name in _files.names()))
             return 0
+        if arguments.schema:
+            sys.stdout.write(_files.schema())
+            return 0
         if arguments.print:
             sys.stdout.write(_files.text_of(arguments.scenario))
             return 0

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 
 from resilient._policy.policy import Policy
-from resilient._values.checks import choice, count, number, optional
+from resilient._values.checks import choice, count, flag, number, optional
 from resilient._values.checks import seconds as check_seconds
 from resilient.simulation._chance import Distribution, exponential_time
 
@@ -84,6 +84,7 @@ class Dependency:
         optional(check_seconds, "backlog", self.backlog)
         optional(count, "quota", self.quota, minimum=1)
         check_seconds("refusing", self.refusing)
+        flag("conflicts", self.conflicts)
         choice("abandoned", self.abandoned, "served", "dropped")
         if number("failures", self.failures, minimum=0) > 1:
             raise ValueError(f"`failures` must be <= 1, got {self.failures!r}")

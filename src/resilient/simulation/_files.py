@@ -24,6 +24,7 @@ from resilient.simulation._chance import (
     quantile_time,
     uniform_time,
 )
+from resilient.simulation._checks import checked
 from resilient.simulation._dependency import Dependency
 from resilient.simulation._events import KINDS, Happening
 from resilient.simulation._near import near
@@ -31,8 +32,8 @@ from resilient.simulation._scenario import Scenario
 
 VERSION: Final = 1
 
-_TOP: Final = ("version", "name", "duration", "load", "dependency", "events", "checks")
-_LOAD: Final = (
+TOP: Final = ("version", "name", "duration", "load", "dependency", "events", "checks")
+LOAD: Final = (
     "rate",
     "users",
     "think",
@@ -42,7 +43,7 @@ _LOAD: Final = (
     "patience",
     "keys",
 )
-_DEPENDENCY: Final = (
+DEPENDENCY: Final = (
     "servers",
     "nodes",
     "service",
@@ -59,10 +60,10 @@ _DEPENDENCY: Final = (
     "error",
     "depth",
 )
-_EVENT: Final = ("kind", "from", "to", "share", "factor")
+EVENT: Final = ("kind", "from", "to", "share", "factor")
 
 # What a distribution is made of: a number, or a table with these keys.
-_TIMES: Final[Mapping[str, tuple[Callable[..., Distribution], tuple[str, ...]]]] = {
+TIMES: Final[Mapping[str, tuple[Callable[..., Distribution], tuple[str, ...]]]] = {
     "constant": (constant_time, ()),
     "exponential": (exponential_time, ()),
     "uniform": (uniform_time, ("low", "high")),
@@ -146,20 +147,38 @@ def parse(text: str, source: str) -> ScenarioFile:
         ValueError: It is no scenario.
     """
     try:
-        return _scenario(tomllib.loads(text), source)
+        return made_of(tomllib.loads(text), source)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from None
 
 
-def _scenario(given: dict[str, Any], source: str) -> ScenarioFile:
-    _known("", given, _TOP)
-    if given.get("version") != VERSION:
+def schema() -> str:
+    """Return the JSON Schema of scenario files.
+
+    It leaves out rules that two keys are needed for, and what only Python knows.
+    """
+    text: str = (_folder().parent / "scenario.schema.json").read_text("utf-8")
+    return text
+
+
+def made_of(given: dict[str, Any], source: str) -> ScenarioFile:
+    """Return what the keys of a scenario file say.
+
+    Args:
+        given: The values by key, tables as dictionaries.
+        source: As for `parse`.
+
+    Raises:
+        TypeError, ValueError: One of them is not known, or out of range.
+    """
+    _known("", given, TOP)
+    if given.get("version") != VERSION or given["version"] is True:
         raise ValueError(f"`version` must be {VERSION}, got {given.get('version')!r}")
     load, modelled = _table("load", given), _table("dependency", given)
-    _known("load.", load, _LOAD)
-    _known("dependency.", modelled, _DEPENDENCY)
+    _known("load.", load, LOAD)
+    _known("dependency.", modelled, DEPENDENCY)
     events = _list(given.get("events", []))
-    changes: dict[str, Any] = {key: load[key] for key in _LOAD if key in load}
+    changes: dict[str, Any] = {key: load[key] for key in LOAD if key in load}
     if "think" in changes:
         changes["think"] = _time("load.think", changes["think"])
     if "duration" in given:
@@ -171,7 +190,7 @@ def _scenario(given: dict[str, Any], source: str) -> ScenarioFile:
         events=[_event(event) for event in events],
         **changes,
     )
-    return ScenarioFile(scenario, _table("checks", given))
+    return ScenarioFile(scenario, checked(_table("checks", given)))
 
 
 def _dependency(given: dict[str, Any]) -> Dependency:
@@ -191,11 +210,11 @@ def _time(name: str, given: Any) -> Distribution:
             f" {given!r}"
         )
     [(kind, value)] = given.items()
-    _known(f"{name}.", [kind], (*_TIMES, "quantiles"))
+    _known(f"{name}.", [kind], (*TIMES, "quantiles"))
     if kind == "quantiles":
         return quantile_time(_quantiles(name, value))
     make: Any
-    make, keys = _TIMES[kind]
+    make, keys = TIMES[kind]
     arguments = {"seconds" if kind == "constant" else "mean": value}
     if keys:
         if not _is(value, dict) or set(value) != set(keys):
@@ -248,7 +267,7 @@ def _list(given: Any) -> list[Any]:
 def _event(given: Any) -> Happening:
     if not _is(given, dict):
         raise TypeError(f"`events` must be tables, as [[events]] is, got {given!r}")
-    _known("events.", given, _EVENT)
+    _known("events.", given, EVENT)
     kinds: dict[str, Any] = {kind.word: kind for kind in KINDS}
     word = given.get("kind")
     if word not in kinds:
@@ -257,7 +276,7 @@ def _event(given: Any) -> Happening:
             f"`events.kind` must be one of {listed}, got {word!r}{_hint(word, kinds)}"
         )
     kind = kinds[word]
-    takes = [field.name for field in kind.__attrs_attrs__ if field.name in _EVENT]
+    takes = [field.name for field in kind.__attrs_attrs__ if field.name in EVENT]
     more = {key: given[key] for key in ("share", "factor") if key in given}
     for key in more:
         if key not in takes:
