@@ -192,9 +192,10 @@ class ResilientTransport(
             tells the server how much time is left.
         hold_by: Whose requests are held back while a server asks for less (429,
             503, 529) and says for how long: "credentials" (default): those to
-            the same origin with the same ``Authorization``, cookies or API
-            key; a function of the request that returns a string: those of
-            the same; None, of it or in its place: no others.
+            the same origin with the same ``Authorization`` or API key, or
+            with the same cookies where there is neither; a function of the
+            request that returns a string: those of the same; None, of it or
+            in its place: no others.
         cost_of: ``cost_of(response)`` returns what a request really cost, as in
             ``{"tokens": response.json()["usage"]["total_tokens"]}``, for the
             limiters that it passed to book the difference; None: nothing is

@@ -149,6 +149,21 @@ async def test_other_credentials_and_origins_are_not_held(h: Http) -> None:
 
 
 @in_every_client
+async def test_cookies_tell_callers_apart_where_nothing_else_does(h: Http) -> None:
+    """A proxy before an API sets one in each answer, beside the caller's key."""
+    for said, held in (({"Authorization": "Bearer mine"}, True), ({}, False)):
+        script = refusing(h, set_cookie="__cf_bm=another; Path=/", retry_after=5)
+        pipeline = Pipeline(Timeout(2), classify=h.ours.http_verdict)
+        async with h.client(script, pipeline, client={"headers": said}) as client:
+            assert 429 == (await h.get(client)).status_code
+            if held:
+                await h.error(resilient.RateLimitedError, h.get, client)
+            else:
+                assert 200 == (await h.get(client)).status_code
+        assert 2 - held == len(script.sent)
+
+
+@in_every_client
 async def test_what_tells_callers_apart_can_be_said(h: Http) -> None:
     """By a function of the request; None holds nothing back."""
 
