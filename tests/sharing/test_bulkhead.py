@@ -16,7 +16,6 @@ from resilient import (
     Bulkhead,
     BulkheadFullError,
     Call,
-    PerKey,
     Pipeline,
     Policy,
     StoreBack,
@@ -339,14 +338,6 @@ def test_a_copy_shares_through_the_same_store() -> None:
             lambda: Bulkhead(1, shared="redis", name="api"),  # type: ignore[arg-type]
             TypeError,
             "`shared` must be a store, got 'redis'",
-        ),
-        (
-            lambda: PerKey(
-                lambda key: Bulkhead(1, shared=MemoryStore(), name="api"),
-                key=lambda: 1,
-            ).call(int),
-            ValueError,
-            "cannot be shared inside a PerKey: all keys would share the slots",
         ),
     ],
 )

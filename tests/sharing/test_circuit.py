@@ -17,7 +17,6 @@ from resilient import (
     CircuitChanged,
     CircuitOpenError,
     CircuitState,
-    PerKey,
     StoreBack,
     StoreLost,
     calls,
@@ -462,14 +461,6 @@ def test_a_copy_shares_through_the_same_store() -> None:
             lambda: CircuitBreaker(shared="redis", name="api"),  # type: ignore[arg-type]
             TypeError,
             "`shared` must be a store, got 'redis'",
-        ),
-        (
-            lambda: PerKey(
-                lambda key: CircuitBreaker(shared=MemoryStore(), name="api"),
-                key=lambda: 1,
-            ).call(int),
-            ValueError,
-            "cannot be shared inside a PerKey: all keys would share one circuit",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resilient import RateLimitedError, RateLimiter
+from resilient import PerKey, RateLimitedError, RateLimiter
 from resilient._machines.shared_bucket import Bucket, answer
 from resilient._runtimes import clock
 from resilient._sharing import courier as courier_module
@@ -307,3 +307,126 @@ def test_an_answer_between_two_looks_refuses_no_call(wire: Wire) -> None:
         for thread in threads:
             thread.join(GENEROUS)
     assert [] == errors
+
+
+def users_on(store: SharedStore, **arguments: Any) -> PerKey[Any]:
+    """Return limits of ten a second of which one is kept, leased for long."""
+    return PerKey(
+        lambda user: RateLimiter(
+            10, burst=1_000_000, shared=store, name="login", **arguments
+        ),
+        key=lambda user: user,
+        max_keys=1,
+    )
+
+
+def lease_of(users: PerKey[Any], user: str) -> Any:
+    """Return the lease of a user."""
+    return users[user]._shared.lease
+
+
+def last_asks(wire: Wire) -> list[Any]:
+    """Return what members that left have told."""
+    requests = [request for batch in wire.batches for request in batch]
+    return [request.ask for request in requests if request.leaves]
+
+
+def test_who_leaves_gives_back_what_it_holds(wire: Wire) -> None:
+    """With the next exchange, and no answer is for it."""
+    with store_on(wire, lease=100) as store:
+        users = users_on(store)
+        users.call(str, "ann")
+        lease = lease_of(users, "ann")
+        lease._add(clock.now(), 5.0, clock.now() + 100, 1e9)
+        users.call(str, "bob")
+        wait_for(lambda: last_asks(wire))
+        (ask,) = last_asks(wire)
+        assert (5.0, 0.0) == (ask.credit, ask.want)
+        assert 0.0 == lease._have(clock.now())
+
+
+def test_who_leaves_a_lost_store_is_told_of_later(wire: Wire) -> None:
+    """What it used alone counts when the store is back."""
+    with store_on(wire, lease=0, lost="alone") as store:
+        users = users_on(store)
+        users.call(str, "ann")
+        users.call(str, "bob")
+        lease = lease_of(users, "bob")
+        wire.error = NotSentError()
+        while store.up:
+            users.call(str, "bob")
+        for _ in range(10):
+            users.call(str, "bob")
+        spent = lease._spent_alone
+        assert spent >= 10
+        users.call(str, "cyd")
+        wire.batches.clear()
+        wire.error = None
+        wait_for(lambda: last_asks(wire))
+        assert spent == sum(ask.spent for ask in last_asks(wire))
+        wait_for(lambda: store.up)
+
+
+@pytest.mark.parametrize("error", [NotSentError(), TimeoutError()])
+def test_a_last_word_that_is_lost_is_not_said_again(
+    wire: Wire, error: Exception
+) -> None:
+    """It may have arrived, and a credit counts once."""
+    with store_on(wire, lease=100, lost="alone") as store:
+        users = users_on(store)
+        users.call(str, "ann")
+        courier: Any = store.link
+        member: Any = users["ann"]._shared  # type: ignore[attr-defined]
+        member.lease._return(5.0, 1e9)
+        with courier._using:
+            courier._leaving.append(member)
+            wire.error = error
+            courier._exchange([])
+            assert 0 == len(courier._leaving)
+            wire.error = None
+        courier._wake()
+        wait_for(lambda: store.up)
+    assert [] == last_asks(wire)
+
+
+def test_who_has_asked_for_nothing_has_nothing_to_say(wire: Wire) -> None:
+    """There may be no thread to say it."""
+    with store_on(wire) as store:
+        users = users_on(store)
+        assert users["ann"] is not users["bob"]
+        assert [] == list(store.link._leaving)
+        users.call(str, "cyd")
+        users.call(str, "dan")
+        wait_for(lambda: not store.link._leaving)
+    users.call(str, "eve")
+    assert [] == list(store.link._leaving)
+
+
+def test_thousands_of_keys_go_in_several_exchanges(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is as long as it likes would be late for its own length."""
+    monkeypatch.setattr(courier_module, "BATCH", 4)
+    with store_on(wire, lease=0, lost="alone") as store:
+        limiters = [limiter_on(store, f"n{number}") for number in range(10)]
+        wire.gate.clear()
+        threads = [
+            threading.Thread(target=limiter.call, args=(int,)) for limiter in limiters
+        ]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: all(limiter.queued for limiter in limiters))
+        wire.gate.set()
+        for thread in threads:
+            thread.join(GENEROUS)
+        assert 10 == sum(map(len, wire.batches))
+        # What was used without it is told in pieces as well.
+        wire.error = NotSentError()
+        while store.up:
+            limiters[0].call(int)
+        for limiter in limiters:
+            limiter.call(int)
+        wire.batches.clear()
+        wire.error = None
+        wait_for(lambda: store.up)
+        assert max(map(len, wire.batches)) <= 4

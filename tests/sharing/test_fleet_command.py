@@ -13,12 +13,14 @@ from tests.sharing.test_courier import wait_for
 from resilient import (
     Bulkhead,
     CircuitBreaker,
+    PerKey,
     RateLimitedError,
     RateLimiter,
     RetryBudget,
 )
 from resilient.__main__ import main
 from resilient._machines.quorum import Report
+from resilient._sharing.keys import key_hash
 from resilient.redis import RedisStore
 from resilient.redis._transport import CIRCUIT, member_arguments
 
@@ -46,6 +48,10 @@ def test_it_lists_what_is_shared(
     ):
         RateLimiter(5, per=1000, shared=store, name="api").call(int)
         RateLimiter(5, per=1000, shared=other, name="unseen").call(int)
+        users = PerKey(lambda user: RateLimiter(9, per=9e9, shared=store, name="login"))
+        for user in ("ann", "bob"):
+            with users.guard(key=user):
+                pass
         assert RetryBudget(name="api", shared=store).withdraw() in (True, False)
         breaker = CircuitBreaker(name="api", shared=store)
         breaker.call(int)
@@ -69,6 +75,9 @@ def test_it_lists_what_is_shared(
     assert ["KIND", "NAME", "MEMBERS", "STATE"] == lines[0].split()
     shown = {tuple(line.split()[:3]): line.split(None, 3)[3] for line in lines[1:]}
     assert "4.0 of 5, 0.005 a second" == shown["bucket", "api", "1"]
+    for user in ("ann", "bob"):
+        name = f"login:{key_hash((user,), b'shop')}"
+        assert "8.0 of 9, 1e-09 a second" == shown["bucket", name, "1"]
     assert re.fullmatch(r"\d+\.\d of 10, 0.1 a second", shown["budget", "api", "1"])
     assert (
         "closed; 0 of 1 calls failed; 0 of 1 members fail"
@@ -82,7 +91,7 @@ def test_it_lists_what_is_shared(
         "2 of 2 on lease; 1 members lack some; learning"
         == (shown["slots", "lacks", "0"])
     )
-    assert 7 == len(shown)
+    assert 9 == len(shown)
 
 
 def test_a_reset_holds_for_every_member(

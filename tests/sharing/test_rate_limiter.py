@@ -19,7 +19,6 @@ from tests.colours import World, in_async_colours, in_every_colour
 from resilient import (
     Limit,
     LimitLowered,
-    PerKey,
     PermitWaited,
     Pipeline,
     RateLimitedError,
@@ -674,14 +673,6 @@ def test_what_cannot_be_shared_is_refused(
     with pytest.raises(error) as caught:
         RateLimiter(**{"rate": 1, "shared": MemoryStore(), "name": "a", **arguments})
     assert text == str(caught.value)
-
-
-def test_a_shared_limit_inside_a_per_key_is_refused() -> None:
-    """All keys would have one limit."""
-    store = MemoryStore()
-    users = PerKey(lambda key: Pipeline(*fleet(store, 1, size=1)), key=lambda key: key)
-    with pytest.raises(ValueError, match="inside a PerKey: all keys would share one"):
-        users.call(str, "a")
 
 
 @pytest.mark.parametrize(

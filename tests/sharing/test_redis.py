@@ -6,14 +6,16 @@ import copy
 import json
 import os
 import pickle
+import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import anyio
 import pytest
 import redis
-from tests.sharing.servers import Server, engine
+from tests.sharing.servers import Server, engine, run_fleet
 from tests.sharing.test_courier import wait_for
 
 from resilient import (
@@ -311,3 +313,28 @@ def test_an_order_of_a_process_that_ends_is_heard_by_others(
         return False
 
     wait_for(is_refused)
+
+
+def test_a_fleet_limits_a_thousand_users(server: Server) -> None:
+    """Three calls each in all processes, of which each keeps a quarter of them."""
+    with server.client() as client:
+        client.flushall()
+    users = 1000
+    results, _ = run_fleet(
+        "tests.sharing.per_key_worker",
+        server.url,
+        users,
+        workers=3,
+        break_it=lambda: None,
+    )
+    assert [users // 4] * 3 == [result["keys"] for result in results]
+    served = Counter(user for result in results for user in result["served"])
+    assert (users, {3}) == (len(served), set(served.values()))
+    with server.client(decode_responses=True) as client:
+        keys = sorted(client.scan_iter())
+        name = "{shop:v1:bucket:login"
+        hashes = [key.removeprefix(f"{name}:") for key in keys if "members" not in key]
+        assert users == len(hashes) == len(keys) - 1
+        assert all(re.fullmatch("[0-9a-f]{32}}", key) for key in hashes)
+        assert 3 == client.zcard(f"{name}}}:members")
+        assert all(0 < client.pttl(key) <= 1_100_000 for key in keys)

@@ -103,7 +103,9 @@ def _rows(client: Any, start: str) -> list[tuple[str, ...]]:
         describe = _STATES.get(kind)
         if describe is not None:
             state = describe(client.hgetall(key), now)
-            rows.append((kind, name, str(client.zcard(f"{key}:members")), state))
+            # The keys of a PerKey, `login:5f4d…`, are counted together.
+            counted = f"{start}{kind}:{name.partition(':')[0]}}}:members"
+            rows.append((kind, name, str(client.zcard(counted)), state))
     return rows
 
 

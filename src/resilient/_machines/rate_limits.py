@@ -238,6 +238,11 @@ class RateLimit(abc.ABC):
         plenty = reset <= 0 or remaining >= most
         self._hold = None if plenty else ServerLimit(remaining, now, reset, max_hold)
 
+    def is_held(self, now: float) -> bool:
+        """Whether what the server said lets not even one unit pass."""
+        hold = self._hold
+        return hold is not None and now < hold.until and hold.left < 1.0
+
     def forget_server(self) -> None:
         """Drop what the server said about itself."""
         self._hold = None

@@ -272,6 +272,11 @@ class Policy(Configured, Generic[F]):
         for policy in self.children():
             policy._unregister()
 
+    def _leave_store(self) -> None:
+        """Give back what is on lease from a store, as a PerKey drops it."""
+        for policy in self.children():
+            policy._leave_store()
+
     @property
     def placement(self) -> Placement:
         """What telemetry calls the pipeline that it is in, and itself there."""

@@ -11,7 +11,7 @@ from resilient._calls.call import Call
 from resilient._events.events import Event
 from resilient._machines.budget import Budget
 from resilient._policy.policy import Policy
-from resilient._policy.shared import emit_of_store, fleet_of
+from resilient._policy.shared import check_made_for_key, emit_of_store, fleet_of
 from resilient._runtimes import clock
 from resilient._values.locks import Lock, ReenteredError
 from resilient._values.priority import Priority
@@ -108,11 +108,18 @@ class RetryBudget:
     def join(self, policy: Policy[Any]) -> None:
         """Have a policy that withdraws from it tell of a store that is lost."""
         if self._shared is not None:
+            if self._shared.is_for_a_key:
+                check_made_for_key(self, self._shared, "one budget")
             self._users.add(policy)
 
-    def _emit(self, kind: type[Event], *values: Any) -> None:
-        for policy in list(self._users):
-            emit_of_store(policy, kind, *values)
+    def _emit(self, kind: type[Event], *values: Any) -> bool:
+        heard = [emit_of_store(policy, kind, *values) for policy in list(self._users)]
+        return any(heard)
+
+    def leave_store(self) -> None:
+        """Give back what is held for a key that a PerKey drops."""
+        if self._shared is not None:
+            self._shared.leave()
 
     def deposit(self) -> None:
         """Pay in for one success."""

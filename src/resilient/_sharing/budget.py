@@ -51,7 +51,7 @@ class SharedBudget(LeaseMember):
         store: SharedStore,
         name: str | None,
         budget: Budget,
-        emit: Callable[..., None],
+        emit: Callable[..., bool],
     ) -> None:
         self._lock = Lock()
         # Who waits, first come first served; only the keys matter.

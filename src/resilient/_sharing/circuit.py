@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from resilient._events.events import StoreBack
 from resilient._machines.delegate import Delegate
 from resilient._machines.quorum import CLOSED, FORCED, OPEN, RESET, Report, Verdict
 from resilient._runtimes import clock
@@ -48,7 +47,7 @@ class SharedCircuit(SharedState):
         delegate: Delegate,
         run: Callable[..., Any],
         open_time: Callable[[int], float],
-        emit: Callable[..., None],
+        emit: Callable[..., bool],
     ) -> None:
 
         def run_with_list(act: Callable[..., Any], *args: Any) -> Any:
@@ -111,8 +110,8 @@ class SharedCircuit(SharedState):
     def fail(self, now: float, *, sent: bool) -> None:
         self.change(now, self.delegate.fail)
 
-    def restore(self, now: float, seconds: float) -> None:
+    def restore(self, now: float) -> int:
         self.change(now, self.delegate.restore)
-        # NB: every call is decided by the circuit, with and without it.
-        self.emit(StoreBack, seconds, 0)
         self._send_order()
+        # Every call is decided by the circuit, with and without it.
+        return 0

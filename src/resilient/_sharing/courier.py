@@ -15,7 +15,7 @@ import atexit
 import math
 import threading
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 from weakref import WeakSet
 
 from resilient._machines.allotment import Claim, Grant
@@ -28,16 +28,28 @@ from resilient._values.locks import Lock
 __all__ = ["Courier", "NotSentError", "Reply", "Request", "Transport"]
 
 
+BATCH: Final = 256
+"""Members in one exchange, at most: more are late for their own number."""
+
+
 class NotSentError(Exception):
     """A batch cannot have arrived: there was no connection to send it by."""
 
 
 class Request(NamedTuple):
-    """One member's ask, and whether the member is to be counted."""
+    """One member's ask.
+
+    Attributes:
+        member: Whose it is.
+        ask: What it asks.
+        enlists: Whether its process is to be counted.
+        leaves: Whether it is its last, and no answer is for it.
+    """
 
     member: Member
     ask: Ask | Report | Claim
     enlists: bool
+    leaves: bool = False
 
 
 class Reply(NamedTuple):
@@ -106,6 +118,12 @@ class Courier(Link):
         if self._thread is None and not self._closed:
             self._start()
 
+    def leave(self, member: Member) -> None:
+        # NB: without a thread it has asked for nothing.
+        if self._thread is not None and not self._closed:
+            super().leave(member)
+            self._wake()
+
     def poll(self, now: float) -> bool:
         return False
 
@@ -148,7 +166,7 @@ class Courier(Link):
         while not self._closed:
             due = self._contact.probe_at
             if self._contact.up:
-                due = min([one.beat_at for one in self.members()], default=math.inf)
+                due = min([one.beat_at for one in self.beating()], default=math.inf)
             timeout = None if due == math.inf else max(0.0, due - clock.now())
             clock.wait(self._gate, timeout)
             with self._using:
@@ -159,22 +177,24 @@ class Courier(Link):
         now = clock.now()
         if self._contact.up:
             ready: dict[Member, None] = {}
-            while self._ready:
+            while self._ready and len(ready) < BATCH:
                 ready[self._ready.popleft()] = None
-            for member in self.members():
+            for member in self.beating():
                 if member.beat_at <= now:
                     ready[member] = None
             self._exchange(list(ready))
+            if self._ready or self._leaving:
+                self._wake()
         elif now >= self._contact.probe_at:
             self._probe(now)
 
     def _exchange(self, members: list[Member]) -> None:
         now = clock.now()
-        requests: list[Request] = []
+        requests = _last_requests(self._leaving, now)
         for member in members:
             ask = member.collect(now)
             if ask is not None:
-                requests.append(Request(member, ask, self._enlists(member, now)))
+                requests.append(Request(member, ask, member.crew.enlists(now)))
         if not requests:
             return
         try:
@@ -192,10 +212,10 @@ class Courier(Link):
         up = not refused and self._answered(now, now - began)
         for request, reply in zip(requests, replies, strict=True):
             if reply.members is not None:
-                request.member.see(now, reply.members)
+                self._see(request.member, now, reply.members)
             if reply.answer is None:
                 request.member.fail(now, sent=True)
-            else:
+            elif not request.leaves:
                 request.member.deliver(reply.answer, now, up=up)
 
     def _probe(self, now: float) -> None:
@@ -206,23 +226,32 @@ class Courier(Link):
             self._failed(clock.now(), reason_of(error))
             return
         if not self._answered(clock.now()):
-            self._exchange(self.members())
+            members = self.members()
+            for first in range(0, len(members), BATCH):
+                self._exchange(members[first : first + BATCH])
 
     def _surrender(self) -> None:
         """Tell the store what the members used and hold, once."""
         now = clock.now()
-        requests: list[Request] = []
-        for member in self.members():
-            ask = member.surrender(now)
-            if ask is not None:
-                requests.append(Request(member, ask, enlists=False))
-        if requests and self._contact.up:
+        leaving = deque([*self._leaving, *self.members()])
+        while self._contact.up and (requests := _last_requests(leaving, now)):
             try:
                 self._transport.exchange(requests)
             except Exception:
                 # What was held ends with its lease.
-                pass
+                break
         self._transport.close()
+
+
+def _last_requests(leaving: deque[Member], now: float) -> list[Request]:
+    """Take out members that leave, a batch at most; return what they have to tell."""
+    requests: list[Request] = []
+    while leaving and len(requests) < BATCH:
+        member = leaving.popleft()
+        ask = member.surrender(now)
+        if ask is not None:
+            requests.append(Request(member, ask, enlists=False, leaves=True))
+    return requests
 
 
 def reason_of(error: BaseException) -> str:

@@ -9,11 +9,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from resilient._events.events import LimitLowered, StoreBack, StoreLost
+from resilient._events.events import LimitLowered
 from resilient._machines.lease import Lease
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
-from resilient._sharing.store import Link, SharedStore, check_store, shared_name
+from resilient._sharing.keys import key_hash
+from resilient._sharing.store import (
+    Crew,
+    Link,
+    SharedStore,
+    check_store,
+    shared_name,
+)
+from resilient._values.made_for import MADE_FOR
 
 __all__ = ["LeaseMember", "SharedState"]
 
@@ -47,16 +55,28 @@ class SharedState(abc.ABC):
         name: The policy's.
         run: Calls a function under the policy's lock, with a list for the
             tickets to wake afterwards and with further arguments.
-        emit: Tells the policy's listeners of an event: its type, and its values
-            but for the policy and the call.
+        emit: Tells the policy's listeners of an event, if there are any, and
+            returns that: its type, and its values but for the policy and the call.
 
     Raises:
-        TypeError, ValueError: It is no store, or no name.
+        TypeError, ValueError: It is no store, or no name; or it is made for a key
+            that has no hash.
     """
 
-    __slots__ = ("__weakref__", "emit", "id", "key", "link", "machine", "run", "store")
+    __slots__ = (
+        "__weakref__",
+        "crew",
+        "emit",
+        "id",
+        "key",
+        "link",
+        "machine",
+        "run",
+        "store",
+    )
 
     beat_at: float = math.inf
+    beats: bool = False
     machine: Machine
 
     def __init__(
@@ -65,22 +85,53 @@ class SharedState(abc.ABC):
         kind: str,
         name: str | None,
         run: Callable[..., Any],
-        emit: Callable[..., None],
+        emit: Callable[..., bool],
     ) -> None:
         check_store(store)
         self.store: SharedStore = store
         self.link: Link = store.link
-        self.key: str = f"{kind}:{shared_name(name)}"
+        whole = f"{kind}:{shared_name(name)}"
+        self.key: str = self._key_now(whole)
+        made_for = MADE_FOR.get()
+        if made_for is None:
+            self.crew: Crew = Crew(whole)
+        else:
+            self.crew = made_for.common.setdefault((self.link, whole), Crew(whole))
         self.id: str = os.urandom(8).hex()
         self.run: Callable[..., Any] = run
-        self.emit: Callable[..., None] = emit
+        self.emit: Callable[..., bool] = emit
+
+    def _key_now(self, whole: str) -> str:
+        """Return what is shared by a policy that is made now."""
+        made_for = MADE_FOR.get()
+        if made_for is None:
+            return whole
+        return f"{whole}:{key_hash(made_for.keys, self.link.salt)}"
+
+    @property
+    def is_for_a_key(self) -> bool:
+        """Whether it is for one key of a PerKey."""
+        return self.key != self.crew.key
+
+    @property
+    def is_for_this_key(self) -> bool:
+        """Whether it is for the key that a PerKey makes a policy for now."""
+        return self.key == self._key_now(self.crew.key)
 
     def _join(self, machine: Machine) -> None:
         """Be served by the link from now on."""
         self.machine = machine
         self.link.join(self)
+        crew = self.crew
+        if crew.members is not None:
+            machine.see(crew.counted_from, crew.members)
         if not self.link.up:
             machine.cut(clock.now())
+
+    def leave(self) -> None:
+        """Give back what is held for a key that a PerKey drops."""
+        if self.is_for_a_key:
+            self.link.leave(self)
 
     def status(self) -> dict[str, Any]:
         """Return what `health` and the metrics show of the sharing."""
@@ -128,15 +179,14 @@ class SharedState(abc.ABC):
     @abc.abstractmethod
     def fail(self, now: float, *, sent: bool) -> None: ...
 
-    def cut(self, now: float, reason: str) -> None:
+    def cut(self, now: float) -> None:
         self.change(now, self.machine.cut, now)
-        self.emit(StoreLost, reason)
 
     def miss(self, now: float) -> None:  # noqa: B027 - what `cut` did is enough
         """Learn that the store did not answer, the first time or again."""
 
     @abc.abstractmethod
-    def restore(self, now: float, seconds: float) -> None: ...
+    def restore(self, now: float) -> int: ...
 
     def see(self, now: float, members: int) -> None:
         # NB: without the lock: the link's thread alone calls it.
@@ -144,6 +194,7 @@ class SharedState(abc.ABC):
 
     def forget(self) -> None:
         self.id = os.urandom(8).hex()
+        self.crew.forget()
         self.machine.forget()
 
 
@@ -167,7 +218,7 @@ class LeaseMember(SharedState):
         name: str | None,
         lease: Callable[[SharedStore], Lease],
         run: Callable[..., Any],
-        emit: Callable[..., None],
+        emit: Callable[..., bool],
     ) -> None:
         super().__init__(store, kind, name, run, emit)
         self.lease: Lease = lease(store)
@@ -223,22 +274,26 @@ class LeaseMember(SharedState):
         return ask
 
     def deliver(self, answer: Answer, now: float, *, up: bool) -> None:
-        lowered = self.run(self._deliver_locked, answer, now, up)
-        if lowered is not None:
+        before = self.lease.lowered
+        self.run(self._deliver_locked, answer, now, up)
+        lowered = self.lease.lowered
+        if lowered != before and self.crew.is_news(lowered):
+            assert lowered is not None
             self.emit(LimitLowered, *lowered)
         self.follow(now)
 
     def fail(self, now: float, *, sent: bool) -> None:
         self.change(now, partial(self.lease.fail, now, sent=sent))
 
-    def cut(self, now: float, reason: str) -> None:
+    def cut(self, now: float) -> None:
         self._alone_before = self.lease.alone
-        super().cut(now, reason)
+        super().cut(now)
 
-    def restore(self, now: float, seconds: float) -> None:
+    def restore(self, now: float) -> int:
         self.change(now, self.lease.restore)
-        self.emit(StoreBack, seconds, self.lease.alone - self._alone_before)
+        alone = self.lease.alone - self._alone_before
         self.follow(now)
+        return alone
 
     # -- Called under the lock
 
@@ -250,10 +305,8 @@ class LeaseMember(SharedState):
 
     def _deliver_locked(
         self, woken: list[Any], answer: Answer, now: float, up: bool
-    ) -> tuple[float, float] | None:
-        """Take an answer; return lower numbers of another, if that is news."""
-        before = self.lease.lowered
+    ) -> None:
+        """Take an answer, and serve the calls that wait for it."""
         self.lease.absorb(now, answer, up=up)
         woken += self.serve_locked(now)
         self.lease.end_round(now)
-        return None if self.lease.lowered == before else self.lease.lowered

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from resilient._events.events import StoreBack
 from resilient._machines.allotment import Claim, Grant
 from resilient._machines.holding import LEASE, Holding
 from resilient._sharing.member import SharedState
@@ -32,6 +31,8 @@ class SharedSlots(SharedState):
 
     __slots__ = ("_apply", "_counts", "holding")
 
+    beats: bool = True
+
     def __init__(
         self,
         store: SharedStore,
@@ -40,7 +41,7 @@ class SharedSlots(SharedState):
         run: Callable[..., Any],
         counts: Callable[[], tuple[int, int]],
         apply: Callable[[list[Any], float], None],
-        emit: Callable[..., None],
+        emit: Callable[..., bool],
     ) -> None:
         super().__init__(store, "slots", name, run, emit)
         self.holding = Holding(
@@ -92,9 +93,9 @@ class SharedSlots(SharedState):
     def miss(self, now: float) -> None:
         self.change(now, self.holding.miss, now)
 
-    def restore(self, now: float, seconds: float) -> None:
+    def restore(self, now: float) -> int:
         self.change(now, self.holding.restore, now)
-        self.emit(StoreBack, seconds, 0)
+        return 0
 
     # -- Called under the lock
 

@@ -12,11 +12,14 @@ link, and the settings that policies of one kind may have different.
 from __future__ import annotations
 
 import abc
+import math
 import os
 import re
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
+from resilient._events.events import Event, StoreBack, StoreLost
 from resilient._machines.contact import Contact
 from resilient._machines.lease import Lost
 from resilient._values.checks import count, optional, seconds
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
+    "Crew",
     "Link",
     "Member",
     "SharedStore",
@@ -45,16 +49,66 @@ _NAME: Final = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _LOST: Final = ("share", "reject", "alone", "pass")
 
 
+_LEAVING: Final = 1000
+"""Members that a lost store is told of later, when it is back: a policy each."""
+
+
+class Crew:
+    """What is one process of those that share by a name: a member, or many.
+
+    The policies that a PerKey has for its keys are one crew. Each has a state of its
+    own in the store, and the processes that come and go are counted once for all.
+
+    Attributes:
+        key: Kind and name.
+        id: Which process it is.
+        members: How many there are; None: they have not been counted yet.
+        counted_from: When they were counted first.
+        enlisted_at: When they were counted last.
+        lowered: The last `Lease.lowered` of one of its members.
+    """
+
+    __slots__ = ("counted_from", "enlisted_at", "id", "key", "lowered", "members")
+
+    def __init__(self, key: str) -> None:
+        self.key: str = key
+        self.members: int | None = None
+        self.counted_from: float = math.inf
+        self.lowered: tuple[float, float] | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Be another process, as a forked child is."""
+        self.id: str = os.urandom(8).hex()
+        self.enlisted_at: float = -math.inf
+
+    def enlists(self, now: float) -> bool:
+        """Whether it is time to count the processes again, with this one."""
+        if now - self.enlisted_at < SYNC:
+            return False
+        self.enlisted_at = now
+        return True
+
+    def is_news(self, lowered: tuple[float, float] | None) -> bool:
+        """Take note of lower numbers in force; return whether to tell of them."""
+        before, self.lowered = self.lowered, lowered
+        return lowered is not None and lowered != before
+
+
 class Member(Protocol):
     """One policy of one process, as a store sees it.
 
     Attributes:
-        key: What it shares: kind and name.
-        id: Which member it is.
+        key: What it shares: kind and name, and the hash of a key.
+        id: Which member it is of those that share it.
+        crew: What it is counted with.
+        beats: Whether its `beat_at` is ever before infinity.
     """
 
     key: str
     id: str
+    crew: Crew
+    beats: bool
 
     @property
     def beat_at(self) -> float:
@@ -77,20 +131,24 @@ class Member(Protocol):
         """Learn that what was asked is lost, or may be if it was sent."""
         ...
 
-    def cut(self, now: float, reason: str) -> None:
-        """Do without the store, and tell why."""
+    def cut(self, now: float) -> None:
+        """Do without the store."""
         ...
 
     def miss(self, now: float) -> None:
         """Learn that it did not answer, the first time or again."""
         ...
 
-    def restore(self, now: float, seconds: float) -> None:
-        """Rely on it again, after so long."""
+    def restore(self, now: float) -> int:
+        """Rely on it again; return how many calls were decided without it."""
+        ...
+
+    def emit(self, kind: type[Event], *values: Any) -> bool:
+        """Tell the policy's listeners of an event; return whether it has any."""
         ...
 
     def see(self, now: float, members: int) -> None:
-        """Learn how many members there are."""
+        """Learn how many processes there are."""
         ...
 
     def forget(self) -> None:
@@ -110,10 +168,16 @@ class Link(abc.ABC):
 
     def __init__(self) -> None:
         self._members: WeakValueDictionary[str, Member] = WeakValueDictionary()
+        # Those of them whose beat has to be looked for: there may be thousands.
+        self._beating: WeakValueDictionary[str, Member] = WeakValueDictionary()
+        # Those to be told of before they go.
+        self._leaving: deque[Member] = deque(maxlen=_LEAVING)
         self._lock = Lock()
         self._contact = Contact()
-        self._enlisted: dict[str, float] = {}
         _links.add(self)
+
+    salt: bytes = b""
+    """What the hashes of keys depend on: see `keys`."""
 
     @property
     def up(self) -> bool:
@@ -124,6 +188,12 @@ class Link(abc.ABC):
         """Serve a member, for as long as its owner keeps it."""
         with self._lock:
             self._members[member.id] = member
+            if member.beats:
+                self._beating[member.id] = member
+
+    def leave(self, member: Member) -> None:
+        """Give back soon what a member holds whose owner drops it. Never blocks."""
+        self._leaving.append(member)
 
     @abc.abstractmethod
     def notify(self, member: Member) -> None:
@@ -145,6 +215,24 @@ class Link(abc.ABC):
         with self._lock:
             return list(self._members.values())
 
+    def beating(self) -> list[Member]:
+        """Return the members that beat."""
+        with self._lock:
+            return list(self._beating.values())
+
+    def _see(self, member: Member, now: float, counted: int) -> None:
+        """Have a member and the others of its crew learn how many processes are."""
+        crew = member.crew
+        if crew.members == counted:
+            return
+        crew.members = counted
+        crew.counted_from = min(crew.counted_from, now)
+        member.see(now, counted)
+        if member.key != crew.key:
+            for other in self.members():
+                if other.crew is crew:
+                    other.see(now, counted)
+
     def _failed(self, now: float, reason: str) -> None:
         """Learn that the store did not answer."""
         self._cut(now, reason)
@@ -154,8 +242,11 @@ class Link(abc.ABC):
     def _cut(self, now: float, reason: str) -> None:
         """Learn that no call may wait for the store."""
         if self._contact.failed(now):
-            for member in self.members():
-                member.cut(now, reason)
+            members = self.members()
+            for member in members:
+                member.cut(now)
+            for crew in crews_of(members).values():
+                tell(crew, StoreLost, reason)
 
     def _answered(self, now: float, took: float = 0.0) -> bool:
         """Learn that it answered; return whether it is to be relied on."""
@@ -164,24 +255,34 @@ class Link(abc.ABC):
             self._cut(now, "slow")
         seconds = self._contact.answered(now)
         if seconds is not None:
-            for member in self.members():
-                member.restore(now, seconds)
+            members = self.members()
+            alone = {member: member.restore(now) for member in members}
+            for crew in crews_of(members).values():
+                tell(crew, StoreBack, seconds, sum(alone[one] for one in crew))
         return self._contact.up
-
-    def _enlists(self, member: Member, now: float) -> bool:
-        """Whether it is time to count the members again, with this one."""
-        if now - self._enlisted.get(member.id, -SYNC) < SYNC:
-            return False
-        self._enlisted[member.id] = now
-        return True
 
     def after_fork(self) -> None:
         """Begin anew in a forked child, which has no other thread."""
         self._lock = Lock()
         self._contact = Contact()
-        self._enlisted = {}
+        self._leaving.clear()
         for member in self.members():
             member.forget()
+
+
+def crews_of(members: list[Member]) -> dict[Crew, list[Member]]:
+    """Return the members of each crew."""
+    crews: dict[Crew, list[Member]] = {}
+    for member in members:
+        crews.setdefault(member.crew, []).append(member)
+    return crews
+
+
+def tell(crew: list[Member], kind: type[Event], *values: Any) -> None:
+    """Tell of an event once for a crew: by the first whose policy has listeners."""
+    for member in crew:
+        if member.emit(kind, *values):
+            return
 
 
 class SharedStore:

@@ -12,7 +12,7 @@ from resilient._errors.errors import BulkheadFullError
 from resilient._machines.slots import Slots
 from resilient._policy.admission import Admission
 from resilient._policy.queueing import QueueingPolicy, SlotWait, Ticket
-from resilient._policy.shared import emit_of_store, shared_in_per_key
+from resilient._policy.shared import check_made_for_key, emit_of_store
 from resilient._runtimes import clock
 from resilient._runtimes.sync import can_park
 from resilient._values.checks import LARGEST, choice, count, number, optional
@@ -175,9 +175,12 @@ class Bulkhead(QueueingPolicy):
 
     def _unregister(self) -> None:
         # A PerKey calls this of all that stands inside it, at whatever depth.
-        if self._shared is not None:
-            raise shared_in_per_key(self, "the slots")
+        check_made_for_key(self, self._shared, "the slots")
         super()._unregister()
+
+    def _leave_store(self) -> None:
+        if self._shared is not None:
+            self._shared.leave()
 
     @property
     def in_use(self) -> int:

@@ -26,7 +26,7 @@ from resilient._machines.circuit_records import (
 )
 from resilient._machines.window import CountWindow, TimeWindow, Window
 from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
-from resilient._policy.shared import emit_of_store, fleet_of, shared_in_per_key
+from resilient._policy.shared import check_made_for_key, emit_of_store, fleet_of
 from resilient._runtimes import clock
 from resilient._values.checks import count, keywords_only, optional, plain, ratio
 from resilient._values.checks import seconds as seconds_argument
@@ -286,9 +286,12 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
 
     def _unregister(self) -> None:
         # A PerKey calls this of all that stands inside it, at whatever depth.
-        if self._shared is not None:
-            raise shared_in_per_key(self, "one circuit")
+        check_made_for_key(self, self._shared, "one circuit")
         super()._unregister()
+
+    def _leave_store(self) -> None:
+        if self._shared is not None:
+            self._shared.leave()
 
     # -- Calls
 

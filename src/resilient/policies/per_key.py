@@ -14,10 +14,11 @@ from resilient._events.events import KeyEvicted, KeyOverflowed
 from resilient._events.listeners import Listener, send
 from resilient._policy.gate import Gate
 from resilient._policy.keys import LambdaKey, call_key, check_key, stable
-from resilient._policy.policy import F, Policy, Usage
+from resilient._policy.policy import F, Policy, Usage, living
 from resilient._runtimes.runtime import Sentinel
 from resilient._values.checks import count, plain
 from resilient._values.locks import Lock, ReenteredError
+from resilient._values.made_for import MADE_FOR, MadeFor
 from resilient._values.spelling import format_value
 from resilient._values.traits import Trait
 
@@ -42,6 +43,10 @@ class PerKey(Gate[F]):
     spent. Where each is such a one, new keys share one policy, with a
     `KeyOverflowed` event. So a flood of new keys resets no limit.
 
+    Policies that the factory makes with `shared` share the state of their key with
+    all processes. The key is a str, bytes, int or tuple of these then: a store sees
+    a hash of it. Dropping one resets nothing, and gives back what is on lease.
+
     ``per_key[key]`` is the key's policy.
 
     Args:
@@ -54,14 +59,17 @@ class PerKey(Gate[F]):
         name: Name in events.
 
     Raises:
-        TypeError: At the call: it has no key, the key is not hashable, or the
-            factory made no policy.
+        TypeError: At the call: it has no key, the key is not hashable, or no
+            key of shared policies, or the factory made no policy.
+        ValueError: At the call: a shared policy was not made by the factory, or
+            for another key.
     """
 
     __slots__ = (
         "_inside",
         "_left",
         "_lock",
+        "_made_for",
         "_overflow",
         "_policies",
         "_spared",
@@ -138,6 +146,8 @@ class PerKey(Gate[F]):
         # Which have our listener, once there is one.
         self._told: set[Hashable] = set()
         self._spellings: tuple[tuple[Usage, bool], ...] = ()
+        # NB: those of a PerKey that stands in another have both keys.
+        self._made_for: MadeFor = MADE_FOR.get() or MadeFor((), {})
 
     def enter(self, call: Call) -> None:
         if self.key is None or call.kwargs is None:
@@ -213,7 +223,7 @@ class PerKey(Gate[F]):
                     return self._overflowing(given, call)
                 dropped.append(pristine)
             elif policy is None:
-                made = self._made(given)
+                made = self._made(given, given)
         if self._listeners:
             self._forward_events(key, policy)
         for pristine in dropped:
@@ -259,7 +269,7 @@ class PerKey(Gate[F]):
     def _overflowing(self, key: Hashable, call: Call | None) -> Policy[F]:
         """Return the policy that keys share for which there is no room."""
         if self._overflow is None:
-            made = self._made(key)
+            made = self._made(key, _OVERFLOW)
             with self._lock:
                 self._overflow = self._overflow or made
             if self._listeners:
@@ -295,7 +305,12 @@ class PerKey(Gate[F]):
             self._policies[key] = policy
             del self._spared[key]
 
-    def _made(self, key: Hashable) -> Policy[F]:
+    def _made(self, key: Hashable, made_for: Hashable) -> Policy[F]:
+        """Have the factory make a policy, whose shared state is of another key."""
+        keys, common = self._made_for
+        return MadeFor((*keys, made_for), common).make(self._make, key)
+
+    def _make(self, key: Hashable) -> Policy[F]:
         policy = self.factory(key)
         if not isinstance(policy, Policy):
             raise TypeError(f"`factory` must make a policy, got {policy!r}")
@@ -319,8 +334,10 @@ class PerKey(Gate[F]):
             fresh = next((entry for entry in free if entry[1].is_pristine()), None)
             for key, policy in [fresh] if fresh else free[:1]:
                 with self._lock:
-                    if self._forget_locked(key, policy):
-                        return fresh is not None
+                    dropped = self._forget_locked(key, policy)
+                if dropped:
+                    policy._leave_store()
+                    return fresh is not None
                 last = False
             with self._lock:
                 for key, policy in looked_at:
@@ -367,6 +384,10 @@ class PerKey(Gate[F]):
             self.emit(KeyEvicted(self.label, name, pristine), call)
 
     # -- What concerns every key's policy
+
+    def _unregister(self) -> None:
+        # Those inside were taken out when they were made.
+        living.pop(id(self), None)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         unsubscribe = super().subscribe(listener)

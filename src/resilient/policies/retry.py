@@ -250,6 +250,10 @@ class Retry(Gate):
         own = self._budget if self.budget == "own" else None
         return own is None or own.full
 
+    def _leave_store(self) -> None:
+        if self._budget is not None:
+            self._budget.leave_store()
+
     def is_restrictive(self) -> bool:
         own = self._budget if self.budget == "own" else None
         return own is not None and own.balance < 1

@@ -86,6 +86,7 @@ class RedisStore(SharedStore):
             courier, patience=patience, lease=lease, members=members, lost=lost
         )
         courier.patience = self.patience
+        courier.salt = prefix.encode()
 
     def __repr__(self) -> str:
         # NB: neither the URL nor the client: there may be a password in it.

@@ -86,7 +86,9 @@ class RedisTransport:
             else:
                 commands.append((BUCKET, key, arguments(request.ask)))
             if request.enlists:
-                commands.append((MEMBERS, f"{key}:members", [request.member.id]))
+                crew = request.member.crew
+                key = f"{self._start}{crew.key}}}:members"
+                commands.append((MEMBERS, key, [crew.id]))
         # NB: not in the first exchange, which a call may wait for.
         if self._looks_in == 0:
             self._look()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from resilient._machines.lease import Lost
 from resilient._machines.quorum import Assembly, Report, Verdict, rule_on
 from resilient._machines.shared_bucket import KEEP, Answer, Ask, Bucket, answer
 from resilient._runtimes import clock
-from resilient._sharing.store import TIMEOUT, Link, Member, SharedStore
+from resilient._sharing.store import TIMEOUT, Crew, Link, Member, SharedStore
 from resilient._values.checks import seconds as seconds_argument
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class MemoryLink(Link):
     @property
     def next_delivery(self) -> float | None:  # type: ignore[override]  # not set here
         moments = [due for due, _ in self._arriving]
-        moments += [one.beat_at for one in self.members() if one.beat_at < math.inf]
+        moments += [one.beat_at for one in self.beating() if one.beat_at < math.inf]
         return min(moments, default=None)
 
     def poll(self, now: float) -> bool:
@@ -125,7 +126,7 @@ class MemoryLink(Link):
     def _happens(self, now: float) -> bool:
         """Do what is due first, if anything is: deliver, or collect."""
         arriving = min(self._arriving, key=lambda one: one[0], default=None)
-        beating = min(self.members(), key=lambda one: one.beat_at, default=None)
+        beating = min(self.beating(), key=lambda one: one.beat_at, default=None)
         at = math.inf if arriving is None else arriving[0]
         if beating is not None and beating.beat_at <= min(at, now) and self.up:
             # NB: what a thread would have done by then.
@@ -140,12 +141,15 @@ class MemoryLink(Link):
         arriving[1](now)
         return True
 
+    def leave(self, member: Member) -> None:
+        super().leave(member)
+        if self.reachable:
+            self._take_leave(clock.now(), self._leaving)
+
     def close(self) -> None:
-        now = clock.now()
-        for member in self.members():
-            ask = member.surrender(now)
-            if ask is not None and self.reachable:
-                self._answer(member.key, now, ask)
+        if self.reachable:
+            leaving = deque([*self._leaving, *self.members()])
+            self._take_leave(clock.now(), leaving)
 
     def _exchange(self, member: Member, ask: Ask | Report | Claim, now: float) -> None:
         if not self.reachable:
@@ -155,12 +159,12 @@ class MemoryLink(Link):
         delay = self.delay
         said = self._answer(member.key, now + delay / 2, ask)
         members = None
-        if self._enlists(member, now):
-            members = self._enlist(member, now)
+        if member.crew.enlists(now):
+            members = self._enlist(member.crew, now)
 
         def deliver(now: float) -> None:
             if members is not None:
-                member.see(now, members)
+                self._see(member, now, members)
             if delay > TIMEOUT:
                 member.fail(now, sent=True)
                 self._failed(now, "timeout")
@@ -178,6 +182,7 @@ class MemoryLink(Link):
             self._failed(now, "unreachable")
             return
         up = self._answered(now)
+        self._take_leave(now, self._leaving)
         for member in self.members():
             ask = None if up else member.collect(now)
             if ask is not None:
@@ -203,11 +208,19 @@ class MemoryLink(Link):
             self._buckets[key], said = answer(bucket, now, ask)
         return said
 
-    def _enlist(self, member: Member, now: float) -> int:
-        """Count the members seen in the last minute."""
+    def _take_leave(self, now: float, leaving: deque[Member]) -> None:
+        """Answer the members that leave, and take them out."""
+        while leaving:
+            member = leaving.popleft()
+            ask = member.surrender(now)
+            if ask is not None:
+                self._answer(member.key, now, ask)
+
+    def _enlist(self, crew: Crew, now: float) -> int:
+        """Count the processes seen in the last minute."""
         with self._lock:
-            seen = self._seen.setdefault(member.key, {})
-            seen[member.id] = now
+            seen = self._seen.setdefault(crew.key, {})
+            seen[crew.id] = now
             for id_, at in [*seen.items()]:
                 if now - at > KEEP:
                     del seen[id_]

@@ -206,6 +206,10 @@ class Hedge(Policy):
         idle = not (self._threads or self._left or len(self._latency))
         return idle and (own is None or own.full)
 
+    def _leave_store(self) -> None:
+        if self._budget is not None:
+            self._budget.leave_store()
+
     def is_restrictive(self) -> bool:
         own = self._budget if self.budget == "own" else None
         return bool(self._left) or (own is not None and own.balance < 1)

@@ -23,7 +23,7 @@ from resilient._policy.admission import (
     AdmissionPolicy,
     DeferredRelease,
 )
-from resilient._policy.shared import emit_of_store, fleet_of, shared_in_per_key
+from resilient._policy.shared import check_made_for_key, emit_of_store, fleet_of
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import wake_all
 from resilient._runtimes.sync import NO_WAITER, can_park
@@ -232,9 +232,12 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
 
     def _unregister(self) -> None:
         # A PerKey calls this of all that stands inside it, at whatever depth.
-        if self._shared is not None:
-            raise shared_in_per_key(self, "one limit")
+        check_made_for_key(self, self._shared, "one limit")
         super()._unregister()
+
+    def _leave_store(self) -> None:
+        if self._shared is not None:
+            self._shared.leave()
 
     # -- Calls
 
@@ -934,6 +937,9 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
 
     def _is_restrictive_locked(self, woken: list[Ticket]) -> bool:
         now = clock.now()
+        if self._shared is not None:
+            # The store remembers what was taken, but not what the server said.
+            return self._shared.lease.is_held(now)
         rules = self._each()
         wanted = self._config.amounts or tuple(
             min(1.0, rule.pace.capacity) for rule in rules

@@ -52,7 +52,7 @@ class SharedQueue(LeaseMember):
         name: str | None,
         config: LimiterConfig,
         run: Callable[..., Any],
-        emit: Callable[..., None],
+        emit: Callable[..., bool],
         queue: Callable[[], Queue | None],
         serve: Callable[[float], list[Ticket]],
         obey: Callable[[float, Order], bool],
@@ -90,11 +90,11 @@ class SharedQueue(LeaseMember):
 
     def _deliver_locked(
         self, woken: list[Any], answer: Answer, now: float, up: bool
-    ) -> tuple[float, float] | None:
+    ) -> None:
         order = self.lease.news(answer)
         if order is not None and self._obey(now, order):
             self.lease.obeyed(order)
-        return super()._deliver_locked(woken, answer, now, up)
+        super()._deliver_locked(woken, answer, now, up)
 
     def limit_sleep(self, ticket: Ticket, call: Call) -> None:
         """Have it look again when its deadline comes, or an answer may."""
