@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import Any
@@ -260,9 +260,6 @@ def test_ctrl_c_at_any_moment_of_a_call_leaves_nothing(name: str) -> None:
     assert {} == found
 
 
-NURSERY = "trio loses a nursery in which Ctrl-C comes as a wait is handed to it"
-
-
 THREADS = (
     "an interrupt of Thread.start leaves a lock of the standard library locked on"
     " Python 3.14 (python/cpython#148874), and no thread starts any more"
@@ -335,8 +332,6 @@ def test_ctrl_c_at_any_moment_of_an_async_call_leaves_nothing(
     name: str, run: Callable[[Moment, Policy[Any]], None]
 ) -> None:
     """On a loop that goes on; no coroutine of ours is left un-awaited."""
-    if name == "hedge" and run is run_trio:
-        pytest.skip(NURSERY)
     found: dict[str, list[Any]] = {}
 
     def interrupt(moment: Moment) -> None:
@@ -351,6 +346,102 @@ def test_ctrl_c_at_any_moment_of_an_async_call_leaves_nothing(
 
     for moment in every_moment(ctrl_c):
         copy_context().run(interrupt, moment)
+    assert {} == found
+
+
+async def hedged(sleep: Callable[[float], Awaitable[object]]) -> int:
+    """Answer at once where this is a hedge; else wait to be cancelled."""
+    if not resilient.current_call().hedge:
+        await sleep(BOUND)
+    await sleep(0)
+    return 1
+
+
+def answer_of_asyncio(moment: Moment, policy: Policy[Any]) -> object:
+    """Call an async function on a loop that goes on, and return what it came to."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(policy(hedged)(asyncio.sleep))
+    try:
+        with moment:
+            return loop.run_until_complete(task)
+    except BaseException as error:
+        return type(error)
+    finally:
+        for _ in range(2):
+            # NB: the first may be stopped, by the end that was interrupted.
+            with suppress(KeyboardInterrupt, RuntimeError):
+                loop.run_until_complete(asyncio.wait([task], timeout=BOUND))
+        # NB: looked at, or it is logged that nothing did.
+        task.exception()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+
+def answer_of_trio(moment: Moment, policy: Policy[Any]) -> object:
+    """Call an async function in a run of trio's, and return what it came to."""
+
+    async def main() -> int:
+        with moment:
+            return await policy(hedged)(trio.sleep)
+
+    try:
+        return trio.run(main)
+    except BaseException as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("answer_of", [answer_of_asyncio, answer_of_trio])
+def test_ctrl_c_at_any_moment_of_a_hedged_call_reaches_its_caller(
+    answer_of: Callable[[Moment, Policy[Any]], object],
+) -> None:
+    """As itself: it is in no group, and an answer that came first does not hide it."""
+    found: dict[str, Any] = {}
+
+    def interrupt(moment: Moment) -> None:
+        policy = Hedge(1e-6)
+        with complaints() as warned:
+            answer = answer_of(moment, policy)
+        right = KeyboardInterrupt if moment.came else 1
+        if answer != right or warned or policy.abandoned:
+            found[moment.where] = answer, warned, policy.abandoned
+
+    for moment in every_moment(ctrl_c):
+        copy_context().run(interrupt, moment)
+    assert {} == found
+
+
+def test_ctrl_c_as_a_call_waits_for_what_it_began_harms_no_run_of_trio() -> None:
+    """The last call that leaves a shared execution waits until that has ended."""
+    found: dict[str, Any] = {}
+
+    def interrupt() -> None:
+        # NB: trio shields its system tasks from Ctrl-C.
+        if not trio.lowlevel.currently_ki_protected():
+            raise KeyboardInterrupt
+
+    async def leave_late() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                for _ in range(3):
+                    await trio.sleep(0)
+
+    async def main(moment: Moment) -> None:
+        policy = Coalesce()
+        with trio.move_on_after(0.001):
+            try:
+                with moment:
+                    await policy(leave_late)()
+            except KeyboardInterrupt:
+                # What it began ends meanwhile, which must not wake this task.
+                await trio.sleep(0.01)
+
+    for moment in every_moment(interrupt):
+        try:
+            trio.run(main, moment)
+        except trio.TrioInternalError as error:
+            found[moment.where] = repr(error.__cause__)
     assert {} == found
 
 
@@ -630,8 +721,6 @@ def test_ctrl_c_at_a_random_moment_leaves_nothing(
     name: str, spin: Callable[[Policy[Any]], None]
 ) -> None:
     """As `test_ctrl_c_at_any_moment…`, by a timer's signal, in our code or not."""
-    if name == "hedge" and spin is spin_trio:
-        pytest.skip(NURSERY)
     if name == "abandoning timeout" and spin is not spin_sync:
         pytest.skip("for plain functions only")
     if sys.version_info[:2] == (3, 14) and name in THREADED:

@@ -213,6 +213,7 @@ def async_edge(
         answer: Any = None
         outcome: Outcome | None = None
         trace: types.TracebackType | None = None
+        interrupt: BaseException | None = None
         try:
             token = call_module.enter_call(call)
             call.step = begin
@@ -247,6 +248,9 @@ def async_edge(
                     elif not isinstance(answer, Outcome):
                         send = resume = answer.send
                         throw, sent = answer.throw, None
+                        if interrupt is not None:
+                            sent, trace = interrupt, interrupt.__traceback__
+                            resume, interrupt = throw, None
                         while True:
                             try:
                                 request = resume(sent)
@@ -256,12 +260,6 @@ def async_edge(
                             except BaseException as error:
                                 if error is sent:
                                     BaseException.with_traceback(error, trace)
-                                elif getattr(answer, "cr_suspended", False):
-                                    # NB: Ctrl-C in this very frame. They may have to
-                                    # wait as they unwind, so they cannot be closed.
-                                    sent, trace = error, error.__traceback__
-                                    resume = throw
-                                    continue
                                 raise
                             try:
                                 if request is RUN:
@@ -306,6 +304,11 @@ def async_edge(
                             outcome = answer
                             break
                 except BaseException as error:
+                    if getattr(answer, "cr_suspended", False):
+                        # NB: Ctrl-C in this very frame. They may have to wait as
+                        # they unwind, so they cannot be closed.
+                        interrupt = error
+                        continue
                     answer = unwind(call, answer, error)
                     if answer is None:
                         raise
@@ -329,7 +332,7 @@ def async_edge(
                 unwind(call, answer, KeyboardInterrupt())
             call.end(outcome)
             # NB: as in `sync_edge`.
-            outcome = answer = value = sent = trace = None
+            outcome = answer = value = sent = trace = interrupt = None
 
     return wrapper
 

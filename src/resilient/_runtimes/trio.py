@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
-from resilient._errors.chains import error_chain
+from resilient._errors.chains import error_chain, leaves
 from resilient._runtimes import clock
 from resilient._runtimes.runtime import (
     BOTH,
@@ -54,13 +54,7 @@ class TrioRuntime:
     async def park(self, waiter: TrioWaiter, until: float | None) -> bool:
         await pause()
         seconds = math.inf if until is None else max(0.0, until - clock.now())
-        with trio.move_on_after(seconds):
-            await waiter.event.wait()
-        # NB: woken and out of time at once is woken: what was granted with the
-        # wake is held already.
-        woken = waiter.event.is_set()
-        waiter.event = trio.Event()
-        return woken
+        return await waiter.wait(seconds)
 
     def limit(
         self,
@@ -87,13 +81,10 @@ class TrioRuntime:
         return outermost is not None and not outermost.is_cancelled_around()
 
     async def race(self, call: Caller) -> TrioRace:
-        manager = trio.open_nursery()
-        nursery = await manager.__aenter__()
-        try:
-            return TrioRace(manager, nursery)
-        except BaseException as error:
-            await manager.__aexit__(type(error), error, error.__traceback__)
-            raise
+        race = TrioRace(trio.open_nursery())
+        # NB: last; what Ctrl-C kept from here on would leave a nursery open.
+        race.nursery = await race.manager.__aenter__()
+        return race
 
     def task_or_thread(self) -> object:
         return trio.lowlevel.current_task()
@@ -125,6 +116,20 @@ class TrioWaiter(ForkAware):
         super().__init__()
         self.token = trio.lowlevel.current_trio_token()
         self.event = trio.Event()
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait to be woken; return whether it was, in so many seconds."""
+        event = self.event
+        try:
+            with trio.move_on_after(seconds):
+                await event.wait()
+        finally:
+            # NB: in any case. Ctrl-C in a frame of ours, as the wait is handed to
+            # trio, leaves this task among those that the event would wake.
+            self.event = trio.Event()
+        # NB: woken and out of time at once is woken: what was granted with the
+        # wake is held already.
+        return event.is_set()
 
     def wake(self) -> bool:
         if self.is_copy():
@@ -159,13 +164,15 @@ def _nothing() -> None:
 class TrioTask:
     """A system task and the scope that it runs in."""
 
-    __slots__ = ("over", "scope", "task", "token")
+    __slots__ = ("over", "scope", "task", "token", "waiters")
 
     def __init__(self) -> None:
         self.token = trio.lowlevel.current_trio_token()
         self.task: trio.lowlevel.Task | None = None
         self.scope = trio.CancelScope()
-        self.over = trio.Event()
+        self.over = False
+        # Of those that wait for its end.
+        self.waiters: list[TrioWaiter] = []
 
     async def run(
         self, body: Callable[[], Coroutine[Any, Any, None]], last: Callable[[], None]
@@ -174,7 +181,9 @@ class TrioTask:
             with self.scope:
                 await body()
         finally:
-            self.over.set()
+            self.over = True
+            for waiter in self.waiters:
+                waiter.wake()
             last()
 
     def cancel(self) -> None:
@@ -189,16 +198,17 @@ class TrioTask:
             pass
 
     async def ended(self) -> None:
+        waiter = TrioWaiter()
+        self.waiters.append(waiter)
         with trio.CancelScope(shield=True):
             while not self.has_ended:
-                with trio.move_on_after(clock.patrol):
-                    await self.over.wait()
+                await waiter.wait(clock.patrol)
 
     @property
     def has_ended(self) -> bool:
         # NB: one that is killed before its first step sets nothing.
         killed = self.task is not None and self.task.coro.cr_frame is None
-        return killed or self.over.is_set()
+        return killed or self.over
 
 
 class TrioLimit:
@@ -278,28 +288,38 @@ class TrioLimit:
 class TrioRace:
     """A nursery that is entered and left by hand.
 
-    Its tasks raise nothing, so that it never has a group of errors to tell of.
+    Its tasks raise nothing but what Ctrl-C raises in their first step or their last.
+
+    Attributes:
+        manager: The nursery's; None once it is being left.
+        nursery: Where the tasks run.
     """
 
-    __slots__ = ("_grace", "_manager", "_nursery", "_racers", "_waiter")
+    __slots__ = ("_grace", "_racers", "_waiter", "manager", "nursery")
 
-    def __init__(self, manager: Any, nursery: trio.Nursery) -> None:
-        self._manager = manager
-        self._nursery = nursery
+    nursery: trio.Nursery
+
+    def __init__(self, manager: Any) -> None:
+        self.manager: Any = manager
         self._grace = math.inf
         self._racers: dict[Racer, trio.CancelScope] = {}
         self._waiter = TrioWaiter()
 
+    @trio.lowlevel.enable_ki_protection
     def start(self, racer: Racer) -> bool:
+        # NB: shielded from Ctrl-C, as `start_soon` itself is not: a task that was
+        # half started is waited for without end.
         self._racers[racer] = trio.CancelScope()
-        self._nursery.start_soon(self._run, racer, name=racer.name)
+        self.nursery.start_soon(self._run, racer, name=racer.name)
         return True
 
     async def _run(self, racer: Racer) -> None:
-        with self._racers[racer]:
-            await racer.run()
-        del self._racers[racer]
-        self.wake()
+        try:
+            with self._racers[racer]:
+                await racer.run()
+        finally:
+            del self._racers[racer]
+            self.wake()
 
     def wake(self) -> None:
         self._waiter.wake()
@@ -321,18 +341,31 @@ class TrioRace:
                 scope.deadline = trio.current_time() + grace
             else:
                 scope.cancel()
+        # NB: trio's own wait for its tasks must not be broken off, which Ctrl-C in a
+        # frame of ours does as the wait is handed over: the nursery would be lost.
+        while self.nursery.child_tasks:
+            with trio.CancelScope(shield=True):
+                await self._waiter.wait(clock.patrol)
         # NB: once; what Ctrl-C keeps from it does it again.
-        manager, self._manager = self._manager, None
+        manager, self.manager = self.manager, None
         if manager is None:
             return
-        # NB: without the error that unwinds, which would come out wrapped in a
-        # group. A cancellation does not interrupt this, but what it waits for.
-        await manager.__aexit__(None, None, None)
+        interrupt: BaseException | None = None
+        # NB: without the error that unwinds, which would come out wrapped in a group.
+        try:
+            await manager.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            interrupt = next(leaves(group))
+        try:
+            if interrupt is not None:
+                raise interrupt
+        finally:
+            del interrupt
 
     def abandon(self) -> None:
         # The nursery stays open: closing a coroutine inside one breaks
         # trio's rules, or comes after the end of the run.
-        self._nursery.cancel_scope.cancel()
+        self.nursery.cancel_scope.cancel()
 
 
 TRIO = TrioRuntime()

@@ -286,6 +286,9 @@ class Hedge(Policy):
             unwound = hedge_race.close()
             try:
                 await race.leave(self.grace, unwinding=unwound is not None)
+                if unwound is None:
+                    # NB: again, for what an attempt met as it was cancelled.
+                    unwound = hedge_race.close()
                 if unwound is not None:
                     raise unwound
             finally:

@@ -310,14 +310,22 @@ class HedgeRace:
         return unwanted
 
     def unwind(self, attempt: HedgedAttempt, error: BaseException) -> None:
-        """Take what ended an attempt and was no outcome."""
+        """Take what ended an attempt and was no outcome.
+
+        What comes after the attempt has settled, or after the race is decided, is
+        dropped, unless it is an interrupt: Ctrl-C must reach the call in any case.
+        """
+        interrupts = not (
+            isinstance(error, (Exception, GeneratorExit))
+            or self.call.runtime.is_cancellation(error)
+        )
         with self._lock:
-            if attempt.settled:
-                return
-            attempt.settled = attempt.failed = True
-            if not self.is_decided and self._unwound is None:
+            late = self.is_decided or attempt.settled
+            if not attempt.settled:
+                attempt.settled = attempt.failed = True
+                self.running -= 1
+            if self._unwound is None and (interrupts or not late):
                 self._unwound = error
-            self.running -= 1
         self.race.wake()
 
     # -- What the call asks
@@ -335,7 +343,7 @@ class HedgeRace:
         return True
 
     def close(self) -> BaseException | None:
-        """Want nothing more; return what unwinds the call, if anything does.
+        """Want nothing more; return what unwinds the call, if anything does, once.
 
         Threads, which nothing else can stop, are told by their deadline.
         """
