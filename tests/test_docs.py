@@ -140,7 +140,7 @@ def options_after_moving() -> Iterator[tuple[str, str]]:
             yield policy, row
 
 
-@pytest.mark.parametrize(("policy", "options"), [*options_after_moving()])
+@pytest.mark.parametrize(("policy", "options"), dict.fromkeys(options_after_moving()))
 def test_the_options_after_moving_are_accepted(policy: str, options: str) -> None:
     """What a table says to write instead makes a policy."""
     names = {name: getattr(resilient, name) for name in resilient.__all__}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import random
 import re
 import threading
@@ -18,16 +19,28 @@ from tests.test_docs import Snippet, execute
 import resilient
 from resilient._machines import backoff as backoff_machine
 
+# Python 3.15 deprecates what backoff asks for: its matter, not the page's.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:'asyncio.iscoroutinefunction' is deprecated:DeprecationWarning"
+)
+
 PAGE = Path(__file__).parents[2] / "docs/how-to/move-here.md"
 TEXT = PAGE.read_text("utf-8")
 BEFORE = [
     Snippet(PAGE, TEXT.count("\n", 0, match.start(1)), match[1], None)
     for match in re.finditer(r"^```py\n(.*?)^```$", TEXT, re.M | re.S)
 ]
-MADE_BY = re.compile(
-    r"^\| `(tenacity\.retry|stamina\.retry|pybreaker\.CircuitBreaker"
-    r"|AsyncLimiter)\(…\)` \|",
-    re.M,
+MADE_BY = re.compile(r"\| `([\w.]+)\(…\)` \|")
+LIBRARIES = (
+    "aiolimiter",
+    "backoff",
+    "hyx",
+    "interlock",
+    "limits",
+    "nopanic",
+    "pybreaker",
+    "stamina",
+    "tenacity",
 )
 
 
@@ -42,7 +55,7 @@ def test_the_snippets_before_run(
     snippet: Snippet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The code that a reader comes with is right, and does what the page says."""
-    for name in ("tenacity", "stamina", "pybreaker", "aiolimiter"):
+    for name in LIBRARIES:
         if f"import {name}" in snippet.code or f"from {name}" in snippet.code:
             library(name)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -50,32 +63,34 @@ def test_the_snippets_before_run(
     execute(snippet, {"__name__": "__main__"})
 
 
-def test_there_are_five_snippets_before() -> None:
+def test_there_are_ten_snippets_before() -> None:
     """One that is not understood would not be run."""
-    assert 5 == len(BEFORE)
+    assert 10 == len(BEFORE)
 
 
 def options() -> list[Any]:
     """The rows of the page's tables: the other library's call, and its options."""
     found: list[Any] = []
-    for table in re.split(r"^## ", TEXT.replace("\\|", "|"), flags=re.M)[1:]:
-        head = MADE_BY.search(table)
+    call = ""
+    for line in TEXT.replace("\\|", "|").splitlines():
+        row = re.fullmatch(r"\| `(.+)` \| `(.+)` \|", line)
+        head = MADE_BY.match(line)
         if head is not None:
-            rows = re.findall(r"^\| `(.+)` \| `(.+)` \|$", table, re.M)[1:]
-            found += [
-                pytest.param(head[1], row, id=f"{head[1]}({row})") for row, _ in rows
-            ]
+            call = head[1]
+        elif row is not None:
+            found.append(pytest.param(call, row[1], id=f"{call}({row[1]})"))
     return found
 
 
 @pytest.mark.parametrize(("call", "given"), options())
 def test_the_options_before_are_those_of_the_library(call: str, given: str) -> None:
     """What stands in the left column of a table is taken."""
-    name = "aiolimiter" if call == "AsyncLimiter" else call.partition(".")[0]
+    owner = "aiolimiter" if call == "AsyncLimiter" else call.rpartition(".")[0]
+    name = owner.partition(".")[0]
     module = library(name)
-    made = eval(f"{call}({given})", {**vars(module), name: module})
+    names = {**vars(library(owner)), **vars(module), name: module}
 
-    assert callable(made) or name == "aiolimiter"
+    assert eval(f"{call}({given})", names) is not None
 
 
 WAITS = re.findall(r"^\| `wait=(.+)` \| `backoff=(.+)` \|$", TEXT, re.M)
@@ -210,3 +225,146 @@ def test_aiolimiter_wakes_the_smallest_amount_first(
     asyncio.run(main())
 
     assert [1, 4] == order
+
+
+def test_backoff_cuts_its_last_pause_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To what `max_time` leaves; without that and `max_tries` it goes on for ever."""
+    backoff = library("backoff")
+    paused: list[float] = []
+    monkeypatch.setattr(time, "sleep", paused.append)
+
+    @backoff.on_exception(
+        backoff.constant, ConnectionError, interval=99, max_time=9, max_tries=2
+    )
+    def fail() -> None:
+        raise ConnectionError("reset")
+
+    with monkeypatch.context() as least:
+        least.setattr(random, "uniform", lambda low, high: high)
+        with pytest.raises(ConnectionError, match=r"^reset$"):
+            fail()
+    parameters = inspect.signature(backoff.on_exception).parameters
+
+    assert 1 == len(paused)
+    assert 0 < paused[0] <= 9
+    assert {None} == {parameters[name].default for name in ("max_tries", "max_time")}
+
+
+def test_limits_asks_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it counted does not end while the clock that was set back catches up."""
+    library("limits")
+    now = [7200.0]
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: now[0])
+        strategies, storage = library("limits.strategies"), library("limits.storage")
+        limiter = strategies.MovingWindowRateLimiter(storage.MemoryStorage())
+        once = library("limits").parse("1/minute")
+        taken = [limiter.hit(once, "ada")]
+        now[0] += 100.0 - 3600.0
+        taken.append(limiter.hit(once, "ada"))
+
+    assert [True, False] == taken
+
+
+def test_limits_takes_each_limit_for_itself() -> None:
+    """The first is used up by a call that the second refuses."""
+    library("limits")
+    strategies, storage = library("limits.strategies"), library("limits.storage")
+    limiter = strategies.MovingWindowRateLimiter(storage.MemoryStorage())
+    five, one = library("limits").parse_many("5/minute;1/minute")
+    passed = [all(limiter.hit(limit, "ada") for limit in (five, one)) for _ in range(3)]
+
+    assert [True, False, False] == passed
+    assert 2 == limiter.get_window_stats(five, "ada").remaining
+
+
+def test_hyx_runs_once_more_than_it_says_and_replaces_the_error() -> None:
+    """Without a cause."""
+    library("hyx")
+    ran: list[None] = []
+
+    @library("hyx.retry").retry(on=ConnectionError, attempts=3, backoff=0)
+    async def fail() -> None:
+        ran.append(None)
+        raise ConnectionError("reset")
+
+    exceeded = library("hyx.retry.exceptions").MaxAttemptsExceeded
+    with pytest.raises(exceeded) as caught:
+        asyncio.run(fail())
+
+    assert 4 == len(ran)
+    assert caught.value.__cause__ is None
+
+
+def test_hyx_fails_on_the_result_of_a_synchronous_function() -> None:
+    """It has run by then."""
+    ran: list[None] = []
+
+    @library("hyx.retry").retry(on=ConnectionError)
+    def run() -> int:
+        ran.append(None)
+        return 1
+
+    with pytest.raises(TypeError, match="await"):
+        asyncio.run(run())
+
+    assert ran
+
+
+def test_nopanics_retries_multiply_and_ours_do_not() -> None:
+    """Three tries of three."""
+    nopanic = library("nopanic")
+
+    def runs(retry: Any) -> int:
+        ran: list[None] = []
+
+        @retry
+        @retry
+        def fail() -> None:
+            ran.append(None)
+            raise ConnectionError("reset")
+
+        with pytest.raises(ConnectionError):
+            fail()
+        return len(ran)
+
+    ours = resilient.Retry(ConnectionError, backoff=resilient.constant(0))
+
+    assert 9 == runs(nopanic.retry(3, on=ConnectionError, backoff=0.0))
+    with pytest.warns(resilient.ResilientWarning, match="keep one of them"):
+        assert 3 == runs(ours)
+
+
+def test_nopanics_budget_is_filled_by_calls_that_fail() -> None:
+    """While all fail each call still has its retry, with a ratio of 1."""
+    nopanic = library("nopanic")
+    budget = nopanic.RetryBudget(1.0, min_retries_per_sec=0.0)
+    ran: list[None] = []
+
+    @nopanic.retry(2, on=ConnectionError, backoff=0.0, budget=budget)
+    def fail() -> None:
+        ran.append(None)
+        raise ConnectionError("reset")
+
+    for _ in range(10):
+        with pytest.raises(ConnectionError):
+            fail()
+
+    assert len(ran) > 15
+    assert Exception is inspect.signature(nopanic.retry).parameters["on"].default
+
+
+def test_interlocks_defaults_are_those_of_the_page() -> None:
+    """Window, probes, time open, and what is slow."""
+    config = library("interlock").Config()
+
+    assert (100, 10, 60.0, 60.0) == (
+        config.window_size,
+        config.minimum_number_of_calls,
+        config.wait_duration_in_open,
+        config.slow_call_duration_threshold,
+    )
+    assert (10, 1) == (
+        config.permitted_calls_in_half_open,
+        config.max_concurrent_probes,
+    )
