@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 try:
     import grpc  # type: ignore[import-untyped]  # its stubs are a package of others
@@ -23,6 +23,7 @@ except ModuleNotFoundError as _error:
 
 from resilient._policy.policy import Policy
 from resilient._rpc import tasks as _tasks
+from resilient._rpc.balanced import Channels, TaskChannel, ThreadChannel
 from resilient._rpc.errors import (
     BulkheadFullError,
     CircuitOpenError,
@@ -34,6 +35,7 @@ from resilient._rpc.errors import (
     ThrottledError,
     TimeoutExceededError,
 )
+from resilient._rpc.passage import Rules
 from resilient._rpc.standard import checked_rules, standard_client_pipeline
 from resilient._rpc.statuses import rpc_verdict
 from resilient._rpc.threads import ClientInterceptor
@@ -47,6 +49,7 @@ from resilient._server.rpc import (
 )
 from resilient._server.standard import standard_server_pipeline
 from resilient._values.priority import Priority, PriorityName
+from resilient.policies.balance.balance import Balance
 
 __all__ = [
     "BulkheadFullError",
@@ -59,8 +62,10 @@ __all__ = [
     "Rpc",
     "ThrottledError",
     "TimeoutExceededError",
+    "abalanced_channel",
     "aclient_interceptors",
     "aserver_interceptor",
+    "balanced_channel",
     "client_interceptors",
     "peer_address",
     "rpc_verdict",
@@ -126,7 +131,80 @@ def aclient_interceptors(
 
     A `Timeout` of the pipeline cancels an attempt that takes too long.
     """
-    rules = checked_rules(pipeline, "async", idempotent, retry_statuses)
+    return _of_tasks(checked_rules(pipeline, "async", idempotent, retry_statuses))
+
+
+def balanced_channel(
+    pipeline: Policy[Any],
+    *,
+    factory: Callable[[str], grpc.Channel],
+    idempotent: bool | Callable[[str], bool] = False,
+    retry_statuses: Collection[grpc.StatusCode] | None = None,
+) -> grpc.Channel:
+    """Return a channel to several servers: each attempt goes to the best of them.
+
+    For any stub::
+
+        replicas = Balance("10.0.0.1:50051", "10.0.0.2:50051")
+        channel = balanced_channel(replicas, factory=grpc.insecure_channel)
+
+    All four kinds of RPC, as through `client_interceptors`. A `Retry` sends an RPC to
+    an endpoint that it was not sent to yet. Each endpoint has one channel, made when
+    the first RPC is sent there. It is closed when the endpoint is drained or has left
+    and no RPC is in it, a second later and with a next RPC; all are closed with this
+    one.
+
+    Args:
+        pipeline: A `Pipeline` with a `Balance` in it. Or a `Balance` alone: then it is
+            ``standard_client_pipeline(balance=…)``, with a breaker for each
+            endpoint. Endpoints are targets, or pairs of host and port as
+            `resilient.discovery` finds them.
+        factory: ``factory(target)`` makes the channel of an endpoint, as in
+            ``lambda target: grpc.secure_channel(target, credentials, options)``.
+            Where the target is no name that its certificate has, the option
+            ``("grpc.ssl_target_name_override", name)`` says it.
+        idempotent: See `client_interceptors`.
+        retry_statuses: See there.
+
+    Raises:
+        TypeError, ValueError: An argument has no meaning; at the RPC: an endpoint
+            that a source has found is no target.
+
+    Source: gRFC A6, "distinct backends, if possible".
+    """
+    rules = _rules_of_several(pipeline, "sync", idempotent, retry_statuses)
+    channel = ThreadChannel(Channels(rules, factory, grpc.Channel))
+    return grpc.intercept_channel(channel, ClientInterceptor(rules))
+
+
+def abalanced_channel(
+    pipeline: Policy[Any],
+    *,
+    factory: Callable[[str], grpc.aio.Channel],
+    idempotent: bool | Callable[[str], bool] = False,
+    retry_statuses: Collection[grpc.StatusCode] | None = None,
+) -> grpc.aio.Channel:
+    """Return a channel of `grpc.aio` to several servers.
+
+    As `balanced_channel`, whose arguments it has::
+
+        channel = abalanced_channel(replicas, factory=grpc.aio.insecure_channel)
+    """
+    rules = _rules_of_several(pipeline, "async", idempotent, retry_statuses)
+    return TaskChannel(Channels(rules, factory, grpc.aio.Channel), _of_tasks(rules))
+
+
+def _rules_of_several(
+    pipeline: Policy[Any], colour: Literal["sync", "async"], *told: Any
+) -> Rules:
+    given: Any = pipeline
+    is_alone = isinstance(pipeline, Balance)
+    if is_alone:
+        given = standard_client_pipeline(balance=given)
+    return checked_rules(given, colour, *told, chooses=True)
+
+
+def _of_tasks(rules: Rules) -> tuple[grpc.aio.ClientInterceptor, ...]:
     return (
         _tasks.UnaryUnary(rules),
         _tasks.UnaryStream(rules),

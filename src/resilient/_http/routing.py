@@ -101,7 +101,7 @@ class Routing:
         Raises:
             TypeError, ValueError: There is one; see `Target`.
         """
-        for balance in _balances(policy):
+        for balance in balances_of(policy):
             for address in balance.addresses:
                 # NB: what a source finds is looked at where it is used.
                 if not is_source(address):
@@ -262,8 +262,9 @@ def _harmless(url: Any) -> str:
     return f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}"
 
 
-def _balances(policy: Policy[Any]) -> Iterator[Balance[Any]]:
+def balances_of(policy: Policy[Any]) -> Iterator[Balance[Any]]:
+    """Yield what chooses endpoints in a policy, itself included."""
     if isinstance(policy, Balance):
         yield policy
     for child in policy.children():
-        yield from _balances(child)
+        yield from balances_of(child)

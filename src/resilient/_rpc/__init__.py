@@ -7,10 +7,11 @@ standard the pipeline that a client has unless it is given one
 passage  one RPC on its way through a pipeline
 threads  interceptors for `grpc.intercept_channel`
 tasks    interceptors for channels of `grpc.aio`
+balanced channels to several endpoints, behind these interceptors
 ======== =====================================================================
 
 Servers are in `_server.rpc`.
 
-May import: `_calls`, `_edges`, `_errors`, `_http`, `_policy`, `_runtimes`, `_server`,
-`_values`, `policies`.
+May import: `_calls`, `_edges`, `_errors`, `_http`, `_machines`, `_policy`, `_runtimes`,
+`_server`, `_values`, `policies`.
 """
