@@ -230,6 +230,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="runs of each configuration (default: %(default)s)",
     )
     command.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that do the runs, with the same results (default: %(default)s)",
+    )
+    command.add_argument(
         "--check",
         action="append",
         default=[],

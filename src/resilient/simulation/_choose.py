@@ -21,15 +21,17 @@ from resilient._policy.policy import Policy
 from resilient._values.checks import count
 from resilient.simulation._change import changed, present
 from resilient.simulation._files import find
+from resilient.simulation._jobs import Job, runs
 from resilient.simulation._result import Result
 from resilient.simulation._run import Progress
 from resilient.simulation._scenario import Scenario
 from resilient.simulation._simulate import (
     combinations,
     policy_of,
-    simulate,
+    result_of,
     spelled,
 )
+from resilient.testing._virtual_time import refuse_inside_loop
 
 ROUNDS: Final[Sequence[Sequence[int]]] = ((1,), (2, 3), (4, 5, 6, 7))
 """The seeds that each round adds."""
@@ -102,6 +104,7 @@ def choose(
     objective: Callable[[Result], float] = worth,
     budget: int = 200,
     progress: Progress | None = None,
+    jobs: int = 1,
 ) -> list[Setting]:
     """Find the numbers that are best in some scenarios.
 
@@ -116,6 +119,7 @@ def choose(
             ``goodput - 0.1 * amplification``.
         budget: Runs at most, of all scenarios together.
         progress: As for `simulate`.
+        jobs: As for `simulate`.
 
     Returns:
         The settings that were tried with all seeds: those that cannot be told apart
@@ -135,32 +139,43 @@ def choose(
         _Candidate(each, changed(found, each), _distance(each, now))
         for each in combinations(over)
     ]
-    runs, sizes = 0, len(left)
+    most, sizes = 0, len(left)
     for seeds in ROUNDS:
-        runs += sizes * len(seeds) * len(puts)
+        most += sizes * len(seeds) * len(puts)
         sizes = _kept(sizes)
-    if runs > count("budget", budget, minimum=1):
+    if most > count("budget", budget, minimum=1):
         raise ValueError(
-            f"`over` has {len(left)} settings, which take {runs} runs, and `budget` is"
+            f"`over` has {len(left)} settings, which take {most} runs, and `budget` is"
             f" {budget}"
         )
-    done = 0
+    processes, done = count("jobs", jobs, minimum=1), 0
+    refuse_inside_loop("choose()")
     for place, seeds in enumerate(ROUNDS):
         if place:
             left.sort(key=lambda each: (-each.mean(), each.distance))
             del left[_kept(len(left)) :]
+        todo = [
+            Job(candidate.policy, put, seed)
+            for candidate in left
+            for seed in seeds
+            for put in puts
+        ]
+        seen = iter(runs(todo, processes, _part(progress, done, len(todo), most)))
         for candidate in left:
-            for seed in seeds:
-                results = [
-                    simulate(candidate.policy, put, seeds=[seed]) for put in puts
-                ]
-                candidate.scores.append(
-                    math.fsum(map(objective, results)) / len(results)
-                )
-                done += len(puts)
-                if progress is not None:
-                    progress(done / runs)
+            for _ in seeds:
+                scores = [objective(result_of("", put, [next(seen)])) for put in puts]
+                candidate.scores.append(math.fsum(scores) / len(scores))
+        done += len(todo)
     return _ranked(left)
+
+
+def _part(
+    progress: Progress | None, done: int, more: int, most: int
+) -> Progress | None:
+    """Return what tells of the progress of so many runs more, after those done."""
+    if progress is None:
+        return None
+    return lambda share: progress((done + share * more) / most)
 
 
 def _kept(settings: int) -> int:

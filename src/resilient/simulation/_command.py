@@ -29,7 +29,7 @@ from resilient.simulation._checks import check, checked
 from resilient.simulation._choose import choose
 from resilient.simulation._result import Result, save
 from resilient.simulation._scenario import Scenario
-from resilient.simulation._simulate import combinations, simulate, spelled
+from resilient.simulation._simulate import combinations, compare, spelled
 from resilient.simulation._summary import as_json, summary
 
 MOST_REQUESTS: Final = 100_000_000
@@ -78,14 +78,12 @@ def _run(arguments: argparse.Namespace) -> int:
             f"{requests:.0f} requests take about {requests / _SPEED / 3600:.0f} hours:"
             " --yes simulates them"
         )
-    bar = _Bar(len(policies))
-    results: list[Result] = []
-    for name, policy in policies.items():
-        result = simulate(policy, scenario, seeds=seeds, name=name, progress=bar.show)
-        results.append(result)
-        bar.next()
+    bar = _Bar()
+    results = compare(
+        policies, scenario, seeds=seeds, progress=bar.show, jobs=arguments.jobs
+    )
     bar.clear()
-    return _report(arguments, results, checks)
+    return _report(arguments, list(results.values()), checks)
 
 
 def _report(
@@ -124,8 +122,14 @@ def _choose(
 ) -> None:
     """Print which numbers are best, and put the first of them beside the others."""
     values = _values("--choose", arguments.choose)
-    bar = _Bar(1)
-    settings = choose(list(policies.values())[-1], scenario, values, progress=bar.show)
+    bar = _Bar()
+    settings = choose(
+        list(policies.values())[-1],
+        scenario,
+        values,
+        progress=bar.show,
+        jobs=arguments.jobs,
+    )
     bar.clear()
     sys.stdout.write(f"goodput - 0.1 * attempts, of seven seeds in {scenario.name}:\n")
     sys.stdout.write("".join(f"  {setting}\n" for setting in settings))
@@ -199,23 +203,17 @@ def _value(text: str) -> Any:
 class _Bar:
     """A progress bar on stderr, if that is a terminal."""
 
-    def __init__(self, runs: int) -> None:
-        self._runs = runs
-        self._done = 0
+    def __init__(self) -> None:
         self._shown = -1
         self._is_seen = sys.stderr.isatty()
 
     def show(self, share: float) -> None:
-        """Show how much of the present configuration is done."""
-        filled = int(_WIDTH * (self._done + share) / self._runs)
+        """Show which share of all is done."""
+        filled = int(_WIDTH * share)
         if self._is_seen and filled != self._shown:
             self._shown = filled
             sys.stderr.write(f"\r[{'#' * filled}{'.' * (_WIDTH - filled)}]")
             sys.stderr.flush()
-
-    def next(self) -> None:
-        """Go on to the next configuration."""
-        self._done += 1
 
     def clear(self) -> None:
         """Leave an empty line."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from resilient._policy.policy import Policy, decorators_of
@@ -11,8 +11,10 @@ from resilient._values.checks import count
 from resilient.policies.pipeline import Pipeline
 from resilient.simulation._change import changed
 from resilient.simulation._files import find
+from resilient.simulation._jobs import Job, runs
+from resilient.simulation._record import Run
 from resilient.simulation._result import WARM_UP, Result
-from resilient.simulation._run import Progress, run
+from resilient.simulation._run import Progress
 from resilient.simulation._scenario import Scenario
 from resilient.testing._virtual_time import refuse_inside_loop
 
@@ -24,6 +26,7 @@ def simulate(
     seeds: int | Iterable[int] = 5,
     name: str | None = None,
     progress: Progress | None = None,
+    jobs: int = 1,
 ) -> Result:
     """Put a policy through a scenario, in virtual time, and say what it came to.
 
@@ -42,28 +45,23 @@ def simulate(
         name: What the configuration is called in tables; by default the policy's
             name.
         progress: Called with the share of all runs that is done, from 0 to 1.
+        jobs: Processes that do the runs, >= 1, with the same results. A script that
+            asks for several does so under ``if __name__ == "__main__":``, since each
+            of them imports it.
 
     Raises:
         TypeError: `policy` is none, and no function that one decorates.
         ValueError: No scenario is built in by that name, or the file is none; the
-            policy cannot be simulated; or there is no seed.
+            policy cannot be simulated, or not be pickled for another process; or
+            there is no seed.
+        ChildProcessError: One of the processes ended before its run had.
         VirtualTimeError: An event loop or virtual time is running.
     """
-    if isinstance(scenario, str):
-        scenario = find(scenario).scenario
     found = policy_of(policy)
-    refuse_inside_loop("simulate()")
-    chosen = _seeds(seeds)
-    return Result(
-        name or found.label,
-        scenario,
-        tuple(
-            run(found, scenario, seed, _part(progress, place, len(chosen)))
-            for place, seed in enumerate(chosen)
-        ),
-        # NB: users of so many calls make them at the beginning.
-        0 if scenario.calls else int(WARM_UP * scenario.duration),
-    )
+    label = name or found.label
+    return compare({label: found}, scenario, seeds=seeds, progress=progress, jobs=jobs)[
+        label
+    ]
 
 
 def compare(
@@ -71,6 +69,8 @@ def compare(
     scenario: Scenario | str,
     *,
     seeds: int | Iterable[int] = 5,
+    progress: Progress | None = None,
+    jobs: int = 1,
 ) -> dict[str, Result]:
     """Put several policies through the same scenario, with the same random numbers.
 
@@ -78,15 +78,30 @@ def compare(
         policies: The policies, by what they are called in tables.
         scenario: As for `simulate`.
         seeds: As for `simulate`.
+        progress: As for `simulate`.
+        jobs: As for `simulate`.
 
     Returns:
         What each came to, by its name.
     """
+    if isinstance(scenario, str):
+        scenario = find(scenario).scenario
+    found = {name: policy_of(policy) for name, policy in policies.items()}
+    refuse_inside_loop("simulate()")
     chosen = _seeds(seeds)
+    todo = [Job(each, scenario, seed) for each in found.values() for seed in chosen]
+    seen = iter(runs(todo, count("jobs", jobs, minimum=1), progress))
     return {
-        name: simulate(policy, scenario, seeds=chosen, name=name)
-        for name, policy in policies.items()
+        name: result_of(name, scenario, list(itertools.islice(seen, len(chosen))))
+        for name in found
     }
+
+
+def result_of(name: str, scenario: Scenario, seen: Sequence[Run]) -> Result:
+    """Return what the runs of a configuration came to."""
+    # NB: users of so many calls make them at the beginning.
+    since = 0 if scenario.calls else int(WARM_UP * scenario.duration)
+    return Result(name, scenario, tuple(seen), since)
 
 
 def sweep(
@@ -95,6 +110,8 @@ def sweep(
     over: Mapping[str, Iterable[Any]],
     *,
     seeds: int | Iterable[int] = 5,
+    progress: Progress | None = None,
+    jobs: int = 1,
 ) -> dict[str, Result]:
     """Put copies of a policy with other numbers through the same scenario.
 
@@ -105,6 +122,8 @@ def sweep(
             several parameters each combination. A policy goes by its name or its
             kind; the second of a kind is ``timeout[2]``.
         seeds: As for `simulate`.
+        progress: As for `simulate`.
+        jobs: As for `simulate`.
 
     Returns:
         What each came to, by its changes.
@@ -117,6 +136,8 @@ def sweep(
         {spelled(each): changed(found, each) for each in combinations(over)},
         scenario,
         seeds=seeds,
+        progress=progress,
+        jobs=jobs,
     )
 
 
@@ -131,13 +152,6 @@ def combinations(over: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
 def spelled(changes: Mapping[str, Any]) -> str:
     """Return what a configuration with these changes is called."""
     return ", ".join(f"{key}={value}" for key, value in changes.items())
-
-
-def _part(progress: Progress | None, place: int, of: int) -> Progress | None:
-    """Return what tells of the progress of one of several runs."""
-    if progress is None:
-        return None
-    return lambda share: progress((place + share) / of)
 
 
 def policy_of(thing: object) -> Policy[Any]:
