@@ -1641,3 +1641,17 @@ def test_closing_joined_work_may_be_given_up() -> None:
     closing.send(None)
     closing.close()
     assert ["closing"] == seen
+
+
+def test_reset_fills_its_own_budget_only() -> None:
+    """A shared one is its owner's affair."""
+    shared = RetryBudget(0, 1, 0)
+    assert shared.withdraw()
+    Hedge(1, budget=shared).reset()
+    assert 0.0 == shared.balance
+    own = Hedge(1)
+    assert own._budget is not None
+    assert own._budget.withdraw()
+    assert not own.is_pristine()
+    own.reset()
+    assert own.is_pristine()

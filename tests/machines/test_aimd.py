@@ -51,6 +51,11 @@ def test_it_stays_within_its_bounds() -> None:
     assert 5 == told(AIMD(minimum=5), True, 20, times=1000)
 
 
+def test_an_increase_ends_at_the_maximum() -> None:
+    """A large one from just below it, too."""
+    assert 10 == told(AIMD(9, maximum=10, increase=5), False, 9)
+
+
 def test_it_may_begin_at_its_bounds() -> None:
     """With one number for all three it never moves."""
     limit = AIMD(7, minimum=7, maximum=7)

@@ -470,3 +470,10 @@ def test_the_bounds_of_a_queue_of_vegas(
 ) -> None:
     """One call too many is few, three to six are right: the bounds belong to these."""
     assert after == Vegas(4)._step(limit, latency, baseline)
+
+
+def test_congestion_counts_where_the_clock_did_not_move() -> None:
+    """A call that is refused at once takes no time, and says enough."""
+    latency = meter(minimum_samples=1)
+    assert latency.add(4096.0, 0.0, 10, True) is None
+    assert Window(math.inf, 10) == latency.add(4097.0, 0.0, 10, True)

@@ -826,3 +826,20 @@ def test_a_sliding_window_never_exceeds_its_rate_in_any_window(
     for begin, _ in log:
         inside = [amount for when, amount in log if begin <= when < begin + per]
         assert math.fsum(inside) <= rate * (1 + 1e-9)
+
+
+def test_a_full_bucket_gains_no_fraction() -> None:
+    """Half a token that came while it was full is not there afterwards."""
+    bucket = TokenBucket(1, burst=5)
+    assert 0.0 == bucket.try_take(4096.0)
+    assert 0.0 == bucket.try_take(4097.5)
+    assert 4.0 == bucket.level(4097.5)
+
+
+def test_a_report_above_one_burst_holds() -> None:
+    """Seven are left for 10 s, in which we would take fifteen."""
+    bucket = TokenBucket(1, burst=5)
+    bucket.learn(4096.0, remaining=7, reset=10)
+    assert 0.0 == bucket.try_take(4096.0, 5)
+    assert 0.0 == bucket.try_take(4098.0, 2)
+    assert bucket.try_take(4100.0) > 0
