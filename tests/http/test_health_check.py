@@ -9,6 +9,9 @@ import pytest
 from tests.http.families import FAMILIES
 from tests.loopback import Head, Server, answer
 
+from resilient import Balance, Check, Endpoint
+from resilient.testing import virtual_time
+
 in_each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -67,6 +70,34 @@ def test_it_asks_by_the_name_of_the_origin(
     assert "10.0.0.2" == second.headers["host"]
     with pytest.raises(ValueError, match="must not go to 'http://10"):
         check("http://10.0.0.1")
+
+
+@in_each_family
+@pytest.mark.parametrize("origin", ["https://catalogue", None])
+def test_an_endpoint_is_asked_as_requests_are_sent_to_it(
+    family: str, origin: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own name where it has one; without TLS where it says so."""
+    check, sent = checked(family, monkeypatch, *[200] * 99, origin=origin)
+    balance = Balance(
+        Endpoint("https://10.0.0.1/v1", host="replica-1:444"),
+        Endpoint("http://10.0.0.2", plaintext=True),
+        check=Check(check),
+    )
+
+    class Stop:
+        def wait(self, seconds: float) -> bool:
+            clock.sleep(seconds)
+            return len({request.url for request in sent}) == 2 or clock.now() > 60
+
+    with virtual_time() as clock:
+        balance.run_sync(Stop())
+    found = {str(each.url): each for each in sent}
+    assert {"http://10.0.0.2/readyz", "https://10.0.0.1/v1/readyz"} == found.keys()
+    assert "10.0.0.2" == found["http://10.0.0.2/readyz"].headers["host"]
+    named = found["https://10.0.0.1/v1/readyz"]
+    assert "replica-1:444" == named.headers["host"]
+    assert "replica-1" == named.extensions["sni_hostname"]
 
 
 @in_each_family

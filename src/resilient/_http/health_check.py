@@ -1,8 +1,8 @@
 """A health check over HTTP, for the `Check` of a `Balance`.
 
-A check is a plain function of the address, which runs in a thread whatever the
-calls are. It asks as a transport with that `origin` would, so that what passes
-is what requests get: see `routing`.
+A check is a plain function of the `Endpoint`, or its address, which runs in a thread
+whatever the calls are. It asks as a transport with that `origin` would, so that what
+passes is what requests get: see `routing`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from resilient._http.network import watch
 from resilient._http.routing import Routing, is_pair
 from resilient._runtimes import clock
 from resilient._values.checks import seconds
-from resilient.policies.balance.endpoints import as_endpoint
+from resilient.policies.balance.endpoints import as_endpoint, takes_endpoint
 
 __all__ = ["make_check"]
 
@@ -64,18 +64,21 @@ def make_check(
         watch(transport)
         return library.Client(transport=transport, timeout=limit, trust_env=False)
 
-    def check(address: Any) -> bool:
-        if routing is None:
-            if is_pair(address):
+    @takes_endpoint
+    def check(asked: Any) -> bool:
+        endpoint = as_endpoint(asked)
+        route = routing
+        if route is None:
+            if is_pair(endpoint.address):
                 raise TypeError(
                     f'http_check({path!r}) needs an origin="https://…", by whose name'
                     " an address and a port are asked"
                 )
-            request = client().build_request("GET", address.rstrip("/") + path)
-        else:
-            original = client().build_request("GET", routing.origin.rstrip("/") + path)
-            request = client().build_request("GET", original.url)
-            routing.redirect(request, original, routing.target(as_endpoint(address)))
+            own = library.URL(endpoint.address)
+            route = Routing(f"{own.scheme}://{own.netloc.decode('ascii')}", library)
+        original = client().build_request("GET", route.origin.rstrip("/") + path)
+        request = client().build_request("GET", original.url)
+        route.redirect(request, original, route.target(endpoint))
         timeouts = Timeouts(request.extensions["timeout"])
         # NB: a head that drips would keep the thread for days.
         timeouts.deadline, timeouts.head = clock.now() + limit, None

@@ -139,6 +139,11 @@ class Checks:
             checkup.over = True
             self._note(checkup.member, good)
 
+    def _asked(self, member: Member) -> Any:
+        """Return what the function of the check is given of an endpoint."""
+        takes = getattr(self.check.function, "takes_endpoint", False)
+        return member.endpoint if takes else member.address
+
     def _start(self, checkup: _Checkup) -> None:
         """Ask in a thread."""
         started: object = None
@@ -156,7 +161,7 @@ class Checks:
     def _ask(self, checkup: _Checkup) -> None:
         good = False
         try:
-            good = bool(self.check.function(checkup.member.address))
+            good = bool(self.check.function(self._asked(checkup.member)))
         except Exception:
             # It has said no.
             pass
@@ -171,7 +176,7 @@ class Checks:
         self._checking[checkup.member.address] = checkup
         try:
             with move_on_after(self.check.timeout):
-                good = bool(await self.check.function(checkup.member.address))
+                good = bool(await self.check.function(self._asked(checkup.member)))
         except Exception:
             # It has said no.
             pass

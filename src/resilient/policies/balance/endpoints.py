@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any, Generic, TypeGuard, TypeVar, cast
 
@@ -20,6 +20,7 @@ __all__ = [
     "as_endpoint",
     "checked_endpoints",
     "name_of",
+    "takes_endpoint",
 ]
 
 T = TypeVar("T")
@@ -189,6 +190,15 @@ def checked_endpoints(
 def as_endpoint(address: object) -> Endpoint[Any]:
     """Return an endpoint as it is, and of an address the one it means."""
     return address if is_endpoint(address) else Endpoint[Any](address)
+
+
+def takes_endpoint(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Mark a function of a `Check` that is given all that is said of an endpoint.
+
+    Others are given its address.
+    """
+    function.takes_endpoint = True  # type: ignore[attr-defined]  # of any function
+    return function
 
 
 def is_endpoint(address: object) -> TypeGuard[Endpoint[Any]]:
