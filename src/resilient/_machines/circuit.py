@@ -190,6 +190,10 @@ class Circuit:
         may_probe_until: When the right to probe ends, in monotonic seconds;
             infinity for a circuit that needs none.
         changes: What happened since `take_changes`; empty nearly always.
+        window: Where outcomes are recorded.
+        nothing_to_forget: Whether it records and there is nothing bad to
+            remember: then one success more, before the window's bucket ends, is
+            only counted, so that an owner in a hurry does it in place.
         succeeded, failed, ignored, stale, rejected, opened: Totals that only
             grow; a disabled circuit adds to none.
     """
@@ -200,7 +204,6 @@ class Circuit:
         "_half_open_calls",
         "_in_a_row",
         "_minimum_calls",
-        "_nothing_to_forget",
         "_opened_at",
         "_probe_timeout",
         "_probes",
@@ -218,19 +221,20 @@ class Circuit:
         "_votes",
         "_votes_failed",
         "_votes_slow",
-        "_window",
         "_would_open",
         "changes",
         "era",
         "failed",
         "ignored",
         "may_probe_until",
+        "nothing_to_forget",
         "opened",
         "openings",
         "rejected",
         "stale",
         "state",
         "succeeded",
+        "window",
     )
 
     def __init__(
@@ -249,7 +253,7 @@ class Circuit:
         ramp_step: float = 10.0,
         provisional_open_for: float = 5.0,
     ) -> None:
-        self._window = window
+        self.window: Window = window
         self._failure_rate = failure_rate
         self._minimum_calls = minimum_calls
         self._consecutive_failures = consecutive_failures
@@ -267,9 +271,7 @@ class Circuit:
         self.state = _CLOSED
         self.era = 0
         self._recording = True  # CLOSED, THROTTLING, RAMPING and OBSERVING
-        # Whether it records and there is nothing bad to remember, so that one
-        # success more is counted and changes nothing.
-        self._nothing_to_forget = True
+        self.nothing_to_forget: bool = True
         self._since: float | None = None
         self._in_a_row = 0
         self._would_open = False
@@ -348,18 +350,7 @@ class Circuit:
                 nothing: nothing is recorded and no vote is cast.
             slow: Whether it exceeded `slow_call_duration`, failed or not.
         """
-        window = self._window
-        if (
-            permit == self.era
-            and self._nothing_to_forget
-            and failed is False
-            and not slow
-            and now < window.ends
-        ):
-            # The happy case, unrolled.
-            window.calls += 1
-            self.succeeded += 1
-            return
+        window = self.window
         # NB: the owner reads the state and then the era without the lock, so
         # a permit may carry the era of a state that gives no such permits.
         # Without `_recording` its outcome would trip an open circuit.
@@ -370,14 +361,14 @@ class Circuit:
         if failed:
             self.failed += 1
             self._in_a_row += 1
-            self._nothing_to_forget = False
+            self.nothing_to_forget = False
         else:
             self.succeeded += 1
             self._in_a_row = 0
-            self._nothing_to_forget = not (
+            self.nothing_to_forget = not (
                 window.failures or window.slow or self._would_open
             )
-            if self._nothing_to_forget:
+            if self.nothing_to_forget:
                 return
         trip = self._met_rule()
         if self.state is not _OBSERVING:
@@ -481,7 +472,7 @@ class Circuit:
         return (
             self.state is _CLOSED
             and not self._in_a_row
-            and not self._window.counts(now).calls
+            and not self.window.counts(now).calls
         )
 
     def statistics(self, now: float) -> CircuitStatistics:
@@ -490,7 +481,7 @@ class Circuit:
         Looking changes no state: an open circuit whose time is over is OPEN,
         and a probe whose lease has run out is in flight, until a call comes.
         """
-        counts = self._window.counts(now)
+        counts = self.window.counts(now)
         return CircuitStatistics(
             state=self.state,
             since=self._since,
@@ -518,7 +509,7 @@ class Circuit:
 
     def _met_rule(self) -> Trip | None:
         """Return the trip rule that the last outcome met, if any."""
-        window, row = self._window, self._in_a_row
+        window, row = self.window, self._in_a_row
         if self._consecutive_failures is not None and row >= self._consecutive_failures:
             return Trip("consecutive_failures", Counts(row, row, 0), "a row")
         calls = window.calls
@@ -539,7 +530,7 @@ class Circuit:
 
     def _failure_share(self) -> float:
         """Return the share of failures, 0.0 while it means nothing yet."""
-        window = self._window
+        window = self.window
         if window.calls < self._minimum_calls:
             return 0.0
         return window.failures / window.calls
@@ -554,7 +545,7 @@ class Circuit:
         if self.state is _THROTTLING:
             assert self._failure_rate is not None
             assert self._throttle_rate is not None
-            self._window.counts(now)
+            self.window.counts(now)
             left = self._failure_rate - self._failure_share()
             share = left / (self._failure_rate - self._throttle_rate)
             return min(1.0, max(_LEAST_SHARE, share))
@@ -673,12 +664,12 @@ class Circuit:
             openings, kept = 0, None
         era, old = self.era + 1, self.state
         change = Change(old, new, now, reason, era, openings, trip)
-        self._window.clear()
+        self.window.clear()
         # NB: no call from here on: Ctrl-C would leave half of a state behind.
         self.state, self.era = new, era
         self.openings, self._trip = openings, kept
         self._recording = new is _CLOSED or new is _OBSERVING or new is _RAMPING
-        self._nothing_to_forget = self._recording
+        self.nothing_to_forget = self._recording
         self._in_a_row = 0
         self._would_open = False
         self._probes = []
