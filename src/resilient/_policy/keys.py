@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from resilient._errors.chains import annotate
 from resilient._runtimes.runtime import Sentinel
@@ -187,13 +187,16 @@ def stable(key: Hashable) -> Hashable:
         Exception: What the key's `__hash__` raises.
     """
     kind = type(key)
+    whole: Any = key
     if kind is str or kind is bytes:
-        text = cast("str | bytes", key)
-        return text if len(text) <= _LONGEST else _hashed(text)
+        return whole if len(whole) <= _LONGEST else _hashed(whole)
     if kind in _SIMPLE:
         return key
     if kind is tuple:
-        return tuple([stable(part) for part in cast("tuple[Hashable, ...]", key)])
+        for part in whole:
+            if type(part) not in _SIMPLE:
+                return tuple([stable(part) for part in whole])
+        return key
     return StableKey(key)
 
 

@@ -16,7 +16,7 @@ from resilient._errors.copies import copy_error, forget_origin
 from resilient._errors.errors import is_rejection
 from resilient._events.events import StaleServed, error_name
 from resilient._events.listeners import log_once
-from resilient._machines.freshness import Entries, Freshness, freshness
+from resilient._machines.freshness import EXPIRED, FRESH, Entries, freshness
 from resilient._policy.gate import Gate
 from resilient._policy.keys import (
     LambdaKey,
@@ -363,7 +363,8 @@ class StaleCache(Gate):
         self, call: Call, key: CacheKey, kept: tuple[Any, float] | None
     ) -> Answer | None:
         """Answer with what is kept, if it is fresh; else have the function asked."""
-        if kept is not None and self._freshness(kept[1]) is Freshness.FRESH:
+        ttl, stale = self.ttl, self.stale_if_error
+        if kept is not None and freshness(kept[1], ttl, stale) is FRESH:
             call.count("resilient.cache.answers", self.placement.policy, "fresh")
             return self._answer(kept[0])
         # NB: not held meanwhile: it may be large, and is looked up again.
@@ -437,9 +438,6 @@ class StaleCache(Gate):
             log_once(f"the store of {self.label!r} failed to {verb}")
             return None
 
-    def _freshness(self, age: float) -> Freshness:
-        return freshness(age, self.ttl, self.stale_if_error)
-
     def _answer(self, value: Any) -> Outcome:
         return Outcome(value if self.copy is None else self.copy(value))
 
@@ -452,7 +450,8 @@ class StaleCache(Gate):
         self, failure: Outcome, kept: tuple[Any, float] | None, call: Call
     ) -> Outcome:
         """Return what is kept, if it is good enough for that; else the failure."""
-        if kept is None or self._freshness(kept[1]) is Freshness.EXPIRED:
+        ttl, stale = self.ttl, self.stale_if_error
+        if kept is None or freshness(kept[1], ttl, stale) is EXPIRED:
             return failure
         value, age = kept
         series = self.placement.policy
