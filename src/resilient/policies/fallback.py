@@ -11,6 +11,7 @@ from resilient._calls.call import Call
 from resilient._calls.judging import (
     Condition,
     Judge,
+    as_judged,
     asks_for_values,
     fallback_verdict,
     judge_by,
@@ -55,7 +56,15 @@ class Fallback(Gate[V], Generic[V]):
     Source: Netflix Hystrix; Polly's Fallback.
     """
 
-    __slots__ = ("_judge", "_takes_call", "_weighs", "function", "on", "value")
+    __slots__ = (
+        "_judge",
+        "_takes_call",
+        "_trusts_values",
+        "_weighs",
+        "function",
+        "on",
+        "value",
+    )
 
     @property
     def traits(self) -> Trait:  # type: ignore[override]  # it depends on `on`
@@ -110,6 +119,10 @@ class Fallback(Gate[V], Generic[V]):
         self.on: Condition | None = on
         self._judge: Judge | None = judge_by("on", on, policy=self, each=True)
         self._weighs: bool = asks_for_values(self._judge)
+        # Whether types alone are judged, so that every value passes.
+        self._trusts_values: bool = (
+            self._judge not in (None, as_judged) and not self._weighs
+        )
 
     def check_usage(self, usage: Usage, *, classified: bool = False) -> None:
         super().check_usage(usage, classified=classified)
@@ -126,6 +139,8 @@ class Fallback(Gate[V], Generic[V]):
             call.weighs = True
 
     def leave(self, call: Call, permit: None, outcome: Outcome) -> Answer:
+        if outcome.error is None and self._trusts_values:
+            return outcome
         judge = self._judge
         if judge is None:
             if outcome.verdict is SUCCESS:
