@@ -199,7 +199,6 @@ class PerKey(Gate[F]):
         given = key
         try:
             key = stable(key)
-            hash(key)
         except TypeError:
             raise TypeError(
                 f"`key` must be hashable, got an object of {type(given)}"
@@ -286,8 +285,9 @@ class PerKey(Gate[F]):
         while self._left:
             # NB: the first. Other threads append, without the lock.
             use = self._left[0]
-            if use[0] is not None:
-                self._leave_locked(use, *use[0])
+            counted = use[0]
+            if counted is not None:
+                self._leave_locked(use, counted[0])
             del self._left[0]
 
     def _leave_locked(self, use: _Use, key: Hashable) -> None:
@@ -299,7 +299,7 @@ class PerKey(Gate[F]):
             return
         del self._inside[key]
         use[0] = None
-        policy = self._spared.get(key)
+        policy = self._spared.get(key) if self._spared else None
         if policy is not None:
             # It was spared for being in use, and used last just now.
             self._policies[key] = policy
