@@ -397,6 +397,31 @@ async def test_slots_of_a_key_that_is_dropped_are_given_back(w: World) -> None:
     assert {} == slots.shares
 
 
+def test_an_order_to_a_circuit_that_is_dropped_is_obeyed() -> None:
+    """It is told to a store that was lost as it was given."""
+    with virtual_time() as time:
+        store = MemoryStore()
+        shards = PerKey(
+            lambda shard: CircuitBreaker(name="db", shared=store),
+            key=by_user,
+            max_keys=1,
+        )
+        shards.call(str, "a")
+        store.lose()
+        time.advance(3)
+        shards.call(str, "a")
+        shards["a"].reset(fleet=True)  # type: ignore[call-arg]
+        shards.call(str, "b")
+        assert "a" not in shards
+        assert 1 == len(store.link._leaving)
+        store.recover()
+        for _ in range(3):
+            time.advance(3)
+            shards.call(str, "b")
+    (term, *_) = [circuit.term for circuit in store.link._circuits.values()]
+    assert 1.0 == term
+
+
 @in_every_colour
 async def test_what_a_dropped_limit_used_alone_is_booked(w: World) -> None:
     """When the store is back; until then it is as little new as any other."""
@@ -568,3 +593,15 @@ def test_a_budget_of_a_key_that_is_dropped_tells_what_it_spent(
         with pytest.raises(ValueError, match="several keys would share one budget"):
             hosts["b"]
     assert 1 == len(hosts) == len(bare)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [CircuitBreaker, lambda: Retry(OSError), lambda: Bulkhead(1)],
+    ids=["circuit", "budget", "slots"],
+)
+def test_what_is_not_shared_has_nothing_to_give_back(make: Callable[[], Any]) -> None:
+    """It is dropped, as ever."""
+    hosts = PerKey(lambda host: make(), max_keys=1)
+    assert hosts["a"] is not hosts["b"]
+    assert 1 == len(hosts)
