@@ -121,15 +121,8 @@ class RetryBudget:
         if self._shared is not None:
             self._shared.leave()
 
-    def deposit(self, call: Call | None = None) -> None:
-        """Pay in for one success.
-
-        Args:
-            call: The call that succeeded, which pays in once, though a `Hedge`
-                further in may share the budget. None: it did not yet.
-        """
-        if call is not None and call.budget_paid is self:
-            return
+    def deposit(self) -> None:
+        """Pay in for one success."""
         if self._shared is not None:
             self._shared.deposit()
             return

@@ -281,8 +281,7 @@ class Retry(Gate):
         if permit[5] >= 0 and call.extras.sent_back:
             return self._send_again(call, permit, outcome)
         if outcome.error is None and self._trusts_values:
-            if self._budget is not None:
-                self._budget.deposit(call)
+            self._deposit(call)
         else:
             decided = self._decide(call, permit, outcome)
             if not isinstance(decided, Outcome):
@@ -300,14 +299,20 @@ class Retry(Gate):
             # error that an attempt came to.
             add_context(error, last)
 
+    def _deposit(self, call: Call) -> None:
+        budget = self._budget
+        # NB: a Hedge further in may share it.
+        if budget is not None and call.budget_paid is not budget:
+            budget.deposit()
+
     def _decide(self, call: Call, state: _State, outcome: Outcome) -> Outcome | float:
         """Return the last outcome, or the seconds to wait for another attempt."""
         error = last = state[4]
         try:
             verdict = self._judged(outcome, call)
             if outcome.error is None and verdict in _FINAL:
-                if verdict is SUCCESS and self._budget is not None:
-                    self._budget.deposit(call)
+                if verdict is SUCCESS:
+                    self._deposit(call)
                 return outcome
             error = outcome.error
             if last is not None and isinstance(error, RejectedError):
