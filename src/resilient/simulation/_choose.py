@@ -23,7 +23,7 @@ from resilient.simulation._change import changed, present
 from resilient.simulation._files import find
 from resilient.simulation._jobs import Job, runs
 from resilient.simulation._result import Result
-from resilient.simulation._run import Progress
+from resilient.simulation._run import Progress, part
 from resilient.simulation._scenario import Scenario
 from resilient.simulation._simulate import (
     combinations,
@@ -160,22 +160,13 @@ def choose(
             for seed in seeds
             for put in puts
         ]
-        seen = iter(runs(todo, processes, _part(progress, done, len(todo), most)))
+        seen = iter(runs(todo, processes, part(progress, done, len(todo), most)))
         for candidate in left:
             for _ in seeds:
                 scores = [objective(result_of("", put, [next(seen)])) for put in puts]
                 candidate.scores.append(math.fsum(scores) / len(scores))
         done += len(todo)
     return _ranked(left)
-
-
-def _part(
-    progress: Progress | None, done: int, more: int, most: int
-) -> Progress | None:
-    """Return what tells of the progress of so many runs more, after those done."""
-    if progress is None:
-        return None
-    return lambda share: progress((done + share * more) / most)
 
 
 def _kept(settings: int) -> int:

@@ -26,7 +26,7 @@ from resilient._errors.errors import ResilientWarning
 from resilient._policy.policy import Policy
 from resilient.simulation._copies import copy_policy
 from resilient.simulation._record import Run
-from resilient.simulation._run import Progress, run
+from resilient.simulation._run import Progress, part, run
 from resilient.simulation._scenario import Scenario
 
 
@@ -53,15 +53,8 @@ def runs(jobs: Sequence[Job], processes: int, progress: Progress | None) -> list
     if processes > 1 and len(jobs) > 1:
         return _apart(jobs, processes, progress)
     return [
-        run(*job, _part(progress, place, len(jobs))) for place, job in enumerate(jobs)
+        run(*job, part(progress, place, 1, len(jobs))) for place, job in enumerate(jobs)
     ]
-
-
-def _part(progress: Progress | None, place: int, of: int) -> Progress | None:
-    """Return what tells of the progress of one of several runs."""
-    if progress is None:
-        return None
-    return lambda share: progress((place + share) / of)
 
 
 def _apart(jobs: Sequence[Job], processes: int, progress: Progress | None) -> list[Run]:

@@ -29,6 +29,20 @@ SAMPLED = 10
 """Clients whose gauges are read each second: more make the run slow."""
 
 
+def part(progress: Progress | None, done: int, more: int, of: int) -> Progress | None:
+    """Return what tells of the progress of some runs of several.
+
+    Args:
+        progress: Told of all of them.
+        done: Runs before these.
+        more: These.
+        of: All.
+    """
+    if progress is None:
+        return None
+    return lambda share: progress((done + share * more) / of)
+
+
 def run(
     policy: Policy[Any], scenario: Scenario, seed: int, progress: Progress | None
 ) -> Run:
