@@ -198,8 +198,7 @@ def _rules_of_several(
     pipeline: Policy[Any], colour: Literal["sync", "async"], *told: Any
 ) -> Rules:
     given: Any = pipeline
-    is_alone = isinstance(pipeline, Balance)
-    if is_alone:
+    if isinstance(pipeline, Balance):
         given = standard_client_pipeline(balance=given)
     return checked_rules(given, colour, *told, chooses=True)
 

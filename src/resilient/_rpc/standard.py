@@ -55,9 +55,10 @@ def standard_client_pipeline(
     policies: list[Policy[Any]] = [Timeout(total), Retry(attempts=attempts)]
     if balance is not None:
         policies.append(balance)
-    if breaker:
-        each = CircuitBreaker
-        policies.append(each() if balance is None else PerKey(lambda endpoint: each()))
+    if breaker and balance is None:
+        policies.append(CircuitBreaker())
+    elif breaker:
+        policies.append(PerKey(lambda endpoint: CircuitBreaker()))
     pipeline: Pipeline[Any] = Pipeline(
         *policies, Timeout(attempt), classify=rpc_verdict
     )
