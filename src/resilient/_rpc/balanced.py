@@ -306,7 +306,7 @@ class TaskChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpc is untyped
     """A channel of `grpc.aio` to several endpoints.
 
     Args:
-        channels: Theirs.
+        channels: The channels of the endpoints.
         interceptors: Those of the pipeline.
     """
 
