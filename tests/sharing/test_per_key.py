@@ -34,7 +34,7 @@ from resilient import (
 )
 from resilient._runtimes import clock
 from resilient._sharing import store as store_module
-from resilient._sharing.keys import key_hash
+from resilient._sharing.keys import key_hash, key_text
 from resilient._sharing.store import Crew
 from resilient._values.made_for import MADE_FOR
 from resilient.testing import MemoryStore, virtual_time
@@ -261,6 +261,7 @@ def test_equal_keys_have_one_hash_and_others_another() -> None:
     for one, other in same:
         assert one == other
         assert key_hash((one,), b"") == key_hash((other,), b"")
+        assert key_text((one,), b"") == key_text((other,), b"")
     distinct: list[Hashable] = [
         "",
         b"",
@@ -280,6 +281,7 @@ def test_equal_keys_have_one_hash_and_others_another() -> None:
         (("a",), "b"),
         "s1:a",
     ]
+    assert len(distinct) == len({key_text((key,), b"") for key in distinct})
     hashes = {key_hash((key,), b"") for key in distinct}
     hashes |= {key_hash((1,), b"salt"), key_hash(("a", 1), b"")}
     assert len(distinct) + 2 == len(hashes)
@@ -313,6 +315,42 @@ def test_no_key_stands_in_the_store() -> None:
     for name in store.link._buckets:
         assert "bucket:login:" == name[:13]
         assert 45 == len(name)
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (("ann@example.org",), "'ann@example.org'"),
+        ((7,), "7"),
+        ((b"\xff",), r"b'\xff'"),
+        ((("acme", 7),), "('acme',7,)"),
+        (("acme", 7), "'acme',7"),
+        (("a}b\n\xfc",), r"'a\x7db\n\xfc'"),
+        ((2**64,), "<i0x10000000000000000;>"),
+        (("x" * 198,), f"'{'x' * 198}'"),
+        (("x" * 199,), f"#{key_hash(('x' * 199,), b'shop')}"),
+    ],
+)
+def test_a_plain_key_is_written_as_in_python(
+    keys: tuple[Hashable, ...], text: str
+) -> None:
+    """In ASCII, without a brace that closes, and hashed where it is long."""
+    assert text == key_text(keys, b"shop")
+
+
+@in_every_colour
+async def test_a_store_with_plain_keys_sees_them(w: World) -> None:
+    """So does a setting of some policies; others are hashed beside them."""
+    store = MemoryStore(plain_keys=True)
+    for users in (logins(store), logins(store.with_(patience=1))):
+        assert 1 == await passes(w, users, "ann", 1)
+    assert 2 == await passes(w, logins(store.with_(plain_keys=False)), "ann")
+    hashed = f"bucket:login:{key_hash(('ann',), b'')}"
+    assert ["bucket:login:'ann'", hashed] == list(store.link._buckets)
+    with pytest.raises(TypeError, match="`key` must be a str, bytes, int or tuple"):
+        await w.call(logins(store), visit, 1.5)
+    with pytest.raises(TypeError, match="`plain_keys` must be"):
+        MemoryStore(plain_keys="no")  # type: ignore[arg-type]  # refused
 
 
 # What cannot be shared

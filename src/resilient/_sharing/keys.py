@@ -2,7 +2,8 @@
 
 A user's key may be an address or a secret, and as long as it likes: a store sees
 a hash of it. It is the same in all processes, unlike `hash`, so the key has to be
-of a type that has one spelling.
+of a type that has one spelling. With `plain_keys` a store sees the key itself, as
+Python writes it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from typing import Any, Final
 
 from resilient._runtimes.runtime import Sentinel
 
-__all__ = ["key_hash"]
+__all__ = ["key_hash", "key_text"]
 
 _SIZE: Final = 16
 """Bytes: with a billion keys, two of them are the same with a chance of 1e-21."""
+
+_LONGEST: Final = 200
+"""Characters of a plain key; a longer one is hashed, for it stands in every ask."""
 
 
 def key_hash(keys: tuple[Hashable, ...], salt: bytes) -> str:
@@ -34,6 +38,38 @@ def key_hash(keys: tuple[Hashable, ...], salt: bytes) -> str:
     Source: RFC 7693, BLAKE2, of which this is the keyed mode.
     """
     return blake2b(_spell(keys), digest_size=_SIZE, key=salt).hexdigest()
+
+
+def key_text(keys: tuple[Hashable, ...], salt: bytes) -> str:
+    """Return the keys as Python writes them, in ASCII; long ones hashed.
+
+    No two different ones are written alike.
+
+    Args:
+        keys: As of `key_hash`.
+        salt: As of `key_hash`.
+
+    Raises:
+        TypeError: As of `key_hash`.
+    """
+    text = ",".join(_write(key) for key in keys)
+    if len(text) > _LONGEST:
+        return f"#{key_hash(keys, salt)}"
+    # NB: a brace that closes ends what a cluster finds the slot by.
+    return text.replace("}", r"\x7d")
+
+
+def _write(key: Any) -> str:
+    if _compares_as(key, tuple):
+        return f"({''.join(f'{_write(part)},' for part in key)})"
+    if _compares_as(key, str):
+        return ascii(str.__str__(key))
+    if _compares_as(key, bytes):
+        return ascii(b"%b" % key)
+    if _compares_as(key, int) and key.bit_length() < 64:
+        return str(int.__index__(key))
+    # An int of any length, or what is refused.
+    return f"<{_spell(key).decode()}>"
 
 
 def _spell(key: Any) -> bytes:

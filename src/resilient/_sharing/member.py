@@ -13,7 +13,7 @@ from resilient._events.events import LimitLowered
 from resilient._machines.lease import Lease
 from resilient._machines.shared_bucket import Answer, Ask
 from resilient._runtimes import clock
-from resilient._sharing.keys import key_hash
+from resilient._sharing.keys import key_hash, key_text
 from resilient._sharing.store import (
     Crew,
     Link,
@@ -106,7 +106,8 @@ class SharedState(abc.ABC):
         made_for = MADE_FOR.get()
         if made_for is None:
             return whole
-        return f"{whole}:{key_hash(made_for.keys, self.link.salt)}"
+        spell = key_text if self.store.plain_keys else key_hash
+        return f"{whole}:{spell(made_for.keys, self.link.salt)}"
 
     @property
     def is_for_a_key(self) -> bool:

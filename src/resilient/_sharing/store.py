@@ -22,7 +22,7 @@ from weakref import WeakSet, WeakValueDictionary
 from resilient._events.events import Event, StoreBack, StoreLost
 from resilient._machines.contact import Contact
 from resilient._machines.lease import Lost
-from resilient._values.checks import count, optional, seconds
+from resilient._values.checks import count, flag, optional, seconds
 from resilient._values.locks import Lock
 
 if TYPE_CHECKING:
@@ -294,9 +294,10 @@ class SharedStore:
         lease: Seconds that a block is good for; None: what suits each limit.
         members: Members assumed before the store has been reached.
         lost: What a policy does without the store.
+        plain_keys: Whether the store sees the keys of a PerKey, or hashes of them.
     """
 
-    __slots__ = ("lease", "link", "lost", "members", "patience")
+    __slots__ = ("lease", "link", "lost", "members", "patience", "plain_keys")
 
     def __init__(
         self,
@@ -306,6 +307,7 @@ class SharedStore:
         lease: float | timedelta | None = None,
         members: int = 16,
         lost: Lost = "share",
+        plain_keys: bool = False,
     ) -> None:
         if lost not in _LOST:
             raise ValueError(
@@ -316,12 +318,13 @@ class SharedStore:
         self.lease: float | None = optional(seconds, "lease", lease)
         self.members: int = count("members", members, minimum=1)
         self.lost: Lost = lost
+        self.plain_keys: bool = flag("plain_keys", plain_keys)
 
     def with_(self, **changes: Any) -> Self:
         """Return the same store with other settings for the policies it is given to.
 
         Args:
-            **changes: Any of `patience`, `lease`, `members`, `lost`.
+            **changes: Any of `patience`, `lease`, `members`, `lost`, `plain_keys`.
 
         Raises:
             TypeError, ValueError: There is no such setting, or it is out of range.
@@ -331,6 +334,7 @@ class SharedStore:
             "lease": self.lease,
             "members": self.members,
             "lost": self.lost,
+            "plain_keys": self.plain_keys,
         }
         unknown = changes.keys() - settings.keys()
         if unknown:

@@ -53,6 +53,9 @@ class RedisStore(SharedStore):
         lost: What a policy does without the store: "share" the limit among
             members, "reject" every call, use the whole limit "alone", or let all
             "pass".
+        plain_keys: Name the keys of a `PerKey` on the server as Python writes them
+            in ASCII, ``'ann'`` or ``('acme', 7)``, and not by a hash. All processes
+            have to agree on it: else they share nothing.
 
     Raises:
         TypeError, ValueError: An argument is out of range, or the URL is none.
@@ -70,6 +73,7 @@ class RedisStore(SharedStore):
         lease: float | timedelta | None = None,
         members: int = 16,
         lost: Lost = "share",
+        plain_keys: bool = False,
     ) -> None:
         if (url is None) == (client is None):
             raise TypeError("RedisStore takes exactly one of `url` and `client`")
@@ -83,7 +87,12 @@ class RedisStore(SharedStore):
         transport = RedisTransport(_without_retries(client), prefix)
         courier = Courier(transport, 0.05)
         super().__init__(
-            courier, patience=patience, lease=lease, members=members, lost=lost
+            courier,
+            patience=patience,
+            lease=lease,
+            members=members,
+            lost=lost,
+            plain_keys=plain_keys,
         )
         courier.patience = self.patience
         courier.salt = prefix.encode()

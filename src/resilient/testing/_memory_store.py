@@ -33,6 +33,7 @@ class MemoryStore(SharedStore):
         members: Members assumed before the store has been reached.
         lost: What a policy does without it: "share" the limit among members,
             "reject" every call, use the whole limit "alone", or let all "pass".
+        plain_keys: Name the keys of a `PerKey` as they are, and not by a hash.
 
     Raises:
         TypeError, ValueError: An argument is out of range.
@@ -49,9 +50,15 @@ class MemoryStore(SharedStore):
         lease: float | timedelta | None = None,
         members: int = 16,
         lost: Lost = "share",
+        plain_keys: bool = False,
     ) -> None:
         super().__init__(
-            MemoryLink(), patience=patience, lease=lease, members=members, lost=lost
+            MemoryLink(),
+            patience=patience,
+            lease=lease,
+            members=members,
+            lost=lost,
+            plain_keys=plain_keys,
         )
         self.link.patience = self.patience
 
