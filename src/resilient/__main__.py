@@ -288,7 +288,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--reset",
         metavar="NAME",
         help="fill the bucket and the budget of that name and close its circuit,"
-        " for all processes, before",
+        " for all processes and all keys of a PerKey, before; NAME:KEY as it is"
+        " listed is one key",
     )
     command.set_defaults(command=fleet)
     return parser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.sharing.servers import Server, engine
@@ -138,6 +139,65 @@ def test_a_reset_holds_for_every_member(
             stored = client.hgetall("{reset:v1:circuit:api}")
             assert ("-1", "10") == (stored["open"], stored["term"])
             assert not [name for name in stored if name.startswith("m:")]
+
+
+def test_a_reset_of_a_name_holds_for_all_its_keys(
+    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than fit one exchange; one key alone by its hash, or as it is written."""
+    monkeypatch.setattr("resilient._commands.fleet._BATCH", 30)
+    users = range(100)
+    command = ["fleet", server.url, "--prefix", "keys", "--reset"]
+
+    def limits(name: str, store: RedisStore) -> Any:
+        """Return what a process that has just begun has."""
+        return PerKey(
+            lambda user: RateLimiter(1, per=1000, name=name, shared=store),
+            key=lambda user: user,
+        )
+
+    def passes(limits: Any) -> list[int]:
+        passed: list[int] = []
+        for user in users:
+            try:
+                passed.append(limits.call(int, user))
+            except RateLimitedError:
+                pass
+        return passed
+
+    with RedisStore(server.url, prefix="keys", patience=60) as store:
+        plain = store.with_(plain_keys=True)
+        hosts: Any = PerKey(lambda host: CircuitBreaker(name="login", shared=store))
+        hosts["a"].force_open(fleet=True)
+        assert list(users) == passes(limits("login", store))
+        assert list(users) == passes(limits("login.plain", plain))
+        wait_for(lambda: "forced_open" == hosts["a"].status()["circuit.fleet"])
+        assert 0 == main([*command, f"login:{key_hash((7,), b'keys')}"])
+        assert 0 == main([*command, "login.plain:12"])
+        listed = capsys.readouterr().out
+        assert re.search(r"bucket +login\.plain:12 +1 +1\.0 of 1,", listed)
+        assert re.search(r"circuit .* forced open\n", listed)
+        assert [7] == passes(limits("login", store))
+        assert [12] == passes(limits("login.plain", plain))
+        assert 0 == main([*command, "login"])
+        assert re.search(r"circuit .* closed; ", capsys.readouterr().out)
+        assert list(users) == passes(limits("login", store))
+        assert [] == passes(limits("login.plain", plain))
+
+
+def test_a_key_that_ends_meanwhile_is_left_out(
+    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the scan, and what it found being read."""
+    gone = [("{gone:v1:bucket:api}", "bucket", "api")]
+    monkeypatch.setattr("resilient._commands.fleet._shared", lambda *given: gone)
+    command = ["fleet", server.url, "--prefix", "gone"]
+    assert 0 == main([*command, "--reset", "api"])
+    assert 0 == main(command)
+    said = "no policy is shared under the prefix 'gone'\n"
+    assert 2 * said == capsys.readouterr().out
+    with server.client() as client:
+        assert not client.exists(gone[0][0])
 
 
 def _level(server: Server, kind: str) -> float | None:

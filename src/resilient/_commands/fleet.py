@@ -16,6 +16,9 @@ from resilient._sharing.store import key_start
 
 __all__ = ["fleet"]
 
+_BATCH: Final = 500
+"""Commands in one exchange: a PerKey may have thousands of keys."""
+
 _COLUMNS: Final = ("KIND", "NAME", "MEMBERS", "STATE")
 
 
@@ -68,7 +71,11 @@ def _fail(text: str) -> int:
 
 
 def _reset(client: Any, start: str, name: str) -> bool:
-    """Reset what is shared by a name; return whether there is anything."""
+    """Reset what is shared by a name, for all keys of a PerKey.
+
+    Returns:
+        Whether there is anything.
+    """
     from resilient.redis._transport import (
         BUCKET,
         CIRCUIT,
@@ -76,37 +83,64 @@ def _reset(client: Any, start: str, name: str) -> bool:
         member_arguments,
     )
 
-    known = False
-    for kind in ("bucket", "budget"):
-        key = f"{start}{kind}:{name}}}"
-        numbers = client.hmget(key, "rate", "capacity", "order_number")
+    keys = [
+        (key, kind)
+        for key, kind, its_name in _shared(client, start)
+        if its_name == name or its_name.startswith(f"{name}:")
+    ]
+    buckets = [key for key, kind in keys if kind in ("bucket", "budget")]
+    commands = [("HMGET", key, "rate", "capacity", "order_number") for key in buckets]
+    resets: list[tuple[Any, ...]] = []
+    for key, numbers in zip(buckets, _all(client, commands), strict=True):
+        # NB: a key may have ended meanwhile: then it is as good as reset.
         if numbers[0] is not None:
             rate, capacity, order = [float(number or 0.0) for number in numbers]
             # As a member that does not know the last order, whose numbers hold.
             ask = Ask(rate, capacity, reset=1.0, order_number=order - 1.0)
-            client.eval(BUCKET.text, 1, key, *arguments(ask))
-            known = True
-    key = f"{start}circuit:{name}}}"
-    if client.exists(key):
-        report = Report("", order=RESET)
-        client.eval(CIRCUIT.text, 1, key, *member_arguments(report))
-        known = True
-    return known
+            resets.append(("EVALSHA", BUCKET.sha, 1, key, *arguments(ask)))
+    closing = member_arguments(Report("", order=RESET))
+    circuits = [key for key, kind in keys if kind == "circuit"]
+    resets += [("EVALSHA", CIRCUIT.sha, 1, key, *closing) for key in circuits]
+    for script in (BUCKET, CIRCUIT):
+        client.script_load(script.text)
+    _all(client, resets)
+    return bool(buckets or circuits)
+
+
+def _shared(client: Any, start: str) -> list[tuple[str, str, str]]:
+    """Return the key, kind and name of all that is shared."""
+    # NB: a scan may return a key twice.
+    keys = sorted(set(client.scan_iter(match=f"{start}*}}", count=_BATCH)))
+    return [(key, *key[len(start) : -1].partition(":")[::2]) for key in keys]
+
+
+def _all(client: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
+    """Send commands, many in one exchange; return what is answered."""
+    answers: list[Any] = []
+    for first in range(0, len(commands), _BATCH):
+        pipe = client.pipeline(transaction=False)
+        for command in commands[first : first + _BATCH]:
+            pipe.execute_command(*command)
+        answers += pipe.execute()
+    return answers
 
 
 def _rows(client: Any, start: str) -> list[tuple[str, ...]]:
     seconds, micros = client.time()
     now = seconds + micros / 1e6
-    rows: list[tuple[str, ...]] = []
-    for key in client.scan_iter(match=f"{start}*}}"):
-        kind, _, name = key[len(start) : -1].partition(":")
-        describe = _STATES.get(kind)
-        if describe is not None:
-            state = describe(client.hgetall(key), now)
-            # The keys of a PerKey, `login:5f4d…`, are counted together.
-            counted = f"{start}{kind}:{name.partition(':')[0]}}}:members"
-            rows.append((kind, name, str(client.zcard(counted)), state))
-    return rows
+    shared = [one for one in _shared(client, start) if one[1] in _STATES]
+    # The keys of a PerKey, `login:5f4d…`, are counted together.
+    crews = [(kind, name.partition(":")[0]) for _, kind, name in shared]
+    once = sorted(set(crews))
+    counts = [("ZCARD", f"{start}{kind}:{name}}}:members") for kind, name in once]
+    members = dict(zip(once, _all(client, counts), strict=True))
+    states = _all(client, [("HGETALL", key) for key, _, _ in shared])
+    return [
+        (kind, name, str(members[crew]), _STATES[kind](state, now))
+        for (_, kind, name), crew, state in zip(shared, crews, states, strict=True)
+        # NB: a key may have ended meanwhile.
+        if state
+    ]
 
 
 def _numbers(stored: Mapping[str, str]) -> dict[str, float]:
