@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import enum
+import importlib
 import inspect
 import pickle
 import sys
@@ -17,6 +19,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+import resilient
 from resilient import (
     AIMD,
     AdaptiveConcurrency,
@@ -46,6 +49,8 @@ from resilient import (
     constant,
 )
 from resilient._events.counters import UNCOUNTED, counters_of
+from resilient._values.records import Record
+from resilient.testing import MemoryStore
 
 
 def one_a_minute(key: object) -> RateLimiter:
@@ -173,6 +178,152 @@ def test_policies_of_users_are_as_free_as_they_are() -> None:
         growing.maximum = 3
     with pytest.raises(AttributeError, match="`name` of a Own cannot be set"):
         own.name = "other"  # type: ignore[misc]  # that is the point
+
+
+# -- Attributes, of every public class
+
+HTTP = ("httpx", "httpx2", "requests", "aiohttp")
+MODULES = [
+    f"resilient.{name}" if name else "resilient"
+    for name in ("", "asgi", "grpc", "redis", "supervision", "testing", "wsgi", *HTTP)
+]
+
+MADE: dict[str, Callable[[Any], object]] = {
+    "Answer": lambda kind: kind(503, (), b""),
+    "Attempt": lambda kind: next(iter(Retry(OSError).attempts())),
+    "Attempts": lambda kind: Retry(OSError).attempts(),
+    "EventStream": lambda kind: resilient.events(),
+    "Guard": lambda kind: Timeout(1).guard(),
+    "Lifecycle": lambda kind: kind(),
+    "MemoryStore": lambda kind: kind(),
+    "RedisStore": lambda kind: kind("redis://localhost"),
+    "ResilientAdapter": lambda kind: kind(),
+    "ResilientTransport": lambda kind: kind(),
+    "RetryBudget": lambda kind: kind(),
+    "Stopping": lambda kind: kind(None),
+    "Supervisor": lambda kind: kind(name="workers"),
+    "deadline_after": lambda kind: kind(3),
+    "priority": lambda kind: kind("batch"),
+    "resilient.aiohttp.ResilientMiddleware": lambda kind: kind(),
+    "resilient.asgi.ResilientMiddleware": lambda kind: kind(answer),
+    "resilient.wsgi.ResilientMiddleware": lambda kind: kind(answer),
+    **{
+        type(policy).__name__: lambda _, made=policy: made
+        for policy in POLICIES.values()
+    },
+    **{name: lambda _, made=limit: made for name, limit in LIMITS.items()},
+}
+
+MEANT = {
+    "Answer": {"status", "headers", "body"},  # an answer of ours that the user alters
+    "ResilientAdapter": {"max_retries"},  # requests' own, which it reads each time
+    "ResilientMiddleware": {"app"},  # tools put themselves in front of it
+}
+"""What may be assigned, for what it does then is what it says."""
+
+OF_REQUESTS = ("config", "poolmanager", "proxy_manager")
+"""Attributes of its adapter, which its constructor makes."""
+
+ELSEWHERE = {
+    "AdmissionPolicy": "a base of users' policies",
+    "Backoff": "a sum of schedules: no attributes",
+    "Call": "what policies change as they wait, each of its attributes on purpose",
+    "Outcome": "likewise",
+    "Policy": "a base of users' policies",
+    "Summary": "a typing.NamedTuple",
+    "VirtualClock": "the inside of `virtual_time`",
+    "Wait": "what an author of policies makes",
+}
+
+
+def classes_of(module: str) -> dict[str, type[Any]]:
+    """Return the public classes that have instances, which are no values."""
+    try:
+        names = importlib.import_module(module)
+    except ModuleNotFoundError:
+        return {}  # Python 3.15 is too new for the wheels of some clients
+    found = {name: getattr(names, name) for name in names.__all__}
+    values = (BaseException, enum.Enum, Record)
+    return {
+        name: kind
+        for name, kind in found.items()
+        if inspect.isclass(kind)
+        and not issubclass(kind, values)
+        and not getattr(kind, "_is_protocol", False)
+        and name not in ELSEWHERE
+    }
+
+
+CLASSES = {
+    f"{module}.{name}": kind
+    for module in MODULES
+    for name, kind in classes_of(module).items()
+}
+
+
+@pytest.mark.parametrize("path", CLASSES)
+def test_an_attribute_of_ours_can_be_assigned_only_where_that_does_something(
+    path: str,
+) -> None:
+    """Of every public class; methods of those that may get others by design apart."""
+    kind = CLASSES[path]
+    name = kind.__name__
+    thing = (MADE.get(path) or MADE[name])(kind)
+    others = {
+        other
+        for base in kind.__mro__
+        if not base.__module__.startswith("resilient")
+        for other in (*vars(base), *OF_REQUESTS)
+    }
+    ours = {
+        attribute
+        for attribute in (*dir(thing), *inspect.signature(kind).parameters)
+        if not attribute.startswith("_")
+        and attribute not in others
+        and not inspect.isroutine(inspect.getattr_static(kind, attribute, None))
+    }
+    taken = set[str]()
+    for attribute in ours:
+        try:
+            setattr(thing, attribute, None)
+        except AttributeError as error:
+            assert attribute in str(error)
+        else:
+            taken.add(attribute)
+    assert MEANT.get(name, set()) & ours == taken
+
+
+def test_what_a_policy_sets_up_itself_cannot_be_assigned() -> None:
+    """The error says what it depends on."""
+    for policy in (CircuitBreaker(), AdaptiveThrottle(), AdaptiveConcurrency()):
+        kind = type(policy).__name__
+        with pytest.raises(AttributeError) as caught:
+            policy.weighs = False
+        text = f"`weighs` of a {kind} cannot be set: it follows from `on`"
+        assert text == str(caught.value)
+    with pytest.raises(AttributeError) as caught:
+        Retry(OSError).counters = UNCOUNTED
+    assert (
+        "`counters` of a Retry cannot be set: policies of one name have one set of"
+        " counts, which goes on"
+    ) == str(caught.value)
+
+
+def test_settings_of_a_store_are_read_only() -> None:
+    """Those of a policy can be others than those of the next."""
+    store = MemoryStore()
+    with pytest.raises(AttributeError) as caught:
+        store.members = -1
+    assert (
+        "`members` of a MemoryStore cannot be set: `with_(members=…)` makes a changed"
+        " copy"
+    ) == str(caught.value)
+    with pytest.raises(AttributeError) as caught:
+        store.link = store.link
+    assert "`link` of a MemoryStore cannot be set: make another one" == str(
+        caught.value
+    )
+    assert 3 == store.with_(members=3).members
 
 
 # -- Copies

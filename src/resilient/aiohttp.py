@@ -31,6 +31,7 @@ from resilient._http.foreign import of_original
 from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
 from resilient._policy.policy import Policy
+from resilient._values.records import Configured
 
 __all__ = [
     "BulkheadFullError",
@@ -102,7 +103,7 @@ class _Transport(Transport[client.Request, aiohttp.ClientResponse]):
     family: ClassVar[Family] = client.family(twins(globals()))
 
 
-class ResilientMiddleware:
+class ResilientMiddleware(Configured):
     """Send a session's requests through a pipeline.
 
     A request is sent again by the rules of `resilient.httpx.ResilientTransport`:

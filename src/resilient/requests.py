@@ -35,6 +35,7 @@ from resilient._http.foreign import File, of_original
 from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
 from resilient._policy.policy import Policy
+from resilient._values.records import Configured
 
 __all__ = [
     "BulkheadFullError",
@@ -104,7 +105,7 @@ class _Transport(Transport[client.Request, requests.Response]):
     family: ClassVar[Family] = client.family(twins(globals()))
 
 
-class ResilientAdapter(adapters.HTTPAdapter):
+class ResilientAdapter(Configured, adapters.HTTPAdapter):
     """Send a session's requests through a pipeline.
 
     A request is sent again by the rules of `resilient.httpx.ResilientTransport`:
@@ -158,6 +159,8 @@ class ResilientAdapter(adapters.HTTPAdapter):
         RejectedError: A policy refused the request; one of this module's.
         TimeoutExceededError: A timeout cut it short; this module's.
     """
+
+    _free = frozenset({"max_retries"})
 
     def __init__(
         self,

@@ -268,21 +268,22 @@ def unrepeatable(policy: AnyPolicy, usage: str) -> TypeError:
 
 
 class Attempt:
-    """One attempt of a block: ``with attempt: …``, or ``async with``.
+    """One attempt of a block: ``with attempt: …``, or ``async with``."""
 
-    Attributes:
-        number: Number of the attempt, from 1.
-    """
-
-    __slots__ = ("_loop", "_share_credit", "_stay", "number")
+    __slots__ = ("_loop", "_number", "_share_credit", "_stay")
 
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
         self._share_credit = loop.turn
-        self.number: int = loop.drive.call.attempt
+        self._number = loop.drive.call.attempt
 
     def __repr__(self) -> str:
-        return f"<Attempt {self.number}>"
+        return f"<Attempt {self._number}>"
+
+    @property
+    def number(self) -> int:
+        """Number of the attempt, from 1."""
+        return self._number
 
     @_frameless
     def __enter__(self) -> Call:

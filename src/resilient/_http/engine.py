@@ -59,6 +59,8 @@ class Transport(Configured, Generic[Request, Response]):
     Subclasses name their `family` and derive from its transports.
     """
 
+    _cures = {"family": "it is the library that the class is for"}  # noqa: RUF012 - never written to
+
     family: ClassVar[Family]
 
     def __init__(

@@ -72,13 +72,9 @@ def events(max_queue: int = 1000) -> EventStream:
 
 
 class EventStream:
-    """What `events` returns: for one ``async with``, in one task.
+    """What `events` returns: for one ``async with``, in one task."""
 
-    Attributes:
-        dropped: Events that came while the queue was full.
-    """
-
-    __slots__ = ("_events", "_lock", "_max_queue", "_stop", "_waiter", "dropped")
+    __slots__ = ("_dropped", "_events", "_lock", "_max_queue", "_stop", "_waiter")
 
     def __init__(self, max_queue: int) -> None:
         self._max_queue = max_queue
@@ -86,7 +82,12 @@ class EventStream:
         self._lock = Lock()
         self._stop: Callable[[], None] | None = None
         self._waiter: Waiter | None = None
-        self.dropped: int = 0
+        self._dropped = 0
+
+    @property
+    def dropped(self) -> int:
+        """Events that came while the queue was full."""
+        return self._dropped
 
     async def __aenter__(self) -> Self:
         if self._stop is not None:
@@ -127,7 +128,7 @@ class EventStream:
         with self._lock:
             if len(self._events) >= self._max_queue:
                 self._events.popleft()
-                self.dropped += 1
+                self._dropped += 1
             self._events.append(event)
             waiter = self._waiter
         if waiter is not None:

@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import FunctionType
 from typing import (
     TYPE_CHECKING,
     Any,
+    ClassVar,
     Final,
     Generic,
     Literal,
@@ -161,6 +162,10 @@ class Policy(Configured, Generic[F]):
         "counters",
     )
 
+    _cures: ClassVar[Mapping[str, str]] = {
+        "counters": "policies of one name have one set of counts, which goes on"
+    }
+
     traits: Trait = NONE
     """What it may do: see `Trait`. A property where it depends on arguments."""
 
@@ -246,7 +251,7 @@ class Policy(Configured, Generic[F]):
             if self._alias is None:
                 self._used_directly().alias = protected
                 self._forget_placement()
-                self.counters = counters_of(self.placement.policy)
+                count_in(self, counters_of(self.placement.policy))
 
     def error_name(self, call: Call) -> str:
         """Return what to call this policy in an error of `call`.
@@ -310,7 +315,7 @@ class Policy(Configured, Generic[F]):
         if self.counters is UNCOUNTED:
             with _naming:
                 if self.counters is UNCOUNTED:
-                    self.counters = counters_of(self.placement.policy)
+                    count_in(self, counters_of(self.placement.policy))
 
     def status(self) -> dict[str, Any]:
         """Return what can be seen of it now, as JSON has it.
@@ -688,6 +693,12 @@ def begin_use(
 
 
 _DECORATORS = "_resilient_decorators"
+
+
+def count_in(policy: Policy[Any], counters: Counters) -> None:
+    """Have a policy count its calls there, from now on."""
+    # NB: past `__setattr__`, which refuses it.
+    object.__setattr__(policy, "counters", counters)
 
 
 def decorators_of(fn: Callable[..., Any]) -> tuple[Policy[Any], ...]:

@@ -18,11 +18,12 @@ from resilient._server.standard import checked_server_pipeline
 from resilient._values.checks import flag, plain
 from resilient._values.checks import seconds as seconds_argument
 from resilient._values.priority import PRIORITIES, Priority, TaskPriority
+from resilient._values.records import Configured
 
 Request = TypeVar("Request")
 
 
-class Front(Generic[Request]):
+class Front(Configured, Generic[Request]):
     """A pipeline in front of an application, and what is read of requests for it.
 
     Attributes:

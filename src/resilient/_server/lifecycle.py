@@ -48,6 +48,7 @@ from resilient._server.answers import Answer, App, Message, Receive, Scope, Send
 from resilient._server.exchange import Exchange
 from resilient._values.checks import flag
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.records import Configured
 from resilient.policies.coalesce import Coalesce
 from resilient.policies.pipeline import Pipeline
 from resilient.policies.stale_cache import StaleCache
@@ -72,7 +73,7 @@ class LifecycleState(Enum):
     ENDED = "ended"
 
 
-class Lifecycle:
+class Lifecycle(Configured):
     """Lose no request when a server's process ends.
 
     ::

@@ -96,6 +96,8 @@ class ResilientMiddleware(Front[Scope]):
     "Performance Under Load", 2018, for the adaptive limit of a server.
     """
 
+    _free = frozenset({"app"})
+
     def __init__(
         self,
         app: App,

@@ -39,6 +39,7 @@ from resilient._server.answers import ANSWERED, rpc_status
 from resilient._server.front import Front
 from resilient._server.scopes import LOCAL, address_key
 from resilient._values.priority import Priority, PriorityName
+from resilient._values.records import Record
 
 HEALTH: Final = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")
 """What probes ask, and may ask while all slots are taken."""
@@ -51,7 +52,7 @@ _ENDLESS: Final = 1e8
 """Seconds, three years: an RPC without a deadline has this long or longer."""
 
 
-class Rpc:
+class Rpc(Record):
     """An RPC before it is admitted.
 
     Attributes:
@@ -61,9 +62,8 @@ class Rpc:
 
     __slots__ = ("context", "method")
 
-    def __init__(self, method: str, context: Any) -> None:
-        self.method: str = method
-        self.context: Any = context
+    method: str
+    context: Any
 
     def __repr__(self) -> str:
         return f"<Rpc {self.method!r}>"

@@ -104,6 +104,8 @@ class ResilientMiddleware(Front[Environ]):
     Source: PEP 3333.
     """
 
+    _free = frozenset({"app"})
+
     def __init__(
         self,
         app: WSGIApp,

@@ -24,6 +24,7 @@ from resilient._machines.contact import Contact
 from resilient._machines.lease import Lost
 from resilient._values.checks import count, flag, optional, seconds
 from resilient._values.locks import Lock
+from resilient._values.records import Configured
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -285,7 +286,7 @@ def tell(crew: list[Member], kind: type[Event], *values: Any) -> None:
             return
 
 
-class SharedStore:
+class SharedStore(Configured):
     """A store, as policies take it: a link to it, and their settings.
 
     Args:
@@ -298,6 +299,8 @@ class SharedStore:
     """
 
     __slots__ = ("lease", "link", "lost", "members", "patience", "plain_keys")
+
+    _cures = dict.fromkeys(("link", "url", "client", "prefix"), "make another one")
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from resilient._supervision.workers import Ready, Restart, Worker
 from resilient._values.callables import colour_of, name_of, refuse_arity
 from resilient._values.checks import choice, count
 from resilient._values.checks import seconds as seconds_argument
+from resilient._values.records import Configured
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -38,7 +39,7 @@ class _Host:
         self.task: Any = None
 
 
-class Supervisor:
+class Supervisor(Configured):
     """Keep workers running: restart those that crash, and give up when it is no use.
 
     ::

@@ -136,8 +136,8 @@ class Configured:
     What they do was set up from these once. Assigning one later would change
     what the object shows, and not, or not all of, what it does.
 
-    What is kept so are the parameters of the library's own classes: a class of
-    a user's adds none, and is as free as any.
+    What is kept so are the parameters of the library's own classes, and what
+    `_cures` names: a class of a user's adds none, and is as free as any.
     """
 
     __slots__ = ()
@@ -145,6 +145,10 @@ class Configured:
     _arguments: ClassVar[frozenset[str]] = frozenset()
     _live: ClassVar[Mapping[str, str]] = {}
     """The method that changes an argument of an object that is in use."""
+    _cures: ClassVar[Mapping[str, str]] = {}
+    """What to do instead, where it is neither that nor `with_`."""
+    _free: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that are read anew each time: assigning them changes what it does."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -158,6 +162,7 @@ class Configured:
                 place = code.co_argcount + code.co_kwonlyargcount
                 names += (code.co_varnames[place],)
             cls._arguments |= {name for name in names if not name.startswith("_")}
+        cls._arguments = cls._arguments.union(cls._cures).difference(cls._free)
 
     def __setattr__(self, name: str, value: object) -> None:
         # NB: by who assigns: to ask whether it is there already takes three
@@ -180,7 +185,9 @@ class Configured:
             if hasattr(self, "with_")
             else "make another one"
         )
-        if method is not None:
+        if name in self._cures:
+            cure = self._cures[name]
+        elif method is not None:
             cure = f"`{method}` changes it live, {cure}"
         return AttributeError(
             f"`{name}` of a {type(self).__name__} cannot be {done}: {cure}"

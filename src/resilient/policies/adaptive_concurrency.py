@@ -112,6 +112,11 @@ class AdaptiveConcurrency(QueueingPolicy):
 
     __module__ = "resilient"
 
+    _cures = {  # noqa: RUF012 - never written to
+        **QueueingPolicy._cures,
+        "weighs": "it follows from `on`",
+    }
+
     __slots__ = (
         "_algorithm",
         "_codel",

@@ -67,6 +67,11 @@ class AdaptiveThrottle(AdmissionPolicy, DeferredRelease):
     Throttling" and "Criticality".
     """
 
+    _cures = {  # noqa: RUF012 - never written to
+        **AdmissionPolicy._cures,
+        "weighs": "it follows from `on`",
+    }
+
     __slots__ = (
         "_deferred",
         "_judge",

@@ -119,6 +119,11 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
     windows and slow calls; Polly for the growing open time.
     """
 
+    _cures = {  # noqa: RUF012 - never written to
+        **AdmissionPolicy._cures,
+        "weighs": "it follows from `on`",
+    }
+
     __slots__ = (
         "_circuit",
         "_deferred",

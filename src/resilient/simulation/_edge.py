@@ -16,7 +16,7 @@ from resilient._calls.call import NO_EXTRAS, ORIGINAL, RETRY, Call, current_call
 from resilient._calls.outcome import Outcome
 from resilient._edges.steps import FUNCTION, RUN, entrance, unwind, walk_in, walk_out
 from resilient._events.counters import Counters
-from resilient._policy.policy import Policy
+from resilient._policy.policy import Policy, count_in
 from resilient._runtimes.runtime import PAUSE
 from resilient._runtimes.simulated import (
     Cancelled,
@@ -75,7 +75,7 @@ class Client:
         self.world = world
         self.policy = policy
         # NB: what it counts is seen nowhere else, also where others have its name.
-        policy.counters = Counters()
+        count_in(policy, Counters())
         self.name: str = policy.label
         self.entrance: Any = entrance(policy.link(None))
         self.send = send
