@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
 from itertools import cycle
 
-from resilient import Outcome, Policy
+from resilient import Policy
 from resilient._runtimes.simulated import World
 from resilient.simulation._edge import Client, Recorder, Request, Sent
 from resilient.simulation._world import world
 
-Send = Callable[[float, Sent], tuple[float, Outcome]]
-"""Takes an attempt at a moment; says when it is answered, and what with."""
+Send = Callable[[World, Sent], None]
+"""Takes an attempt, and has the heap answer it later."""
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
     Args:
         seed: Seeds the policies.
         policies: Of the clients, one each.
-        send: The service.
+        send: The service. It answers nothing before it returns.
         moments: When requests come.
         recorder: What is told of attempts and of the ends of requests.
         choose: Says which client makes a request; None: each in turn.
@@ -74,5 +74,4 @@ class _Loop:
         Request(self._next(), self._number, due, self._number).begin()
 
     def _sent(self, sent: Sent) -> None:
-        when, outcome = self._send(self._heap.clock.now(), sent)
-        self._heap.at(when, lambda sent: sent.answer(outcome), sent)
+        self._send(self._heap, sent)

@@ -24,14 +24,15 @@ Systems*, HotOS 2021, for what makes a storm stay.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import Random
 from statistics import mean, median
 from typing import Final, NamedTuple
 
-from benchmarks.simulations._load import open_loop, poisson
+from benchmarks.simulations import _heap
+from benchmarks.simulations._load import poisson
 from benchmarks.simulations._plot import Axis, Line, plot
 from benchmarks.simulations._study import (
     Check,
@@ -39,11 +40,13 @@ from benchmarks.simulations._study import (
     Report,
     after,
     at_least,
-    run_simulation,
     within,
 )
 
-from resilient import Hedge, RetryBudget
+from resilient import Hedge, Outcome, Pipeline, Policy, RetryBudget
+from resilient._runtimes import clock
+from resilient._runtimes.simulated import World
+from resilient.simulation._edge import Sent
 
 NAME: Final = "hedge-storm"
 TITLE: Final = "The hedge storm"
@@ -56,6 +59,7 @@ SLOWER: Final = 1.3
 SLOW: Final = (60, 90)
 SEEDS: Final = range(1, 11)
 LATER: Final = (130, 158)
+ANSWERED: Final = Outcome()
 
 NONE: Final = "no hedge"
 UNBOUND: Final = "hedge, no bound"
@@ -63,8 +67,8 @@ FIVE: Final = "hedge, budget 5 %"
 TEN: Final = "hedge, budget 10 %"
 CANCELLED: Final = "hedge, losers leave the line"
 
-HEDGES: Final[dict[str, Callable[[], Hedge | None]]] = {
-    NONE: lambda: None,
+HEDGES: Final[dict[str, Callable[[], Policy]]] = {
+    NONE: Pipeline,
     UNBOUND: lambda: Hedge(DELAY, budget=None),
     FIVE: lambda: Hedge(DELAY, budget=RetryBudget(0.05, 10)),
     TEN: lambda: Hedge(DELAY, budget=RetryBudget(0.10, 10)),
@@ -109,86 +113,84 @@ def run(
         slow: Seconds between which work takes longer.
         until: Seconds that the run lasts.
     """
-    return run_simulation(_storm, hedge, seed, servers, slow, until, seed=seed)
+    work, choice = Random(f"service {seed}"), Random(f"servers {seed}")
+    all_servers = [Server(slow, work, hedge == CANCELLED) for _ in range(servers)]
+    record = _Record(all_servers, until, choice)
+    arrivals = poisson(servers * LOAD / SERVICE, until, Random(f"arrivals {seed}"))
+    _heap.run(seed, [HEDGES[hedge]()], record.send, arrivals, record)
+    return record.seconds()
 
 
 class Server:
-    """One worker, and a line of answers that are waited for."""
+    """One worker, and a line of copies of requests."""
 
-    def __init__(self, slow: tuple[int, int], random: Random) -> None:
+    def __init__(self, slow: tuple[int, int], random: Random, forgives: bool) -> None:
         self._slow = slow
         self._random = random
-        self._loop = asyncio.get_running_loop()
-        self._line: deque[asyncio.Future[None]] = deque()
+        # Whether a copy leaves the line when it is cancelled.
+        self._forgives = forgives
+        self._line: deque[Sent] = deque()
         self._at_work = False
 
-    def send(self) -> asyncio.Future[None]:
-        """Get in line."""
-        answer = self._loop.create_future()
-        self._line.append(answer)
+    def send(self, heap: World, copy: Sent) -> None:
+        """Take a copy into the line."""
+        self._line.append(copy)
         if not self._at_work:
-            self._begin()
-        return answer
+            self._begin(heap)
 
-    def leave(self, answer: asyncio.Future[None]) -> None:
-        """Leave the line, if work has not been begun."""
-        if answer in self._line:
-            self._line.remove(answer)
-
-    def _begin(self) -> None:
-        self._at_work = bool(self._line)
+    def _begin(self, heap: World) -> None:
+        line, now = self._line, heap.clock.now()
+        # NB: one that is sent now is waited for from now on.
+        while self._forgives and self._at_work and line and not line[0].is_waiting():
+            line.popleft()
+        self._at_work = bool(line)
         if not self._at_work:
             return
         seconds = self._random.expovariate(1 / SERVICE)
-        if self._slow[0] <= self._loop.time() < self._slow[1]:
+        if self._slow[0] <= now < self._slow[1]:
             seconds *= SLOWER
-        self._loop.call_later(seconds, self._end, self._line.popleft())
+        heap.at(now + seconds, partial(self._end, heap), line.popleft())
 
-    def _end(self, answer: asyncio.Future[None]) -> None:
-        # NB: done if its caller has gone away, by cancelling it.
-        if not answer.done():
-            answer.set_result(None)
-        self._begin()
+    def _end(self, heap: World, copy: Sent) -> None:
+        copy.answer(ANSWERED)
+        self._begin(heap)
 
 
-async def _storm(
-    hedge: str, seed: int, servers: int, slow: tuple[int, int], until: int
-) -> list[Second]:
-    loop = asyncio.get_running_loop()
-    work, choice = Random(f"service {seed}"), Random(f"servers {seed}")
-    all_servers = [Server(slow, work) for _ in range(servers)]
-    copies = [0] * until
-    latencies: list[list[float]] = [[] for _ in range(until)]
-    policy = HEDGES[hedge]()
+class _Record:
+    """The servers that were asked, and what is noted by the second."""
 
-    async def copy(asked: list[Server]) -> None:
-        now = loop.time()
-        if now < until:
-            copies[int(now)] += 1
-        server = choice.choice(all_servers)
-        while server in asked:
-            server = choice.choice(all_servers)
-        asked.append(server)
-        answer = server.send()
-        try:
-            await answer
-        except asyncio.CancelledError:
-            if hedge == CANCELLED:
-                server.leave(answer)
-            raise
+    def __init__(self, servers: Sequence[Server], until: int, random: Random) -> None:
+        self._servers = servers
+        self._random = random
+        # Of requests that were sent once: where to.
+        self._asked: dict[int, Server] = {}
+        self._copies = [0] * until
+        self._latencies: list[list[float]] = [[] for _ in range(until)]
 
-    call = copy if policy is None else policy(copy)
+    def send(self, heap: World, copy: Sent) -> None:
+        """Send a copy to a server that was not asked for that request."""
+        asked = self._asked.pop(copy.request, None)
+        server = self._random.choice(self._servers)
+        while server is asked:
+            server = self._random.choice(self._servers)
+        if asked is None:
+            self._asked[copy.request] = server
+        server.send(heap, copy)
 
-    async def request(due: float) -> None:
-        await call([])
-        latencies[int(due)].append(loop.time() - due)
+    def sent(self) -> None:
+        now = clock.now()
+        if now < len(self._copies):
+            self._copies[int(now)] += 1
 
-    arrivals = poisson(servers * LOAD / SERVICE, until, Random(f"arrivals {seed}"))
-    await open_loop(arrivals, request)
-    return [
-        Second(len(took), sent, median(took) if took else 0.0)
-        for took, sent in zip(latencies, copies, strict=True)
-    ]
+    def ended(self, due: float, outcome: Outcome | None) -> None:
+        self._latencies[int(due)].append(clock.now() - due)
+
+    def seconds(self) -> list[Second]:
+        """Return what was seen."""
+        return [
+            Second(len(took), sent, median(took) if took else 0.0)
+            for took, sent in zip(self._latencies, self._copies, strict=True)
+        ]
 
 
 def before(seconds: list[Second], slow: tuple[int, int] = SLOW) -> float:

@@ -177,7 +177,9 @@ def run(
     _heap.run(
         seed,
         [CLIENTS[client]() for _ in range(PROCESSES)],
-        lambda now, sent: (server.send(now), ANSWERED),
+        lambda heap, sent: heap.at(
+            server.send(heap.clock.now()), sent.answer, ANSWERED
+        ),
         record.offering(poisson(RATE, until, Random(f"arrivals {seed}"))),
         record,
     )

@@ -35,6 +35,8 @@ from benchmarks.simulations._study import (
 )
 
 from resilient import AdaptiveThrottle, Outcome, Pipeline, Policy, Timeout
+from resilient._runtimes.simulated import World
+from resilient.simulation._edge import Sent
 from resilient.simulation._record import recovery
 
 NAME: Final = "throttling"
@@ -123,10 +125,11 @@ def run(
     backend, arrivals = Backend(down), Random(f"arrivals {seed}")
     record = _Record(load[-1][1])
 
-    def send(now: float, sent: object) -> tuple[float, Outcome]:
+    def send(heap: World, sent: Sent) -> None:
+        now = heap.clock.now()
         answers, well = backend.send(now)
         record.noted(int(now), well)
-        return answers, Outcome(None, None if well else RefusedError())
+        heap.at(answers, sent.answer, Outcome(None, None if well else RefusedError()))
 
     stretches = (poisson(rate, end, arrivals, begin) for begin, end, rate in load)
     _heap.run(
