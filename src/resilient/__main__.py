@@ -71,6 +71,13 @@ def lint(arguments: argparse.Namespace) -> int:
     return lint(arguments.targets)
 
 
+def migrate(arguments: argparse.Namespace) -> int:
+    """Report what to write in the place of another library's retries."""
+    from resilient._commands.migrate import migrate
+
+    return migrate(arguments.paths)
+
+
 def fleet(arguments: argparse.Namespace) -> int:
     """Show what processes share through a server."""
     from resilient._commands.fleet import fleet
@@ -175,6 +182,24 @@ def build_parser() -> argparse.ArgumentParser:
         " of the module",
     )
     command.set_defaults(command=lint)
+
+    command = commands.add_parser(
+        "migrate",
+        help="show what to write in the place of tenacity, backoff or stamina",
+        description=(
+            "Read Python files, without running them, and report each use of"
+            " tenacity, backoff and stamina: its line, what to write instead and"
+            " what changes. Nothing is rewritten. Exit code 1: there is a use; 2: a"
+            " path or a file cannot be read."
+        ),
+    )
+    command.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a file, or a folder of which all *.py files are read",
+    )
+    command.set_defaults(command=migrate)
 
     command = commands.add_parser(
         "simulate",
