@@ -814,6 +814,28 @@ def test_srv_has_tiers_weights_and_ports(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ["169.254.1.1:80"] == names(allowed)
 
 
+def test_an_srv_record_is_good_for_an_hour_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its TTL may be 2**32 - 1 seconds, and what it says wrong."""
+    asked: list[float] = []
+
+    def resolve(name: str, kind: str, lifetime: float) -> Answered:
+        asked.append(clock.now())
+        return Answered(2**32 - 1, Row(1, 1, 80, "one.example."))
+
+    monkeypatch.setattr("dns.resolver.resolve", resolve)
+    with virtual_time(seed=1):
+        balance = Balance(srv("_http._tcp.c"))
+        for _ in range(2):
+            balance.call(lambda: None)
+            clock.sleep(3599)
+            balance.call(lambda: None)
+            clock.sleep(1)
+        balance.call(lambda: None)
+    assert [0.0, 3600.0, 7200.0] == asked
+
+
 # -- As every policy
 
 

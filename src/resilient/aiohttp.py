@@ -147,7 +147,8 @@ class ResilientMiddleware(Configured):
             that returns a string or None, or None.
         cost_of: ``cost_of(response)`` returns what a request really cost, by
             unit, or None; asked of good responses that were read in the
-            attempt, with `status`, `headers`, `body` and `json()`.
+            attempt, with `status`, `headers`, `body` and `json()`. A debt is
+            paid within the `max_retry_after` of the Retry.
 
     Raises:
         TypeError, ValueError: An argument is out of range, or the pipeline

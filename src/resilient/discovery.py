@@ -36,6 +36,10 @@ _EVERY: Final = 10.0
 _LEAST_TTL: Final = 1.0
 """Seconds that an answer is good for at least, though it says 0."""
 
+_MOST_TTL: Final = 3600.0
+"""Seconds after which a server is asked again, though its answer says 136 years:
+one wrong answer must not send requests elsewhere until the process ends."""
+
 _LEAST_WEIGHT: Final = 0.1
 """What a weight of 0 in an SRV record comes to: "very small" (RFC 2782)."""
 
@@ -119,7 +123,8 @@ class _Srv(Source[tuple[str, int]]):
             for row in rows
             if (host := normal_host(str(row.target))) in hosts
         ]
-        return Answer(endpoints, max(_LEAST_TTL, float(answer.rrset.ttl)))
+        ttl = max(_LEAST_TTL, min(_MOST_TTL, float(answer.rrset.ttl)))
+        return Answer(endpoints, ttl)
 
 
 _LIFETIME: Final = 10.0
@@ -201,7 +206,7 @@ def srv(
     Args:
         name: The name of the record.
         every: Seconds between two questions. Default None: the TTL of the
-            answer, at least 1 s.
+            answer, at least 1 s and at most an hour.
         allow_link_local: See `dns`; here for targets that are addresses.
 
     Raises:

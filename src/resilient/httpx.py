@@ -201,6 +201,8 @@ class ResilientTransport(
             limiters that it passed to book the difference; None: nothing is
             known. Asked of good responses that were read in the attempt: see
             `read_body`; of no compressed one that is longer than that decoded.
+            What is no amount is not booked, and of an absurd one no more than
+            what the limiter has paid after the `max_retry_after` of the Retry.
         origin: The origin, as in "https://catalogue", whose requests go to
             the endpoints of the `Balance` in the pipeline: each attempt to the
             URL of the one that is chosen. The caller sees the origin only:

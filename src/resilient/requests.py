@@ -147,6 +147,7 @@ class ResilientAdapter(Configured, adapters.HTTPAdapter):
             returns a string or None, or None.
         cost_of: ``cost_of(response)`` returns what a request really cost, by
             unit, or None; asked of good responses that were read in the attempt.
+            A debt is paid within the `max_retry_after` of the Retry.
         pool_connections: Of `requests.adapters.HTTPAdapter`.
         pool_maxsize: Likewise.
         max_retries: Likewise. Other than 0, urllib3 sends each attempt again

@@ -296,6 +296,22 @@ async def test_what_a_request_cost_is_booked(server: Server) -> None:
 
 
 @with_server
+async def test_what_a_body_says_is_bounded(server: Server) -> None:
+    """A debt is paid within a minute; what is no amount is not booked."""
+    for said, left in (("1e15", -2), ("true", 90), ("-1", 90)):
+        server.script("/", answer(200, body=f'{{"tokens": {said}}}'.encode()))
+        limiter = resilient.RateLimiter(
+            limits=[resilient.Limit(100, per=3600, unit="tokens")], cost={"tokens": 10}
+        )
+        async with session(
+            pipeline(limiter), cost_of=lambda response: dict(response.json())
+        ) as client:
+            async with client.get(server.url) as response:
+                assert 200 == response.status
+        assert left == round(limiter.available("tokens"))
+
+
+@with_server
 async def test_a_policy_may_answer_in_a_servers_place(server: Server) -> None:
     """With a response of aiohttp's own, and nothing else."""
     server.script("/", answer(503))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from typing import Any
 
 import pytest
-from tests.http.families import Http, in_every_client
+from tests.http.families import URL, Http, in_every_client
 
 from resilient import Limit, Pipeline, RateLimiter
 
@@ -114,6 +115,85 @@ async def test_who_reads_all_bodies_has_them_decoded(h: Http) -> None:
     ) as client:
         assert body == (await h.get(client)).content
     assert 5100.0 == limit.available("tokens")
+
+
+@in_every_client
+async def test_what_a_body_says_shuts_a_limiter_for_no_longer_than_a_header(
+    h: Http,
+) -> None:
+    """An absurd cost is paid within `max_retry_after`, or when its window ends."""
+    cases: list[tuple[Any, float, float]] = [
+        ("token_bucket", -2000.0, 28.0),
+        ("sliding_window", -800.0, 60.0),
+        ("fixed_window", -800.0, 60.0),
+    ]
+    for algorithm, left, seconds in cases:
+        limit = RateLimiter(
+            limits=[Limit(6000, per=60, unit="tokens")],
+            cost={"tokens": 800},
+            algorithm=algorithm,
+        )
+        body = said(10**15)
+        answers = [h.response(200, body, length=len(body)) for _ in range(2)]
+        pipeline = h.retry(limit, max_retry_after=20.0)
+        async with h.client(h.script(*answers), pipeline, cost_of=usage) as client:
+            await h.get(client)
+            assert left == limit.available("tokens")
+            await h.sleep(seconds)
+            assert 200 == (await h.get(client)).status_code
+            assert left <= limit.available("tokens")
+
+
+@in_every_client
+async def test_without_a_retry_a_debt_lasts_a_minute(h: Http) -> None:
+    """What a Retry has by default."""
+    limit = RateLimiter(
+        limits=[Limit(600, per=600, unit="tokens")], cost={"tokens": 1}, name="slow"
+    )
+    body = said(10**15)
+    script = h.script(h.response(200, body, length=len(body)))
+    async with h.client(script, Pipeline(limit), cost_of=usage) as client:
+        await h.get(client)
+    assert -60.0 == limit.available("tokens")
+
+
+GARBAGE = [
+    *("-1", "1e999", "NaN", "-Infinity", '"812"', "true", "null", "[]", "{}"),
+    *('{"total_tokens": 1}', f"1{'0' * 400}", f"[{'[' * 90}{']' * 90}]", "1e301"),
+]
+
+
+@in_every_client
+async def test_what_is_no_amount_is_not_booked(h: Http) -> None:
+    """The answer is the caller's all the same."""
+    for text in GARBAGE:
+        limit = limiter()
+        body = b'{"usage": {"total_tokens": ' + text.encode() + b"}}"
+        script = h.script(h.response(200, body, length=len(body)))
+        async with h.client(script, Pipeline(limit), cost_of=usage) as client:
+            assert body == (await h.get(client)).content
+        assert 5200.0 == limit.available("tokens")
+
+
+def test_an_amount_that_is_none_is_logged_once(
+    h: Http, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its type: it may be of any length."""
+    caplog.set_level(logging.WARNING, "resilient")
+    monkeypatch.setattr("resilient._events.listeners._logged", set[str]())
+    transport = h.ours.ResilientTransport(
+        Pipeline(limiter()),
+        inner=h.library.MockTransport(lambda request: h.library.Response(200)),
+        cost_of=lambda response: {"tokens": "x" * 9999},
+    )
+    with h.library.Client(transport=transport) as client:
+        client.get(URL)
+        client.get(URL)
+    (line,) = caplog.messages
+    assert line == (
+        "`cost_of` returned for a unit what is no amount >= 0, of type str: such"
+        " costs are not booked (logged once)"
+    )
 
 
 @in_every_client

@@ -382,6 +382,21 @@ def test_what_a_request_cost_is_booked(server: Server, mount: Mount) -> None:
 
 
 @real
+@pytest.mark.parametrize(("said", "left"), [("1e15", -2), ("true", 90), ("-1", 90)])
+def test_what_a_body_says_is_bounded(
+    server: Server, mount: Mount, said: str, left: int
+) -> None:
+    """A debt is paid within a minute; what is no amount is not booked."""
+    server.script("/", answer(200, body=f'{{"tokens": {said}}}'.encode()))
+    limiter = resilient.RateLimiter(
+        limits=[resilient.Limit(100, per=3600, unit="tokens")], cost={"tokens": 10}
+    )
+    session = mount(pipeline(limiter), cost_of=lambda response: dict(response.json()))
+    assert 200 == session.get(server.url).status_code
+    assert left == round(limiter.available("tokens"))
+
+
+@real
 @pytest.mark.parametrize("size", [40, 3_000_000, None])
 def test_a_cost_is_not_asked_of_what_decodes_to_too_much(
     server: Server, mount: Mount, size: int | None

@@ -578,6 +578,19 @@ def test_a_corrected_cost_comes_out_of_what_was_not_told_yet() -> None:
     assert 1.0 == member._spent_alone
 
 
+def test_a_bounded_debt_of_a_member_is_paid_in_time() -> None:
+    """Whatever a server's answer says that a call cost; also without the store."""
+    fleet, member = ready(lost="alone")
+    now = fleet.local(member)
+    for _ in range(3):
+        member.book(now, 1e15, max_debt=2.0)
+        assert -2.0 * RATE == pytest.approx(member.level(now))
+    _, member = ready(lost="alone")
+    member.fail(now)
+    member.book(now, 1e15, max_debt=2.0)
+    assert -2.0 * RATE == pytest.approx(member.level(now))
+
+
 def test_the_issue_of_what_was_taken_is_the_earliest_it_may_have_been() -> None:
     """An answer within the lease before it; the one before, where there is none."""
     member = Lease(RATE, burst=BURST, lease=0.5)

@@ -99,6 +99,37 @@ def test_an_hour_asleep_saves_up_one_capacity(make: Make) -> None:
 
 
 @every_kind
+@given(
+    st.lists(st.floats(0, 1e300), min_size=1, max_size=9), st.floats(0, 60, width=16)
+)
+def test_a_bounded_debt_is_paid_in_time(
+    make: Make, costs: list[float], seconds: float
+) -> None:
+    """However large the amounts are, and how many; a window has its own end."""
+    limit = make()
+    for cost in costs:
+        limit.book(8.0, cost, max_debt=seconds)
+    longest = seconds if isinstance(limit, TokenBucket) else limit.pace.per
+    assert limit.level(8.0 + longest) >= -1e-6
+    limit.book(8.0, 1e300, max_debt=seconds)
+    paid = 8.0 + max(longest, limit.pace.per) + limit.pace.capacity
+    assert 10.0 == limit.level(paid)
+    assert 0.0 == limit.try_take(paid, 10.0)
+    assert 0.0 < limit.try_take(paid)
+
+
+@every_kind
+def test_a_debt_without_a_bound_is_booked_whole(make: Make) -> None:
+    """What our own side says is believed."""
+    limit = make()
+    limit.book(8.0, 1000.0)
+    assert -990.0 == limit.level(8.0)
+    limit.book(8.0, 5.0, max_debt=1.0)
+    level = -990.0 if isinstance(limit, TokenBucket) else -995.0
+    assert level == limit.level(8.0)
+
+
+@every_kind
 def test_taking_without_asking_goes_into_debt(make: Make) -> None:
     """The others wait until it is paid or has left the window."""
     limit = make()

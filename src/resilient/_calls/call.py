@@ -152,7 +152,9 @@ raises."""
 class Booking(Protocol):
     """What a limiter took for one attempt, to be corrected."""
 
-    def correct(self, costs: Mapping[str, float]) -> Collection[str]:
+    def correct(
+        self, costs: Mapping[str, float], max_debt: float = ...
+    ) -> Collection[str]:
         """Correct it, once for each unit; return the units it counts."""
         ...
 
@@ -490,18 +492,32 @@ class Call:
         """
         for unit, cost in costs.items():
             number(unit, cost, minimum=0)
+        self.book(costs)
+
+    def book(self, costs: Mapping[str, float], max_debt: float = math.inf) -> None:
+        """Do what `set_cost` does with costs that were checked.
+
+        Args:
+            costs: Units and their real amounts.
+            max_debt: Seconds that a limiter may take to pay the debt: what is
+                more is not booked.
+
+        Raises:
+            ValueError: As of `set_cost`.
+        """
         known: set[str] = set()
+        left: dict[str, float] = dict(costs)
         call: Call | None = self
-        while call is not None and costs:
+        while call is not None and left:
             bookings = tuple((call.extras.bookings or {}).values())
-            counted = {unit for one in bookings for unit in one.correct(costs)}
+            counted = {u for one in bookings for u in one.correct(left, max_debt)}
             # What is not counted here may be counted by a call around this one.
-            costs = {unit: costs[unit] for unit in costs.keys() - counted}
+            left = {unit: left[unit] for unit in left.keys() - counted}
             known |= counted
             call = call.enclosing
-        if costs and known:
+        if left and known:
             raise ValueError(
-                f"no limiter of this call counts `{min(costs)}`; they count"
+                f"no limiter of this call counts `{min(left)}`; they count"
                 f" {', '.join(sorted(known))}"
             )
 

@@ -29,6 +29,6 @@ thin module says by a `Family` which classes are its own. requests has other
 names for nearly everything, as has aiohttp: they stand in a module of each, which
 its public one alone imports.
 
-May import: `_calls`, `_edges`, `_errors`, `_policy`, `_runtimes`,
+May import: `_calls`, `_edges`, `_errors`, `_events`, `_policy`, `_runtimes`,
 `_values`, `policies`.
 """

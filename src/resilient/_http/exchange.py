@@ -28,6 +28,7 @@ from resilient._edges.driver import Drive
 from resilient._edges.generators import IdleLimit, Stream, StreamLimit
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import strip
+from resilient._events.listeners import log_warning_once
 from resilient._http import faults, reading, response_headers
 from resilient._http.body import (
     UNLIMITED,
@@ -47,6 +48,7 @@ from resilient._http.semantics import HEALTHY, REFUSED, SLOWED, UNAVAILABLE
 from resilient._http.stated import Comparison
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
+from resilient._values.checks import LARGEST
 from resilient.policies.rate_limiter.held import Turn
 
 RESEND_COUNT: Final = "http.request.resend_count"
@@ -347,7 +349,8 @@ class Exchange(Drive):
                 "`cost_of` must be a function of the response that returns a dict by"
                 f" unit or None, got an object of {type(costs)}"
             )
-        self.call.set_cost(**costs)
+        # NB: one body must not shut a limiter for a year.
+        self.call.book(_amounts(costs), self.call.extras.max_retry_after)
 
     def _settle_turn(self, status: int, outcome: Outcome) -> None:
         """Hold other requests back whose server asked for less; or let them go."""
@@ -569,6 +572,23 @@ def copied(request: Any) -> Any:
     copy: Any = object.__new__(kind)
     copy.__dict__.update(request.__dict__)
     return copy
+
+
+def _amounts(costs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the costs that are amounts: what a body says may be anything."""
+    amounts: dict[str, float] = {}
+    for unit, cost in costs.items():
+        is_number = isinstance(cost, (int, float)) and not isinstance(cost, bool)
+        if is_number and 0 <= cost <= LARGEST:
+            amounts[unit] = float(cost)
+        else:
+            log_warning_once(
+                "cost_of",
+                "`cost_of` returned for a unit what is no amount >= 0, of type %s: such"
+                " costs are not booked",
+                type(cost).__name__,
+            )
+    return amounts
 
 
 def _ignoring(function: Callable[[], None]) -> Callable[[Outcome | None], None]:

@@ -437,6 +437,9 @@ class Lease(RateLimit):
         left += self.in_force * (now - at)
         return min(self._whole.capacity, level + left)
 
+    def _bearable(self, now: float, seconds: float) -> float:
+        return max(0.0, self._own_level(now) + seconds * self.in_force)
+
     def _spend(self, now: float, amount: float) -> None:
         self._drop_dead(now)
         while amount > 0.0 and self._left > 0.0:

@@ -170,7 +170,12 @@ class RateLimit(abc.ABC):
         self._spend(now, amount)
 
     def book(
-        self, now: float, difference: float, *, since: float | None = None
+        self,
+        now: float,
+        difference: float,
+        *,
+        since: float | None = None,
+        max_debt: float = math.inf,
     ) -> None:
         """Correct an amount that was taken before its cost was known.
 
@@ -183,9 +188,11 @@ class RateLimit(abc.ABC):
             difference: True cost minus what was taken, in units.
             since: When that was taken. Windows then credit nothing for what
                 has already left them. Without it they believe the caller.
+            max_debt: Seconds after which a debt must be paid: so much of a
+                positive difference is taken, and no more.
         """
         if difference > 0:
-            self.take(now, difference)
+            self.take(now, min(difference, self._bearable(now, max_debt)))
         elif difference < 0:
             self._credit(now, -difference, since)
 
@@ -263,6 +270,14 @@ class RateLimit(abc.ABC):
     @abc.abstractmethod
     def _own_level(self, now: float) -> float:
         """Answer `level` without any hold."""
+
+    def _bearable(self, now: float, seconds: float) -> float:
+        """Return what can be taken so that there is no debt `seconds` later.
+
+        A window is over when it is over, however much was taken in it. More
+        than all of it says nothing, and would round the rest away.
+        """
+        return math.inf if seconds == math.inf else self.pace.capacity
 
     @abc.abstractmethod
     def _spend(self, now: float, amount: float) -> None:
@@ -360,6 +375,9 @@ class TokenBucket(RateLimit):
             wait += step
             step *= 2
         return wait
+
+    def _bearable(self, now: float, seconds: float) -> float:
+        return max(0.0, self._own_level(now) + seconds * self.pace.per_second)
 
     def _spend(self, now: float, amount: float) -> None:
         tokens = self._own_level(now) - amount

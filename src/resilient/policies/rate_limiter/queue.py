@@ -155,13 +155,17 @@ class BookedCost:
         self._at = at
         self._settled: frozenset[str] = frozenset()
 
-    def correct(self, costs: Mapping[str, float]) -> frozenset[str]:
+    def correct(
+        self, costs: Mapping[str, float], max_debt: float = math.inf
+    ) -> frozenset[str]:
         for unit, cost in costs.items():
             number(unit, cost, minimum=0)
         due = {unit: costs[unit] for unit in costs.keys() - self._settled}
         self._settled |= due.keys()
-        self._correct(due, self.amounts, self._at)
+        self._correct(due, self.amounts, self._at, max_debt)
         return self._units
 
 
-CorrectCost: TypeAlias = Callable[[Mapping[str, float], tuple[float, ...], float], None]
+CorrectCost: TypeAlias = Callable[
+    [Mapping[str, float], tuple[float, ...], float, float], None
+]

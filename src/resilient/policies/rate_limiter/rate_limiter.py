@@ -530,10 +530,14 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
         return True
 
     def _correct(
-        self, costs: Mapping[str, float], amounts: tuple[float, ...], at: float
+        self,
+        costs: Mapping[str, float],
+        amounts: tuple[float, ...],
+        at: float,
+        max_debt: float,
     ) -> None:
         """Book the difference to the `amounts` that were taken at `at`."""
-        self._run(self._correct_locked, costs, amounts, at)
+        self._run(self._correct_locked, costs, amounts, at, max_debt)
 
     def _correct_locked(
         self,
@@ -541,12 +545,14 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
         costs: Mapping[str, float],
         amounts: tuple[float, ...],
         at: float,
+        max_debt: float,
     ) -> None:
         now = clock.now()
         limits = self._config.each
         for limit, rule, amount in zip(limits, self._each(), amounts, strict=True):
             if limit.unit in costs:
-                rule.book(now, costs[limit.unit] - amount, since=at)
+                difference = costs[limit.unit] - amount
+                rule.book(now, difference, since=at, max_debt=max_debt)
         woken += self._first_locked()
 
     def _give_up_at(self, now: float) -> float:
