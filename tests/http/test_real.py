@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -320,21 +321,98 @@ async def _hedge(h: Real, server: Server) -> None:
     await h.settled(server, 0)
 
 
-@every_client
+@every_client_and_version
 async def test_a_hedged_request_leaves_its_connections_usable(
     h: Real, server: Server
 ) -> None:
-    """Over HTTP/1.1 each attempt has one of its own."""
+    """Each attempt has one of its own; over HTTP/2 only tasks share one."""
     await _hedge(h, server)
 
 
-@_each("asyncio", "trio", versions=("HTTP/2",))
-async def test_a_hedged_request_leaves_its_connection_usable(
+@_each("sync", versions=("HTTP/2",))
+async def test_a_thread_is_not_held_up_by_another_ones_stream(
     h: Real, server: Server
 ) -> None:
-    """Over HTTP/2 its attempts share one.
+    """Each call has its own limit: one that stalls, and one that times out."""
+    gate = server.gate()
+    server.script("/stalled", [gate, *answer(200, body=b"late")])
+    inner = h.inner()
+    late: list[Any] = []
+    async with h.client(inner, h.quick(attempts=1)) as client:
+        client.get(server.url)
 
-    Threads do, too, and there httpcore lets a loser that reads keep the winner
-    waiting for what has arrived: the documentation advises against it.
-    """
-    await _hedge(h, server)
+        def wait() -> None:
+            late.append(client.get(server.url + "/stalled").content)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        server.wait_for(lambda: gate.waiting == 1)
+        short = {"resilient": h.quick(attempts=1, total=0.2)}
+        for _ in range(2):
+            with pytest.raises(h.ours.TimeoutExceededError):
+                client.get(server.url + "/stalled", extensions=short)
+            assert 200 == client.get(server.url).status_code
+        assert [] == late
+        gate.open()
+        thread.join(30)
+        assert [b"late"] == late
+        # What timed out is closed, and nothing is under way.
+        assert 2 == len(inner._pool.connections)
+        assert all("IDLE" in one.info() for one in inner._pool.connections)
+
+
+@_each("sync", versions=("HTTP/2",))
+async def test_threads_share_a_pool_of_http2(h: Real, server: Server) -> None:
+    """Each request has a connection to itself, and takes one that is free."""
+    inner = h.inner()
+    done: list[int] = []
+    async with h.client(inner, h.quick(attempts=1)) as client:
+
+        def work() -> None:
+            for _ in range(9):
+                done.append(client.post(server.url, content=BODY).status_code)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert 1 <= len(inner._pool.connections) <= 4
+    assert [200] * 36 == done
+    assert all(request.http_version == "HTTP/2" for request in server.requests)
+
+
+@_each("sync", versions=("HTTP/2",))
+async def test_an_unread_body_closes_its_connection(h: Real, server: Server) -> None:
+    """No client resets a stream, so that its server would go on with it."""
+    server.script("/", [Head(200), b"some ", server.gate()])
+    inner = h.inner()
+    async with h.client(inner, h.quick()) as client:
+        async with h.stream(client, url=server.url) as response:
+            assert b"some " == next(response.iter_raw())
+        await h.settled(server, 0)
+        assert [] == inner._pool.connections
+        assert 200 == (await h.get(client, server.url + "/echo")).status_code
+
+
+@_each("sync", versions=("HTTP/2",))
+async def test_a_connection_that_is_taken_is_not_given_away(
+    h: Real, server: Server
+) -> None:
+    """A pool may give an idle one to two requests before either begins."""
+    inner = h.inner()
+    pool = inner._pool
+    async with h.client(inner, h.quick()) as client:
+        await h.get(client, server.url)
+        (connection,) = pool.connections
+        assert connection.is_available()
+        assert not connection.can_multiplex()
+        assert "IDLE" in repr(connection)
+        connection._is_taken = True
+        assert not connection.is_available()
+        core = importlib.import_module(type(pool).__module__.partition(".")[0])
+        with pytest.raises(core.ConnectionNotAvailable):
+            connection.handle_request(None)
+        assert 200 == (await h.get(client, server.url)).status_code
+        assert 2 == len(pool.connections)
+        connection._is_taken = False

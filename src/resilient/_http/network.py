@@ -23,6 +23,14 @@ connection stays in the pool, open, in a state that no request can take, and the
 pool has one place less until it is closed. They are looked for after each
 attempt that was cancelled.
 
+**One request for each HTTP/2 connection of a sync client.** Threads that share one
+wait for each other: httpcore holds a lock while it reads, so that a call learns of
+its own answer, or that its time is up, when the read of another ends; and the first
+read that times out ends the connection for all. The connections of a pool that may
+speak HTTP/2 take one request at a time, as those of HTTP/1.1 do, and one whose body
+is given up is closed, for httpcore resets no stream. In async code a read gives way,
+and streams are shared.
+
 Not covered: resolving a name, and each further address of a host, in which no
 byte arrives; a transport that is not the client's own.
 """
@@ -38,6 +46,7 @@ import anyio
 
 from resilient._http.body import Left, Timeouts
 from resilient._http.family import Family
+from resilient._values.locks import Lock
 
 _PIECE: Final = 16_384
 """Bytes that are written at once, one TLS record: the socket's timeout is for
@@ -55,8 +64,10 @@ def watch(transport: Any) -> None:
     backend = pool._network_backend
     backends = _backends(type(pool).__module__)
     if not isinstance(backend, backends):
-        own = backends["Async" in type(pool).__name__]
-        pool._network_backend = own(backend)
+        is_async = "Async" in type(pool).__name__
+        pool._network_backend = backends[is_async](backend)
+        if not is_async and pool._http2:
+            pool.__class__ = _unshared(pool.__class__)
 
 
 def forgets_names(transport: Any) -> bool:
@@ -67,6 +78,80 @@ def forgets_names(transport: Any) -> bool:
     pool = transport._pool
     is_proxy = type(pool).__name__.endswith("HTTPProxy")
     return is_proxy and type(pool).__module__.partition(".")[0] == "httpcore"
+
+
+@functools.cache
+def _unshared(kind: Any) -> Any:
+    """Return a class of pools whose connections take one request at a time."""
+    library: Any = importlib.import_module(kind.__module__.partition(".")[0])
+
+    class Connection:
+        """A connection that is in use from a request to the end of its body."""
+
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+            self._lock = Lock()
+            self._is_new = True
+            self._is_taken = False
+
+        def __repr__(self) -> str:
+            return repr(self._inner)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def can_multiplex(self) -> bool:
+            return False
+
+        def is_available(self) -> bool:
+            inner = self._inner
+            # NB: one that is being made is not idle.
+            idle: bool = not self._is_taken and inner.is_idle() and inner.is_available()
+            return idle
+
+        def handle_request(self, request: Any) -> Any:
+            with self._lock:
+                # NB: a pool may give an idle connection to two requests.
+                if self._is_taken or not (self._is_new or self._inner.is_idle()):
+                    raise library.ConnectionNotAvailable
+                self._is_taken, self._is_new = True, False
+            try:
+                response = self._inner.handle_request(request)
+            except BaseException:
+                if not self._inner.is_available():
+                    # NB: the pool would keep it for as long as an idle one.
+                    self._inner.close()
+                raise
+            finally:
+                self._is_taken = False
+            response.stream = Body(response.stream, self._inner)
+            return response
+
+    class Body:
+        """A body that closes its connection if it is not read to its end."""
+
+        def __init__(self, inner: Any, connection: Any) -> None:
+            self._inner = inner
+            self._connection = connection
+            self._is_read = False
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield from self._inner
+            self._is_read = True
+
+        def close(self) -> None:
+            try:
+                self._inner.close()
+            finally:
+                if not self._is_read:
+                    self._connection.close()
+
+    class Pool(kind):  # type: ignore[misc]  # known at run time
+        def create_connection(self, origin: Any) -> Any:
+            return Connection(kind.create_connection(self, origin))
+
+    Pool.__name__, Pool.__module__ = kind.__name__, kind.__module__
+    return Pool
 
 
 async def close_lost(transport: Any, family: Family) -> None:
