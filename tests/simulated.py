@@ -7,14 +7,14 @@ from contextvars import Context
 from typing import Any
 
 from resilient._runtimes.simulated import World
-from resilient.simulation._world import world
+from resilient.testing._world import world
 
 
 def run_simulated(body: Callable[[World], Coroutine[Any, Any, Any]]) -> Any:
     """Run it in a task, with the world as its argument; return its result."""
 
     def run() -> Any:
-        with world(1) as made:
+        with world(1, World) as made:
             task = made.start(body(made), "main")
             made.run()
         if task.error is not None:

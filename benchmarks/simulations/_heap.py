@@ -13,7 +13,7 @@ from itertools import cycle
 from resilient import Policy
 from resilient._runtimes.simulated import World
 from resilient.simulation._edge import Client, Recorder, Request, Sent
-from resilient.simulation._world import world
+from resilient.testing._world import world
 
 Send = Callable[[World, Sent], None]
 """Takes an attempt, and has the heap answer it later."""
@@ -39,7 +39,7 @@ def run(
     """
 
     def under_way() -> None:
-        with world(seed) as heap:
+        with world(seed, World) as heap:
             _Loop(heap, policies, send, moments, recorder, choose).run()
 
     Context().run(under_way)

@@ -39,14 +39,15 @@ from resilient import (
     exponential,
 )
 from resilient._runtimes import clock
+from resilient._runtimes.simulated import World
 from resilient.simulation import Scenario
 from resilient.simulation._chance import mix, stream
 from resilient.simulation._copies import copy_policy
 from resilient.simulation._edge import Client, Request
 from resilient.simulation._load import moments
 from resilient.simulation._servers import Servers
-from resilient.simulation._world import world
 from resilient.testing import virtual_time
+from resilient.testing._world import world
 
 Ends = Counter[tuple[float, float, str]]
 """When requests were due and ended, and with what."""
@@ -213,7 +214,7 @@ class Recorder:
 
 def _on_the_heap(policy: Policy[Any], scenario: Scenario, seed: int) -> Ends:
     recorder = Recorder()
-    with world(seed) as heap:
+    with world(seed, World) as heap:
         servers = Servers(
             scenario.dependency, scenario.events, heap, heap.clock.now, seed
         )
@@ -238,7 +239,7 @@ def on_the_heap_in_tasks(policy: Policy[Any], scenario: Scenario, seed: int) -> 
 
 def _in_tasks(policy: Policy[Any], scenario: Scenario, seed: int) -> Ends:
     ends: Ends = Counter()
-    with world(seed) as heap:
+    with world(seed, World) as heap:
         servers = Servers(
             scenario.dependency, scenario.events, heap, heap.clock.now, seed
         )

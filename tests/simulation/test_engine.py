@@ -19,8 +19,8 @@ from resilient._runtimes import clock
 from resilient._runtimes.current import current_runtime
 from resilient._runtimes.runtime import End
 from resilient._runtimes.simulated import Cancelled, Suspension, World
-from resilient.simulation._world import world
 from resilient.testing import VirtualTimeError, virtual_time
+from resilient.testing._world import world
 
 # -- Which runtime is found, and time
 
@@ -44,13 +44,13 @@ def test_a_world_is_refused_in_virtual_time() -> None:
     """One virtual clock a process."""
     with virtual_time():
         with pytest.raises(VirtualTimeError, match="cannot be nested"):
-            with world(1):
+            with world(1, World):
                 raise AssertionError
 
 
 def test_what_nothing_can_wake_ends_the_run() -> None:
     """It is left where it waits."""
-    with world(1) as heap:
+    with world(1, World) as heap:
 
         async def main() -> None:
             await heap.park(heap.waiter(Call.new("x")), None)
@@ -168,7 +168,7 @@ def test_two_limits_of_one_call_are_left_one_by_one() -> None:
 
 def test_a_task_that_is_cancelled_before_it_begins_never_runs() -> None:
     """And one that has ended is left alone."""
-    with world(1) as heap:
+    with world(1, World) as heap:
 
         async def main() -> None:
             raise AssertionError

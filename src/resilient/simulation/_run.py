@@ -20,7 +20,7 @@ from resilient.simulation._load import Users, moments
 from resilient.simulation._record import Run
 from resilient.simulation._scenario import Scenario
 from resilient.simulation._servers import Servers
-from resilient.simulation._world import world
+from resilient.testing._world import world
 
 Progress: TypeAlias = Callable[[float], object]
 """Told which share of the work is done, from 0 to 1."""
@@ -64,7 +64,7 @@ def run(
 def _run(
     policy: Policy[Any], scenario: Scenario, seed: int, progress: Progress | None
 ) -> Run:
-    with world(seed) as made:
+    with world(seed, World) as made:
         return _Simulation(made, policy, scenario, seed, progress).run()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from resilient._calls import call as call_module
 from resilient._events.listeners import global_listeners
@@ -11,9 +12,11 @@ from resilient._runtimes.current import running_on
 from resilient._runtimes.simulated import World
 from resilient.testing._virtual_clock import VirtualClock
 
+W = TypeVar("W", bound=World)
+
 
 @contextmanager
-def world(seed: int) -> Generator[World]:
+def world(seed: int, make: Callable[[VirtualClock], W]) -> Generator[W]:
     """Put the process on the clock of a new world.
 
     Async calls that are made in it are found to run there; nothing of them is seen by
@@ -21,6 +24,7 @@ def world(seed: int) -> Generator[World]:
 
     Args:
         seed: Seeds the library's random source.
+        make: Makes it on that clock.
 
     Raises:
         VirtualTimeError: Virtual time is running already.
@@ -28,7 +32,7 @@ def world(seed: int) -> Generator[World]:
     clock = VirtualClock(seed, looped=True)
     clock.install()
     try:
-        made = World(clock)
+        made = make(clock)
         with _unobserved(), running_on(made):
             yield made
     finally:
