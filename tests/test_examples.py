@@ -32,6 +32,7 @@ SHOWN = {
     "15_write_a_policy": "  token 1\nsugar, ordered with token 1\n",
     "16_balance_replicas": "balanced: 100 of 100 answered",
     "17_share_a_limit": "",
+    "19_explore_interleavings": "before buy 1\n",
 }
 
 

@@ -277,11 +277,12 @@ class Task(Work):
 
     Attributes:
         callbacks: Called with the task when it has ended.
+        coroutine: What it runs.
         error: What it raised; None: nothing.
         value: What it returned.
     """
 
-    __slots__ = ("_context", "_coroutine", "callbacks", "error", "name", "value")
+    __slots__ = ("_context", "callbacks", "coroutine", "error", "name", "value")
 
     def __init__(
         self, world: World, coroutine: Coroutine[Any, Any, Any], name: str
@@ -291,22 +292,22 @@ class Task(Work):
         self.callbacks: list[Callable[[Task], object]] = []
         self.error: BaseException | None = None
         self.value: Any = None
-        self._coroutine = coroutine
+        self.coroutine = coroutine
         self._context = copy_context()
 
     def begin(self) -> None:
         """Take the first step; cancelled before, it takes none."""
         if self.must_cancel:
-            self._coroutine.close()
+            self.coroutine.close()
             self._ended(Cancelled())
         else:
             self.resume(None)
 
     def resume(self, value: object) -> None:
-        self._step(self._coroutine.send, value)
+        self._step(self.coroutine.send, value)
 
     def interrupt(self, error: BaseException) -> None:
-        self._step(self._coroutine.throw, error)
+        self._step(self.coroutine.throw, error)
 
     def _step(self, step: Callable[[Any], object], value: object) -> None:
         self.world.running = self
@@ -323,12 +324,12 @@ class Task(Work):
                 self._ended(error)
                 return
             if request is PAUSE:
-                step, value = self._coroutine.send, None
+                step, value = self.coroutine.send, None
             elif isinstance(request, Suspension):
                 self.suspended(request)
                 return
             else:
-                step, value = self._coroutine.throw, foreign(request)
+                step, value = self.coroutine.throw, foreign(request)
 
     def _ended(self, error: BaseException | None) -> None:
         self.error = error
@@ -395,6 +396,10 @@ class SimulatedLimit:
         self.cancelling = self.work.cancelling
         self._call: Caller | None = call
         self._state: Literal["running", "expired", "delivered"] = "running"
+
+    def is_left(self) -> bool:
+        """Whether what it limited has ended."""
+        return self._call is None
 
     def expire(self) -> None:
         """Deliver it after all that is due now."""
