@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
+from contextlib import suppress
 from statistics import mean
 from typing import Any, cast
 from xml.etree import ElementTree
@@ -19,14 +21,17 @@ from benchmarks.simulations import (
     throttling,
 )
 from benchmarks.simulations.__main__ import PAGE, SIMULATIONS, page_with
+from benchmarks.simulations._load import open_loop
 from benchmarks.simulations._plot import Axis, Line, plot
 from benchmarks.simulations._study import (
+    Job,
     Report,
     Simulation,
     after,
     at_least,
     at_most,
     between,
+    run_simulation,
     within,
 )
 
@@ -34,6 +39,7 @@ from resilient import Policy
 from resilient.simulation._change import changed
 from resilient.simulation._record import recovery
 from resilient.simulation._result import markdown
+from resilient.testing import VirtualClock
 
 SEED = 1
 
@@ -181,6 +187,55 @@ def test_a_throttle_is_well_again_soon_after_an_outage() -> None:
 
     assert well is not None
     assert well <= 15
+
+
+class EnoughError(BaseException):
+    """Ends a run."""
+
+
+def stop_after(jumps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End what runs in virtual time after so many jumps of its clock."""
+    jump = VirtualClock.jump_alone
+    left = itertools.count(jumps, -1)
+
+    def jump_or_stop(clock: VirtualClock, until: float) -> None:
+        if not next(left):
+            raise EnoughError
+        jump(clock, until)
+
+    monkeypatch.setattr(VirtualClock, "jump_alone", jump_or_stop)
+
+
+# NB: those of `tail` begin all at once; `test_a_hedge_cuts_the_tail` runs them small.
+@pytest.mark.parametrize(
+    "simulation",
+    [each for each in SIMULATIONS if each.NAME != tail.NAME],
+    ids=lambda each: each.NAME,
+)
+def test_every_configuration_runs(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment, so that a study that the library breaks fails in seconds."""
+    jobs: dict[tuple[object, ...], Job] = {}
+    for job in simulation.jobs():
+        # NB: all numbers of a job are seeds and sizes.
+        jobs.setdefault(tuple(p for p in job if not isinstance(p, int)), job)
+
+    for job in jobs.values():
+        with monkeypatch.context() as patched:
+            stop_after(100, patched)
+            with suppress(EnoughError):
+                simulation.run(*job)
+
+
+def test_a_request_that_raises_ends_a_run() -> None:
+    """It says nothing else of a policy that fails."""
+
+    async def fail(due: float) -> None:
+        raise TypeError("a study is broken")
+
+    with pytest.raises(TypeError, match="a study is broken"):
+        run_simulation(open_loop, iter([1.0, 2.0]), fail, seed=SEED)
 
 
 # -- What is made of them

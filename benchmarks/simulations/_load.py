@@ -30,6 +30,8 @@ def poisson(
 async def open_loop(moments: Iterator[float], request: Request) -> None:
     """Make a request at each of the moments; return when all have ended.
 
+    An error of one is raised at the end.
+
     A coroutine is run by a task, but not before it first waits for something:
     a request that is refused on the spot costs no turn of the event loop. (On
     Python 3.11 it does; the order of things is the same.)
@@ -38,15 +40,20 @@ async def open_loop(moments: Iterator[float], request: Request) -> None:
     running: set[asyncio.Task[None]] = set()
     ended = asyncio.Event()
     eager: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+    failed: list[asyncio.Task[None]] = []
 
     def leave(task: asyncio.Task[None]) -> None:
         running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            failed.append(task)
         if not running:
             ended.set()
 
     def arrive(due: float) -> None:
         task = asyncio.Task(request(due), loop=loop, **eager)
-        if not task.done():
+        if task.done():
+            leave(task)
+        else:
             running.add(task)
             task.add_done_callback(leave)
         following = next(moments, None)
@@ -62,3 +69,5 @@ async def open_loop(moments: Iterator[float], request: Request) -> None:
     while running:
         ended.clear()
         await ended.wait()
+    for task in failed:
+        task.result()
