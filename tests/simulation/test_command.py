@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import sys
@@ -287,6 +288,21 @@ def test_what_is_not_known_leaves_a_gap() -> None:
         )
         assert gaps == line.count("M")
     assert "nothing" in page(calm, [["x"]], [], [], 1)
+
+
+def test_names_of_lines_that_end_together_are_all_in_the_plot() -> None:
+    """At the top of it as well as at the bottom."""
+    calm = Scenario("calm", rate=20, duration=20)
+    run = simulate(Timeout(0.5), calm, seeds=1).worst
+    text = page(calm, [["x"]], [(f"line {n}", run) for n in range(3)], [], 1)
+    plots = re.findall(r"<svg.*?</svg>", text, re.S)
+    for plot in plots[:3]:
+        names = re.findall(r'<text class="t\d" x="466" y="([\d.]+)">line', plot)
+        places = sorted(map(float, names))
+        assert 3 == len(places)
+        assert 18 <= places[0]
+        assert places[-1] <= 192
+        assert all(b - a >= 18 for a, b in itertools.pairwise(places))
 
 
 def test_figures_without_an_answer_are_null_in_json() -> None:

@@ -221,11 +221,17 @@ def _last(points: Sequence[tuple[float, float]]) -> float:
 
 
 def _labels(heights: Mapping[int, float]) -> dict[int, float]:
-    """Return where names stand: near the ends of their lines, and 18 apart."""
+    """Return where names stand: near the ends of their lines, and 18 apart.
+
+    Upwards from the lowest; those that would stand above the plot move down.
+    """
     placed: dict[int, float] = {}
     highest = _BOTTOM + 18.0
     for number in sorted(heights, key=heights.__getitem__, reverse=True):
         placed[number] = highest = min(heights[number], highest - 18)
+    lowest = _TOP - 18.0
+    for number in reversed(placed):
+        placed[number] = lowest = max(placed[number], lowest + 18)
     return placed
 
 
