@@ -19,6 +19,7 @@ from resilient import (
     RateLimitedError,
     RejectedError,
     ResilientError,
+    ResilientWarning,
     RestartLimitError,
     ThrottledError,
     TimeoutExceededError,
@@ -27,7 +28,8 @@ from resilient._policy.order import ORDERS, Order
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/how-to/troubleshoot.md").read_text("utf-8")
-HEADINGS = re.findall(r"^### `(.+)`$", PAGE, re.M)
+CODED = re.findall(r"^### `(.+)`(.*)$", PAGE, re.M)
+HEADINGS = [heading for heading, _ in CODED]
 CELLS = re.findall(r"^\| `(.+?)` \|", PAGE, re.M)
 HOLE = "…"
 
@@ -78,6 +80,31 @@ def matches(heading: str, text: str) -> bool:
 def test_the_text_of_an_error_is_a_heading(error: ResilientError) -> None:
     """A search for what a log says finds the cause."""
     assert any(matches(heading, str(error)) for heading in HEADINGS), str(error)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=str)
+def test_the_heading_of_an_error_has_its_code(error: ResilientError) -> None:
+    """A search for the code finds each heading of the class."""
+    codes = {code.strip() for heading, code in CODED if matches(heading, str(error))}
+
+    assert [] == [code for code in codes if error.error_code not in code.split(", ")]
+
+
+def test_each_public_error_has_a_code_of_its_own() -> None:
+    """It is on the class, unique, and in the reference."""
+    reference = (ROOT / "docs/reference/errors.md").read_text("utf-8")
+    codes = {
+        name: value.error_code
+        for name, value in vars(resilient).items()
+        if isinstance(value, type)
+        and issubclass(value, (ResilientError, ResilientWarning))
+    }
+
+    assert 12 == len(codes) == len(set(codes.values()))
+    for name, code in codes.items():
+        assert re.fullmatch(r"R(-[A-Z]+)+", code)
+        assert re.search(rf"\b{name} +{code}\b", reference), name
+    assert f"## There is a warning: {ResilientWarning.error_code}\n" in PAGE
 
 
 def test_every_class_of_errors_is_met() -> None:

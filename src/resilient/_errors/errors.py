@@ -26,13 +26,17 @@ open circuit rejects thousands of calls a second.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from resilient._errors.chains import leaves
 
 
 class ResilientError(Exception):
     """Base of every error that the library raises on its own account."""
+
+    # NB: not `code`, which is a method of gRPC's errors, as some of these are.
+    error_code: ClassVar[str] = "R-ERROR"
+    """What to search the documentation for; it stays when texts change."""
 
 
 class NoPermit:
@@ -51,6 +55,8 @@ class RejectedError(ResilientError, NoPermit):
         by_deadline: Whether the call would have been let in, or would still
             wait, had its deadline not been too near.
     """
+
+    error_code: ClassVar[str] = "R-REJECTED"
 
     by_deadline: bool = False
 
@@ -96,6 +102,8 @@ class CircuitOpenError(RejectedError):
         window: Its length as text: "10.0 s" or "100 calls".
         how: "failed" or "were slow".
     """
+
+    error_code: ClassVar[str] = "R-CIRCUIT-OPEN"
 
     def __init__(
         self,
@@ -151,6 +159,8 @@ class BulkheadFullError(RejectedError):
             since each slot is held by a call that waits for one; else None.
     """
 
+    error_code: ClassVar[str] = "R-BULKHEAD-FULL"
+
     reason: Literal["displaced", "circle"] | None = None
 
     def __init__(
@@ -199,6 +209,8 @@ class RateLimitedError(RejectedError):
             else, or has no whole numbers.
     """
 
+    error_code: ClassVar[str] = "R-RATE-LIMITED"
+
     quota: tuple[int, int] | None = None
 
     def __init__(
@@ -227,6 +239,8 @@ class RateLimitedError(RejectedError):
 class ThrottledError(RejectedError):
     """The throttle holds the call back: the dependency refuses too many."""
 
+    error_code: ClassVar[str] = "R-THROTTLED"
+
     def _complaint(self) -> str:
         return f"throttle {self.policy!r} holds the call back"
 
@@ -246,6 +260,8 @@ class ConcurrencyLimitedError(RejectedError):
         reason: "displaced" where it had a place in the queue, which then went to a
             more important call; else None.
     """
+
+    error_code: ClassVar[str] = "R-CONCURRENCY-LIMITED"
 
     reason: Literal["displaced", "circle"] | None = None
 
@@ -300,6 +316,8 @@ class NoEndpointError(RejectedError):
             "empty answer".
     """
 
+    error_code: ClassVar[str] = "R-NO-ENDPOINT"
+
     def __init__(
         self,
         policy: str,
@@ -335,6 +353,8 @@ class DeadlineExceededError(RejectedError, TimeoutError):
         by_deadline: Always true.
     """
 
+    error_code: ClassVar[str] = "R-DEADLINE-EXCEEDED"
+
     by_deadline = True
 
     def __init__(
@@ -367,6 +387,8 @@ class TimeoutExceededError(ResilientError, TimeoutError):
         by_deadline: Whether it was a limit further out that came to its end,
             before this one.
     """
+
+    error_code: ClassVar[str] = "R-TIMEOUT-EXCEEDED"
 
     by_deadline: bool = False
 
@@ -401,6 +423,8 @@ class RestartLimitError(ResilientError):
             given to stop.
     """
 
+    error_code: ClassVar[str] = "R-RESTART-LIMIT"
+
     def __init__(
         self, worker: str, crashes: int, max_restarts: int, seconds: float
     ) -> None:
@@ -426,6 +450,8 @@ class RestartLimitError(ResilientError):
 
 class ResilientWarning(UserWarning):
     """A configuration that defeats itself, or a use that loses something."""
+
+    error_code: ClassVar[str] = "R-WARNING"
 
 
 def _retry_in(seconds: float | None) -> str:
