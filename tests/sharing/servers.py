@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -44,15 +44,54 @@ def engine(name: str) -> str:
     return binary
 
 
-class Server:
-    """A server without persistence, on a free port of the loopback."""
+def free_ports(number: int) -> list[int]:
+    """Return so many different ports of the loopback that are free."""
+    sockets = [socket.socket() for _ in range(number)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
 
-    def __init__(self, binary: str) -> None:
+
+class Server:
+    """A server without persistence, on a free port of the loopback.
+
+    Args:
+        binary: The engine's.
+        options: Of its own, besides.
+        arguments: That its clients need.
+        tls: Whether it speaks TLS, by the port that it has.
+        sentinel: The port of the primary that it watches, as "shop"; None: it is none.
+    """
+
+    def __init__(
+        self,
+        binary: str,
+        options: Mapping[str, str] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        tls: bool = False,
+        sentinel: int | None = None,
+    ) -> None:
         self.binary = binary
+        self.arguments = arguments or {}
         self.folder = tempfile.mkdtemp(prefix="resilient-server-")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        (self.port,) = free_ports(1)
+        self.options = dict(options or {})
+        if tls:
+            self.options["--tls-port"] = str(self.port)
+        # What a sentinel learns it writes to its file.
+        self.file: list[str] = []
+        if sentinel is not None:
+            file = Path(self.folder, "sentinel.conf")
+            file.write_text(
+                f"sentinel monitor shop 127.0.0.1 {sentinel} 1\n"
+                "sentinel down-after-milliseconds shop 300\n"
+                "sentinel failover-timeout shop 3000\n"
+            )
+            self.file = [str(file), "--sentinel"]
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -62,7 +101,7 @@ class Server:
 
     def client(self, **arguments: Any) -> redis.Redis:
         """Return a client of its own."""
-        return redis.Redis(port=self.port, **arguments)
+        return redis.Redis(port=self.port, **{**self.arguments, **arguments})
 
     def start(self) -> None:
         """Start it, empty, and wait until it answers."""
@@ -73,9 +112,11 @@ class Server:
             "--appendonly": "no",
             "--enable-debug-command": "yes",
             "--dir": self.folder,
+            **self.options,
         }
+        parts = [part for option in options.items() for part in option]
         self.process = subprocess.Popen(
-            [self.binary, *(part for option in options.items() for part in option)],
+            [self.binary, *self.file, *parts],
             stdout=subprocess.DEVNULL,
         )
         until = time.monotonic() + 30

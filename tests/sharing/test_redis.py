@@ -216,7 +216,7 @@ def test_nothing_shows_a_password() -> None:
         (
             {"client": "redis"},
             TypeError,
-            "`client` must be a synchronous client of one server, of redis-py or",
+            "`client` must be a synchronous client of redis-py or valkey-py, got an",
         ),
         (
             {"url": "redis://h", "prefix": "a b"},
@@ -246,20 +246,24 @@ def test_a_client_of_ones_own_keeps_its_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("error", "reason"),
     [
-        ("READONLY You can't write against a read only replica.", "READONLY"),
+        (redis.ResponseError("UNKNOWN We do not know."), "UNKNOWN"),
+        (redis.ReadOnlyError("You can't write against a replica."), "ReadOnlyError"),
+        (redis.ConnectionError("shop:pass@localhost"), "ConnectionError"),
         (
-            "Write commands not allowed after non deterministic commands. Call"
-            " redis.replicate_commands()",
+            redis.ResponseError(
+                "Write commands not allowed after non deterministic commands. Call"
+                " redis.replicate_commands()"
+            ),
             "the server is older than Redis 5",
         ),
-        ("", "ResponseError"),
+        (redis.ResponseError(""), "ResponseError"),
     ],
 )
-def test_a_refusal_has_a_clear_reason(text: str, reason: str) -> None:
-    """The first word of what the server says is its code."""
-    assert reason == _refusal(redis.ResponseError(text))
+def test_a_refusal_has_a_clear_reason(error: Exception, reason: str) -> None:
+    """Its class, or the first word of what the server says, which is its code."""
+    assert reason == _refusal(error)
 
 
 def test_a_script_is_its_text() -> None:

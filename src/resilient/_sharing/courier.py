@@ -25,7 +25,14 @@ from resilient._runtimes import clock
 from resilient._sharing.store import Link, Member
 from resilient._values.locks import Lock
 
-__all__ = ["Courier", "NotSentError", "Reply", "Request", "Transport"]
+__all__ = [
+    "Courier",
+    "NotSentError",
+    "Reply",
+    "Request",
+    "Transport",
+    "reason_of",
+]
 
 
 BATCH: Final = 256
@@ -59,11 +66,13 @@ class Reply(NamedTuple):
         answer: None: the store refused.
         members: None: not counted.
         error: Why it refused.
+        sent: Whether the ask may have arrived, where it was refused.
     """
 
     answer: Answer | Verdict | Grant | None
     members: int | None
     error: str = ""
+    sent: bool = True
 
 
 class Transport(Protocol):
@@ -214,7 +223,7 @@ class Courier(Link):
             if reply.members is not None:
                 self._see(request.member, now, reply.members)
             if reply.answer is None:
-                request.member.fail(now, sent=True)
+                request.member.fail(now, sent=reply.sent)
             elif not request.leaves:
                 request.member.deliver(reply.answer, now, up=up)
 

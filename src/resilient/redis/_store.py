@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from resilient._machines.lease import Lost
 from resilient._sharing.courier import Courier
-from resilient._sharing.store import TIMEOUT, SharedStore
+from resilient._sharing.store import SharedStore
+from resilient.redis._clients import client_for, is_cluster, without_retries
+from resilient.redis._cluster import ClusterTransport
 from resilient.redis._transport import RedisTransport
 
 if TYPE_CHECKING:
@@ -39,9 +36,9 @@ class RedisStore(SharedStore):
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``, with user, password and
             database as redis-py has them.
-        client: A synchronous client of redis-py or valkey-py instead, as for
-            Sentinel. It is not closed, and a copy of it that tries nothing twice
-            is used.
+        client: A synchronous client of redis-py or valkey-py instead: of a server,
+            of a cluster, or of Sentinel's ``master_for(…)``. It is not closed, and
+            a copy of it that tries nothing twice is used.
         prefix: What the names of all keys begin with.
         patience: Seconds that a call waits for an answer at most. The 99th
             percentile of a healthy server next door is below 10 ms.
@@ -83,8 +80,12 @@ class RedisStore(SharedStore):
                 f" {prefix!r}"
             )
         if url is not None:
-            client = _client_for(url)
-        transport = RedisTransport(_without_retries(client), prefix)
+            client = client_for(url)
+        transport = (
+            ClusterTransport(client, prefix)
+            if is_cluster(client)
+            else RedisTransport(without_retries(client), prefix)
+        )
         courier = Courier(transport, 0.05)
         super().__init__(
             courier,
@@ -112,47 +113,3 @@ class RedisStore(SharedStore):
             "a RedisStore cannot be pickled: its URL may carry a password; make one"
             " in each process"
         )
-
-
-def _client_for(url: str) -> Any:
-    if not isinstance(url, str):
-        raise TypeError(f"`url` must be a string, got an object of {type(url)}")
-    try:
-        # Its keywords are not typed.
-        return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url,
-            socket_timeout=TIMEOUT,
-            socket_connect_timeout=TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError as error:
-        # NB: without the URL.
-        raise ValueError(f"`url` is none that redis-py knows: {error}") from None
-
-
-def _without_retries(client: Any) -> Any:
-    """Return a client like this one whose connections try nothing twice."""
-    pool = getattr(client, "connection_pool", None)
-    if pool is None:
-        raise TypeError(
-            "`client` must be a synchronous client of one server, of redis-py or"
-            f" valkey-py, got an object of {type(client)}"
-        )
-    changed = copy.copy(client)
-    arguments = {
-        "socket_timeout": TIMEOUT,
-        "socket_connect_timeout": TIMEOUT,
-        **pool.connection_kwargs,
-        "retry": Retry(NoBackoff(), 0),
-        "retry_on_timeout": False,
-    }
-    arguments.pop("retry_on_error", None)
-    changed.connection_pool = _pool_like(pool, arguments)
-    return changed
-
-
-def _pool_like(pool: Any, arguments: dict[str, Any]) -> Any:
-    changed = copy.copy(pool)
-    changed.connection_kwargs = arguments
-    changed.reset()
-    return changed

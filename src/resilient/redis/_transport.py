@@ -2,7 +2,8 @@
 
 One pipeline of EVALSHA a batch, through an ordinary synchronous client. What
 the client would do by itself is turned off: an exchange that is sent again
-could credit twice.
+could credit twice. The errors of redis-py and of valkey-py have the same names
+and no class in common, so they are told by name.
 
 A script's SHA1 is its version. NOSCRIPT, and nothing else, is answered by
 loading the script and asking again: then it cannot have run.
@@ -14,17 +15,13 @@ import hashlib
 import math
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Final
-
-import redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from typing import Any, Final, TypeAlias
 
 from resilient._events.listeners import log_warning_once
 from resilient._machines.allotment import Claim, Grant
 from resilient._machines.quorum import Report, Verdict
 from resilient._machines.shared_bucket import Answer, Ask
-from resilient._sharing.courier import NotSentError, Reply, Request
+from resilient._sharing.courier import NotSentError, Reply, Request, reason_of
 from resilient._sharing.store import key_start
 
 __all__ = [
@@ -32,9 +29,11 @@ __all__ = [
     "CIRCUIT",
     "MEMBERS",
     "SLOTS",
+    "Command",
     "RedisTransport",
     "Script",
     "arguments",
+    "is_error",
     "member_arguments",
 ]
 
@@ -56,6 +55,9 @@ CIRCUIT: Final = Script("circuit.lua")
 MEMBERS: Final = Script("members.lua")
 SLOTS: Final = Script("slots.lua")
 
+Command: TypeAlias = tuple[Script, str, list[Any]]
+"""A script, its key and its arguments."""
+
 # Lua reads no "inf".
 _LARGEST: Final = 1e308
 
@@ -68,15 +70,15 @@ class RedisTransport:
         prefix: What the keys begin with.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str) -> None:
-        self._client: Any = client
+    def __init__(self, client: Any, prefix: str) -> None:
+        self._client = client
         self._prefix = prefix
         self._start = key_start(prefix)
         # Exchanges after which to look at the server's settings.
         self._looks_in = 1
 
     def exchange(self, requests: list[Request]) -> list[Reply]:
-        commands: list[tuple[Script, str, list[Any]]] = []
+        commands: list[Command] = []
         for request in requests:
             key = f"{self._start}{request.member.key}}}"
             if isinstance(request.ask, Report):
@@ -104,8 +106,9 @@ class RedisTransport:
     def _look(self) -> None:
         """Warn of a server that evicts keys; one that does not tell is believed."""
         try:
-            memory = self._client.info("memory")
-        except (RedisError, OSError):
+            memory = self._memory()
+        except Exception:
+            # It has not the right, or the store is lost, which is noticed elsewhere.
             return
         policy = memory.get("maxmemory_policy", "noeviction")
         if memory.get("maxmemory") and policy != "noeviction":
@@ -118,42 +121,68 @@ class RedisTransport:
                 policy,
             )
 
+    def _memory(self) -> dict[str, Any]:
+        """Return what a server tells of its memory."""
+        memory: dict[str, Any] = self._client.info("memory")
+        return memory
+
     def ping(self) -> None:
         self._client.ping()
 
     def close(self) -> None:
         self._client.connection_pool.disconnect()
 
-    def _results(self, commands: list[tuple[Script, str, list[Any]]]) -> list[Any]:
+    def _results(self, commands: list[Command], *, asking: bool = False) -> list[Any]:
+        """Return what is answered to each command, or the error.
+
+        Args:
+            commands: The commands.
+            asking: Whether the server is only about to have the key of each.
+
+        Raises:
+            NotSentError: Nothing has arrived.
+            Exception: Something may have.
+        """
         self._connect()
-        results = self._send(commands)
+        results = self._send(commands, asking)
         missing = [
             place
             for place, result in enumerate(results)
-            if isinstance(result, NoScriptError)
+            if is_error(result, "NoScriptError")
         ]
         if missing:
             for script in {commands[place][0] for place in missing}:
                 self._client.script_load(script.text)
-            again = self._send([commands[place] for place in missing])
+            again = self._send([commands[place] for place in missing], asking)
             for place, result in zip(missing, again, strict=True):
                 results[place] = result
+        if any(is_error(result, "ReadOnlyError") for result in results):
+            # NB: else the connection stays with a primary that is none any more,
+            # and a name that stands for another server now is not looked up.
+            self.close()
         return results
 
     def _connect(self) -> None:
         """Have a connection, so that what fails later may have arrived."""
         pool = self._client.connection_pool
         try:
-            pool.release(pool.get_connection())
-        except (RedisError, OSError) as error:
+            try:
+                connection = pool.get_connection()
+            except TypeError:
+                # valkey-py is to be told a command, of which it makes nothing.
+                connection = pool.get_connection("EVALSHA")
+            pool.release(connection)
+        except Exception as error:
             raise NotSentError from error
 
-    def _send(self, commands: Sequence[tuple[Script, str, list[Any]]]) -> list[Any]:
+    def _send(self, commands: Sequence[Command], asking: bool) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)
         for script, key, args in commands:
+            if asking:
+                pipe.execute_command("ASKING")
             pipe.execute_command("EVALSHA", script.sha, 1, key, *args)
         results: list[Any] = pipe.execute(raise_on_error=False)
-        return results
+        return results[1::2] if asking else results
 
 
 def arguments(ask: Ask) -> list[str]:
@@ -171,7 +200,9 @@ def member_arguments(told: Report | Claim) -> list[str]:
 
 def _reply(ask: Ask | Report | Claim, said: Any, members: Any) -> Reply:
     counted = members if isinstance(members, int) else None
-    if isinstance(said, RedisError):
+    if isinstance(said, NotSentError):
+        return Reply(None, counted, reason_of(said), sent=False)
+    if isinstance(said, Exception):
         return Reply(None, counted, _refusal(said))
     if isinstance(ask, Report):
         return Reply(Verdict(*map(float, said)), counted)
@@ -184,11 +215,18 @@ def _reply(ask: Ask | Report | Claim, said: Any, members: Any) -> Reply:
     return Reply(answer, counted)
 
 
-def _refusal(error: RedisError) -> str:
+def is_error(result: object, name: str) -> bool:
+    """Whether it is an error of a client that has this name."""
+    return isinstance(result, Exception) and any(
+        kind.__name__ == name for kind in type(result).__mro__
+    )
+
+
+def _refusal(error: Exception) -> str:
     """Return why a server refused a script, without what it was given."""
     text = str(error)
     if "non deterministic" in text:
         return "the server is older than Redis 5"
-    if isinstance(error, RedisConnectionError):  # pragma: no cover - raised before
-        return type(error).__name__
-    return text.split(maxsplit=1)[0] if text else type(error).__name__
+    kind = type(error).__name__
+    # NB: of a refusal that has a class of its own the client drops the first word.
+    return text.split(maxsplit=1)[0] if text and kind == "ResponseError" else kind
