@@ -21,8 +21,12 @@ DASHBOARDS: Final = ("resilient.dashboard.json", "resilient.rules.yml")
 """What is shipped in ``telemetry/dashboards``, and written out by that name."""
 
 
-def demo(arguments: argparse.Namespace) -> None:
+def demo(arguments: argparse.Namespace) -> int:
     """Run the demo, or say what it lacks."""
+    if arguments.fleet:
+        from resilient._commands.demo_fleet import run as run_fleet
+
+        return run_fleet(arguments.seconds, as_json=arguments.json)
     try:
         from resilient.demo import run
     except ModuleNotFoundError as missing:
@@ -33,6 +37,7 @@ def demo(arguments: argparse.Namespace) -> None:
             " run: python -m pip install 'resilient-pipeline[demo]'"
         )
     run(arguments.seconds, arguments.seed, as_json=arguments.json)
+    return 0
 
 
 def dashboards(arguments: argparse.Namespace) -> None:
@@ -145,6 +150,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--json",
         action="store_true",
         help="print the figures as JSON; progress goes to stderr",
+    )
+    command.add_argument(
+        "--fleet",
+        action="store_true",
+        help="four processes that keep one limit through a Redis server, instead, which"
+        " is killed and loses its data on the way",
     )
     command.set_defaults(command=demo)
 
