@@ -42,13 +42,15 @@ EVENTS: tuple[type[Event], ...] = tuple(
     for kind in vars(events).values()
     if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
 )
+_UNITS = {"s": "s", "By": "bytes", "1": "percentunit"}
+"""Those of gauges, as Grafana has them."""
 PANEL = "Permits waited for"
 """The panel that new ones are made after."""
 
 
 def prometheus_name(metric: Metric) -> str:
     """A name by the rules of OpenTelemetry's exporter for Prometheus."""
-    suffix = "_seconds" if metric.unit == "s" else ""
+    suffix = {"s": "_seconds", "By": "_bytes"}.get(metric.unit, "")
     suffix += "_total" if metric.kind == "counter" else ""
     return metric.name.replace(".", "_") + suffix
 
@@ -115,6 +117,7 @@ def with_panels(dashboard: str, metrics: tuple[Metric, ...] = METRICS) -> str:
         target["expr"], by = _expression(metric)
         target["legendFormat"] = " ".join(f"{{{{{label}}}}}" for label in by)
         unit = {"counter": "cps", "gauge": "short", "histogram": "s"}[metric.kind]
+        unit = _UNITS.get(metric.unit, unit) if metric.kind == "gauge" else unit
         panel["fieldConfig"]["defaults"]["unit"] = unit
         panels.append(panel)
     return json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
@@ -123,7 +126,8 @@ def with_panels(dashboard: str, metrics: tuple[Metric, ...] = METRICS) -> str:
 def _expression(metric: Metric) -> tuple[str, list[str]]:
     """A query that shows a metric, and the labels that it keeps apart."""
     by = [label.replace(".", "_") for label in metric.labels]
-    selector = '{job=~"$job", pipeline=~"$pipeline"}'
+    of_pipeline = ', pipeline=~"$pipeline"' if "pipeline" in by else ""
+    selector = f'{{job=~"$job"{of_pipeline}}}'
     name = prometheus_name(metric)
     if metric.kind == "gauge":
         return f"sum by ({', '.join(by)}) ({name}{selector})", by

@@ -92,6 +92,7 @@ NEAR: dict[str, tuple[str, ...]] = {
         "machines/test_proportions.py",
         "machines/test_fleet.py",
     ),
+    "_machines/overload": ("machines/test_overload.py", "test_host.py"),
     "_machines/quantile": ("machines/test_quantile.py", "test_hedge.py"),
     "_machines/rate_limits": ("machines/test_rate_limits.py", "test_rate_limiter.py"),
     "_machines/shared_bucket": (

@@ -58,6 +58,7 @@ REASONS: dict[str, str] = {
     "_http/engine.py: Transport._drive": AN_OUTCOME,
     "_http/engine.py: Transport._adrive": AN_OUTCOME,
     "_observing/health.py: _read": "one policy cannot tell; the others are shown",
+    "_observing/host.py: _told": "what the system does not tell is None",
     "_observing/subscriptions.py: _undriven": "passed on to the coroutine it drives",
     "_runtimes/asyncio.py: AsyncioWaiter.wake_with": "RuntimeError: the loop is closed",
     "_runtimes/asyncio.py: AsyncioTask.cancel": "RuntimeError: the loop is closed",

@@ -53,7 +53,9 @@ from resilient import (
 from resilient._calls import call as call_module
 from resilient._events import listeners
 from resilient._machines.circuit_records import CircuitState
+from resilient._observing.host import HostReading
 from resilient.discovery import poll
+from resilient.host import HostMonitor, LoadShedder
 from resilient.telemetry import _attributes, _logs, _metrics
 from resilient.telemetry._catalogue import (
     BY_NAME,
@@ -264,6 +266,10 @@ async def test_every_metric_of_the_table_is_emitted(w: World) -> None:
     crew = Pipeline(Timeout(1, abandon=True), name="crew")
     keyed = Pipeline(hosts, name="keyed")
     found_anew = Balance(poll(lambda: ["a", "b"]), check=Check(nothing), name="found")
+    host = HostMonitor(name="host of a test")
+    host._begin()
+    host._system = HostReading(0.5, 4096, 0.5, 5, 0.5)
+    shedding = Pipeline(LoadShedder(host), name="shedding")
 
     async def get(key: str) -> None:
         await w.sleep(1)
@@ -287,7 +293,7 @@ async def test_every_metric_of_the_table_is_emitted(w: World) -> None:
             assert set(metric.labels) == set(point.attributes)
             if metric.buckets:
                 assert metric.buckets == tuple(point.explicit_bounds)
-    assert crew.name == "crew"
+    assert ("crew", "shedding") == (crew.name, shedding.name)
 
 
 @in_async_colours
@@ -433,7 +439,9 @@ def test_prometheus_sees_the_names_of_the_table() -> None:
         from prometheus_client import generate_latest
         from resilient import *
         from resilient import telemetry
+        from resilient._observing.host import HostReading
         from resilient.discovery import poll
+        from resilient.host import HostMonitor, LoadShedder
         from resilient.testing import MemoryStore
 
         telemetry.instrument(histograms=telemetry._catalogue.HISTOGRAMS)
@@ -451,6 +459,10 @@ def test_prometheus_sees_the_names_of_the_table() -> None:
         found = Balance(poll(lambda: [1, 2]), check=Check(bool), name="found")
         found.call(int)
         limiter = RateLimiter(1000, burst=1, max_wait=1, name="waits")
+        host = HostMonitor()
+        host._begin()
+        host._system = HostReading(0.5, 4096, 0.5, 5, 0.5)
+        shedding = Pipeline(LoadShedder(host), name="shedding")
         @everything
         def get():
             limiter.call(int)

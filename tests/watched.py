@@ -59,7 +59,7 @@ class Sdk:
         for metric in self.metrics():
             for point in metric.data.data_points:
                 labels = dict(point.attributes)
-                if labels.pop("pipeline") == pipeline:
+                if labels.pop("pipeline", None) == pipeline:
                     values = found.setdefault(metric.name, {})
                     values[tuple(sorted(labels.items()))] = point
         return found

@@ -35,6 +35,7 @@ from resilient import (
     telemetry,
 )
 from resilient.discovery import poll
+from resilient.host import HostMonitor, LoadShedder
 from resilient.testing import MemoryStore
 
 # docs/how-to/watch.md shows this function.
@@ -79,6 +80,9 @@ discovered = Pipeline(
     name="discovered",
 )
 
+host = HostMonitor()
+shed = Pipeline(LoadShedder(host), name="shed")
+
 healthy = threading.Event()
 healthy.set()
 
@@ -122,6 +126,7 @@ def main() -> None:
         logs=False,
     )
     threading.Thread(target=keep_asking, daemon=True).start()
+    threading.Thread(target=host.watch, args=(threading.Event(),), daemon=True).start()
     say(f"{port}\n")
     for line in sys.stdin:
         if line == "break\n":

@@ -195,6 +195,7 @@ def emitted(app: App) -> list[dict[str, str]]:
         return any(series["__name__"] == name for series in app.series())
 
     until(lambda: has("resilient_permit_wait_seconds_count"), "a wait")
+    until(lambda: has("resilient_host_cpu"), "two looks at the host")
     app.say("break")
     until(lambda: has("resilient_retry_delay_seconds_count"), "a retry")
     app.say("mend")

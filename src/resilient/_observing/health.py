@@ -29,6 +29,7 @@ _MERGES: Final[dict[str, Callable[[Iterable[Any]], Any]]] = {
     "retry_after": max,
     "saturation": max,
     "seconds_in_state": max,
+    "shedder.level": max,
     "store.members": max,
     "store.up": min,
     "throttle.rejecting": max,
@@ -134,7 +135,7 @@ def health() -> dict[str, Any]:
         name, its kind, and what `Policy.status` says: states, seconds in that
         state, rates, saturation, in the words of the metrics. What stands
         inside a `PerKey` is summed up by kind, with the number of ``keys``. And
-        by its name what a `Supervisor` or a `Lifecycle` says of itself.
+        by its name what a `Supervisor`, `Lifecycle` or `HostMonitor` says of itself.
         Only dictionaries, lists, strings, numbers and None: as JSON has it.
     """
     found: dict[str, dict[str, Any]] = {}

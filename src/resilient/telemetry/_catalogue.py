@@ -35,7 +35,8 @@ class Metric:
         kind: What it is in OpenTelemetry: counters and gauges are observable.
         unit: Its unit, as UCUM has it.
         text: Its description.
-        labels: Its labels; the first is always the pipeline.
+        labels: Its labels; the first is the pipeline, of what a `HostMonitor`
+            measures the monitor.
         states: The values of its last label, each of which has a series.
         buckets: The bounds that are advised.
     """
@@ -50,6 +51,7 @@ class Metric:
 
 
 _BOTH: Final = ("pipeline", "policy")
+_HOST: Final = ("monitor",)
 
 METRICS: Final = (
     Metric(
@@ -222,6 +224,13 @@ METRICS: Final = (
         _BOTH,
     ),
     Metric(
+        "resilient.shedder.level",
+        "gauge",
+        "{class}",
+        "classes of calls that a `LoadShedder` refuses now, from batch upwards",
+        _BOTH,
+    ),
+    Metric(
         "resilient.limiter.tokens",
         "gauge",
         "{token}",
@@ -340,6 +349,48 @@ METRICS: Final = (
         "{answer}",
         "times that a `Balance` looked for its endpoints",
         (*_BOTH, "outcome"),
+    ),
+    Metric(
+        "resilient.host.loop_lag",
+        "gauge",
+        "s",
+        "how late the event loop was at most, in the last 10 to 20 s",
+        _HOST,
+    ),
+    Metric(
+        "resilient.host.cpu",
+        "gauge",
+        "1",
+        "share of the processor time that is used, of the cgroup or the machine",
+        _HOST,
+    ),
+    Metric(
+        "resilient.host.memory",
+        "gauge",
+        "By",
+        "memory of the process",
+        _HOST,
+    ),
+    Metric(
+        "resilient.host.memory_share",
+        "gauge",
+        "1",
+        "that memory, as a share of what the cgroup or the machine has",
+        _HOST,
+    ),
+    Metric(
+        "resilient.host.open_files",
+        "gauge",
+        "{file}",
+        "files and sockets that the process has open",
+        _HOST,
+    ),
+    Metric(
+        "resilient.host.open_files_share",
+        "gauge",
+        "1",
+        "those, as a share of what it may have open",
+        _HOST,
     ),
     Metric(
         "resilient.call.duration",

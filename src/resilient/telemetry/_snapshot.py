@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from resilient._events.counters import all_counters
 from resilient._observing.health import merged, readings
+from resilient._observing.shown import shown
 from resilient.telemetry._catalogue import BY_NAME, KINDS, OUTCOMES, Metric
 
 CALLS, ATTEMPTS = "resilient.calls", "resilient.attempts"
@@ -53,6 +54,11 @@ def snapshot() -> dict[str, list[Point]]:
         if name in BY_NAME:
             place = {"pipeline": pipeline, "policy": policy}
             points[name] += _points(BY_NAME[name], place, merged(key, values))
+    for monitor, status in shown():
+        for key, value in status.items():
+            name = f"resilient.{key}"
+            if name in BY_NAME:
+                points[name] += _points(BY_NAME[name], {"monitor": monitor}, value)
     return points
 
 
