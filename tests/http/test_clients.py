@@ -8,6 +8,7 @@ documents, and returns what it saw; that has to be the same each time.
 from __future__ import annotations
 
 import functools
+import itertools
 import select
 import socket
 import socketserver
@@ -21,7 +22,7 @@ from tests.http.families import Http, in_async_clients, in_every_client
 from tests.http.test_real import Real, every_client
 from tests.loopback import Server, answer
 
-from resilient import Pipeline
+from resilient import Hedge, Pipeline
 
 HOME = "https://home.test"
 AWAY = "https://away.test"
@@ -385,6 +386,66 @@ async def test_a_digest_answers_its_challenge(h: Http, wrap: Wrap) -> Any:
     return seen
 
 
+@in_every_client
+async def test_a_resend_has_the_proof_of_the_first(h: Http) -> None:
+    """Byte for byte, as the documentation says of digests."""
+    script = h.script(Digest(h)(h.library.Request("GET", HOME)), 503, 200)
+    auth = h.library.DigestAuth("user", "secret")
+    async with h.client(script, h.retry(), client={"auth": auth}) as client:
+        assert 200 == (await h.get(client, HOME)).status_code
+    none, first, second = [sent.headers.get("authorization") for sent in script.sent]
+    assert none is None
+    assert first is not None
+    assert first.startswith("Digest ")
+    assert first == second
+
+
+def prover(h: Http, inner: Any) -> Any:
+    """Make a transport that gives each attempt a proof of its own."""
+    made = itertools.count(1)
+
+    class Prover(h.library.BaseTransport, h.library.AsyncBaseTransport):  # type: ignore[misc, name-defined]  # known at run time
+        def handle_request(self, request: Any) -> Any:
+            request.headers["DPoP"] = f"proof {next(made)}"
+            return inner.handle_request(request)
+
+        async def handle_async_request(self, request: Any) -> Any:
+            request.headers["DPoP"] = f"proof {next(made)}"
+            await h.sleep(0)
+            return await inner.handle_async_request(request)
+
+    return Prover()
+
+
+@in_every_client
+async def test_a_transport_inside_makes_a_proof_for_each_attempt(h: Http) -> None:
+    """In turn; and the caller's request is as it was."""
+    script = h.script(503, 503, 200)
+    request = h.library.Request("GET", HOME)
+    async with h.client(prover(h, script), h.retry()) as client:
+        assert 200 == (await h.send(client, request)).status_code
+    assert ["proof 1", "proof 2", "proof 3"] == [
+        sent.headers["dpop"] for sent in script.sent
+    ]
+
+
+@in_async_clients
+async def test_attempts_at_once_do_not_write_into_each_others_headers(h: Http) -> None:
+    """A hedge and the first are sent with the proofs that were made for them."""
+    seen: list[str] = []
+
+    async def slow(request: Any) -> Any:
+        await h.sleep(2)
+        seen.append(request.headers["dpop"])
+        return h.library.Response(200)
+
+    script = h.script(slow)
+    hedge = Pipeline(Hedge(1, budget=None), classify=h.ours.http_verdict)
+    async with h.client(prover(h, script), hedge) as client:
+        assert 200 == (await h.get(client, HOME)).status_code
+    assert ["proof 1"] == seen
+
+
 @as_with_a_bare_transport
 async def test_a_digest_that_is_wrong_gives_up(h: Http, wrap: Wrap) -> Any:
     """After one try; what cannot be read as a challenge is the server's error."""
@@ -726,6 +787,16 @@ async def test_cookies_are_kept_and_sent_back(h: Http, wrap: Wrap) -> Any:
     assert "session" not in script.sent[4].headers["cookie"]
     assert "session" not in script.sent[5].headers["cookie"]
     return seen, arrived(script)
+
+
+@in_every_client
+async def test_cookies_of_replaced_responses_are_not_kept(h: Http) -> None:
+    """The client sees the last response only, as the documentation says."""
+    replaced = h.answer(503, set_cookie="replaced=1; Path=/")
+    script = h.script(replaced, h.answer(200, set_cookie="last=1; Path=/"))
+    async with h.client(script, h.retry()) as client:
+        await h.get(client, HOME)
+        assert {"last": "1"} == dict(client.cookies)
 
 
 @as_with_a_bare_transport

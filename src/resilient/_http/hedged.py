@@ -76,8 +76,8 @@ class HedgedExchange(Exchange):
         self._sent = copied(request)
         if self._upload is not None:
             self._sent.stream = self._upload
-        if self._rules.deadline_header is not None:
-            self._sent.headers = request.headers.copy()
+        # NB: a transport further in may write into them, as a proof of each.
+        self._sent.headers = request.headers.copy()
         # Whether it can be sent again, but not while it is being sent.
         self._single = not isinstance(request.stream, self._family.in_memory)
         # NB: a policy inside may keep it waiting; it may be sent at any moment.
