@@ -192,6 +192,23 @@ async def test_an_authority_of_your_own_is_that_of_your_transport(
     assert [ONE] == site.asked
 
 
+@at_a_site()
+async def test_a_client_with_a_transport_verifies_by_that(h: Real, site: Site) -> None:
+    """And not by its own `verify`, as the documentation says."""
+    host, port = site.address
+    url = f"https://{host}:{port}/x"
+    nothing = ssl.create_default_context(cafile=str(FOLDER / f"{ONE}.pem"))
+    kind = "HTTPTransport" if h.is_sync else "AsyncHTTPTransport"
+    for verify, works in ((False, True), (nothing, False)):
+        inner = getattr(h.library, kind)(verify=verify, trust_env=False)
+        options = {"verify": nothing if works else False}
+        async with h.client(inner, Pipeline(), client=options) as client:
+            if works:
+                assert 200 == (await h.get(client, url)).status_code
+            else:
+                await h.error(h.library.ConnectError, h.get, client, url)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_check_verifies_as_you_say(
     family: str, monkeypatch: pytest.MonkeyPatch
