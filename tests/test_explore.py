@@ -31,6 +31,8 @@ from resilient import (
     Timeout,
     TimeoutExceededError,
     constant,
+    current_deadline,
+    deadline_after,
 )
 from resilient._policy.queueing import SlotWait
 from resilient._runtimes.simulated import Cancelled
@@ -686,6 +688,20 @@ def test_impossible_arguments_are_refused(
         explore(scenario, **arguments)
 
     assert [] == orders
+
+
+def test_a_deadline_around_is_not_that_of_the_tasks() -> None:
+    """Virtual time begins anew."""
+
+    async def scenario(run: ExploredRun) -> None:
+        async def look() -> None:
+            assert current_deadline() is None
+
+        run.start(look)
+        await run.ended()
+
+    with deadline_after(60):
+        explore(scenario)
 
 
 def test_exploring_inside_virtual_time_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from functools import partial
 from heapq import heappop
 from pathlib import Path
@@ -261,6 +262,12 @@ class _Exploration:
         self, chooser: _Chooser, trace: list[str] | None = None
     ) -> tuple[_ExploredWorld, BaseException | None]:
         """Run it once; return its world, and the error that it failed with."""
+        # NB: empty, for a call that runs here would lend its deadline to all.
+        return Context().run(self._run, chooser, trace)
+
+    def _run(
+        self, chooser: _Chooser, trace: list[str] | None
+    ) -> tuple[_ExploredWorld, BaseException | None]:
         made = partial(_ExploredWorld, chooser=chooser, trace=trace)
         stuck: VirtualTimeError | None = None
         with world(self._seed, made) as explored:
