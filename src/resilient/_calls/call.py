@@ -188,6 +188,9 @@ class Extras:
             another turn.
         paced: Whether its next attempt will be paced by a queue, so that it
             needs no budget.
+        budget_paid: The budget that this call's success has paid into already.
+        thread_runner: Runs a plain function instead of the edge: in a thread to
+            abandon.
     """
 
     # NB: defaults of the class, so that there is nothing to do for a new one.
@@ -206,6 +209,8 @@ class Extras:
     turn: Any = None
     sent_back: bool = False
     paced: bool = False
+    budget_paid: object = None
+    thread_runner: Callable[..., Outcome] | None = None
 
     def end(self) -> None:
         """Drop references that an ended call must not keep."""
@@ -257,7 +262,6 @@ class Call:
         "allowed",
         "args",
         "attempt",
-        "budget_paid",
         "deadline",
         "enclosing",
         "ended",
@@ -273,7 +277,6 @@ class Call:
         "standing",
         "step",
         "task",
-        "thread_runner",
         "way",
         "weighs",
     )
@@ -329,10 +332,6 @@ class Call:
         # What judged it last: a pipeline's `classify`.
         self.judged_by: Callable[[Outcome], Verdict] | None = None
         self.task: Any = None
-        # The budget that this call's success has paid into already.
-        self.budget_paid: object = None
-        # Runs a plain function instead of the edge: in a thread to abandon.
-        self.thread_runner: Callable[..., Outcome] | None = None
         self.ended: bool = False
         self.deadline: float | None = None
         self.allowed: float | None = None
@@ -636,8 +635,14 @@ class Call:
         self.enclosing = self.deadline = self.allowed = None
 
     def begin_run(self) -> bool:
-        """Count a run that begins now; return False if it is observed instead."""
-        if self.extras.observation is not None:
+        """Count a run that begins now.
+
+        Returns:
+            False: it is not counted, for `leaf` has to run it. It is observed, or
+            in a thread to abandon.
+        """
+        extras = self.extras
+        if extras.observation is not None or extras.thread_runner is not None:
             return False
         self.count_run()
         return True
@@ -719,7 +724,8 @@ class HedgeCall(BranchCall):
         super().__init__(call, call.runtime)
         self.deadline: float | None = call.deadline
         self.allowed: float | None = call.allowed
-        self.thread_runner: Callable[..., Outcome] | None = call.thread_runner
+        if call.extras.thread_runner is not None:
+            self.own_extras().thread_runner = call.extras.thread_runner
         self.hedge: int = hedge
         if hedge:
             self.run = Run.HEDGE

@@ -69,10 +69,10 @@ class Branch(Drive):
                         value = Outcome(await awaited(fn(*args, **kwargs)))
                     elif not in_sync:
                         value = Outcome(await fn(*args, **kwargs))
-                    elif call.thread_runner is None:
+                    elif call.extras.thread_runner is None:
                         value = Outcome(fn(*args, **kwargs))
                     else:
-                        value = call.thread_runner(fn, args, kwargs)
+                        value = call.extras.thread_runner(fn, args, kwargs)
                 except Exception as error:
                     standstill = self.send(failed(error))
                 except BaseException as unwinding:

@@ -83,17 +83,12 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                             call.run = RETRY
                             policy.counters.originals += 1
                         elif not call.begin_run():
-                            # It is observed.
                             answer = leaf(call)
                     if answer is FUNCTION:
                         # NB: the user's call has a `try` of its own: its
                         # StopIteration is none of ours.
                         try:
-                            if call.thread_runner is None:
-                                value = fn(*args, **kwargs)
-                            else:
-                                answer = call.thread_runner(fn, args, kwargs)
-                                value = answer.value
+                            value = fn(*args, **kwargs)
                         except Exception as error:
                             answer = failed(error)
                         else:
@@ -102,8 +97,7 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                                 value, was_awaited=False
                             ):
                                 raise refuse_lazy(name, value, was_awaited=False)
-                            if answer is FUNCTION:
-                                answer = Outcome(value) if call.weighs else SUCCEEDED
+                            answer = Outcome(value) if call.weighs else SUCCEEDED
                     elif not isinstance(answer, Outcome):
                         send = resume = answer.send
                         throw, sent = answer.throw, None
@@ -122,10 +116,10 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                                 resume = throw
                                 continue
                             try:
-                                if call.thread_runner is None:
+                                if call.extras.thread_runner is None:
                                     sent = Outcome(fn(*args, **kwargs))
                                 else:
-                                    sent = call.thread_runner(fn, args, kwargs)
+                                    sent = call.extras.thread_runner(fn, args, kwargs)
                             except Exception as error:
                                 sent = failed(error)
                                 resume = send
@@ -229,7 +223,6 @@ def async_edge(
                             call.run = RETRY
                             policy.counters.originals += 1
                         elif not call.begin_run():
-                            # It is observed.
                             answer = leaf(call)
                     if answer is FUNCTION:
                         # NB: the user's call has a `try` of its own: its

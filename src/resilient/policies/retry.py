@@ -302,7 +302,7 @@ class Retry(Gate):
     def _deposit(self, call: Call) -> None:
         budget = self._budget
         # NB: a Hedge further in may share it.
-        if budget is not None and call.budget_paid is not budget:
+        if budget is not None and call.extras.budget_paid is not budget:
             budget.deposit()
 
     def _decide(self, call: Call, state: _State, outcome: Outcome) -> Outcome | float:

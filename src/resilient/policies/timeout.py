@@ -176,8 +176,8 @@ class Timeout(Gate):
         if outer is None or deadline < outer:
             call.deadline, call.allowed = deadline, self.seconds
         if self.abandon:
-            limit: Any = call.thread_runner
-            call.thread_runner = self._runner(call, deadline)
+            limit: Any = call.extras.thread_runner
+            call.own_extras().thread_runner = self._runner(call, deadline)
         else:
             limit = call.runtime.limit(call, self._shelf, self.seconds, deadline)
         call.way = call.step, (deadline, outer, allowed, limit), call.way
@@ -190,7 +190,7 @@ class Timeout(Gate):
             return outcome
         deadline, call.deadline, call.allowed, limit = permit
         if self.abandon:
-            call.thread_runner = limit
+            call.own_extras().thread_runner = limit
             return self._leave_thread(outcome, call, deadline)
         end = limit.leave(call, outcome.error)
         if end is CUT:
@@ -211,7 +211,7 @@ class Timeout(Gate):
             return None
         deadline, call.deadline, call.allowed, limit = permit
         if self.abandon:
-            call.thread_runner = limit
+            call.own_extras().thread_runner = limit
         # NB: for the second time, where Ctrl-C came during the first.
         elif limit.leave(call, error) is CUT:
             return self._exceeded(call, deadline, error)

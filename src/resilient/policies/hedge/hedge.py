@@ -412,4 +412,4 @@ class Hedge(Policy):
                 pass
         if self._budget is not None:
             self._budget.deposit()
-            call.budget_paid = self._budget
+            call.own_extras().budget_paid = self._budget

@@ -385,7 +385,8 @@ class HedgeRace:
             chain_errors(outcome.error, self._errors)
         call = self.call
         call.judged_by = chosen.call.judged_by or call.judged_by
-        call.budget_paid = chosen.call.budget_paid or call.budget_paid
+        if chosen.call.extras.budget_paid is not None:
+            call.own_extras().budget_paid = chosen.call.extras.budget_paid
         call.unrepeatable = self.unrepeatable
         assert chosen.context is not None
         copy_context_from(chosen.context)
