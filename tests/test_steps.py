@@ -316,7 +316,7 @@ def test_a_gate_has_its_steps_written() -> None:
 
 FRAMES: dict[str, tuple[Callable[[], Policy[Any]], int, int]] = {
     "nothing": (Pipeline, 4, 4),
-    "Retry": (lambda: Retry(OSError), 9, 9),
+    "Retry": (lambda: Retry(OSError), 8, 8),
     "CircuitBreaker": (CircuitBreaker, 9, 9),
     "Bulkhead": (lambda: Bulkhead(10), 12, 12),
     "RateLimiter": (lambda: RateLimiter(1000, per=1), 8, 8),

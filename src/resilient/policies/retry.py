@@ -280,13 +280,17 @@ class Retry(Gate):
     def leave(self, call: Call, permit: _State, outcome: Outcome) -> steps.Answer:
         if permit[5] >= 0 and call.extras.sent_back:
             return self._send_again(call, permit, outcome)
-        if outcome.error is None and self._trusts_values:
-            self._deposit(call)
-        else:
-            decided = self._decide(call, permit, outcome)
-            if not isinstance(decided, Outcome):
-                return self._again(call, permit, outcome, decided)
+        succeeded = outcome.error is None and self._trusts_values
+        decided = None if succeeded else self._decide(call, permit, outcome)
+        if decided is None:
+            budget = self._budget
+            # NB: a Hedge further in may share it.
+            if budget is not None and call.extras.budget_paid is not budget:
+                budget.deposit()
+        elif isinstance(decided, Outcome):
             outcome = decided
+        else:
+            return self._again(call, permit, outcome, decided)
         _, call.retried, call.attempt, _, _, _ = permit
         return outcome
 
@@ -299,21 +303,20 @@ class Retry(Gate):
             # error that an attempt came to.
             add_context(error, last)
 
-    def _deposit(self, call: Call) -> None:
-        budget = self._budget
-        # NB: a Hedge further in may share it.
-        if budget is not None and call.extras.budget_paid is not budget:
-            budget.deposit()
+    def _decide(
+        self, call: Call, state: _State, outcome: Outcome
+    ) -> Outcome | float | None:
+        """Decide about an attempt.
 
-    def _decide(self, call: Call, state: _State, outcome: Outcome) -> Outcome | float:
-        """Return the last outcome, or the seconds to wait for another attempt."""
+        Returns:
+            None: it is a success. An outcome: the last one. Else the seconds to
+            wait for another attempt.
+        """
         error = last = state[4]
         try:
             verdict = self._judged(outcome, call)
             if outcome.error is None and verdict in _FINAL:
-                if verdict is SUCCESS:
-                    self._deposit(call)
-                return outcome
+                return None if verdict is SUCCESS else outcome
             error = outcome.error
             if last is not None and isinstance(error, RejectedError):
                 if error.by_deadline:
@@ -396,6 +399,8 @@ class Retry(Gate):
                     call.way = step, state, way
                     break
                 decided = self._decide(call, state, spoilt)
+                # It is an error, which no attempt succeeds with.
+                assert decided is not None
                 if isinstance(decided, Outcome):
                     outcome = decided
                     break
