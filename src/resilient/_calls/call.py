@@ -28,6 +28,7 @@ from typing import (
 from weakref import ReferenceType
 
 from resilient._calls.outcome import (
+    SUCCEEDED,
     SUCCESS,
     Outcome,
     UnaskedOutcome,
@@ -618,11 +619,13 @@ class Call:
         if not self.ended:
             # NB: first, for an interrupt may have it ended again.
             self.ended = True
-            if (
-                extras is NO_EXTRAS
-                and outcome is not None
-                and outcome.verdict is SUCCESS
-                and outcome.error is None
+            if extras is NO_EXTRAS and (
+                outcome is SUCCEEDED
+                or (
+                    outcome is not None
+                    and outcome.verdict is SUCCESS
+                    and outcome.error is None
+                )
             ):
                 # What `_count_end` does for nearly every call.
                 self.policy.counters.successes += 1  # type: ignore[union-attr]  # an edge's

@@ -13,7 +13,7 @@ import math
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from resilient._errors.chains import leaves, raise_first
 from resilient._errors.errors import RejectedError, TimeoutExceededError, is_rejection
@@ -123,6 +123,13 @@ def _hint_of(error: BaseException) -> float | None:
         # error and no argument of ours, so none is told.
         return None
     return seconds if 0 <= seconds < math.inf else None
+
+
+SUCCEEDED: Final = Outcome()
+"""The outcome of every function that went well and whose value no step asks for.
+
+It is shared: its value is where the function was run.
+"""
 
 
 class UnaskedOutcome(Outcome):

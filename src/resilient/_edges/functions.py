@@ -27,14 +27,13 @@ from typing import Any
 
 from resilient._calls import call as call_module
 from resilient._calls.call import NO_EXTRAS, ORIGINAL, RETRY, AnyPolicy, Call, overdue
-from resilient._calls.outcome import Outcome
+from resilient._calls.outcome import SUCCEEDED, Outcome
 from resilient._edges import driver, forks
 from resilient._edges.driver import failed, misused, suspend
 from resilient._edges.lazy import MADE, awaited, is_lazy, refuse_lazy
 from resilient._edges.steps import (
     FUNCTION,
     RUN,
-    SUCCEEDED,
     entrance,
     leaf,
     unwind,
@@ -64,10 +63,8 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
         call.begin(name, args, kwargs, SYNC, policy, fn)
         token: Token[Call | None] | None = None
         value: Any = None
-        sent: Any = None
         answer: Any = None
         outcome: Outcome | None = None
-        trace: types.TracebackType | None = None
         try:
             token = call_module.enter_call(call)
             call.step = begin
@@ -100,7 +97,9 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                             answer = Outcome(value) if call.weighs else SUCCEEDED
                     elif not isinstance(answer, Outcome):
                         send = resume = answer.send
-                        throw, sent = answer.throw, None
+                        throw = answer.throw
+                        sent: Any = None
+                        trace: types.TracebackType | None = None
                         while True:
                             try:
                                 request = resume(sent)
@@ -162,9 +161,10 @@ def sync_edge(policy: AnyPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
                 # NB: after Ctrl-C amid the unwinding.
                 unwind(call, answer, KeyboardInterrupt())
             call.end(outcome)
-            # NB: the error's traceback holds this frame; the frame must not
-            # hold the error.
-            outcome = answer = value = sent = trace = None
+            if outcome is not SUCCEEDED:
+                # NB: the error's traceback holds this frame; the frame must not
+                # hold the error.
+                outcome = answer = value = sent = trace = None
 
     return wrapper
 
@@ -203,10 +203,8 @@ def async_edge(
         call.begin(name, args, kwargs, None, policy, fn)
         token: Token[Call | None] | None = None
         value: Any = None
-        sent: Any = None
         answer: Any = None
         outcome: Outcome | None = None
-        trace: types.TracebackType | None = None
         interrupt: BaseException | None = None
         try:
             token = call_module.enter_call(call)
@@ -240,7 +238,9 @@ def async_edge(
                             answer = Outcome(value) if call.weighs else SUCCEEDED
                     elif not isinstance(answer, Outcome):
                         send = resume = answer.send
-                        throw, sent = answer.throw, None
+                        throw = answer.throw
+                        sent: Any = None
+                        trace: types.TracebackType | None = None
                         if interrupt is not None:
                             sent, trace = interrupt, interrupt.__traceback__
                             resume, interrupt = throw, None
@@ -324,8 +324,9 @@ def async_edge(
                 # NB: as in `sync_edge`.
                 unwind(call, answer, KeyboardInterrupt())
             call.end(outcome)
-            # NB: as in `sync_edge`.
-            outcome = answer = value = sent = trace = interrupt = None
+            if outcome is not SUCCEEDED:
+                # NB: as in `sync_edge`.
+                outcome = answer = value = sent = trace = interrupt = None
 
     return wrapper
 

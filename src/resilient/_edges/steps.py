@@ -47,12 +47,6 @@ RUN: Final = Sentinel("RUN")
 FUNCTION: Final = Sentinel("FUNCTION")
 """What `walk_in` answers when there is nothing but the function inside."""
 
-SUCCEEDED: Final = Outcome()
-"""The outcome of every function that went well and whose value no step asks for.
-
-It is shared: its value is where the function was run.
-"""
-
 
 @types.coroutine
 def leaf(call: Call) -> Generator[object, Outcome, Outcome]:

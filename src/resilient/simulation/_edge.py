@@ -212,12 +212,12 @@ class Request(Work):
                 self._unwind(answer, error)
                 return
             if answer is FUNCTION:
-                # NB: what `begin_run` does for nearly every call.
+                # NB: what `count_run` does for nearly every call.
                 if call.run is ORIGINAL and call.extras is NO_EXTRAS:
                     call.run = RETRY
                     self._client.policy.counters.originals += 1
                 else:
-                    call.begin_run()
+                    call.count_run()
                 self.suspended(self.attempt(self, call))
                 return
             if not isinstance(answer, Outcome):
