@@ -167,15 +167,15 @@ def bench(session: nox.Session) -> None:
     """Runs the benchmarks; writes docs/reference/cost.md from benchmarks/results.
 
     What does not install on one Python is missing there, by name. Arguments
-    after `--` go to benchmarks/cost.py, as in `nox -s bench-3.13 -- --rounds 9`.
+    after `--` go to benchmarks.cost, as in `nox -s bench-3.13 -- --rounds 9`.
     """
     session.install(".[test]")
     for contender in group("bench"):
         session.install(contender, success_codes=[0, 1])
     figures = f"benchmarks/results/cost-{session.python}.json"
-    measure = ["benchmarks/cost.py", "--all", "--json", figures]
+    measure = ["-m", "benchmarks.cost", "--all", "--json", figures]
     session.run("python", *measure, *session.posargs)
-    session.run("python", "benchmarks/cost.py", "--page")
+    session.run("python", "-m", "benchmarks.cost", "--page")
     session.run("python", "benchmarks/telemetry.py")
     session.run("python", "benchmarks/transport.py")
 

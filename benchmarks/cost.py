@@ -1,7 +1,7 @@
 """What a protected call costs, measured in one process.
 
-    python benchmarks/cost.py [--all] [--rounds N] [--json FILE]
-    python benchmarks/cost.py --page
+    python -m benchmarks.cost [--all] [--rounds N] [--json FILE]
+    python -m benchmarks.cost --page
 
 The first measures what a user asks first, seven rows in half a minute; with `--all`
 every policy at every case in every world, footprints, and whether what is aimed at
@@ -22,11 +22,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from _cost import page
-from _cost.rounds import Ratio, Times, measure
-from _cost.scenes import BARE, OURS, Scene, build, first, scenes
-from _cost.targets import Scenes, judge
-from _cost.workloads import World
+from benchmarks._cost import page
+from benchmarks._cost.rounds import Ratio, Times, measure
+from benchmarks._cost.scenes import BARE, OURS, Scene, build, first, scenes
+from benchmarks._cost.targets import Scenes, judge
+from benchmarks._cost.workloads import World
 
 DISTRIBUTIONS = (
     "aiobreaker",

@@ -131,3 +131,4 @@ def test_results_come_by_age_of_the_python(tmp_path: Path) -> None:
 def test_the_page_says_what_was_measured() -> None:
     """No figure of the page is typed: `cost.py --page` writes it from the results."""
     assert page.render(page.results()) == page.PAGE.read_text("utf-8")
+    assert page.draw(page.results()) == page.PLOT.read_text("utf-8")

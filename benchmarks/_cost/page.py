@@ -1,18 +1,29 @@
-"""The page that says what was measured: docs/reference/cost.md."""
+"""The page that says what was measured: docs/reference/cost.md, and its plot."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.simulations._plot import Axis, Line, plot
+
 from .scenes import FIRST, HAND, OURS
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cost.md"
+PLOT = PAGE.with_name("cost.svg")
 RESULTS = Path(__file__).parents[1] / "results"
 RIVALS = (HAND, "nopanic", "pyresilience", "interlock-cb", "hyx")
 """Who stands beside the first rows."""
+
+GROWING = {
+    1: "one policy, `Retry`",
+    3: "three policies",
+    7: "seven policies",
+}
+"""The first rows that are drawn, by their number of policies."""
 
 HEAD = """\
 # What it costs
@@ -25,6 +36,10 @@ included: for this library on each Python, for others and for code by hand on Py
 {python}. "By hand" is the least that a good engineer would write in place: for one
 event loop, without locks, events, texts or deadlines. A dash: it has no such thing.
 What each library lacks stands [below](#next-to-others).
+"""
+
+DRAWN = """
+![Microseconds a call, by number of policies and library](cost.svg)
 """
 
 HOW = """
@@ -104,6 +119,7 @@ def as_json(result: dict[str, Any]) -> str:
 def write(path: Path = PAGE) -> None:
     """Write the page anew."""
     path.write_text(render(results()), "utf-8")
+    path.with_name(PLOT.name).write_text(draw(results()), "utf-8")
 
 
 def render(results: list[dict[str, Any]]) -> str:
@@ -116,6 +132,41 @@ def render(results: list[dict[str, Any]]) -> str:
     return "\n".join(_lines(results)) + "\n"
 
 
+def draw(results: list[dict[str, Any]]) -> str:
+    """The plot: microseconds by the number of policies, as in the first rows.
+
+    Args:
+        results: As for `render`. A library that has one of the rows alone is
+            left out.
+    """
+    rows = {
+        number: [_microseconds(result, *FIRST[what]) for result in results]
+        for number, what in GROWING.items()
+    }
+    lines = [
+        Line(
+            f"{OURS}, {result['python']}",
+            [(number, took[place][OURS]) for number, took in rows.items()],
+        )
+        for place, result in enumerate(results)
+    ]
+    for rival in RIVALS:
+        points = [
+            (number, took[-1][rival])
+            for number, took in rows.items()
+            if rival in took[-1]
+        ]
+        if len(points) > 1:
+            lines.append(Line(rival, points))
+    highest = max(micros for line in lines for _, micros in line.points)
+    return plot(
+        "Microseconds a call, by number of policies and library",
+        Axis("policies around the function", 0, 8),
+        Axis("microseconds a call", 0, 10 * math.ceil(highest / 10)),
+        lines,
+    )
+
+
 def _version(python: str) -> tuple[int, ...]:
     return tuple(int(part) for part in python.split(".")[:2])
 
@@ -124,6 +175,7 @@ def _lines(results: list[dict[str, Any]]) -> Iterator[str]:
     newest = results[-1]
     yield HEAD.format(**newest)
     yield from _first(results)
+    yield DRAWN.rstrip()
     yield HOW.format(**newest).rstrip()
     yield PEERS.format(**newest).rstrip()
     for group in dict.fromkeys(table["group"] for table in newest["tables"]):
