@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 import tomllib
 from urllib.parse import urlsplit
 
@@ -23,6 +25,18 @@ def test_an_address_is_the_placeholder_or_a_real_one(name: str) -> None:
     is_set = not URLS[name].startswith(f"{PLACEHOLDER}/")
     assert is_set == all(not url.startswith(PLACEHOLDER) for url in URLS.values())
     assert "https" == urlsplit(URLS[name]).scheme
+
+
+def test_the_page_of_the_package_has_no_relative_links() -> None:
+    """The README's are made absolute as the package is built."""
+    try:
+        metadata = importlib.metadata.metadata("resilient-pipeline")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package is not installed")
+    links = re.findall(r"\]\(([^)\s]+)\)", str(metadata.get_payload()))
+
+    assert f"{URLS['Documentation']}/how-to/http.html" in links
+    assert [] == [link for link in links if not link.startswith("https://")]
 
 
 def test_nothing_else_names_the_placeholder() -> None:
