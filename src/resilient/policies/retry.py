@@ -54,6 +54,9 @@ Delay: TypeAlias = "Backoff | Callable[[int], float]"
 attempts_limit: int | None = None
 """The most attempts any Retry makes: `resilient.testing.attempts` sets it."""
 
+_MAKERS: Final = ("constant", "decorrelated", "delays", "exponential", "linear")
+"""What makes a backoff, and would be one by mistake: it takes one number, too."""
+
 _PLAIN: Final = ("sync", "generator", "context manager")
 """Usages in which nothing can be awaited."""
 
@@ -200,6 +203,12 @@ class Retry(Gate):
             raise TypeError(
                 f"`backoff` must be a function of the attempt, got {backoff!r}{hint}"
             )
+        for name_ in _MAKERS:
+            if backoff is getattr(backoff_machine, name_):
+                raise TypeError(
+                    "`backoff` must be a function of the attempt, got the function"
+                    f" that makes one: write {name_}(…)"
+                )
         refuse_arity("backoff", backoff, "the number of the attempt that failed")
         self.backoff: Delay = backoff
         if on_result is not None and not callable(on_result):

@@ -75,6 +75,10 @@ class Limit(Record):
         burst: float | None = None,
     ) -> None:
         per = seconds("per", per, zero=False)
+        if isinstance(rate, str):
+            raise TypeError(
+                f"`rate` must be a number, got {rate!r}: 10 a minute is 10, per=60"
+            )
         number("rate", rate, minimum=0, exclusive=True)
         if burst is not None:
             number("burst", burst, minimum=0, exclusive=True)
