@@ -145,6 +145,32 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def package(session: nox.Session) -> None:
+    """Builds the release into dist/, twice, and looks at what would be uploaded."""
+    session.install(*group("package"))
+    built = [Path(session.create_tmp()) / "again", Path("dist")]
+    for folder in built:
+        shutil.rmtree(folder, ignore_errors=True)
+        session.run("python", "-m", "build", "--outdir", str(folder))
+    files = sorted(built[1].iterdir())
+    for file in files:
+        if file.read_bytes() != (built[0] / file.name).read_bytes():
+            session.error(f"{file.name} is not built twice the same")
+    session.run("twine", "check", "--strict", *map(str, files))
+    wheel = str(next(file for file in files if file.suffix == ".whl"))
+    session.run("check-wheel-contents", wheel)
+    # What a user gets, without what this session needs.
+    clean = Path(session.create_tmp()) / "clean"
+    session.run("python", "-m", "venv", "--clear", "--without-pip", str(clean))
+    python = str(clean / "bin" / "python")
+    session.run("python", "-m", "pip", "--python", python, "install", wheel)
+    # Without docstrings and asserts, and with each warning an error.
+    quiet = [python, "-OO", "-X", "dev", "-W", "error", "-m", "resilient"]
+    session.run(*quiet, "simulate", "--list", silent=True, external=True)
+    session.run("cyclonedx-py", "environment", python, "-o", "dist/sbom.cdx.json")
+
+
+@nox.session
 def examples(session: nox.Session) -> None:
     """Runs every example as a reader would, with warnings as errors."""
     session.install(".[test]", *group("integration"))
