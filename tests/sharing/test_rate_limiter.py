@@ -29,6 +29,7 @@ from resilient import (
     deadline_after,
     health,
 )
+from resilient._runtimes import clock
 from resilient._runtimes.sync import SyncWaiter
 from resilient._sharing import store as store_module
 from resilient.httpx2 import ResilientTransport
@@ -68,6 +69,56 @@ def fleet(
 
 
 # One limit
+
+
+def test_no_window_of_a_fleet_has_more_than_its_bucket() -> None:
+    """0.9 of the rate and 0.1 as a burst: as the page on RateLimiter says."""
+    moments: list[float] = []
+    with virtual_time() as time:
+        store = MemoryStore()
+        limiters = fleet(store, 90, per=20, burst=10, size=3)
+        for step in range(240):
+            if step in (150, 200):
+                store.forget()
+            for limiter in limiters:
+                for _ in range(3):
+                    try:
+                        moments.append(limiter.call(clock.now))
+                    except RateLimitedError:
+                        break
+            # Once for so long that the bucket is full again.
+            time.advance(5.0 if step == 100 else 0.3)
+    most = max(
+        sum(began <= moment < began + 20 for moment in moments) for began in moments
+    )
+    assert 90 <= most <= 100
+
+
+@in_every_colour
+async def test_several_limits_of_a_fleet_are_a_limiter_each(w: World) -> None:
+    """Both hold for all processes; what the inner one refuses the outer one counts."""
+    store = MemoryStore()
+    pipelines = [
+        Pipeline(
+            RateLimiter(30, per=60, name="minute", shared=store),
+            RateLimiter(4, per=1, name="second", shared=store),
+        )
+        for _ in range(3)
+    ]
+    passed: list[int] = []
+    for _ in range(6):
+        passed.append(0)
+        for pipeline in pipelines:
+            for _ in range(2):
+                try:
+                    await w.call(pipeline, nothing)
+                except RateLimitedError:
+                    continue
+                passed[-1] += 1
+        await w.sleep(1)
+    # NB: six calls of the minute are taken in each second, of which four pass.
+    assert [4, 4, 4, 4] == passed[:4]
+    assert sum(passed) < 6 * 4
 
 
 @in_every_colour
@@ -657,7 +708,8 @@ def test_a_shared_limit_needs_a_name() -> None:
             {"algorithm": "sliding_window"},
             ValueError,
             '`algorithm` must be "token_bucket" where a limit is shared, got'
-            " 'sliding_window'",
+            " 'sliding_window'; one of 0.9 of the rate, with 0.1 of it as `burst`,"
+            " lets no more pass in any `per` seconds",
         ),
         (
             {"rate": None, "limits": [Limit(1)]},
@@ -703,8 +755,9 @@ def test_settings_that_there_are_not_are_refused() -> None:
     """By name."""
     with pytest.raises(TypeError) as caught:
         MemoryStore().with_(prefix="a")
-    assert "`with_` takes patience, lease, members, lost; got prefix" == str(
-        caught.value
+    assert (
+        "`with_` takes patience, lease, members, lost, plain_keys; got prefix"
+        == str(caught.value)
     )
 
 

@@ -113,7 +113,8 @@ def _lease(config: LimiterConfig, store: SharedStore) -> SharedLease:
     if config.algorithm != "token_bucket":
         raise ValueError(
             '`algorithm` must be "token_bucket" where a limit is shared, got'
-            f" {config.algorithm!r}"
+            f" {config.algorithm!r}; one of 0.9 of the rate, with 0.1 of it as"
+            " `burst`, lets no more pass in any `per` seconds"
         )
     limit = config.single
     if limit is None:
