@@ -165,7 +165,9 @@ def test_a_reset_of_a_name_holds_for_all_its_keys(
                 pass
         return passed
 
-    with RedisStore(server.url, prefix="keys", patience=60) as store:
+    # NB: a quarter of a second, a store's default, is little on a busy machine.
+    url = f"{server.url}?socket_timeout=30"
+    with RedisStore(url, prefix="keys", patience=60) as store:
         plain = store.with_(plain_keys=True)
         hosts: Any = PerKey(lambda host: CircuitBreaker(name="login", shared=store))
         hosts["a"].force_open(fleet=True)

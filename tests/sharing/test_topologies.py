@@ -20,6 +20,9 @@ from resilient.redis import RedisStore
 
 pytestmark = pytest.mark.real
 
+# NB: a quarter of a second, a store's default, is little on a busy machine.
+PATIENT = "socket_timeout=30"
+
 CERTIFICATES = Path(__file__).parent.parent / "http" / "certificates"
 
 
@@ -46,7 +49,7 @@ def test_a_failover_by_sentinel_is_followed() -> None:
             client.replicaof("127.0.0.1", primary.port)
             wait_for(lambda: "up" == client.info("replication")["master_link_status"])
         with Server(binary, sentinel=primary.port) as watch:
-            manager = Sentinel([("127.0.0.1", watch.port)], socket_timeout=5)
+            manager = Sentinel([("127.0.0.1", watch.port)], socket_timeout=30)
             manager.discover_master("shop")
             with watch.client() as client:
                 wait_for(lambda: client.sentinel_slaves("shop"))
@@ -73,7 +76,7 @@ def test_a_failover_by_sentinel_is_followed() -> None:
 def test_a_primary_that_becomes_a_replica_is_lost_until_it_is_none() -> None:
     """Its connection is given up, for its name may stand for another server now."""
     with Server(engine("redis")) as other, Server(engine("redis")) as server:
-        store = RedisStore(server.url, patience=60, lost="reject")
+        store = RedisStore(f"{server.url}?{PATIENT}", patience=60, lost="reject")
         limiter = RateLimiter(9, per=10_000, name="api", shared=store)
         with store, told(limiter) as events, server.client() as client:
             assert 1 == passes(limiter, 1)
@@ -109,7 +112,7 @@ def tls_server() -> Iterator[Server]:
 def test_a_server_with_tls_and_few_rights(caplog: pytest.LogCaptureFixture) -> None:
     """The URL says how it is verified; one that is not is a lost store."""
     with tls_server() as server:
-        url = f"rediss://shop:pass@127.0.0.1:{server.port}/0?ssl_check_hostname=false"
+        url = f"rediss://shop:pass@127.0.0.1:{server.port}/0?ssl_check_hostname=false&{PATIENT}"
         trusts = f"{url}&ssl_ca_certs={CERTIFICATES / 'authority.pem'}"
         with RedisStore(trusts, prefix="shop", patience=60) as store:
             assert 5 == passes(RateLimiter(5, per=1000, shared=store, name="a"), 9)
@@ -140,7 +143,7 @@ def test_credentials_that_change_are_asked_for_anew() -> None:
     with Server(engine("redis")) as server, server.client() as admin:
         admin.execute_command("ACL", "SETUSER", "shop", *ACL.split())
         provider = Rotating("pass")
-        client = server.client(credential_provider=provider)
+        client = server.client(credential_provider=provider, socket_timeout=30)
         store = RedisStore(client=client, prefix="shop", patience=60, lost="reject")
         limiter = RateLimiter(9, per=10_000, name="api", shared=store)
         with store, told(limiter) as events:
@@ -161,7 +164,7 @@ def test_credentials_that_change_are_asked_for_anew() -> None:
 def test_a_client_of_valkey_py_serves_as_well(name: str) -> None:
     """Its errors are others of the same names."""
     with Server(engine(name)) as server:
-        client: Any = valkey.Valkey(port=server.port)
+        client: Any = valkey.Valkey(port=server.port, socket_timeout=30)
         store = RedisStore(client=client, prefix="shop", patience=60, lost="reject")
         limiter = RateLimiter(4, per=10_000, name="api", shared=store)
         with store, told(limiter) as events:
