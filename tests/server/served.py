@@ -67,6 +67,18 @@ async def stream(request: Request) -> Response:
     return StreamingResponse(forever(), media_type="text/event-stream")
 
 
+async def flood(request: Request) -> Response:
+    async def forever() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 65_536
+                await anyio.sleep(0)
+        finally:
+            noted.append("flood ended")
+
+    return StreamingResponse(forever())
+
+
 async def background(request: Request) -> Response:
     async def work() -> None:
         await anyio.sleep(0.2)
@@ -95,7 +107,18 @@ async def echo(socket: WebSocket) -> None:
 
 routes = [
     Route(f"/{one.__name__}", one, methods=["GET", "POST"])
-    for one in (hello, left, size, slow, stream, background, rejected, bug, state)
+    for one in (
+        hello,
+        left,
+        size,
+        slow,
+        stream,
+        flood,
+        background,
+        rejected,
+        bug,
+        state,
+    )
 ]
 routes.append(Route("/unread", hello, methods=["POST"]))
 LIMITED = ("/hello", "/unread")

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -19,10 +20,13 @@ from resilient import (
     AIMD,
     AdaptiveConcurrency,
     AdmissionPolicy,
+    Call,
     CircuitOpenError,
     Coalesce,
+    ConcurrencyLimitedError,
     Fallback,
     Limit,
+    Outcome,
     Pipeline,
     Priority,
     RateLimitedError,
@@ -46,7 +50,7 @@ from resilient.asgi import (
     exception_handler,
     standard_server_pipeline,
 )
-from resilient.httpx import ResilientTransport
+from resilient.httpx import ResilientTransport, standard_pipeline
 
 MS = ("X-Request-Timeout-Ms", "ms")
 
@@ -111,6 +115,36 @@ async def test_batch_work_is_shed_before_critical_work(w: World) -> None:
     await w.gather(*visits)
 
     assert [200, 503, 200, 503] == [one.status for one in visits]
+
+
+@in_async_colours
+async def test_a_class_that_is_shed_holds_back_no_other(w: World) -> None:
+    """Where the transport of a service of ours is told so by `hold_by`."""
+
+    class ShedsBatch(AdmissionPolicy):
+        def admit(self, call: Call) -> ConcurrencyLimitedError | None:
+            batch = call.priority is Priority.BATCH
+            return ConcurrencyLimitedError("orders") if batch else None
+
+        def settle(self, permit: None, outcome: Outcome | None) -> None: ...
+
+    service = ResilientMiddleware(
+        hello,
+        ShedsBatch(),
+        priority=lambda scope: dict(scope["headers"])[b"x-priority"].decode(),
+    )
+    transport = ResilientTransport(
+        standard_pipeline(total=1),
+        inner=httpx.ASGITransport(service),
+        hold_by=lambda request: request.headers["x-priority"],
+    )
+    async with httpx.AsyncClient(transport=transport, base_url="http://orders") as one:
+        answers = [
+            await one.get("/", headers={"x-priority": importance})
+            for importance in ("batch", "critical")
+        ]
+
+    assert [503, 200] == [answer.status_code for answer in answers]
 
 
 @in_async_colours
@@ -480,6 +514,31 @@ async def test_a_slow_client_holds_no_slot_beyond_the_limit(w: World) -> None:
         await visit()
         assert (statuses, 4.5) == (visit.statuses, w.now() - began)
         assert 0 == limit.in_flight
+
+
+@in_async_colours
+async def test_a_write_that_nothing_cuts_holds_no_slot_beyond_the_limit(
+    w: World,
+) -> None:
+    """As that of hypercorn on trio, while its client reads nothing."""
+
+    async def stuck(message: Any) -> None:
+        until = w.now() + 60
+        while w.now() < until:
+            with suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
+                await anyio.sleep(until - w.now())
+
+    limit = slots(1)
+    visit = Visit(ResilientMiddleware(hello, Pipeline(Timeout(5), limit)))
+    visit.send = stuck  # type: ignore[method-assign]  # a server's own
+    seen: list[int] = []
+
+    await w.gather(
+        visit,
+        lambda: later(w, 4, lambda: seen.append(limit.in_flight)),
+        lambda: later(w, 6, lambda: seen.append(limit.in_flight)),
+    )
+    assert ([1, 0], 60.0) == (seen, w.now())
 
 
 # -- Clients that go

@@ -89,6 +89,27 @@ def test_a_client_that_goes_frees_its_slot(server: Server) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        b"POST /size HTTP/1.1\r\nContent-Length: 100000\r\n",
+        b"GET /flood HTTP/1.1\r\n",
+    ],
+    ids=["sends slowly", "reads nothing"],
+)
+def test_a_slow_client_holds_its_slot_no_longer_than_the_limit(
+    server: Server, request_line: bytes
+) -> None:
+    """Its connection is open all the time, on its side."""
+    url = urlsplit(server.url)
+    with socket.create_connection((url.hostname, url.port), 10) as one:
+        one.sendall(b"%sHost: %s\r\n\r\n" % (request_line, url.netloc.encode()))
+        server.wait_for(lambda state: state["in_flight"] == 1)
+        if request_line.startswith(b"POST"):
+            one.sendall(b"12345")
+        server.wait_for(lambda state: state["in_flight"] == 0)
+
+
 def test_background_work_holds_no_slot_and_has_no_deadline(server: Server) -> None:
     """It is done after the last byte."""
     with server.client() as client:

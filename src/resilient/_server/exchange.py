@@ -103,6 +103,7 @@ class Exchange:
         "_runtime",
         "_scope",
         "_send",
+        "_sending",
         "_status",
         "_task",
         "_waiter",
@@ -148,6 +149,8 @@ class Exchange:
         # -- What is known of the client
         self._cancels = cancels and scope["type"] == "http"
         self._disconnected = False
+        # Whether the application waits for the server to send.
+        self._sending = False
         # Whether the last byte is the server's to send.
         self._ending = False
         self._body_read = False
@@ -178,7 +181,7 @@ class Exchange:
             if ended is not None and ended.error is None:
                 ended = await self._streamed(ended)
             if ended is not None and ended.error is not None:
-                await self._answer_for(ended.error)
+                await self._answer_for(ended, ended.error)
             self._give_back(ended)
             call.end(ended)
             if self._cut and not self.started:
@@ -286,7 +289,7 @@ class Exchange:
             return Outcome(None, limit.exceeded(now))
         return Outcome(None, self._out_of_time())
 
-    async def _answer_for(self, error: Exception) -> None:
+    async def _answer_for(self, ended: Outcome, error: Exception) -> None:
         """Answer for an error of the policies, and end the application."""
         if error is self._error:
             # Its own; it has ended.
@@ -294,6 +297,10 @@ class Exchange:
         self._mute = True
         if self._task is not None:
             self._task.cancel()
+        if self._sending:
+            # NB: the application works no more, and its server may let nothing cut a
+            # write to a client that does not read (hypercorn on trio).
+            self._give_back(ended)
         if not self.started and isinstance(error, ANSWERED):
             await self._refuse(error)
         await self._stop()
@@ -398,7 +405,11 @@ class Exchange:
         if last:
             # NB: a server may give the disconnect that follows before it returns.
             self._ending = True
-        await self._send(message)
+        self._sending = True
+        try:
+            await self._send(message)
+        finally:
+            self._sending = False
         if last:
             self._complete = True
             self._waiter.wake()
