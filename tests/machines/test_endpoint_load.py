@@ -16,7 +16,7 @@ def known(latency: float = 0.2, *, by_latency: bool = True) -> tuple[Loads, Memb
     """A set in which one success was seen, at the start, and its member."""
     loads, member = Loads(by_latency=by_latency), Member("a", None, 1.0)
     loads.start(member)
-    member.sampled = START
+    member.sampled, member.answers = START, 2
     loads.succeed(member, START, latency)
     return loads, member
 
@@ -54,13 +54,77 @@ def test_a_success_counts_a_tenth_for_latency() -> None:
 def test_the_mean_of_the_set_is_plain_at_first() -> None:
     """Then a fiftieth of each sample; else the first of all would count for long."""
     loads, member = Loads(by_latency=True), Member("a", None, 1.0)
+    member.answers = 2
     for count in range(1, 51):
         loads.succeed(member, START, count / 10)
         assert (count + 1) / 20 == pytest.approx(loads.mean)
-    loads.succeed(member, START, 52.55)
-    assert 3.55 == pytest.approx(loads.mean)
-    loads.succeed(member, START, 3.55)
-    assert 3.55 == pytest.approx(loads.mean)
+    loads.succeed(member, START, 12.55)
+    assert 2.75 == pytest.approx(loads.mean)
+    loads.succeed(member, START, 2.75)
+    assert 2.75 == pytest.approx(loads.mean)
+
+
+def test_a_sample_counts_ten_means_at_most_for_the_mean() -> None:
+    """One of many seconds would hide for long what the set usually takes."""
+    loads, member = known()
+    for _ in range(60):
+        loads.succeed(member, START, 0.2)
+    loads.succeed(member, START, 50.0)
+    assert 0.2 + 0.02 * 1.8 == pytest.approx(loads.mean)
+    assert 5.0 < member.latency
+
+
+def test_a_first_success_is_no_sample_of_latency() -> None:
+    """It includes the connecting; for the set it stands in until the next."""
+    loads, member = Loads(by_latency=True), Member("a", None, 1.0)
+    other = Member("b", None, 1.0)
+    loads.succeed(member, START, 0.9)
+    assert (0.9, 0.9) == (loads.mean, member.latency)
+    loads.succeed(other, START, 0.8)
+    assert 0.9 == loads.mean
+    loads.succeed(member, START, 0.2)
+    assert 0.2 == pytest.approx(loads.mean) == pytest.approx(member.latency)
+    loads.succeed(other, START, 0.4)
+    assert 0.3 == pytest.approx(loads.mean)
+    assert 0.2 + 0.1 * 0.2 == pytest.approx(other.latency)
+
+
+def test_after_a_first_success_one_is_asked_again_soon() -> None:
+    """What it needs is known from the next alone, so it is assumed to be quick."""
+    loads, member = known()
+    other = Member("b", None, 1.0)
+    loads.start(other)
+    loads.succeed(other, START, 5.0)
+    loads.fade(other, START + 0.1)
+    assert 0.75 * 0.2 == pytest.approx(other.cost)
+    assert member.cost > other.cost
+
+
+def test_ten_seconds_without_a_call_leave_nothing() -> None:
+    """It is assumed to succeed, and to be a little quicker than the others."""
+    loads, member = known()
+    for _ in range(20):
+        loads.fail(member, START, 9.0)
+    loads.fade(member, START + 9.9)
+    assert 1.0 < member.cost
+    member.in_flight = 1
+    loads.fade(member, START + 10.0)
+    assert 1.0 < member.cost
+    member.in_flight = 0
+    loads.fade(member, START + 10.1)
+    assert 1.0 == member.success
+    assert 0.75 * 0.2 == pytest.approx(member.cost)
+
+
+def test_nothing_is_assumed_to_be_quicker_that_never_answered() -> None:
+    """Nor where no mean is known."""
+    loads, _ = known()
+    other, alone = Member("b", None, 1.0), Member("c", None, 1.0)
+    loads.start(other)
+    loads.fade(other, START)
+    assert 0.2 == other.cost
+    Loads(by_latency=True).fade(alone, START)
+    assert 1.0 == alone.cost
 
 
 def test_a_failure_counts_three_tenths() -> None:
@@ -100,14 +164,14 @@ def test_what_is_known_fades_before_a_sample_counts(note: object) -> None:
     loads, member = known()
     member.success = 0.5
     assert callable(note)
-    note(loads, member, START + 10.0, 0.0)
-    kept = exp(-1.0)
+    note(loads, member, START + 5.0, 0.0)
+    kept = exp(-0.5)
     success, latency = 1.0 - 0.5 * kept, 0.2 + 0.72 * kept
     if note is Loads.succeed:
         success, latency = success + 0.3 * (1.0 - success), latency * 0.9
     else:
         success *= 0.7
-    assert START + 10.0 == member.sampled
+    assert START + 5.0 == member.sampled
     assert success == pytest.approx(member.success)
     assert latency == pytest.approx(member.latency)
     assert latency / success**2 == pytest.approx(member.cost)
@@ -117,8 +181,8 @@ def test_without_a_sample_it_fades_all_the_same() -> None:
     """The success to 1, the latency to the mean; of no mean it stays."""
     loads, member = known()
     member.success = 0.5
-    loads.fade(member, START + 10.0)
-    kept = exp(-1.0)
+    loads.fade(member, START + 5.0)
+    kept = exp(-0.5)
     assert 1.0 - 0.5 * kept == pytest.approx(member.success)
     assert 0.2 + 0.72 * kept == pytest.approx(member.latency)
     assert member.latency / member.success**2 == pytest.approx(member.cost)

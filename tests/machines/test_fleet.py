@@ -136,8 +136,8 @@ def test_one_that_fails_is_worth_twenty_four_calls_in_flight(
 ) -> None:
     """A floor of 0.2 squared: what the good ones cannot take runs over."""
     fleet = fleet_of(A, B)
-    succeed(fleet, A)
-    succeed(fleet, B)
+    succeed(fleet, A, 2)
+    succeed(fleet, B, 2)
     fail(fleet, A, 50)
     fleet.members[A].in_flight = 0
     fleet.members[B].in_flight = in_flight
@@ -266,7 +266,7 @@ def test_before_the_first_success_failures_have_no_latency() -> None:
 def test_fast_failures_say_nothing_of_the_latency() -> None:
     """Slow ones do."""
     fleet = fleet_of(A, B)
-    succeed(fleet, A)
+    succeed(fleet, A, 2)
     member = fleet.members[A]
     fleet.fail(member, 0, 0.0, 0.001)
     assert (LATENCY, 0.7) == (member.latency, member.success)
@@ -282,6 +282,7 @@ def test_what_is_known_fades() -> None:
     fleet = fleet_of(A, B)
     for _ in range(200):
         fleet.succeed(fleet.members[B], 0, 0.0, LATENCY)
+    succeed(fleet, A)
     fleet.succeed(fleet.members[A], 0, 0.0, 2.0)
     fail(fleet, A, 3)
     slow = fleet.members[A].latency
@@ -294,17 +295,67 @@ def test_what_is_known_fades() -> None:
 def test_one_failure_in_ten_seconds_shuns_for_fifteen_at_most() -> None:
     """At a tenth of a call a second each outcome is a large part of all."""
     fleet = fleet_of(A, B)
-    succeed(fleet, A)
-    succeed(fleet, B)
+    succeed(fleet, A, 2)
+    succeed(fleet, B, 2)
     fail(fleet, A, 1)
     fleet.look(15.0)
     assert fleet.members[A].cost < 1.2 * fleet.members[B].cost
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "bad", ["connecting", "connecting once", "slow", "failure", "failures", "rest"]
+)
+@pytest.mark.parametrize("load", ["latency", "requests", "round_robin", "random"])
+def test_what_was_bad_once_is_soon_tried_again(
+    load: Load, bad: str, pause: float, noise: float
+) -> None:
+    """With one call at a time: no draw but for the load decides then.
+
+    It is without calls for ten seconds at most, or for as long as it is ejected or
+    rests, and has its share in the end.
+    """
+    random, fleet = Random(1), fleet_of(A, B, C, load=load)
+    failing = range(30, {"failure": 31, "failures": 35}.get(bad, 30))
+    start = now = 1000.0
+    seconds = 120.0 if pause else 40.0
+    last, longest, got = dict.fromkeys((A, B, C), now), Counter[str](), Counter[str]()
+    since = Counter[str]()
+    while now < start + seconds:
+        member = send(fleet, now, random.random)
+        address = member.address
+        fleet.leave(member)
+        got[address] += 1
+        longest[address] = max(longest[address], int(now - last[address]))
+        since[address] += now > start + seconds / 2
+        latency, number = LATENCY * (1 + random.uniform(-noise, noise)), got[address]
+        if number == 1 and bad == "connecting" + " once" * (address == C):
+            latency *= 20
+        if address == C and bad == "slow" and number == 30:
+            latency *= 100
+        now += latency
+        last[address] = now
+        if address == C and number == 30 and bad == "rest":
+            fleet.push_back(member, member.era, now, latency, 5.0)
+        elif address == C and number in failing:
+            fleet.fail(member, member.era, now, latency)
+        else:
+            fleet.succeed(member, member.era, now, latency)
+        for change in took(fleet):
+            if isinstance(change, Ejected):
+                fleet.set_time(change, 5.0)
+        now += pause
+    for address in (A, B, C):
+        assert 12 > max(longest[address], int(now - last[address]))
+        if bad != "failures":
+            assert since[address] > 0.2 * since.total()
+
+
 def test_a_clock_that_goes_back_changes_nothing() -> None:
     """As when virtual time begins after a set was made, and used, before."""
     fleet = fleet_of(A, B, now=1e9)
-    succeed(fleet, A, now=1e9)
+    succeed(fleet, A, 2, now=1e9)
     fail(fleet, B, 1, now=1e9)
     (member, _), (other, _) = fleet.look(0.0)
     assert (LATENCY, 0.7) == (member.latency, other.success)

@@ -19,6 +19,20 @@ latency to the mean of the set. That mean is also what is assumed of an
 endpoint that has not been called: neither 0, which would send it everything,
 nor a second, which would send it nothing.
 
+With one call at a time the load decides alone, and no calls in flight ever make
+up for a difference: an endpoint that lost once would never be asked again, and
+so never be known better. Therefore
+
+* the first success of an endpoint is no sample of its latency, for it includes
+  the connecting; until the second it counts as one that is forgotten;
+* an endpoint is forgotten that has had no call in flight for 10 s: it succeeds, and
+  takes three quarters of the mean, until a call says otherwise;
+* loads that are less than 3 % apart are equal;
+* a sample counts ten times the mean at most for the mean.
+
+So whatever was bad once is tried again after ten seconds; one that stays bad gets a
+call in ten seconds.
+
 The load is ``(in flight / weight + 1) × latency / success²``, of which all but
 the first factor is kept (`Member.cost`). The lowest weight of a set is 1, and
 calls in flight for each unit of weight are rounded to a whole number: with one
@@ -42,13 +56,27 @@ from typing import Any, Final
 
 from resilient._machines.ejection import IN, Ejection
 
-__all__ = ["FRESH", "POOR", "Loads", "Member", "load_of"]
+__all__ = ["EVEN", "FRESH", "POOR", "Loads", "Member", "load_of"]
 
 _LATENCY_SHARE: Final = 0.1
 _SUCCESS_SHARE: Final = 0.3
 _MEAN_SHARE: Final = 0.02
+_LONGEST: Final = 10.0
+"""Sample that the mean takes as it is, in means."""
+
 _DECAY: Final = 10.0
 """Seconds; the time constant with which knowledge fades, as linkerd's."""
+
+_FORGOTTEN: Final = 10.0
+"""Seconds without a call after which nothing is left of what was known."""
+
+_BENEFIT: Final = 0.75
+"""Latency, in those of the set, that is then assumed of one that has answered:
+were it the mean, others a little faster might hold all calls for ever."""
+
+EVEN: Final = 0.97
+"""Load below which one is the less loaded of two, in that of the other: a few
+hundredths say nothing, and would decide each call while all are idle."""
 
 FRESH: Final = 0.05
 """Seconds for which fading is not computed: it would be half a percent."""
@@ -76,6 +104,8 @@ class Member:
         success: From 0 to 1; see the module.
         cost: The factor of its load that is no matter of calls in flight.
         sampled: When it was last brought up to date.
+        heard: When a call of it ended last; minus infinity: none has.
+        answers: How many successes it has had, up to 2.
         ejection: Its state, once it has failed.
         resting_until: When it may be asked again.
         draining: Whether it gets no new calls.
@@ -89,11 +119,13 @@ class Member:
 
     __slots__ = (
         "address",
+        "answers",
         "checks",
         "cost",
         "draining",
         "ejection",
         "endpoint",
+        "heard",
         "in_flight",
         "joined",
         "latency",
@@ -120,6 +152,8 @@ class Member:
         self.success: float = 1.0
         self.cost: float = 1.0
         self.sampled: float = -inf
+        self.heard: float = -inf
+        self.answers: int = 0
         self.ejection: Ejection | None = None
         self.resting_until: float = -inf
         self.draining: bool = False
@@ -162,19 +196,23 @@ class Loads:
         """Assume of a member what is known of the others."""
         member.success = 1.0
         member.latency = 1.0 if self.mean is None else self.mean
-        member.sampled = -inf
-        self._weigh(member)
+        member.sampled = member.heard = -inf
+        member.answers = 0
+        self.weigh(member)
 
     def succeed(self, member: Member, now: float, latency: float) -> None:
         """Note a success that took so many seconds."""
         if now - member.sampled > FRESH:
             self.fade(member, now)
+        if member.answers < 2:
+            self._meet(member, now, latency)
+            return
+        member.heard = now
         member.latency += _LATENCY_SHARE * (latency - member.latency)
         if member.success < 1.0:
-            member.success += _SUCCESS_SHARE * (1.0 - member.success)
-            self._weigh(member)
+            self._trust(member)
         elif self._by_latency and member.latency > _LEAST_LATENCY:
-            # What `_weigh` comes to.
+            # What `weigh` comes to.
             member.cost = member.latency
         mean = self.mean or 0.0
         if self._samples < 1 / _MEAN_SHARE:
@@ -182,33 +220,61 @@ class Loads:
             self._samples += 1
             self.mean = mean + (latency - mean) / self._samples
         else:
+            # One sample of seconds must not hide for long what the set needs.
+            if latency > _LONGEST * mean:
+                latency = _LONGEST * mean
             self.mean = mean + _MEAN_SHARE * (latency - mean)
 
     def fail(self, member: Member, now: float, latency: float) -> None:
         """Note a failure that took so many seconds."""
         if now - member.sampled > FRESH:
             self.fade(member, now)
+        member.heard = now
         member.success -= _SUCCESS_SHARE * member.success
         if latency > member.latency and self.mean is not None:
             member.latency += _LATENCY_SHARE * (latency - member.latency)
-        self._weigh(member)
+        self.weigh(member)
 
     def readmit(self, member: Member) -> None:
         """Trust a member that has just returned half."""
         member.success = POOR
-        self._weigh(member)
+        self.weigh(member)
 
     def fade(self, member: Member, now: float) -> None:
         """Bring what is known of a member up to date."""
         # NB: virtual time may begin after what was learnt in real time.
         kept = exp(min(0.0, (member.sampled - now) / _DECAY))
+        assumed = self.mean
+        if now - member.heard >= _FORGOTTEN and not member.in_flight:
+            kept = 0.0
+            if assumed is not None and member.answers:
+                assumed *= _BENEFIT
         member.sampled = now
         member.success = 1.0 - (1.0 - member.success) * kept
-        if self.mean is not None:
-            member.latency = self.mean + (member.latency - self.mean) * kept
-        self._weigh(member)
+        if assumed is not None:
+            member.latency = assumed + (member.latency - assumed) * kept
+        self.weigh(member)
 
-    def _weigh(self, member: Member) -> None:
+    def _meet(self, member: Member, now: float, latency: float) -> None:
+        """Note one of the first two successes of a member."""
+        member.answers += 1
+        if member.answers == 2:
+            # NB: what was assumed of it may be the time of a first success.
+            if self.mean is not None:
+                member.latency = self.mean if self._samples else latency
+            self.succeed(member, now, latency)
+            return
+        if self.mean is None:
+            # For want of better; the next sample takes its place.
+            self.mean = member.latency = latency
+        self._trust(member)
+
+    def _trust(self, member: Member) -> None:
+        member.success += _SUCCESS_SHARE * (1.0 - member.success)
+        self.weigh(member)
+
+    def weigh(self, member: Member) -> None:
+        """Work its cost out from what is known of it."""
         success = member.success
         if success < _FLOOR:
             success = _FLOOR

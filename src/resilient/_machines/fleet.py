@@ -18,8 +18,8 @@ load            who is chosen
 "random"        one drawn in proportion to the weights
 ==============  ===========================================================
 
-Of equal loads the first drawn is chosen. While both mostly fail, up to three
-more are drawn.
+Of equal loads, and of those less than 3 % apart, the first drawn is chosen. While
+both mostly fail, up to three more are drawn.
 
 A member takes no part
 
@@ -64,7 +64,14 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from resilient._machines.checks import Check, Checked, Panic, is_panic, noted
 from resilient._machines.ejection import OUT, Eject, Ejection
-from resilient._machines.endpoint_load import FRESH, POOR, Loads, Member, load_of
+from resilient._machines.endpoint_load import (
+    EVEN,
+    FRESH,
+    POOR,
+    Loads,
+    Member,
+    load_of,
+)
 from resilient._machines.proportions import (
     Turns,
     draw_other_place,
@@ -441,9 +448,9 @@ class Fleet:
             if member.success < POOR and second.success < POOR and size > 2:
                 member = self._search(pool, sums, [place, other], now, draw)
             elif sums is not None:
-                if load_of(second) < load_of(member):
+                if load_of(second) < EVEN * load_of(member):
                     member = second
-            elif (second.in_flight + 1) * second.cost < (
+            elif (second.in_flight + 1) * second.cost < EVEN * (
                 member.in_flight + 1
             ) * member.cost:
                 # What `load_of` comes to for equal weights.
@@ -518,7 +525,8 @@ class Fleet:
                 self._loads.fade(member, now)
         if size > 2 and all(member.success < POOR for member in pair):
             return self._search(pool, sums, drawn, now, draw)
-        return min(pair, key=load_of)
+        first, second = pair
+        return second if load_of(second) < EVEN * load_of(first) else first
 
     def _turns_of(self, tier: int) -> Turns[Member]:
         turns = self._turns_by_tier.get(tier)
@@ -585,13 +593,13 @@ class Fleet:
     def succeed(self, member: Member, era: int, now: float, latency: float) -> None:
         """Note a success that took so many seconds, of a call of that era."""
         loads = self._loads
-        if loads.mean is None:
+        is_first = loads.mean is None
+        loads.succeed(member, now, latency)
+        if is_first:
             # What is known of one is assumed of all.
-            loads.mean = latency
             for other in self.members.values():
                 other.latency = latency
-                loads.fade(other, now)
-        loads.succeed(member, now, latency)
+                loads.weigh(other)
         if member.ejection is not None:
             self._note_life(member, member.ejection, era, now)
 
@@ -629,6 +637,8 @@ class Fleet:
 
     def withdraw(self, member: Member, era: int, now: float) -> None:
         """Forget a call that was cancelled, or whose outcome says nothing."""
+        # NB: the end of a stream has no time of its own.
+        member.heard = max(member.heard, now)
         if member.ejection is not None and member.ejection.withdraw(now, era):
             self._changes_at = now
 

@@ -92,8 +92,6 @@ _MOVES: Final = 5
 """Endpoints that a call goes on to at most after the first one's policies have
 rejected it; as many as are drawn at most for a choice."""
 
-"""What a call has in its dictionary that had none before: an endpoint, a key."""
-
 _MOST: Final = 10_000
 """Endpoints of a set; of more, which are a mistake of what lists them, these many
 are used."""
