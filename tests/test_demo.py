@@ -320,7 +320,7 @@ async def rehearse(day: Day, url: str, pipeline: Pipeline, tell: Tell) -> Log:
     log = Log()
     for due in day.due:
         for requests in (log.bare, log.protected):
-            requests.append(Request(due, [due], due + 0.02))
+            requests.append(Request(due, [due], [], due + 0.02))
         if day.phase(due) is Phase.OUTAGE:
             log.bare[-1].error = "HTTPStatusError"
     tell(1, log)
@@ -376,7 +376,9 @@ def test_a_terminal_without_bars_gets_letters() -> None:
     """What its encoding cannot show is written in ASCII."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     report = Report(stream)
-    log = Log([Request(0.5, [0.5], 0.6)], [Request(0.5, [0.5], 0.6, "ReadError")])
+    log = Log(
+        [Request(0.5, [0.5], [], 0.6)], [Request(0.5, [0.5], [], 0.6, "ReadError")]
+    )
     report.second(1, log, NEVER)
     stream.seek(0)
     assert "    1 s fair        ##########   1 of 1     ..........   0 of 1" in (

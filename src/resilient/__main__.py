@@ -28,7 +28,7 @@ def demo(arguments: argparse.Namespace) -> int:
 
         return run_fleet(arguments.seconds, as_json=arguments.json)
     try:
-        from resilient.demo import run
+        from resilient.demo import run, run_replicas
     except ModuleNotFoundError as missing:
         if missing.name != "httpx":
             raise
@@ -36,7 +36,8 @@ def demo(arguments: argparse.Namespace) -> int:
             "resilient demo: the clients are httpx's, which is not installed;"
             " run: python -m pip install 'resilient-pipeline[demo]'"
         )
-    run(arguments.seconds, arguments.seed, as_json=arguments.json)
+    act = run_replicas if arguments.replicas else run
+    act(arguments.seconds, arguments.seed, as_json=arguments.json)
     return 0
 
 
@@ -151,11 +152,18 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the figures as JSON; progress goes to stderr",
     )
-    command.add_argument(
+    acts = command.add_mutually_exclusive_group()
+    acts.add_argument(
         "--fleet",
         action="store_true",
         help="four processes that keep one limit through a Redis server, instead, which"
         " is killed and loses its data on the way",
+    )
+    acts.add_argument(
+        "--replicas",
+        action="store_true",
+        help="four replicas, of which one is slow, one dead and one rolled, asked in"
+        " turn and by a Balance, instead",
     )
     command.set_defaults(command=demo)
 

@@ -33,7 +33,9 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from enum import Enum
-from typing import Final
+from typing import Final, Protocol, TypeVar
+
+T = TypeVar("T")
 
 RATE: Final = 80
 """Requests per second: enough that 1 % of a short stretch is a few requests."""
@@ -54,6 +56,18 @@ class Fault(Enum):
     ERROR = "503"
     RESET = "reset"
     STALL = "stall"
+
+
+class Weather(Protocol):
+    """What a server does with a request, by when that is due."""
+
+    def fault(self, due: float) -> Fault | None:
+        """Return what it does instead of answering."""
+        ...
+
+    def latency(self, due: float) -> float:
+        """Return the seconds that it takes."""
+        ...
 
 
 class Phase(Enum):
@@ -92,16 +106,9 @@ class Day:
         self.recovery: float = self.outage + 0.3 * seconds
         self.settled: float = self.recovery + SETTLING
         chance = random.Random(seed)
-        # NB: kept off the edges of the slot, so that rounding to the four
-        # decimals of the URL never moves a request into the next one.
-        self.due: tuple[float, ...] = tuple(
-            round((slot + chance.uniform(0.05, 0.95)) / RATE, 4)
-            for slot in range(seconds * RATE)
-        )
+        self.due: tuple[float, ...] = draw_load(seconds, chance)
         self._faults = self._draw_faults(chance)
-        self._latencies = [
-            0.015 + min(chance.expovariate(100), 0.1) for _ in self._faults
-        ]
+        self._latencies = draw_latencies(seconds, chance)
 
     def phase(self, due: float) -> Phase:
         """Return the phase in which a request is due."""
@@ -109,11 +116,11 @@ class Day:
 
     def fault(self, due: float) -> Fault | None:
         """Return the fault that a request due at that moment meets."""
-        return self._faults[min(_slot(due), len(self._faults) - 1)]
+        return at(self._faults, due)
 
     def latency(self, due: float) -> float:
         """Return the seconds that the server takes: 15 ms and a tail."""
-        return self._latencies[min(_slot(due), len(self._latencies) - 1)]
+        return at(self._latencies, due)
 
     def _phase_of(self, slot: int) -> Phase:
         if slot < _slot(self.outage):
@@ -145,6 +152,27 @@ class Day:
         for slot in stretches[Phase.OUTAGE]:
             faults[slot] = next(kinds)
         return faults
+
+
+def draw_load(seconds: int, chance: random.Random) -> tuple[float, ...]:
+    """Draw when each request is due: one in each slot."""
+    # NB: kept off the edges of the slot, so that rounding to the four
+    # decimals of the URL never moves a request into the next one.
+    return tuple(
+        round((slot + chance.uniform(0.05, 0.95)) / RATE, 4)
+        for slot in range(seconds * RATE)
+    )
+
+
+def draw_latencies(seconds: int, chance: random.Random) -> list[float]:
+    """Draw what a server takes in each slot: 15 ms and a tail, in seconds."""
+    slots = range((seconds + _AFTERWARDS) * RATE)
+    return [0.015 + min(chance.expovariate(100), 0.1) for _ in slots]
+
+
+def at(drawn: Sequence[T], due: float) -> T:
+    """Return what was drawn for the slot of a moment."""
+    return drawn[min(_slot(due), len(drawn) - 1)]
 
 
 def _slot(due: float) -> int:

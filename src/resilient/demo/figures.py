@@ -121,17 +121,17 @@ def results(day: Day, pipeline: str, faults: str, log: Log) -> Results:
             for at, event in log.events
             if isinstance(event, CircuitChanged)
         ],
-        rejected=_counted(
+        rejected=counted(
             event.reason or event.error_type
             for event in events
             if isinstance(event, CallRejected)
         ),
-        gave_up=_counted(
+        gave_up=counted(
             event.reason
             for event in events
             if isinstance(event, RetriesExhausted) and event.reason in _GAVE_UP
         ),
-        cut_short=_counted(
+        cut_short=counted(
             f"{event.seconds:g}" for event in events if isinstance(event, TimedOut)
         ),
     )
@@ -150,8 +150,10 @@ def _figures(day: Day, requests: Sequence[Request]) -> Figures:
     }
     took = [_seconds(request) for request in phases[Phase.FAIR]]
     sent = [at for request in requests for at in request.attempts]
-    answered = {"all": _share(requests)}
-    answered.update((phase.value, _share(among)) for phase, among in phases.items())
+    answered = {"all": answered_share(requests)}
+    answered.update(
+        (phase.value, answered_share(among)) for phase, among in phases.items()
+    )
     return Figures(
         requests=len(requests),
         answered=answered,
@@ -160,13 +162,14 @@ def _figures(day: Day, requests: Sequence[Request]) -> Figures:
         attempts=len(sent),
         attempts_per_request=round(len(sent) / len(requests), 3),
         attempts_in_outage=sum(day.outage <= at < day.recovery for at in sent),
-        errors=_counted(
+        errors=counted(
             request.error for request in requests if request.error is not None
         ),
     )
 
 
-def _share(requests: Sequence[Request]) -> float:
+def answered_share(requests: Sequence[Request]) -> float:
+    """Return which share of them was answered."""
     return sum(request.error is None for request in requests) / len(requests)
 
 
@@ -175,6 +178,6 @@ def _seconds(request: Request) -> float:
     return request.ended - request.due
 
 
-def _counted(words: Iterable[str]) -> dict[str, int]:
+def counted(words: Iterable[str]) -> dict[str, int]:
     """Count, the most frequent first."""
     return dict(Counter(words).most_common())

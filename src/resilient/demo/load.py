@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -36,12 +36,14 @@ class Request:
     Attributes:
         due: When it was to be sent; its latency counts from here.
         attempts: When it was sent, each time.
+        asked: Which replica it was sent to, each time, where there are some.
         ended: When there was an answer or an error; None: not yet.
         error: Type of the error, None for an answer.
     """
 
     due: float
     attempts: list[float] = attrs.Factory(list[float])
+    asked: list[str] = attrs.Factory(list[str])
     ended: float | None = None
     error: str | None = None
 
@@ -62,6 +64,9 @@ class Log:
 
 Tell: TypeAlias = Callable[[int, Log], None]
 """Called every second with the seconds since the day began."""
+
+Ask: TypeAlias = Callable[[Request], Coroutine[Any, Any, None]]
+"""Sends a request, and notes each attempt in it."""
 
 
 def is_failure(outcome: Outcome) -> bool:
@@ -113,38 +118,62 @@ async def play(
     """
     log = Log()
     protected_get = pipeline(get)
-
-    def client() -> httpx.AsyncClient:
-        # The environment may name a proxy; the way to loopback needs none.
-        return httpx.AsyncClient(
-            base_url=url, timeout=PATIENCE, trust_env=False, transport=transport
+    async with client(transport, url) as bare_http, client(transport, url) as http:
+        now = watch(pipeline, log)
+        await send(
+            day.due,
+            lambda request: get(bare_http, request, now),
+            lambda request: protected_get(http, request, now),
+            tell,
+            log,
+            now,
         )
-
-    async with client() as bare_http, client() as protected_http:
-        began = clock.now()
-
-        def now() -> float:
-            return clock.now() - began
-
-        pipeline.subscribe(lambda event: log.events.append((now(), event)))
-        async with asyncio.TaskGroup() as watch:
-            telling = watch.create_task(_tell_every_second(now, tell, log))
-            async with asyncio.TaskGroup() as load:
-                for due in day.due:
-                    await asyncio.sleep(due - now())
-                    bare, protected = Request(due), Request(due)
-                    log.bare.append(bare)
-                    log.protected.append(protected)
-                    load.create_task(_keep(bare, get(bare_http, bare, now), now))
-                    load.create_task(
-                        _keep(
-                            protected,
-                            protected_get(protected_http, protected, now),
-                            now,
-                        )
-                    )
-            telling.cancel()
     return log
+
+
+def client(
+    transport: httpx.AsyncBaseTransport | None, url: str = ""
+) -> httpx.AsyncClient:
+    """Make a client of either kind."""
+    # The environment may name a proxy; the way to loopback needs none.
+    return httpx.AsyncClient(
+        base_url=url, timeout=PATIENCE, trust_env=False, transport=transport
+    )
+
+
+def watch(pipeline: Pipeline, log: Log) -> Now:
+    """Begin the day, and log what the policies tell."""
+    began = clock.now()
+
+    def now() -> float:
+        return clock.now() - began
+
+    pipeline.subscribe(lambda event: log.events.append((now(), event)))
+    return now
+
+
+async def send(
+    due: Sequence[float],
+    ask_bare: Ask,
+    ask_protected: Ask,
+    tell: Tell,
+    log: Log,
+    now: Now,
+) -> None:
+    """Send each request when it is due, through both clients."""
+    async with asyncio.TaskGroup() as watching:
+        telling = watching.create_task(_tell_every_second(now, tell, log))
+        async with asyncio.TaskGroup() as load:
+            for moment in due:
+                await asyncio.sleep(moment - now())
+                for requests, ask in (
+                    (log.bare, ask_bare),
+                    (log.protected, ask_protected),
+                ):
+                    request = Request(moment)
+                    requests.append(request)
+                    load.create_task(_keep(request, ask(request), now))
+        telling.cancel()
 
 
 async def _keep(request: Request, asked: Coroutine[Any, Any, None], now: Now) -> None:

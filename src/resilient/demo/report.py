@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TextIO
 
 from resilient import CircuitChanged, Pipeline
@@ -49,8 +49,8 @@ _PHRASES: Final = {
 }
 
 
-class Report:
-    """Prints to one stream.
+class Paper:
+    """Prints to one stream, as wide as its terminal, in letters that it has.
 
     Args:
         stream: Where to.
@@ -67,7 +67,8 @@ class Report:
         except UnicodeEncodeError:
             self._glyphs = str.maketrans(_GLYPHS)
 
-    def _print(self, *lines: str) -> None:
+    def show(self, *lines: str) -> None:
+        """Print lines, wrapped."""
         for line in lines:
             text = line.translate(self._glyphs)
             for part in textwrap.wrap(text, self._width, subsequent_indent="    ") or [
@@ -76,10 +77,52 @@ class Report:
                 print(part, file=self._stream)
         self._stream.flush()
 
+    def head(self, bare: str, protected: str, state: str) -> None:
+        """Print the head of the lines of each second."""
+        cell = self._cell
+        self.show(f"  {'':5}{'':12}{bare:<{cell}}{protected:<{cell}}{state}")
+
+    def tick(self, now: int, weather: str, log: Log, state: str) -> None:
+        """Say what became known in the last second."""
+        bare, protected = (
+            _ended_between(requests, now - 1, now, bar=not self._narrow)
+            for requests in (log.bare, log.protected)
+        )
+        self.show(
+            f"  {now:>3} s {weather:<11} {bare:<{self._cell}}"
+            f"{protected:<{self._cell}}{state}"
+        )
+
+    def compare(
+        self, heads: Sequence[str], rows: Iterable[tuple[str, list[str]]]
+    ) -> None:
+        """Print a table of a title and two cells a row."""
+        rule = "  " + "─" * (self._width - 4)
+        width, cell = (24, 10) if self._narrow else (38, 16)
+        self.show("", f"  {'':<{width}}" + "".join(f"{h:>{cell}}" for h in heads), rule)
+        for title, cells in rows:
+            told = "".join(f"{text:>{cell}}" for text in cells)
+            self.show(f"  {title:<{width}}{told}")
+        self.show(rule)
+
+    def count(self, title: str, counts: Mapping[str, int]) -> None:
+        """Print what was counted, by what it is called."""
+        words = [f"{n} {_PHRASES.get(word, word)}" for word, n in counts.items()]
+        self.show(f"  {title:<13}{', '.join(words) or 'nothing'}")
+
+    @property
+    def _cell(self) -> int:
+        """Columns for what one client got in a second."""
+        return 11 if self._narrow else 24
+
+
+class Report(Paper):
+    """What the first act prints."""
+
     def plan(self, day: Day, pipeline: Pipeline) -> None:
         """Say what is about to happen."""
-        self._print(
-            *_wrapped(
+        self.show(
+            *wrapped(
                 "One server, one bad day, two clients. Both are an"
                 f" httpx.AsyncClient(timeout={PATIENCE:g}) and send the same"
                 f" {RATE} requests a second for {day.seconds} s, at the same times."
@@ -88,62 +131,42 @@ class Report:
             "",
         )
         for policy, reason in zip(pipeline.policies, _REASONS, strict=True):
-            self._print(f"  {policy!r}", *_wrapped(reason, "      "))
-        self._print(
+            self.show(f"  {policy!r}", *wrapped(reason, "      "))
+        self.show(
             "",
-            *_wrapped(
+            *wrapped(
                 f"On this day (seed {day.seed}) {LOSS:.1%} of the requests meet a"
                 " 503, a reset or a silence, bare or protected. The server is"
                 f" out from {day.outage:g} s to {day.recovery:g} s. Calls"
                 " answered, second by second:"
             ),
             "",
-            f"  {'':5}{'':12}{'bare':<{self._cell}}{'protected':<{self._cell}}circuit",
         )
+        self.head("bare", "protected", "circuit")
 
     def second(self, now: int, log: Log, day: Day) -> None:
         """Say what became known in the last second."""
         over = now > day.seconds
         weather = "last calls" if over else _WEATHER[day.phase(now - 0.5)]
-        bare, protected = (
-            _ended_between(requests, now - 1, now, bar=not self._narrow)
-            for requests in (log.bare, log.protected)
-        )
-        self._print(
-            f"  {now:>3} s {weather:<11} {bare:<{self._cell}}"
-            f"{protected:<{self._cell}}{_circuit(log)}"
-        )
-
-    @property
-    def _cell(self) -> int:
-        """Columns for what one client got in a second."""
-        return 11 if self._narrow else 24
+        self.tick(now, weather, log, _circuit(log))
 
     def table(self, results: Results) -> None:
         """Show the results."""
-        rule = "  " + "─" * (self._width - 4)
-        title_width, cell = (24, 10) if self._narrow else (38, 16)
-        head = f"  {'':<{title_width}}{'bare':>{cell}}{'protected':>{cell}}"
-        self._print("", head, rule)
-        for title, cells in _rows(results.bare, results.protected):
-            told = "".join(f"{text:>{cell}}" for text in cells)
-            self._print(f"  {title:<{title_width}}{told}")
-        self._print(rule)
+        self.compare(["bare", "protected"], _rows(results.bare, results.protected))
         for transition in results.circuit:
             change = f"{transition.old} → {transition.new}".replace("_", "-")
             phrase = _PHRASES.get(transition.reason, transition.reason)
             why = phrase.format(calls=transition.calls, failed=transition.failed)
             title = "circuit" if transition is results.circuit[0] else ""
-            self._print(f"  {title:<12}{transition.at:>6.2f} s  {change:<22}{why}")
+            self.show(f"  {title:<12}{transition.at:>6.2f} s  {change:<22}{why}")
         for title, counts in (
             ("rejected", results.rejected),
             ("gave up", results.gave_up),
             ("cut short", {f"after {s} s": n for s, n in results.cut_short.items()}),
             ("bare lost", results.bare.errors),
         ):
-            words = [f"{n} {_PHRASES.get(word, word)}" for word, n in counts.items()]
-            self._print(f"  {title:<12}{', '.join(words) or 'nothing'}")
-        self._print("", *_wrapped(_moral(results)))
+            self.count(title, counts)
+        self.show("", *wrapped(_moral(results)))
 
 
 def _rows(*clients: Figures) -> Iterator[tuple[str, list[str]]]:
@@ -206,5 +229,6 @@ def _circuit(log: Log) -> str:
     return changes[-1].new.replace("_", "-") if changes else "closed"
 
 
-def _wrapped(text: str, indent: str = "") -> list[str]:
+def wrapped(text: str, indent: str = "") -> list[str]:
+    """Wrap a text to the width."""
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)

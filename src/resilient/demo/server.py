@@ -1,4 +1,4 @@
-"""The server of the bad day: real HTTP/1.1 on loopback, in a thread of its own.
+"""The server of a bad day: real HTTP/1.1 on loopback, in a thread of its own.
 
 It answers ``GET /12.3456``: what is due 12.3456 s after the start. That number
 and the day decide about the answer; it neither knows nor asks who sent it.
@@ -11,11 +11,12 @@ import asyncio
 import hashlib
 import socket
 import struct
+import sys
 import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, cast
 
-from resilient.demo.day import Day, Fault
+from resilient.demo.day import Fault, Weather
 
 if TYPE_CHECKING:
     from typing import Self
@@ -30,14 +31,17 @@ _RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Server:
-    """Serves a day from ``with`` to the end of the block.
+    """Serves from ``with`` to the end of the block.
+
+    Args:
+        day: What it does with each request.
 
     Attributes:
         url: Where it listens; known inside the block.
         given: What every request was given, by when it was due.
     """
 
-    def __init__(self, day: Day) -> None:
+    def __init__(self, day: Weather) -> None:
         self.day = day
         self.url: str = ""
         self.given: dict[float, Fault | None] = {}
@@ -48,12 +52,10 @@ class Server:
         )
 
     def __enter__(self) -> Self:
-        listener = self._loop.run_until_complete(
-            self._loop.create_server(lambda: Connection(self), "127.0.0.1", 0)
-        )
-        host, port = listener.sockets[0].getsockname()
+        self._place = _bound(("127.0.0.1", 0))
+        host, port = self._place.getsockname()
         self.url = f"http://{host}:{port}"
-        self._listener = listener
+        self._loop.run_until_complete(self._listen())
         self._thread.start()
         return self
 
@@ -65,17 +67,47 @@ class Server:
     ) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._listener.close()
-        for connection in self.connections:
-            connection.transport.abort()
-        self._loop.run_until_complete(self._listener.wait_closed())
+        self._loop.run_until_complete(self._hang_up())
+        self._place.close()
         # One more turn: aborted connections close in the next.
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
+    def stop(self) -> None:
+        """Refuse connections, and end those that there are."""
+        asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result()
+        # NB: bound, so that the port stays its own, and not listening.
+        self._place = _bound(self._place_name)
+
+    def start(self) -> None:
+        """Accept connections again, at the same address."""
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
+
+    async def _listen(self) -> None:
+        self._place_name = self._place.getsockname()
+        self._listener = await self._loop.create_server(
+            lambda: Connection(self), sock=self._place
+        )
+
+    async def _hang_up(self) -> None:
+        self._listener.close()
+        for connection in self.connections:
+            connection.transport.abort()
+        await self._listener.wait_closed()
+
     def fingerprint(self, due: tuple[float, ...]) -> str:
         """Condense what the requests due then were given."""
         return fingerprint({moment: self.given.get(moment) for moment in due})
+
+
+def _bound(address: tuple[str, int]) -> socket.socket:
+    """Return a socket that has an address, and refuses connections."""
+    place = socket.socket()
+    if sys.platform != "win32":
+        # There it would let others have the port as well.
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place.bind(address)
+    return place
 
 
 class Connection(asyncio.Protocol):
