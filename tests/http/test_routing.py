@@ -31,7 +31,9 @@ from resilient import (
 )
 from resilient._http import routing
 from resilient._http.routing import Pools, Target
+from resilient._runtimes import clock
 from resilient.discovery import poll
+from resilient.testing import virtual_time
 
 ORIGIN = "https://catalogue"
 ONE, TWO = "https://10.0.0.1:8443", "https://10.0.0.2:8443/v2/"
@@ -327,6 +329,18 @@ async def test_a_body_is_in_flight_until_it_is_read(h: Http) -> None:
 
 
 @in_every_client
+async def test_a_body_of_one_that_left_is_read_to_its_end(h: Http) -> None:
+    """What follows goes to those that stay."""
+    script, balance = h.script(h.response(200, b"a", b"b"), 200), both()
+    async with h.client(script, Pipeline(balance), origin=ORIGIN) as client:
+        response = await h.open(client, f"{ORIGIN}/")
+        balance.replace([TWO])
+        await h.get(client, f"{ORIGIN}/")
+        assert b"ab" == await h.read(response)
+    assert ["10.0.0.1:8443", "10.0.0.2:8443"] == hosts(script)
+
+
+@in_every_client
 async def test_another_pipeline_for_one_request_may_balance_too(h: Http) -> None:
     """By itself; one that does not goes where it says."""
     script, own = h.script(200), Balance("https://own")
@@ -557,6 +571,22 @@ def test_pools_are_kept_by_address_and_name() -> None:
     assert [] == pools.take_idle()
     assert made == pools.take_all()
     assert [] == pools.take_all()
+
+
+def test_a_pool_without_requests_for_a_minute_is_closed() -> None:
+    """That of an endpoint that has left, once its last body has been read."""
+    pools = Pools(object)
+    target = Target("https", "10.0.0.1", None, b"", "a", "a")
+    with virtual_time():
+        left, stays = pools.enter(target), pools.enter(target._replace(server_name="b"))
+        for _ in range(3):
+            clock.sleep(59.0)
+            pools.enter(target._replace(server_name="b"))
+            assert [] == pools.take_idle()
+        pools.leave(left)
+        pools.enter(target._replace(server_name="b"))
+        assert [left.transport] == pools.take_idle()
+    assert [stays.transport] == pools.take_all()
 
 
 @in_async_clients

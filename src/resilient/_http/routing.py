@@ -28,6 +28,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, cast
 
 from resilient._policy.policy import Policy
+from resilient._runtimes import clock
 from resilient._values.locks import Lock
 from resilient.policies.balance.balance import Balance
 from resilient.policies.balance.endpoints import Endpoint, as_endpoint
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 _MOST_POOLS: Final = 256
 """Pools that are kept; beyond them the one that was idle for longest is closed."""
+
+_UNUSED_FOR: Final = 60.0
+"""Seconds without a request after which a pool is closed, as that of an endpoint that
+has left: a `Balance` remembers one for as long."""
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -188,11 +193,13 @@ class Routing:
 class _Pool:
     """A transport for one address and name, and how many requests are in it."""
 
-    __slots__ = ("transport", "users")
+    __slots__ = ("entered", "transport", "users")
 
     def __init__(self, transport: Any) -> None:
         self.transport = transport
         self.users = 0
+        # When it got its last request.
+        self.entered = 0.0
 
 
 class Pools:
@@ -212,6 +219,7 @@ class Pools:
     def enter(self, target: Target) -> _Pool:
         """Return the pool for a target; in use until `leave`."""
         assert target.server_name is not None
+        now = clock.now()
         key = (target.scheme, target.host, target.port, target.server_name)
         with self._lock:
             pool = self._pools.pop(key, None)
@@ -220,8 +228,10 @@ class Pools:
             # Put back at the end: used last.
             self._pools[key] = pool
             pool.users += 1
+            pool.entered = now
             for old, other in list(self._pools.items()):
-                if len(self._pools) <= _MOST_POOLS:
+                fresh = now - other.entered < _UNUSED_FOR
+                if fresh and len(self._pools) <= _MOST_POOLS:
                     break
                 if other.users == 0:
                     self._idle.append(self._pools.pop(old).transport)
