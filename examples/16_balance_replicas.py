@@ -46,11 +46,12 @@ def start(name: str, delay: float = 0.0, status: int = 200) -> ThreadingHTTPServ
 
 
 def ask(title: str, get: Callable[[], httpx2.Response]) -> None:
-    """Ask a hundred times; print how often there was an answer, and whose."""
+    """Ask a hundred times; print how many were answered, by whom, and the p99."""
     responses = [get() for _ in range(100)]
     good = [each for each in responses if each.status_code == 200]
     names = Counter(each.headers["x-replica"] for each in good)
-    print(f"{title}: {len(good)} of 100 answered, {dict(names)}")
+    p99 = sorted(each.elapsed for each in responses)[98].total_seconds()
+    print(f"{title}: {len(good)} of 100, p99 {1000 * p99:.0f} ms, {dict(names)}")
 
 
 def main() -> None:
