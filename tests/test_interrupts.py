@@ -7,7 +7,6 @@ queue, no call that is still current, no coroutine of ours un-awaited.
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import gc
 import math
 import os
@@ -18,13 +17,23 @@ import threading
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
 import pytest
 import trio
-from tests.interrupts import Moment, ctrl_c, every_moment
+from tests.interrupts import (
+    BOUND,
+    Moment,
+    complaints,
+    ctrl_c,
+    elsewhere,
+    every_moment,
+    held,
+    left,
+    work,
+)
 
 import resilient
 from resilient import (
@@ -52,9 +61,6 @@ from resilient import (
 from resilient._runtimes import clock
 from resilient._values.locks import Lock
 from resilient.discovery import poll
-
-BOUND = 20.0
-"""Real seconds in which what does not hang has ended, on a loaded machine."""
 
 Make = Callable[[], Policy[Any]]
 
@@ -146,11 +152,6 @@ SYNC: dict[str, Make] = {
 ASYNC: dict[str, Make] = {**MAKE, "hedge": lambda: Hedge(30, max_threads=2)}
 
 
-def work() -> int:
-    """Succeed."""
-    return 1
-
-
 async def awork() -> int:
     """Succeed, after a moment."""
     await asyncio.sleep(0)
@@ -161,80 +162,6 @@ async def tawork() -> int:
     """Succeed, after a moment of trio's."""
     await trio.sleep(0)
     return 1
-
-
-def held(policy: Policy[Any]) -> dict[str, Any]:
-    """Return what a policy and those inside it say of calls under way."""
-    found: dict[str, Any] = {}
-    for inner in (policy, *policy.children()):
-        for name, value in inner.status().items():
-            if name.split(".")[-1] in ("in_use", "queued", "abandoned"):
-                found[f"{type(inner).__name__} {name}"] = value
-        if isinstance(inner, Balance):
-            found["sent"] = sum(endpoint.in_flight for endpoint in inner.endpoints)
-        if isinstance(inner, CircuitBreaker):
-            found["probes"] = inner.statistics().in_flight_probes
-        if isinstance(inner, Coalesce):
-            found["in flight"] = inner.in_flight
-        if isinstance(inner, PerKey):
-            # NB: one with a call inside would not go.
-            for key in ("two", "three"):
-                inner[key]
-            found["keys"] = len(inner) - 1
-    return {name: value for name, value in found.items() if value}
-
-
-def elsewhere(function: Callable[[], Any]) -> Any:
-    """Call a function in another thread, where a lock of this one is locked."""
-    result: list[Any] = []
-
-    def run() -> None:
-        try:
-            result.append(function())
-        except Exception as error:
-            result.append(repr(error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(BOUND)
-    if not result:
-        # Where it waits, and who could let it go on.
-        faulthandler.dump_traceback(sys.__stderr__)
-    return result[0] if result else "hangs: a lock was left locked"
-
-
-@contextmanager
-def complaints() -> Iterator[list[str]]:
-    """Collect what is warned of, also by the collector."""
-    found: list[str] = []
-    hook = sys.unraisablehook
-
-    def note(event: Any) -> None:
-        # NB: what is raised in a destructor goes no further, in any Python.
-        if not isinstance(event.exc_value, KeyboardInterrupt):
-            found.append(repr(event.exc_value))
-
-    sys.unraisablehook = note
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield found
-            # NB: what is fresh: the heap of a whole run takes 0.1 s, a thousand times.
-            gc.collect(1)
-            found += [str(warning.message) for warning in caught]
-    finally:
-        sys.unraisablehook = hook
-
-
-def left(policy: Policy[Any]) -> list[Any]:
-    """Return what is left of a call that was interrupted."""
-    found: list[Any] = []
-    with suppress(LookupError):
-        found.append(resilient.current_call())
-    found.append(elsewhere(lambda: held(policy)))
-    answer = elsewhere(lambda: policy(work)())
-    found.append(None if answer == 1 else answer)
-    return [one for one in found if one]
 
 
 @pytest.mark.parametrize("name", SYNC)

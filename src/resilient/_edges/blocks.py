@@ -219,6 +219,13 @@ class Guard:
             return _unwinds(raised, error)
         return self._exit(drive, standstill, error)
 
+    def __del__(self) -> None:
+        drive = getattr(self, "_drive", None)
+        if drive is not None and not drive.call.ended:
+            # NB: Ctrl-C as the block was left.
+            drive.close()
+            forget_call(drive.call)
+
     def _open(self, runtime: Runtime | None) -> Drive:
         if self._drive is not None:
             raise RuntimeError("a guard is for one block: call guard() again")
@@ -460,7 +467,8 @@ class Attempts:
         raise stop if error is None else error
 
     def __del__(self) -> None:
-        loop = self._loop
+        # NB: Ctrl-C may have come before there was one.
+        loop = getattr(self, "_loop", None)
         if loop is None or loop.standstill is DONE:
             return
         loop.drive.close()

@@ -58,33 +58,38 @@ class Branch(Drive):
         try:
             standstill = self.begin()
             while True:
-                if in_sync:
-                    standstill = self.in_sync(standstill)
-                else:
-                    standstill = await self.forward(standstill)
-                if standstill is DONE:
-                    break
                 try:
-                    if plain:
-                        value = Outcome(await awaited(fn(*args, **kwargs)))
-                    elif not in_sync:
-                        value = Outcome(await fn(*args, **kwargs))
-                    elif call.extras.thread_runner is None:
-                        value = Outcome(fn(*args, **kwargs))
+                    if in_sync:
+                        standstill = self.in_sync(standstill)
                     else:
-                        value = call.extras.thread_runner(fn, args, kwargs)
-                except Exception as error:
-                    standstill = self.send(failed(error))
-                except BaseException as unwinding:
-                    standstill = self.throw(unwinding)
-                else:
-                    if is_lazy(value.value, was_awaited=not in_sync):
-                        refusal = refuse_lazy(
-                            call.name, value.value, was_awaited=not in_sync
-                        )
-                        standstill = self.throw(refusal)
+                        standstill = await self.forward(standstill)
+                    if standstill is DONE:
+                        break
+                    try:
+                        if plain:
+                            value = Outcome(await awaited(fn(*args, **kwargs)))
+                        elif not in_sync:
+                            value = Outcome(await fn(*args, **kwargs))
+                        elif call.extras.thread_runner is None:
+                            value = Outcome(fn(*args, **kwargs))
+                        else:
+                            value = call.extras.thread_runner(fn, args, kwargs)
+                    except Exception as error:
+                        standstill = self.send(failed(error))
+                    except BaseException as unwinding:
+                        standstill = self.throw(unwinding)
                     else:
-                        standstill = self.send(value)
+                        if is_lazy(value.value, was_awaited=not in_sync):
+                            refusal = refuse_lazy(
+                                call.name, value.value, was_awaited=not in_sync
+                            )
+                            standstill = self.throw(refusal)
+                        else:
+                            standstill = self.send(value)
+                except BaseException as interrupt:
+                    if not self.is_suspended():
+                        raise
+                    standstill = self.throw(interrupt)
         finally:
             # NB: the error's traceback holds this frame.
             value = refusal = None

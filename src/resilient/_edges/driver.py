@@ -86,7 +86,9 @@ class Drive:
             # NB: a policy may decide as soon as it is called.
             self.coroutine = self._around(self.call)
             return self.send(None)
-        except BaseException:
+        except BaseException as error:
+            if self.is_suspended():
+                return self.throw(error)
             self.close()
             raise
 
@@ -98,10 +100,22 @@ class Drive:
         except StopIteration as stop:
             self.outcome = stop.value
             return DONE
-        except BaseException:
-            # NB: after Ctrl-C in this very frame it is still under way.
+        except BaseException as error:
+            if self.is_suspended():
+                return self.throw(error)
             self.close()
             raise
+
+    def is_suspended(self) -> bool:
+        """Whether the policies stand still.
+
+        What a driver catches then is Ctrl-C in its own frame. They may have to wait
+        as they unwind, so it is thrown in, and they are not closed.
+        """
+        coroutine = self.coroutine
+        return getattr(coroutine, "cr_suspended", False) or getattr(
+            coroutine, "gi_suspended", False
+        )
 
     def throw(self, error: BaseException) -> object:
         """Unwind; what the policies do not keep is raised again, unaltered."""

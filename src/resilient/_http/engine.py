@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping
+from contextvars import Token
 from datetime import timedelta
 from types import TracebackType
 from typing import (
@@ -22,7 +23,7 @@ from typing import (
 )
 from urllib.request import getproxies_environment
 
-from resilient._calls.call import enter_call, leave_call
+from resilient._calls.call import Call, enter_call, forget_call, leave_call
 from resilient._calls.outcome import Outcome
 from resilient._edges.driver import DONE
 from resilient._edges.steps import RUN
@@ -163,8 +164,9 @@ class Transport(Configured, Generic[Request, Response]):
         call = exchange.call
         if self.family.hedges:
             call.fork = functools.partial(HedgedExchange, exchange, self._drive, inner)
-        token = enter_call(call)
+        token: Token[Call | None] | None = None
         try:
+            token = enter_call(call)
             self._drive(exchange, inner)
             response, error = exchange.end()
             if exchange.sent > 1 and call.extras.stopped is not None:
@@ -173,7 +175,10 @@ class Transport(Configured, Generic[Request, Response]):
                 return response
             raise error
         finally:
-            leave_call(token)
+            if token is None:
+                forget_call(call)
+            else:
+                leave_call(token)
             if exchange.response is not None:
                 exchange.drop()
             exchange.leave()
@@ -232,8 +237,9 @@ class Transport(Configured, Generic[Request, Response]):
         call = exchange.call
         if self.family.hedges:
             call.fork = functools.partial(HedgedExchange, exchange, self._adrive, inner)
-        token = enter_call(call)
+        token: Token[Call | None] | None = None
         try:
+            token = enter_call(call)
             await self._adrive(exchange, inner)
             response, error = exchange.end()
             if exchange.sent > 1 and call.extras.stopped is not None:
@@ -247,7 +253,10 @@ class Transport(Configured, Generic[Request, Response]):
             raise
         finally:
             try:
-                leave_call(token)
+                if token is None:
+                    forget_call(call)
+                else:
+                    leave_call(token)
             except ValueError:
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.
@@ -270,36 +279,41 @@ class Transport(Configured, Generic[Request, Response]):
         try:
             standstill = exchange.begin()
             while standstill is not DONE:
-                if standstill is not RUN:
-                    standstill = await exchange.forward(standstill)
-                    continue
-                if exchange.response is not None:
-                    await exchange.adrop()
-                sender = inner
                 try:
-                    sent = exchange.prepare()
-                    if exchange.target is not None:
-                        sender = self._sender("async", exchange, inner)
+                    if standstill is not RUN:
+                        standstill = await exchange.forward(standstill)
+                        continue
+                    if exchange.response is not None:
+                        await exchange.adrop()
+                    sender = inner
                     try:
-                        answer = await sender.handle_async_request(sent)
-                        if not isinstance(answer.stream, self._in_memory):
-                            whole = exchange.reads(answer) and (
-                                await exchange.aread(answer)
-                            )
-                            if not whole:
-                                exchange.stream(exchange.adiscard)
-                    except Exception as raised:
-                        outcome = exchange.failed(raised)
-                    else:
-                        # NB: an error in here is ours, and no verdict on the
-                        # server: it unwinds.
-                        outcome = exchange.answered(answer)
-                except BaseException as unwinding:
-                    if not isinstance(unwinding, (Exception, GeneratorExit)):
-                        await close_lost(sender, self.family)
-                    standstill = exchange.throw(unwinding)
-                    continue
-                standstill = exchange.send(outcome)
+                        sent = exchange.prepare()
+                        if exchange.target is not None:
+                            sender = self._sender("async", exchange, inner)
+                        try:
+                            answer = await sender.handle_async_request(sent)
+                            if not isinstance(answer.stream, self._in_memory):
+                                whole = exchange.reads(answer) and (
+                                    await exchange.aread(answer)
+                                )
+                                if not whole:
+                                    exchange.stream(exchange.adiscard)
+                        except Exception as raised:
+                            outcome = exchange.failed(raised)
+                        else:
+                            # NB: an error in here is ours, and no verdict on the
+                            # server: it unwinds.
+                            outcome = exchange.answered(answer)
+                    except BaseException as unwinding:
+                        if not isinstance(unwinding, (Exception, GeneratorExit)):
+                            await close_lost(sender, self.family)
+                        standstill = exchange.throw(unwinding)
+                        continue
+                    standstill = exchange.send(outcome)
+                except BaseException as interrupt:
+                    if not exchange.is_suspended():
+                        raise
+                    standstill = exchange.throw(interrupt)
         finally:
             # NB: the error's traceback holds this frame.
             outcome = None

@@ -23,7 +23,7 @@ import grpc  # type: ignore[import-untyped]  # its stubs are a package of others
 
 from resilient._calls.call import Call
 from resilient._calls.outcome import IGNORED, OngoingWork, Outcome, UnaskedOutcome
-from resilient._edges.driver import Drive
+from resilient._edges.driver import DONE, Drive
 from resilient._edges.generators import Stream
 from resilient._edges.steps import RUN
 from resilient._errors.errors import ResilientError
@@ -179,14 +179,22 @@ class Passage(Drive):
         """Drive the policies to their outcome; see `drive_in_sync`."""
         outcome: Outcome | None = None
         try:
-            standstill = await self.forward(self.begin())
-            while standstill is RUN:
+            standstill = self.begin()
+            while standstill is not DONE:
                 try:
-                    outcome = await attempt()
-                except BaseException as unwinding:
-                    standstill = await self.forward(self.throw(unwinding))
-                    continue
-                standstill = await self.forward(self.send(outcome))
+                    if standstill is not RUN:
+                        standstill = await self.forward(standstill)
+                        continue
+                    try:
+                        outcome = await attempt()
+                    except BaseException as unwinding:
+                        standstill = self.throw(unwinding)
+                    else:
+                        standstill = self.send(outcome)
+                except BaseException as interrupt:
+                    if not self.is_suspended():
+                        raise
+                    standstill = self.throw(interrupt)
         finally:
             # NB: an error's traceback may come to hold this frame.
             outcome = None

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import Token
 from typing import Any, TypeAlias
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package of others
 import grpc.aio  # type: ignore[import-untyped]
 
-from resilient._calls.call import enter_call, leave_call
+from resilient._calls.call import Call, enter_call, forget_call, leave_call
 from resilient._calls.outcome import Outcome, UnaskedOutcome
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import raised_by
@@ -96,8 +97,9 @@ class UnaryUnary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):  # type: i
             except Exception as raised:
                 return passage.failed(raised)
 
-        token = enter_call(passage.call)
+        token: Token[Call | None] | None = None
         try:
+            token = enter_call(passage.call)
             await passage.drive(attempt)
             error = passage.error()
             if error is not None:
@@ -107,7 +109,10 @@ class UnaryUnary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):  # type: i
             passage.leave()
             return answer
         finally:
-            leave_call(token)
+            if token is None:
+                forget_call(passage.call)
+            else:
+                leave_call(token)
             if passage.outcome is None:
                 passage.close()
             # NB: the error's traceback holds this frame.
@@ -147,8 +152,9 @@ class UnaryStream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):  # type:
                     rpc.cancel()
                 raise
 
-        token = enter_call(passage.call)
+        token: Token[Call | None] | None = None
         try:
+            token = enter_call(passage.call)
             await passage.drive(attempt)
             error = passage.error()
             if error is not None:
@@ -159,7 +165,10 @@ class UnaryStream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):  # type:
             _take_up(passage, rpc)
             return StreamAnswers(passage, rpc, answers, [message])
         finally:
-            leave_call(token)
+            if token is None:
+                forget_call(passage.call)
+            else:
+                leave_call(token)
             if passage.outcome is None:
                 passage.close()
             # NB: the error's traceback holds this frame.

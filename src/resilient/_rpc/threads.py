@@ -8,11 +8,12 @@ is a `grpc.Future`. That of a blocking stub has ended when it is returned; that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextvars import Token
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package of others
 
-from resilient._calls.call import enter_call, leave_call
+from resilient._calls.call import Call, enter_call, forget_call, leave_call
 from resilient._calls.outcome import Outcome, UnaskedOutcome
 from resilient._errors.errors import ResilientError
 from resilient._errors.tracebacks import raised_by
@@ -81,8 +82,9 @@ class ClientInterceptor(
                     rpc.cancel()
                 raise
 
-        token = enter_call(passage.call)
+        token: Token[Call | None] | None = None
         try:
+            token = enter_call(passage.call)
             passage.drive_in_sync(attempt)
             error = passage.error()
             if error is not None:
@@ -93,7 +95,10 @@ class ClientInterceptor(
             passage.go_on(rpc)
             return Answers(passage, rpc, [message])
         finally:
-            leave_call(token)
+            if token is None:
+                forget_call(passage.call)
+            else:
+                leave_call(token)
             if passage.outcome is None:
                 passage.close()
             # NB: the error's traceback holds this frame, and an RPC is its own error.
@@ -140,8 +145,9 @@ class ClientInterceptor(
                 return passage.failed(error)
             return passage.answered(rpc.result())
 
-        token = enter_call(passage.call)
+        token: Token[Call | None] | None = None
         try:
+            token = enter_call(passage.call)
             if not passage.drive_in_sync(attempt):
                 return rpc
             error = passage.error()
@@ -153,7 +159,10 @@ class ClientInterceptor(
             passage.leave()
             return rpc
         finally:
-            leave_call(token)
+            if token is None:
+                forget_call(passage.call)
+            else:
+                leave_call(token)
             if passage.outcome is None and not held:
                 passage.close()
             # NB: the error's traceback holds this frame, and an RPC is its own error.

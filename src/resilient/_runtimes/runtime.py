@@ -29,10 +29,11 @@ import types
 from collections.abc import Callable, Coroutine, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from resilient._errors.chains import leaves
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -70,12 +71,18 @@ def pause() -> Generator[object, None, None]:
 
 
 @types.coroutine
-def unpaused(wait: Coroutine[Any, Any, T]) -> Generator[object, Any, T]:
+def unpaused(
+    verb: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+) -> Generator[object, Any, T]:
     """Do a wait of a runtime's where no policies are driven.
 
     Args:
-        wait: What `Runtime.sleep` or `Runtime.park` returned.
+        verb: `Runtime.sleep` or `Runtime.park`.
+        args: What it is called with.
+        kwargs: Likewise.
     """
+    # NB: called here. Ctrl-C on the way in would leave it un-awaited.
+    wait = verb(*args, **kwargs)
     wait.send(None)
     # NB: what has begun cannot be awaited, but its iterator goes on.
     return (yield from wait.__await__())

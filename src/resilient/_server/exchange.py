@@ -30,9 +30,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from contextvars import Token
 from typing import Any, Final, cast
 
-from resilient._calls.call import Call, enter_call, leave_call
+from resilient._calls.call import Call, enter_call, forget_call, leave_call
 from resilient._calls.outcome import (
     FAILURE,
     OngoingWork,
@@ -175,8 +176,9 @@ class Exchange:
         drive = Drive(policy, call)
         ended: Outcome | None = None
         error: BaseException | None = None
-        token = enter_call(call)
+        token: Token[Call | None] | None = None
         try:
+            token = enter_call(call)
             ended = await self._admitted(drive)
             if ended is not None and ended.error is None:
                 ended = await self._streamed(ended)
@@ -196,7 +198,10 @@ class Exchange:
             raise
         finally:
             try:
-                leave_call(token)
+                if token is None:
+                    forget_call(call)
+                else:
+                    leave_call(token)
             except ValueError:
                 # Closed from another context, by the collector or a loop that
                 # shuts down: the variable there was never ours.
@@ -347,7 +352,7 @@ class Exchange:
         return True
 
     async def _park(self, until: float | None, waiter: Waiter | None = None) -> None:
-        await unpaused(self._runtime.park(waiter or self._waiter, until))
+        await unpaused(self._runtime.park, waiter or self._waiter, until)
 
     def _outcome(self) -> Outcome:
         error = self._error
@@ -476,7 +481,7 @@ class Exchange:
                 message = await self._receive()
                 if message["type"] == _DISCONNECT:
                     # NB: an answer that comes in the same turn wins.
-                    await unpaused(self._runtime.sleep(0))
+                    await unpaused(self._runtime.sleep, 0)
                 elif self._body_read:
                     # NB: a server that says more than it may would be asked for
                     # ever, without a pause.

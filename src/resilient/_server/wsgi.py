@@ -21,11 +21,12 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from contextvars import Token
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, Final, Literal, TypeAlias
 
-from resilient._calls.call import Call, enter_call, leave_call
+from resilient._calls.call import Call, enter_call, forget_call, leave_call
 from resilient._calls.outcome import FAILURE, Outcome, UnaskedOutcome
 from resilient._calls.scopes import deadline_after
 from resilient._edges.driver import Drive, failed
@@ -229,8 +230,9 @@ class _Response(Stream):
         """
         call = self.call
         outcome: Outcome | None = None
-        token = enter_call(call)
+        token: Token[Call | None] | None = None
         try:
+            token = enter_call(call)
             drive = Drive(policy, call)
             standstill = drive.in_sync(drive.begin())
             while standstill is RUN:
@@ -255,7 +257,10 @@ class _Response(Stream):
             self.close()
             raise
         finally:
-            leave_call(token)
+            if token is None:
+                forget_call(call)
+            else:
+                leave_call(token)
             # NB: an error's traceback holds this frame.
             outcome = None
 

@@ -191,7 +191,7 @@ class Keeper:
         if self._runtime is None:
             await SYNC.park(self._waiter, until)  # type: ignore[arg-type]  # a SyncWaiter
         else:
-            await unpaused(self._runtime.park(self._waiter, until))
+            await unpaused(self._runtime.park, self._waiter, until)
 
     def _start(self) -> float | None:
         """Start the workers that are due; return when the next one is."""

@@ -176,7 +176,7 @@ class Supervisor(Configured):
         ready = Ready(runtime.waiter(_Host()))
         self._add(function, args, name, restart, ready)
         while not ready.is_settled:
-            await unpaused(runtime.park(cast("Any", ready.waiter), None))
+            await unpaused(runtime.park, cast("Any", ready.waiter), None)
         try:
             if ready.error is not None:
                 raise ready.error from None
@@ -321,7 +321,7 @@ class Supervisor(Configured):
                 keeper.stop()
             keeper.close()
             while not keeper.is_over:
-                await unpaused(runtime.park(cast("Any", self._host), None))
+                await unpaused(runtime.park, cast("Any", self._host), None)
         except BaseException:
             keeper.stop()
             await task.ended()

@@ -119,7 +119,7 @@ class ExploredRun:
 
     async def sleep(self, seconds: float) -> None:
         """Let virtual time pass; 0 lets the other tasks run."""
-        await unpaused(self._world.sleep(seconds))
+        await unpaused(self._world.sleep, seconds)
 
     async def ended(self) -> None:
         """Wait until each task that was started has ended."""
@@ -127,7 +127,7 @@ class ExploredRun:
         while under_way := [
             task for task in self._world.tasks if task is not own and not task.has_ended
         ]:
-            await unpaused(under_way[0].ended())
+            await unpaused(under_way[0].ended)
 
 
 Scenario: TypeAlias = Callable[[ExploredRun], Coroutine[Any, Any, None]]
