@@ -61,6 +61,7 @@ from resilient import (
 from resilient._runtimes import clock
 from resilient._values.locks import Lock
 from resilient.discovery import poll
+from resilient.testing import MemoryStore
 
 Make = Callable[[], Policy[Any]]
 
@@ -73,6 +74,13 @@ def half_open() -> Policy[Any]:
     with pytest.raises(ValueError):
         breaker.call(int, "x")
     return breaker
+
+
+def empty() -> Policy[Any]:
+    """A limiter whose next call waits for a moment."""
+    limiter = RateLimiter(200, burst=1, max_wait=BOUND)
+    limiter.call(int)
+    return limiter
 
 
 def pressed() -> Policy[Any]:
@@ -180,6 +188,30 @@ def test_ctrl_c_at_any_moment_of_a_call_leaves_nothing(name: str) -> None:
                 pass
             del protected
         if remains := left(policy) + warned:
+            found[moment.where] = remains
+
+    for moment in every_moment(ctrl_c):
+        copy_context().run(interrupt, moment)
+    assert {} == found
+
+
+@pytest.mark.parametrize(
+    "make",
+    [empty, lambda: RateLimiter(1e9, shared=MemoryStore(), name="fleet")],
+    ids=["of one process", "of a fleet"],
+)
+def test_ctrl_c_at_any_moment_of_a_wait_for_a_rate_leaves_no_place_in_the_queue(
+    make: Make,
+) -> None:
+    """Nor an empty queue, which has no first to wait behind."""
+    found: dict[str, list[Any]] = {}
+
+    def interrupt(moment: Moment) -> None:
+        policy = make()
+        protected = policy(work)
+        with suppress(KeyboardInterrupt), moment:
+            protected()
+        if remains := left(policy):
             found[moment.where] = remains
 
     for moment in every_moment(ctrl_c):

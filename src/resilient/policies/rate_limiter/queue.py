@@ -98,6 +98,10 @@ class Queue:
         self.tickets: OrderedDict[Ticket, None] = OrderedDict()
         self.total: list[float] = [0.0] * rules
 
+    def __bool__(self) -> bool:
+        # NB: after Ctrl-C as the first joins it, or the last leaves, it may be empty.
+        return bool(self.tickets)
+
     @property
     def first(self) -> Ticket:
         return next(iter(self.tickets))

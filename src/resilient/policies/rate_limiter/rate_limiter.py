@@ -366,19 +366,19 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
                     wait, joins = self._run(self._join_locked, ticket, now)
                 else:
                     wait, joins = self._run(self._take_aside_locked, ticket, now)
+                self._follow(now)
+                if wait == 0.0:
+                    self._note(call, amounts, now)
+                    return _PERMIT
+                if joins:
+                    # NB: a store in memory answers while it is asked.
+                    if ticket.granted or not self._waits(ticket):
+                        return self.readmit(ticket, call)
+                    shared.limit_sleep(ticket, call)
+                    return ticket
             except BaseException:
                 self._release(ticket)
                 raise
-            self._follow(now)
-            if wait == 0.0:
-                self._note(call, amounts, now)
-                return _PERMIT
-            if joins:
-                # NB: a store in memory answers while it is asked.
-                if ticket.granted or not self._waits(ticket):
-                    return self.readmit(ticket, call)
-                shared.limit_sleep(ticket, call)
-                return ticket
         else:
             self._follow(now)
         return self._rejection(call, wait, fits=now + wait <= give_up_at)
@@ -480,6 +480,9 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
         Should one come after all, it is first again.
         """
         while (queue := self._queue) is not None:
+            if not queue:
+                self._queue = None
+                return
             first = queue.first
             if first is but or not first.is_overdue(now):
                 return
@@ -663,7 +666,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
 
     def _first_locked(self) -> list[Ticket]:
         """Return who is first in the queue, to be woken: there is news for it."""
-        if self._queue is None:
+        if not self._queue:
             return []
         first = self._queue.first
         # NB: it has time to come, however long ago it was due.
@@ -693,7 +696,7 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
     def _serve_locked(self, now: float) -> list[Ticket]:
         """Serve the queue with what an answer brought; return the tickets to wake."""
         woken: list[Ticket] = []
-        while self._queue is not None:
+        while self._queue:
             first = self._queue.first
             if self._wait_of_head_locked(now, first.amounts) > 0.0:
                 break

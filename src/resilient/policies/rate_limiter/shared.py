@@ -70,7 +70,7 @@ class SharedQueue(LeaseMember):
 
     def waiting_locked(self) -> tuple[float, float]:
         queue = self._queue()
-        return (0.0, 0.0) if queue is None else (queue.total[0], queue.first.amounts[0])
+        return (queue.total[0], queue.first.amounts[0]) if queue else (0.0, 0.0)
 
     def serve_locked(self, now: float) -> list[Any]:
         woken: list[Any] = list(self._serve(now))
