@@ -69,8 +69,9 @@ class Explored:
 class ExploredTask:
     """A task of a scenario."""
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
+    def __init__(self, task: Any) -> None:
+        # NB: a `Task`, whose own attributes are no part of the typed interface.
+        self._task: Any = task
 
     @property
     def cancelled(self) -> bool:
@@ -89,8 +90,9 @@ class ExploredTask:
 class ExploredRun:
     """One run of a scenario: what the scenario starts tasks with, and waits by."""
 
-    def __init__(self, explored: _ExploredWorld) -> None:
-        self._world = explored
+    def __init__(self, explored: Any) -> None:
+        # NB: an `_ExploredWorld`, which is no part of the typed interface.
+        self._world: Any = explored
 
     def start(
         self,
@@ -115,7 +117,8 @@ class ExploredRun:
 
     def now(self) -> float:
         """Return the seconds of virtual time since this run began."""
-        return self._world.clock.now()
+        now: float = self._world.clock.now()
+        return now
 
     async def sleep(self, seconds: float) -> None:
         """Let virtual time pass; 0 lets the other tasks run."""
