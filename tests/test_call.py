@@ -171,7 +171,7 @@ def test_settling_reaches_every_booking_of_the_attempt() -> None:
     settled: list[Any] = []
 
     class Booked:
-        def correct(self, costs: Any) -> set[str]:
+        def correct(self, costs: Any, max_debt: float | None) -> set[str]:
             settled.append(costs)
             return {"tokens"}
 
@@ -187,7 +187,7 @@ def test_a_unit_that_no_limit_counts_is_a_mistake() -> None:
     settled: list[Any] = []
 
     class Booked:
-        def correct(self, costs: Any) -> set[str]:
+        def correct(self, costs: Any, max_debt: float | None) -> set[str]:
             settled.append(costs)
             return {"tokens"}
 
