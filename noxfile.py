@@ -57,9 +57,10 @@ def expose_pyenv() -> None:
 
 expose_pyenv()
 FOUND = [python for python in PYTHONS if shutil.which(f"python{python}")] or PYTHONS
-# Measuring coverage takes as long again as the tests. A line for a Python in between
+# Measuring coverage takes as long again as the tests, and fleets of processes take
+# their time: both are for the oldest and the newest. A line for a Python in between
 # alone carries a pragma.
-MEASURED = {FOUND[0], FOUND[-1]}
+WHOLE = {FOUND[0], FOUND[-1]}
 
 
 def group(name: str) -> list[str]:
@@ -81,21 +82,21 @@ def lowest() -> list[str]:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Runs the tests against the built wheel, measuring coverage on some Pythons."""
+    """Runs the tests against the built wheel; on two Pythons what takes long, too."""
     session.install(".[test]")
-    if session.python not in MEASURED:
-        session.run("pytest", *session.posargs)
+    if session.python not in WHOLE:
+        session.run("pytest", "-m", "not fleet", *session.posargs)
         return
     env = {"COVERAGE_FILE": str(Path(f".coverage.{session.python}").absolute())}
     session.run("coverage", "erase", env=env)
     session.run("coverage", "run", "-m", "pytest", *session.posargs, env=env)
 
 
-@nox.session(python=sorted(MEASURED))
+@nox.session(python=sorted(WHOLE))
 def integration(session: nox.Session) -> None:
     """Runs the tests that need packages of others, or servers."""
     session.install(".[test]", *group("integration"))
-    session.run("pytest", *(session.posargs or ["tests/integration"]))
+    session.run("pytest", *(session.posargs or ["-n", "2", "tests/integration"]))
     if not session.posargs:
         # Servers that only this session installs.
         servers = ["tests/server", "-k", "granian or gunicorn"]
@@ -106,7 +107,9 @@ def integration(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """Runs the tests with the oldest dependencies that pyproject.toml allows."""
     session.install(".[test]", *lowest())
-    session.run("pytest", *session.posargs)
+    # The rules use none of them.
+    rules = ["--ignore", "tests/machines"]
+    session.run("pytest", "-m", "not fleet", *rules, *session.posargs)
 
 
 @nox.session

@@ -27,7 +27,7 @@ from resilient import Balance, Pipeline, Retry, Timeout, constant
 from resilient.discovery import srv
 from resilient.httpx2 import ResilientTransport, http_verdict
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.fleet]
 
 PATIENCE = 30.0
 """Seconds that a step between threads may take on a loaded machine."""

@@ -19,7 +19,7 @@ from resilient import CircuitBreaker
 from resilient._machines.quorum import ASSEMBLING, KEEP
 from resilient.redis import RedisStore
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.fleet]
 
 
 class Worker:

@@ -20,7 +20,7 @@ from resilient._sharing.courier import Request
 from resilient.redis import RedisStore
 from resilient.redis._cluster import ClusterTransport
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.fleet]
 
 SLOTS = 16384
 

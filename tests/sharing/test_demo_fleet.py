@@ -17,6 +17,7 @@ from resilient._commands import demo_fleet
 
 
 @pytest.mark.real
+@pytest.mark.fleet
 def test_a_fleet_keeps_its_limit_while_its_server_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

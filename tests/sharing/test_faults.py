@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.sharing.servers import Server, engine, run_fleet
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.fleet]
 
 RATE = BURST = 400.0
 WORKERS = 4

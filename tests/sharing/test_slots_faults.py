@@ -14,7 +14,7 @@ from tests.sharing.test_courier import wait_for
 from resilient import Bulkhead
 from resilient.redis import RedisStore
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.fleet]
 
 LIMIT, WORKERS, SECONDS = 8, 4, 6.0
 

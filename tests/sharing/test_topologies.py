@@ -18,7 +18,7 @@ from tests.sharing.test_redis import ACL, passes
 from resilient import RateLimiter, StoreBack, StoreLost
 from resilient.redis import RedisStore
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.fleet]
 
 # NB: a quarter of a second, a store's default, is little on a busy machine.
 PATIENT = "socket_timeout=30"
