@@ -160,6 +160,8 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Constant(value + 1)
         case ast.Call(ast.Name(name), arguments, keywords) if name in OPPOSITE:
             yield ast.Call(ast.Name(OPPOSITE[name], ast.Load()), arguments, keywords)
+            if not keywords:
+                yield from without_one(name, arguments)
         case ast.IfExp(test, body, orelse):
             yield ast.IfExp(ast.UnaryOp(ast.Not(), test), body, orelse)
         case ast.If(test, body, orelse):
@@ -176,6 +178,16 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Pass()
         case ast.Expr(ast.Call() | ast.Await()):
             yield ast.Pass()
+
+
+def without_one(name: str, arguments: list[ast.expr]) -> Iterator[ast.expr]:
+    """A `min` or `max` that leaves out one of its bounds."""
+    for left_out in arguments:
+        rest = [one for one in arguments if one is not left_out]
+        if len(rest) > 1:
+            yield ast.Call(ast.Name(name, ast.Load()), rest, [])
+        elif rest and not isinstance(rest[0], ast.Starred):
+            yield rest[0]
 
 
 def is_text(node: ast.AST) -> bool:

@@ -45,6 +45,8 @@ MUTANTS = [
     "14 Kept.spent: `True` -> `False`",
     "15 Kept.spent: `return max(self.limit, 0.5)` -> `return None`",
     "15 Kept.spent: `max(self.limit, 0.5)` -> `min(self.limit, 0.5)`",
+    "15 Kept.spent: `max(self.limit, 0.5)` -> `0.5`",
+    "15 Kept.spent: `max(self.limit, 0.5)` -> `self.limit`",
     "15 Kept.spent: `0.5` -> `1.5`",
 ]
 ACCEPTED = tomllib.loads((Path(__file__).parent / "survivors.toml").read_text("utf-8"))

@@ -307,6 +307,16 @@ def test_a_demand_lasts_for_two_periods_less_nothing() -> None:
         assert 10 - left_free == took(slots, batch, 10, now=now)
 
 
+def test_no_more_than_its_share_is_kept_for_a_partition() -> None:
+    """It had eight slots of ten while they were free; three are its own."""
+    slots = slots_of(10, 0, {"a": 0.3, "b": 0.7})
+    borrower, rest = slots.group("a", NORMAL), slots.group(None, NORMAL)
+    assert 8 == took(slots, borrower, 8)
+    for _ in range(8):
+        slots.give_back(borrower)
+    assert 6 == took(slots, rest, 10, now=0.5)
+
+
 # -- Tasks
 
 
