@@ -33,7 +33,7 @@ def test_the_page_of_the_package_has_no_relative_links() -> None:
         metadata = importlib.metadata.metadata("resilient-pipeline")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("the package is not installed")
-    links = re.findall(r"\]\(([^)\s]+)\)", str(metadata.get_payload()))
+    links = re.findall(r"\]\(([^)\s]+)\)", metadata["Description"])
 
     assert f"{URLS['Documentation']}/how-to/http.html" in links
     assert [] == [link for link in links if not link.startswith("https://")]
