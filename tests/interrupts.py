@@ -15,17 +15,20 @@ Of 3 000 signals to a loop of ``with lock: pass`` none came there on 3.11, 3.13 
 
 from __future__ import annotations
 
+import asyncio
 import dis
 import faulthandler
 import gc
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
+
+import trio
 
 import resilient
 from resilient import Balance, CircuitBreaker, Coalesce, PerKey, Policy
@@ -128,6 +131,43 @@ def every_moment(act: Callable[[], object], module: str = "") -> Iterator[Moment
         if not moment.came:
             assert number > 10, "hardly any moment in our code"
             return
+
+
+def on_loop(
+    loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], moment: Moment
+) -> object:
+    """Run a task on a loop that goes on, as a notebook's does, until it has ended.
+
+    Returns:
+        What it returned, or the class of what came instead.
+    """
+    try:
+        with moment:
+            return loop.run_until_complete(task)
+    except BaseException as error:
+        return type(error)
+    finally:
+        for _ in range(2):
+            # NB: the first may be stopped, by the end that was interrupted.
+            with suppress(KeyboardInterrupt, RuntimeError):
+                loop.run_until_complete(asyncio.wait([task], timeout=BOUND))
+
+
+def on_trio(moment: Moment, run: Callable[[], Awaitable[object]]) -> object:
+    """Call an async function in a run of trio's.
+
+    Returns:
+        What it returned, or the class of what came instead.
+    """
+
+    async def main() -> object:
+        with moment:
+            return await run()
+
+    try:
+        return trio.run(main)
+    except BaseException as error:
+        return type(error)
 
 
 def work() -> int:

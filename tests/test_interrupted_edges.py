@@ -11,7 +11,7 @@ import asyncio
 import importlib
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,15 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from tests.interrupts import BOUND, Moment, complaints, every_moment, left
+from tests.interrupts import (
+    BOUND,
+    Moment,
+    complaints,
+    every_moment,
+    left,
+    on_loop,
+    on_trio,
+)
 
 import resilient
 from resilient import Bulkhead, Hedge, Policy, Retry, Timeout
@@ -457,36 +465,15 @@ def on_asyncio(moment: Moment, run: Run) -> object:
     """Run on a loop that goes on, as a notebook's does."""
     loop = asyncio.new_event_loop()
     task = loop.create_task(run())
-    try:
-        with moment:
-            return loop.run_until_complete(task)
-    except BaseException as error:
-        return type(error)
-    finally:
-        for _ in range(2):
-            # NB: the first may be stopped, by the end that was interrupted.
-            with suppress(KeyboardInterrupt, RuntimeError):
-                loop.run_until_complete(asyncio.wait([task], timeout=BOUND))
-        # NB: looked at, or it is logged that nothing did.
-        task.cancelled() or task.exception()
-        if tasks := asyncio.all_tasks(loop):
-            # That of an attempt that lost ends by itself.
-            loop.run_until_complete(asyncio.wait(tasks, timeout=BOUND))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-
-def on_trio(moment: Moment, run: Run) -> object:
-    """Run in a run of trio's."""
-
-    async def main() -> object:
-        with moment:
-            return await run()
-
-    try:
-        return trio.run(main)
-    except BaseException as error:
-        return type(error)
+    answer = on_loop(loop, task, moment)
+    # NB: looked at, or it is logged that nothing did.
+    task.cancelled() or task.exception()
+    if tasks := asyncio.all_tasks(loop):
+        # That of an attempt that lost ends by itself.
+        loop.run_until_complete(asyncio.wait(tasks, timeout=BOUND))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    return answer
 
 
 ON: dict[str, tuple[Callable[[Moment, Run], object], Sleep]] = {

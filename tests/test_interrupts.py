@@ -32,6 +32,8 @@ from tests.interrupts import (
     every_moment,
     held,
     left,
+    on_loop,
+    on_trio,
     work,
 )
 
@@ -241,17 +243,7 @@ def run_asyncio(moment: Moment, policy: Policy[Any]) -> None:
     protected = policy(awork)
     try:
         task = loop.create_task(protected())
-        try:
-            with moment:
-                loop.run_until_complete(task)
-        except KeyboardInterrupt:
-            pass
-        else:
-            assert 1 == task.result()
-        for _ in range(2):
-            # NB: the first may be stopped, by the end that was interrupted.
-            with suppress(KeyboardInterrupt, RuntimeError):
-                loop.run_until_complete(asyncio.wait([task], timeout=BOUND))
+        assert on_loop(loop, task, moment) in (1, KeyboardInterrupt)
         # NB: looked at, or it is logged that nothing did.
         assert task.done()
         task.cancelled() or task.exception()
@@ -320,33 +312,17 @@ def answer_of_asyncio(moment: Moment, policy: Policy[Any]) -> object:
     """Call an async function on a loop that goes on, and return what it came to."""
     loop = asyncio.new_event_loop()
     task = loop.create_task(policy(hedged)(asyncio.sleep))
-    try:
-        with moment:
-            return loop.run_until_complete(task)
-    except BaseException as error:
-        return type(error)
-    finally:
-        for _ in range(2):
-            # NB: the first may be stopped, by the end that was interrupted.
-            with suppress(KeyboardInterrupt, RuntimeError):
-                loop.run_until_complete(asyncio.wait([task], timeout=BOUND))
-        # NB: looked at, or it is logged that nothing did.
-        task.exception()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+    answer = on_loop(loop, task, moment)
+    # NB: looked at, or it is logged that nothing did.
+    task.exception()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    return answer
 
 
 def answer_of_trio(moment: Moment, policy: Policy[Any]) -> object:
     """Call an async function in a run of trio's, and return what it came to."""
-
-    async def main() -> int:
-        with moment:
-            return await policy(hedged)(trio.sleep)
-
-    try:
-        return trio.run(main)
-    except BaseException as error:
-        return type(error)
+    return on_trio(moment, lambda: policy(hedged)(trio.sleep))
 
 
 @pytest.mark.parametrize("answer_of", [answer_of_asyncio, answer_of_trio])
