@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -296,20 +297,25 @@ def test_every_second_of_a_day_is_reported() -> None:
 # -- One real run
 
 
+def run_for_json(*arguments: str) -> tuple[Any, str]:
+    """Run the demo for eight seconds; return its figures, and what stderr got."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["demo", "--json", "--seconds=8", *arguments])
+    gc.collect()  # what was not closed warns now
+    assert 0 == code
+    return json.loads(out.getvalue()), err.getvalue()
+
+
 @pytest.mark.real
 def test_a_real_run_shows_its_progress_and_ends_with_json() -> None:
     """Exit code 0, a line a second on stderr, the figures on stdout."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(["demo", "--json", "--seconds=8", "--seed=7"])
-    gc.collect()  # what was not closed warns now
-
-    assert 0 == code
-    figures, requests = json.loads(out.getvalue()), len(Day(8, 7).due)
+    figures, told = run_for_json("--seed=7")
+    requests = len(Day(8, 7).due)
     assert requests == figures["bare"]["requests"] == figures["protected"]["requests"]
     assert "CircuitBreaker(window=2" in figures["pipeline"]
-    assert "CircuitBreaker(window=2" in err.getvalue()
-    assert list(range(1, 9)) == seconds_reported(err.getvalue())[:8]
+    assert "CircuitBreaker(window=2" in told
+    assert list(range(1, 9)) == seconds_reported(told)[:8]
 
 
 # -- What is printed
@@ -453,7 +459,8 @@ def test_it_knows_its_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.real
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes differ there")
 @pytest.mark.parametrize(
-    "arguments", ["demo --seconds=8", "dashboards {}", "simulate --list"]
+    "arguments",
+    ["demo --seconds=8", "demo --replicas", "dashboards {}", "simulate --list"],
 )
 def test_a_reader_that_has_enough_ends_it_quietly(
     arguments: str, tmp_path: Path

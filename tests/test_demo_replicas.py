@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gc
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 
 import httpx
 import pytest
+from tests.test_demo import run_for_json
 
 from resilient.__main__ import main
 from resilient.demo import replicas
@@ -225,30 +222,8 @@ def test_a_server_that_is_stopped_refuses_until_it_is_started() -> None:
 @pytest.mark.real
 def test_a_real_run_ends_with_json() -> None:
     """Exit code 0, and each request is counted; how many are lost is the machine's."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(["demo", "--replicas", "--json", "--seconds=8"])
-    gc.collect()  # what was not closed warns now
-    assert 0 == code
-    figures = json.loads(out.getvalue())
+    figures, told = run_for_json("--replicas")
     for client in (figures["bare"], figures["balanced"]):
         assert 320 == client["requests"] <= client["attempts"]
     assert figures["bare"]["errors"]["HTTPStatusError"] > 0
-    assert "one rolled" in err.getvalue()
-
-
-@pytest.mark.real
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes differ there")
-def test_a_reader_that_has_enough_ends_it_quietly() -> None:
-    """As `head -1` does."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "resilient", "demo", "--replicas"],
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    os.close(writing)
-    _, complaints = process.communicate(timeout=60)
-    assert (141, "") == (process.returncode, complaints)
+    assert "one rolled" in told
