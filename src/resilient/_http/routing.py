@@ -229,13 +229,21 @@ class Pools:
             self._pools[key] = pool
             pool.users += 1
             pool.entered = now
-            for old, other in list(self._pools.items()):
-                fresh = now - other.entered < _UNUSED_FOR
-                if fresh and len(self._pools) <= _MOST_POOLS:
-                    break
-                if other.users == 0:
-                    self._idle.append(self._pools.pop(old).transport)
+            if self._is_due(next(iter(self._pools.values())), now):
+                self._retire_locked(now)
         return pool
+
+    def _is_due(self, pool: _Pool, now: float) -> bool:
+        """Whether the pool that was entered least lately has to go."""
+        return now - pool.entered >= _UNUSED_FOR or len(self._pools) > _MOST_POOLS
+
+    def _retire_locked(self, now: float) -> None:
+        """Put aside what has to be closed, those in use excepted."""
+        for key, pool in list(self._pools.items()):
+            if not self._is_due(pool, now):
+                return
+            if pool.users == 0:
+                self._idle.append(self._pools.pop(key).transport)
 
     def leave(self, pool: _Pool) -> None:
         """Count a request as no longer in a pool."""
