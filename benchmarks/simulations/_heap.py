@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
+from functools import partial
 from itertools import cycle
 
 from resilient import Policy
@@ -56,10 +57,10 @@ class _Loop:
         choose: Callable[[Sequence[Client]], Client] | None,
     ) -> None:
         self._heap = heap
-        self._send = send
         self._moments = moments
         self._number = 0
-        clients = [Client(heap, each, self._sent, recorder) for each in policies]
+        sent = partial(send, heap)
+        clients = [Client(heap, each, sent, recorder) for each in policies]
         turns = cycle(clients)
         self._next: Callable[[], Client] = (
             turns.__next__ if choose is None else lambda: choose(clients)
@@ -72,6 +73,3 @@ class _Loop:
     def _arrive(self, due: float) -> None:
         self._number += 1
         Request(self._next(), self._number, due, self._number).begin()
-
-    def _sent(self, sent: Sent) -> None:
-        self._send(self._heap, sent)
