@@ -46,7 +46,7 @@ def start(name: str, delay: float = 0.0, status: int = 200) -> ThreadingHTTPServ
 
 
 def ask(title: str, get: Callable[[], httpx2.Response]) -> None:
-    """Ask a hundred times; print how many were answered, by whom, and the p99."""
+    """Ask a hundred times; print the count of answers, their p99 and their replicas."""
     responses = [get() for _ in range(100)]
     good = [each for each in responses if each.status_code == 200]
     names = Counter(each.headers["x-replica"] for each in good)
