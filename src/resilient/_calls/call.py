@@ -749,6 +749,9 @@ def forget_call(call: Call) -> None:
 
     For an edge that Ctrl-C has kept from getting the token of `enter_call`.
     """
+    # NB: each edge chooses between this and `leave_call` in its own frame. A function
+    # that did so for all would not be entered where Ctrl-C comes as it is called, and
+    # the call would stay the current one.
     if running() is call:
         enter_call(call.enclosing)
 
