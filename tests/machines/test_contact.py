@@ -93,3 +93,19 @@ def test_two_late_answers_in_a_row_are_a_loss() -> None:
 def test_a_store_that_was_never_lost_waits_for_no_probe() -> None:
     """It may be tried at any time, whatever the clock shows."""
     assert -math.inf == Contact().probe_at
+
+
+def test_a_store_that_is_closed_never_returns() -> None:
+    """Whatever it answers to what was on its way, or does not."""
+    contact = Contact()
+    contact.end(10.0)
+    assert contact.answered(10.1) is None
+    assert contact.failed(10.2) is False
+    assert contact.answered(10.3) is None
+    assert contact.answered(1e6) is None
+    assert not contact.up
+    contact = Contact()
+    contact.failed(10.0)
+    contact.end(10.1)
+    assert math.inf == contact.probe_at
+    assert contact.answered(20.0) is None

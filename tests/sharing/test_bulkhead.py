@@ -257,12 +257,13 @@ def test_closing_the_store_gives_back_what_is_held() -> None:
     """Not what runs."""
     with virtual_time():
         store = MemoryStore()
-        one, other = fleet(store, 2)
+        one, _ = fleet(store, 2)
 
         def inside() -> None:
             store.link.close()
-            # What one has held besides is another's.
-            other.call(int)
+            # What it has held besides can be another's.
+            (slots,) = store.link._slots.values()
+            assert [1.0] == [share.slots for share in slots.shares.values()]
             with pytest.raises(BulkheadFullError):
                 one.call(int)
 

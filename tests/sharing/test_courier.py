@@ -216,16 +216,67 @@ def test_closing_gives_back_what_is_held(wire: Wire) -> None:
     assert 3 == wire.closed
 
 
-def test_closing_does_not_wait_for_a_server_that_hangs(wire: Wire) -> None:
-    """The thread is left to end by itself."""
+def test_closing_does_not_wait_for_a_server_that_hangs(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is left to end by itself, and what it brings is of no use."""
+    monkeypatch.setattr(courier_module, "LAST_EXCHANGE", 0.1)
     store = store_on(wire, patience=0.01, lost="pass")
     limiter = limiter_on(store)
     wire.gate.clear()
     limiter.call(int)
-    began = time.monotonic()
+    courier: Any = store.link
+    thread = courier._thread
     store.close()
-    assert 2.0 <= time.monotonic() - began
+    assert thread.is_alive()
     assert 0 == wire.closed
+    wire.gate.set()
+    thread.join(GENEROUS)
+    assert not store.up
+
+
+def test_no_call_waits_for_a_store_that_is_closed(wire: Wire) -> None:
+    """Of a policy that has asked, that has not, or that is made later."""
+    store = store_on(wire, patience=2 * GENEROUS, lost="alone")
+    asked, unasked = limiter_on(store, "asked"), limiter_on(store, "unasked")
+    asked.call(int)
+    store.close()
+    assert not store.up
+    began = time.monotonic()
+    for limiter in (asked, unasked, limiter_on(store, "later")):
+        assert 0 == limiter.call(int)
+        assert limiter._shared is not None
+        assert 1 == limiter._shared.lease.alone
+    assert time.monotonic() - began < GENEROUS
+
+
+def test_a_call_that_waits_as_the_store_is_closed_is_decided(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the process has without it."""
+    monkeypatch.setattr(courier_module, "LAST_EXCHANGE", 0.1)
+    store = store_on(wire, patience=2 * GENEROUS, lost="alone")
+    limiter = limiter_on(store)
+    wire.gate.clear()
+    thread = threading.Thread(target=limiter.call, args=(int,))
+    thread.start()
+    wait_for(lambda: limiter.queued)
+    store.close()
+    thread.join(GENEROUS)
+    assert not thread.is_alive()
+
+
+def test_a_closed_store_is_closed_in_a_forked_child(wire: Wire) -> None:
+    """The child has no thread, and starts none."""
+    store = store_on(wire, patience=2 * GENEROUS, lost="alone")
+    limiter = limiter_on(store)
+    limiter.call(int)
+    store.close()
+    courier: Any = store.link
+    courier.after_fork()  # as the hook does in a child
+    assert 0 == limiter.call(int)
+    assert courier._thread is None
+    assert not store.up
 
 
 def test_where_no_thread_can_be_had_there_is_no_answer(
@@ -391,7 +442,7 @@ def test_a_last_word_that_is_lost_is_not_said_again(
 
 def test_who_has_asked_for_nothing_has_nothing_to_say(wire: Wire) -> None:
     """There may be no thread to say it."""
-    with store_on(wire) as store:
+    with store_on(wire, lost="alone") as store:
         users = users_on(store)
         assert users["ann"] is not users["bob"]
         assert [] == list(store.link._leaving)

@@ -394,6 +394,25 @@ async def test_a_limiter_made_while_the_store_is_lost_does_not_wait(w: World) ->
 
 
 @in_every_colour
+async def test_no_call_waits_for_a_store_that_is_closed(w: World) -> None:
+    """Each has its share at once, the policies that are made later, too."""
+    for lost in (False, True):
+        store = MemoryStore(members=1, patience=50)
+        limiters = fleet(store, 100, size=2)
+        store.slow(20)
+        if lost:
+            store.lose()
+        store.close()
+        assert not store.up
+        limiters += fleet(store, 100, size=1)
+        before = w.now()
+        assert [0, 0, 0] == [await passes(w, limiter, 9) for limiter in limiters]
+        assert before == w.now()
+        await w.sleep(0.045)
+        assert [4, 4, 4] == [await passes(w, limiter, 9) for limiter in limiters]
+
+
+@in_every_colour
 async def test_closing_a_lost_store_gives_nothing_back(w: World) -> None:
     """And does not fail."""
     store = MemoryStore(lease=10)

@@ -11,6 +11,7 @@ lost       `failed`, `too_late`           no member asks; one probe at
 returning  `answered` while lost          members book what they used, every
                                           0.1 s; they ask again after the
                                           dwell
+closed     `end`                          as lost, for ever
 ========== ============================== =================================
 
 The dwell keeps a store that answers now and then from costing each call its
@@ -69,6 +70,11 @@ class Contact:
     def up(self) -> bool:
         """Whether it is to be asked."""
         return self.lost_since is None
+
+    def end(self, now: float) -> None:
+        """Rely on it never again: it has been closed."""
+        self.lost_since = now
+        self.probe_at = self._back_at = self._dwell = math.inf
 
     def too_late(self, late: bool) -> bool:
         """Take note whether an answer came late; return whether twice in a row.

@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 
+LAST_EXCHANGE: Final = 2.0
+"""Seconds that `close` waits for an exchange on its way."""
+
 BATCH: Final = 256
 """Members in one exchange, at most: more are late for their own number."""
 
@@ -141,16 +144,21 @@ class Courier(Link):
         self._wake()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=2.0)
-            if thread.is_alive():
-                # Amid an exchange: what is held ends with its lease.
-                return
-        with self._using:
-            self._surrender()
+            thread.join(timeout=LAST_EXCHANGE)
+        # NB: else it is amid an exchange, and what is held ends with its lease.
+        if thread is None or not thread.is_alive():
+            with self._using:
+                self._surrender()
+        # NB: after it, for a member that has given back all begins anew.
+        self._end()
 
     def after_fork(self) -> None:
+        closed = self._closed
         self._begin()
         super().after_fork()
+        if closed:
+            self._closed = True
+            self._end()
 
     def _start(self) -> None:
         with self._lock:

@@ -22,6 +22,7 @@ from weakref import WeakSet, WeakValueDictionary
 from resilient._events.events import Event, StoreBack, StoreLost
 from resilient._machines.contact import Contact
 from resilient._machines.lease import Lost
+from resilient._runtimes import clock
 from resilient._values.checks import count, flag, optional, seconds
 from resilient._values.locks import Lock
 from resilient._values.records import Configured
@@ -211,6 +212,14 @@ class Link(abc.ABC):
     def close(self) -> None:
         """Give back what the members hold, and end."""
 
+    def _end(self) -> None:
+        """Have no call wait for the store any more; it is not lost, so no event."""
+        now = clock.now()
+        # NB: first, for a member that joins meanwhile looks at it.
+        self._contact.end(now)
+        for member in self.members():
+            member.cut(now)
+
     def members(self) -> list[Member]:
         """Return the members."""
         with self._lock:
@@ -354,7 +363,10 @@ class SharedStore(Configured):
         return self.link.up
 
     def close(self) -> None:
-        """Give back what this process holds, and end the thread."""
+        """Give back what this process holds, and end the thread.
+
+        From then on its policies do without it, as where it is lost: see `lost`.
+        """
         self.link.close()
 
     def __enter__(self) -> Self:

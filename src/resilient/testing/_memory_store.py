@@ -157,6 +157,9 @@ class MemoryLink(Link):
         if self.reachable:
             leaving = deque([*self._leaving, *self.members()])
             self._take_leave(clock.now(), leaving)
+        # NB: what is on its way would be a sign of life.
+        self._arriving.clear()
+        self._end()
 
     def _exchange(self, member: Member, ask: Ask | Report | Claim, now: float) -> None:
         if not self.reachable:
