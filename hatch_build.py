@@ -16,9 +16,12 @@ def linked(text: str, urls: dict[str, str]) -> str:
         text: The README.
         urls: `[project.urls]` of pyproject.toml.
     """
-    # A page of the documentation is on its site, all else in the repository.
+    # The documentation is on its site, all else in the repository.
     text = re.sub(
-        r"\]\(docs/([\w/-]+)\.(?:md|svg)(#[\w-]+)?\)",
+        r"\]\(docs/(_static/[^)]+)\)", rf"]({urls['Documentation']}/\1)", text
+    )
+    text = re.sub(
+        r"\]\(docs/([\w/-]+)\.md(#[\w-]+)?\)",
         lambda m: f"]({urls['Documentation']}/{m[1]}.html{m[2] or ''})",
         text,
     )

@@ -36,6 +36,7 @@ def test_the_page_of_the_package_has_no_relative_links() -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", metadata["Description"])
 
     assert f"{URLS['Documentation']}/how-to/http.html" in links
+    assert f"{URLS['Documentation']}/_static/demo.svg" in links
     assert [] == [link for link in links if not link.startswith("https://")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import gc
@@ -19,9 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
-import httpx
 import pytest
+from tests.scripts import ROOT, load
 
 import resilient
 from resilient import (
@@ -34,11 +34,10 @@ from resilient import (
 )
 from resilient.__main__ import main
 from resilient.demo.day import LULL, RATE, Day, Fault, Phase
-from resilient.demo.figures import Results, percentile, results
-from resilient.demo.load import Log, Request, Tell, play, protection
+from resilient.demo.figures import Results, percentile
+from resilient.demo.load import Log, Request, Tell
 from resilient.demo.report import Report
 from resilient.demo.server import Server, fingerprint
-from resilient.testing import virtual_time
 
 DAYS = [Day(seconds, seed) for seconds in (8, 9, 12, 15, 60) for seed in range(20)]
 
@@ -198,41 +197,15 @@ def test_a_client_may_leave_before_its_answer(server: Server) -> None:
 # -- Days in virtual time
 
 
-class InMemory(httpx.AsyncBaseTransport):
-    """Acts a day out as `Server` does, without sockets.
-
-    Attributes:
-        given: What every request was given, by when it was due.
-    """
-
-    def __init__(self, day: Day) -> None:
-        self.day = day
-        self.given: dict[float, Fault | None] = {}
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        due = float(request.url.path[1:])
-        fault = self.given[due] = self.day.fault(due)
-        if fault is Fault.STALL:
-            await asyncio.sleep(request.extensions["timeout"]["read"])
-            raise httpx.ReadTimeout("stalled", request=request)
-        await asyncio.sleep(self.day.latency(due))
-        if fault is Fault.RESET:
-            raise httpx.ReadError("reset", request=request)
-        return httpx.Response(200 if fault is None else 503, request=request)
+picture: Any = load("docs/picture.py")
 
 
 @functools.cache
 def run_day(seconds: int, seed: int) -> tuple[Results, str]:
     """Return the figures of a day in virtual time, and its line of each second."""
-    day, pipeline, printed = Day(seconds, seed), protection(), io.StringIO()
-    transport, report = InMemory(day), Report(printed)
-
-    def tell(second: int, log: Log) -> None:
-        report.second(second, log, day)
-
-    log = virtual_time.run(play, day, "http://server", pipeline, tell, transport)
-    faults = fingerprint({due: transport.given[due] for due in day.due})
-    return results(day, repr(pipeline), faults, log), printed.getvalue()
+    printed = io.StringIO()
+    outcome, _ = picture.played(seconds, seed, Report(printed).second)
+    return outcome, printed.getvalue()
 
 
 def seconds_reported(printed: str) -> list[int]:
@@ -292,6 +265,19 @@ def test_every_second_of_a_day_is_reported() -> None:
     seconds = seconds_reported(run_day(9, 7)[1])
     assert list(range(1, len(seconds) + 1)) == seconds
     assert 9 <= len(seconds) <= 12
+
+
+def test_the_picture_of_the_readme_is_what_the_demo_gives() -> None:
+    """To the byte; `python docs/picture.py` draws it."""
+    outcome, log = picture.played()
+    drawn = picture.drawn(outcome, log)
+    texts = [text.strip() for text in ElementTree.fromstring(drawn).itertext()]
+
+    assert drawn == picture.PICTURE.read_text("utf-8")
+    assert {"httpx alone", "6.5 % lost, p99 3000 ms"} <= set(texts)
+    assert f"![{picture.title(outcome)}](docs/_static/demo.svg)" in (
+        ROOT / "README.md"
+    ).read_text("utf-8")
 
 
 # -- One real run
