@@ -144,7 +144,8 @@ class ResilientMiddleware(Configured):
             tells the server how much time is left.
         hold_by: Whose requests are held back while a server asks for less:
             "credentials" (default), a function of the `aiohttp.ClientRequest`
-            that returns a string or None, or None.
+            that returns a string or None, or None. Calls of a higher
+            `priority` than the refused one are not held.
         cost_of: ``cost_of(response)`` returns what a request really cost, by
             unit, or None; asked of good responses that were read in the
             attempt, with `status`, `headers`, `body` and `json()`. A debt is

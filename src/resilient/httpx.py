@@ -195,7 +195,8 @@ class ResilientTransport(
             the same origin with the same ``Authorization`` or API key, or
             with the same cookies where there is neither; a function of the
             request that returns a string: those of the same; None, of it or
-            in its place: no others.
+            in its place: no others. Calls of a higher `priority` than the
+            refused one are not held.
         cost_of: ``cost_of(response)`` returns what a request really cost, as in
             ``{"tokens": response.json()["usage"]["total_tokens"]}``, for the
             limiters that it passed to book the difference; None: nothing is

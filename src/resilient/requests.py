@@ -144,7 +144,8 @@ class ResilientAdapter(Configured, adapters.HTTPAdapter):
             tells the server how much time is left.
         hold_by: Whose requests are held back while a server asks for less:
             "credentials" (default), a function of the `PreparedRequest` that
-            returns a string or None, or None.
+            returns a string or None, or None. Calls of a higher `priority` than
+            the refused one are not held.
         cost_of: ``cost_of(response)`` returns what a request really cost, by
             unit, or None; asked of good responses that were read in the attempt.
             A debt is paid within the `max_retry_after` of the Retry.

@@ -464,6 +464,20 @@ async def test_a_server_that_asks_for_less_holds_the_others_back(
 
 
 @with_server
+async def test_what_is_more_important_than_a_refused_request_is_not_held(
+    server: Server,
+) -> None:
+    """A server that sheds batch work still takes the rest."""
+    server.script("/", answer(503, {"retry-after": "30"}), answer(200))
+    async with session(pipeline(total=0.5)) as client:
+        with resilient.priority("batch"):
+            assert 503 == (await client.get(server.url)).status
+            with pytest.raises(RateLimitedError):
+                await client.get(server.url)
+        assert 200 == (await client.get(server.url)).status
+
+
+@with_server
 async def test_a_users_own_rejection_keeps_its_class(server: Server) -> None:
     """It is aiohttp's, too."""
 

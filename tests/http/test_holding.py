@@ -185,6 +185,44 @@ async def test_what_tells_callers_apart_can_be_said(h: Http) -> None:
         assert 2 == len(script.sent)
 
 
+@in_every_client
+async def test_a_caller_that_is_not_told_apart_passes_beside_a_line(h: Http) -> None:
+    """What holds another caller back is nothing to a request without one."""
+    script = refusing(h)
+    async with h.client(
+        script,
+        Pipeline(Timeout(2), classify=h.ours.http_verdict),
+        hold_by=lambda request: request.headers.get("x-tenant"),
+    ) as client:
+        assert 429 == (await h.get(client, headers={"x-tenant": "a"})).status_code
+        assert 200 == (await h.get(client)).status_code
+
+
+@in_async_clients
+async def test_a_line_that_was_empty_meanwhile_is_taken_up_again(h: Http) -> None:
+    """By the refusal of a call that it let pass; then one call probes."""
+    seconds = iter([0, 0.1, 30, 0, 0.1, 0.1])
+
+    async def step(request: Any) -> Any:
+        refused = len(script.sent) in (1, 3)
+        await h.sleep(next(seconds))
+        return h.answer(429, retry_after=5) if refused else h.library.Response(200)
+
+    script = h.script(step)
+    pipeline = Pipeline(Timeout(60), classify=h.ours.http_verdict)
+    async with h.client(script, pipeline) as client:
+        times = 0.0, 1.0, 1.1, 25.0, 36.0, 36.1
+        calls = [lambda at=at: _after(h, at, client) for at in times]
+        began = h.now()
+        answers = await h.gather(*calls)
+    assert [429, 200, 429, 200, 200, 200] == [one.status_code for one in answers]
+    at = [one - began for one in script.times]
+    assert 5.0 == pytest.approx(at[1])
+    assert 25.0 == at[3]
+    assert at[2] + 35.0 == pytest.approx(at[4])
+    assert at[5] >= at[4] + 0.1
+
+
 def test_a_hold_by_of_the_wrong_kind_is_refused(h: Http) -> None:
     """When the transport is made, or by what it returns."""
     with pytest.raises(TypeError, match='`hold_by` must be "credentials", None or'):
@@ -344,13 +382,126 @@ def _twice(h: Http) -> Any:
     return lambda _: next(answers)
 
 
-def test_few_lines_are_kept(h: Http) -> None:
+def shedding(h: Http, **waits: float) -> Any:
+    """A server that refuses classes, which it is told of, for so many seconds."""
+    began = h.now()
+
+    async def step(request: Any) -> Any:
+        left = began + waits.get(request.headers["x-class"], 0) - h.now()
+        if left > 0:
+            return h.answer(503, retry_after=math.ceil(left))
+        await h.sleep(0.1)
+        return h.library.Response(200)
+
+    return h.script(step)
+
+
+async def ask(h: Http, client: Any, name: Any) -> Any:
+    """Return the status that a request of a class has, or the time of its hold."""
+    with resilient.priority(name):
+        try:
+            answer = await h.get(client, headers={"x-class": name})
+        except resilient.RateLimitedError as error:
+            return error.retry_after
+    return answer.status_code
+
+
+_CLASSES = ("critical", "normal", "sheddable", "batch")
+
+
+@pytest.mark.parametrize("status", [429, 503, 529])
+@pytest.mark.parametrize("refused", _CLASSES)
+def test_a_refusal_holds_nothing_back_that_is_more_important(
+    refused: str, status: int
+) -> None:
+    """It holds back what is as important as the refused call, or less."""
+
+    @in_every_client
+    async def scenario(h: Http) -> None:
+        script = refusing(h, status=status)
+        pipeline = Pipeline(Timeout(2), classify=h.ours.http_verdict)
+        async with h.client(script, pipeline) as client:
+            assert status == await ask(h, client, refused)
+            for name in reversed(_CLASSES):
+                held = _CLASSES.index(name) >= _CLASSES.index(refused)
+                said = await ask(h, client, name)
+                assert (4.0 < said < 5.1) if held else 200 == said
+        assert 1 + _CLASSES.index(refused) == len(script.sent)
+
+    _in_all(scenario)
+
+
+@in_every_client
+async def test_each_refused_class_is_held_for_as_long_as_any_says(h: Http) -> None:
+    """Its own refusal, or one of a higher class, whichever lasts longer."""
+    for waits, seen in (
+        ({"batch": 9, "critical": 3}, [3, 3, 3, 9]),
+        ({"batch": 3, "critical": 9}, [9, 9, 9, 9]),
+    ):
+        script = shedding(h, **waits)
+        pipeline = Pipeline(Timeout(2), classify=h.ours.http_verdict)
+        async with h.client(script, pipeline) as client:
+            assert 503 == await ask(h, client, "batch")
+            assert 503 == await ask(h, client, "critical")
+            told = [await ask(h, client, name) for name in _CLASSES]
+            assert seen == pytest.approx(told)
+            await h.sleep(3)
+            if waits["critical"] == 3:
+                # The server took none of it yet: one call is let pass.
+                assert 200 == await ask(h, client, "normal")
+                assert 5.9 == pytest.approx(await ask(h, client, "batch"))
+            await h.sleep(6)
+            for name in _CLASSES * 2:
+                assert 200 == await ask(h, client, name)
+                await h.sleep(9)
+        # Where all is taken again, nothing is remembered.
+        assert not client._transport._holds
+
+
+@pytest.mark.parametrize("patience", [False, True])
+def test_a_class_that_is_still_refused_delays_no_higher_one(patience: bool) -> None:
+    """Its calls in the line of all, the first in it too, leave it to the others."""
+
+    @in_async_clients
+    async def scenario(h: Http) -> None:
+        script = shedding(h, normal=5, batch=20)
+        done: list[tuple[str, float]] = []
+        pipeline = Pipeline(Timeout(60), classify=h.ours.http_verdict)
+        if patience:
+            pipeline = patient(h, attempts=9)
+        async with h.client(script, pipeline) as client:
+
+            async def one(name: str, at: float) -> None:
+                await h.sleep(at)
+                await ask(h, client, name)
+                done.append((name, h.now()))
+
+            began = h.now()
+            await h.gather(
+                lambda: one("normal", 0),
+                *[lambda: one("batch", 0.1)] * 6,
+                *[lambda: one("normal", 0.2)] * 6,
+            )
+        normal = [at - began for name, at in done if name == "normal"]
+        batch = [at - began for name, at in done if name == "batch"]
+        assert 7 == len(normal)
+        assert max(normal) < 12.0
+        assert 6 == len(batch)
+        # The first of them was sent, for one call has to find out; without a
+        # Retry that is its end.
+        assert 1 - patience == len([at for at in batch if at < 20.0])
+
+    _in_all(scenario)
+
+
+def test_few_lines_are_kept(h: Http, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flood of callers that are refused takes no more room."""
+    monkeypatch.setattr("resilient._http.holding._MOST", 20)
     transport = h.transport(refusing(h, 5000), Pipeline())
-    for number in range(1100):
+    for number in range(25):
         headers = {"Authorization": str(number)}
         transport.handle_request(h.library.Request("GET", URL, headers=headers))
-    assert 1024 == len(transport._holds._lines)
+    assert 20 == len(transport._holds._lines)
 
 
 def _in_all(scenario: Any) -> None:

@@ -580,6 +580,20 @@ def test_a_server_that_asks_for_less_holds_the_others_back(
     assert 200 == session.get(server.url, headers={"tenant": "2"}).status_code
 
 
+@real
+def test_what_is_more_important_than_a_refused_request_is_not_held(
+    server: Server, mount: Mount
+) -> None:
+    """A server that sheds batch work still takes the rest."""
+    server.script("/", answer(503, {"retry-after": "30"}), answer(200))
+    session = mount(pipeline(total=0.5))
+    with resilient.priority("batch"):
+        assert 503 == session.get(server.url).status_code
+        with pytest.raises(RateLimitedError):
+            session.get(server.url)
+    assert 200 == session.get(server.url).status_code
+
+
 def test_no_time_is_left_to_begin(mount: Mount) -> None:
     """That is a timeout of requests', too."""
     with deadline_after(1e-9), pytest.raises(DeadlineExceededError) as caught:

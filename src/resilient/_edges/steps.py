@@ -52,8 +52,8 @@ FUNCTION: Final = Sentinel("FUNCTION")
 def leaf(call: Call) -> Generator[object, Outcome, Outcome]:
     """The innermost `proceed`: ask the edge to run the function."""
     if call.limiters is not None:
-        turn = call.turn(at_leaf=True)
-        if turn is not None:
+        # NB: while it stood in one line, another may have been made for it.
+        while (turn := call.turn(at_leaf=True)) is not None:
             refused: Outcome = yield from turn.__await__()
             if refused.error is not None:
                 return refused

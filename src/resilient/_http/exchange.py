@@ -362,9 +362,7 @@ class Exchange(Drive):
             wait = outcome.retry_after
             if wait and not call.routed:
                 wait = min(wait, extras.max_retry_after)
-                extras.paced = self._holds.push_back(
-                    self._request, call.key, wait, turn
-                )
+                extras.paced = self._holds.push_back(self._request, call, wait, turn)
         elif turn is not None:
             turn.line.took(turn)
 

@@ -5,6 +5,11 @@ Ground rules:
 * 429, 503 and 529 with a wait that the server names hold back what goes to the
   same origin with the same credentials, for so long or `max_retry_after`,
   whichever is shorter. What passes then is decided by `_machines.pushback`.
+* A refusal says nothing of calls that are more important than the refused one:
+  a server that sheds batch work still takes critical calls. Each class that was
+  refused has a line of its own, which a refusal of a higher class holds back,
+  too. A call stands in the line of the lowest class, not below its own, that
+  has one.
 * Held calls wait in one line, within their deadlines; one that cannot is
   refused at once, with that wait.
 * They wait outside of everything that is for one attempt: before each attempt
@@ -26,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from resilient._calls.outcome import Outcome
 from resilient._errors.errors import RateLimitedError
 from resilient._values.checks import plain
+from resilient._values.priority import Priority
 from resilient.policies.rate_limiter.held import HeldLine, Turn
 
 if TYPE_CHECKING:
@@ -63,45 +69,63 @@ class Holds:
     def __init__(self, by: HoldBy) -> None:
         self.by: HoldBy = by
         self._secret = os.urandom(16)
-        self._lines: dict[bytes, HeldLine] = {}
+        # By caller, and the class that was refused.
+        self._lines: dict[tuple[bytes, int], HeldLine] = {}
 
     def __bool__(self) -> bool:
         return bool(self._lines)
 
-    def line_of(self, request: Any, origin: str) -> HeldLine | None:
+    def line_of(self, request: Any, call: Call) -> HeldLine | None:
         """Return the line that a request has to stand in; None: there is none."""
-        key = self._key(request, origin)
-        line = None if key is None else self._lines.get(key)
-        if line is not None and line.is_pristine():
-            # Whatever it held has passed.
-            self._lines.pop(cast("bytes", key), None)
+        caller = self._caller(request, call.key)
+        if caller is None:
             return None
-        return line
+        for rank in range(call.priority, Priority.CRITICAL + 1):
+            line = self._lines.get((caller, rank))
+            if line is not None:
+                if not line.is_pristine():
+                    return line
+                # Whatever it held has passed.
+                self._lines.pop((caller, rank), None)
+        return None
 
     def push_back(
-        self, request: Any, origin: str, seconds: float, turn: Turn | None
+        self, request: Any, call: Call, seconds: float, turn: Turn | None
     ) -> bool:
         """Hold back what goes where a request was refused, for so many seconds.
 
         Returns:
             Whether there is a line for it.
         """
-        key = self._key(request, origin)
-        if key is None:
+        caller = self._caller(request, call.key)
+        if caller is None:
             return False
-        line = self._lines.get(key)
+        rank = call.priority
+        line = self._lines.get((caller, rank))
         if line is None:
-            # NB: one that was empty meanwhile still knows what the server takes.
-            line = self._lines.setdefault(
-                key, HeldLine() if turn is None else turn.line
-            )
+            if turn is None or turn.line.rank != rank:
+                line = HeldLine(rank)
+            else:
+                # NB: it was empty meanwhile, and knows what the server takes.
+                line = turn.line
+            line = self._lines.setdefault((caller, rank), line)
             for old in list(self._lines)[:-_MOST]:
                 self._lines.pop(old, None)
-        era = turn.era if turn is not None and turn.line is line else None
+        era = None
+        if turn is not None:
+            if turn.line is line:
+                era = turn.era
+            else:
+                # Those of a higher class were not refused: one of them may probe.
+                turn.line.lost(turn)
         line.push_back(seconds, era)
+        for lower in range(rank):
+            other = self._lines.get((caller, lower))
+            if other is not None:
+                other.push_back(seconds, None)
         return True
 
-    def _key(self, request: Any, origin: str) -> bytes | None:
+    def _caller(self, request: Any, origin: str) -> bytes | None:
         """Return what a server tells callers apart by, as a digest."""
         by = self.by
         if by is None:

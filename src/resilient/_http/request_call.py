@@ -77,12 +77,18 @@ class _OfRequest(Call):
     def turn(self, *, at_leaf: bool) -> Awaitable[Outcome] | None:
         if not self.holds or self.routed:
             return None
-        line = self.holds.line_of(self.request, self.key)
+        line = self.holds.line_of(self.request, self)
         if line is None or not line.may_wait(self):
             return None
         if at_leaf:
-            if self.extras.turn == (line, line.era()):
-                return None
+            turn = self.extras.turn
+            if turn is not None:
+                if turn == (line, line.era()):
+                    return None
+                # NB: its class may have been refused since: the probe of a line
+                # that it stood in is another's then.
+                turn.line.lost(turn)
+                self.own_extras().turn = None
             if self.retried:
                 return sent_back(self)
         return line.turn(self)

@@ -32,15 +32,20 @@ class Turn(NamedTuple):
 
 
 class HeldLine(RateLimiter):
-    """The line of the calls that are held back for one server and caller."""
+    """The line of the calls that are held back for one server and caller.
 
-    __slots__ = ("_pushback",)
+    Args:
+        rank: Of the class that was refused; see `Priority`.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_pushback", "rank")
+
+    def __init__(self, rank: int) -> None:
         super().__init__(100.0, burst=LARGEST_COST, max_wait=None, cost=_jittered)
         # NB: it is no policy of the user's that `health` would list.
         self._unregister()
         self._rule = self._pushback = Pushback()
+        self.rank: int = rank
 
     def may_wait(self, call: Call) -> bool:
         """Whether a call may wait: sync code not where an event loop runs."""
