@@ -1011,6 +1011,8 @@ async def test_a_handler_of_a_framework_answers_in_the_same_way(w: World) -> Non
     )
     plain = await Visit(await exception_handler(None, RateLimitedError("x", 1)))()
     assert b"Too Many Requests\n" == plain.body
+    with pytest.raises(RestartLimitError, match="workers"):
+        await exception_handler(Request(), RestartLimitError("workers", 6, 5, 31.0))
 
 
 # -- WebSockets and the rest

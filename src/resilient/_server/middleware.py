@@ -10,6 +10,7 @@ from resilient._calls.scopes import deadline_after
 from resilient._errors.errors import ResilientError
 from resilient._policy.policy import Policy
 from resilient._server.answers import (
+    ANSWERED,
     TRY_AGAIN_LATER,
     App,
     Receive,
@@ -230,7 +231,12 @@ async def exception_handler(request: object, error: ResilientError) -> App:
 
     Args:
         request: The framework's; its ``scope`` is read.
-        error: A rejection or a timeout.
+        error: What the route let through.
+
+    Raises:
+        ResilientError: It is neither a rejection nor a timeout: a bug, and a 500.
     """
+    if not isinstance(error, ANSWERED):
+        raise error
     scope: Any = getattr(request, "scope", {})
     return error_answer(error, scope.get("headers", ()))
