@@ -114,7 +114,7 @@ def test_few_snippets_are_skipped() -> None:
     assert SKIPPED_AT_MOST >= len(skipped), skipped
 
 
-def test_code_with_other_libraries_stands_on_three_pages() -> None:
+def test_code_with_other_libraries_stands_on_four_pages() -> None:
     """Each is run by a module of tests/integration, which knows that page only."""
     others = [
         path_in_project(page)
@@ -124,6 +124,7 @@ def test_code_with_other_libraries_stands_on_three_pages() -> None:
 
     assert [
         "docs/how-to/move-here.md",
+        "docs/how-to/protect-a-fastapi-service.md",
         "docs/how-to/protect-a-flask-or-django-service.md",
         "docs/how-to/read-from-database-replicas.md",
     ] == others
