@@ -382,7 +382,7 @@ def test_the_numbers_of_a_log_are_those_of_the_scenario() -> None:
         for key, value in changes.items()
     }
 
-    assert 5 == len(printed)
+    assert 7 == len(printed)
     for line in printed[0].splitlines():
         assert re.search(rf"^{re.escape(line)}(\s|$)", scenario, re.M)
     assert repr(after) == repr(changed(before, values))

@@ -233,9 +233,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "scenario",
         nargs="?",
-        default="retry-storm",
         metavar="SCENARIO",
-        help="one that is built in, or a file (default: %(default)s)",
+        help="one that is built in, or a file (default: retry-storm)",
     )
     command.add_argument(
         "-p",
@@ -287,6 +286,29 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=LIMIT",
         help="exit with 1 unless it holds for the last configuration, as in"
         " recovers_within=30",
+    )
+    command.add_argument(
+        "--replay",
+        metavar="FILE",
+        help="replay recorded requests: CSV, JSON lines or a log",
+    )
+    command.add_argument(
+        "--replay-as",
+        choices=("outcomes", "load"),
+        default="outcomes",
+        help="whether their answers are given again, which changes nothing at the"
+        " server, or only their moments are (default: %(default)s)",
+    )
+    command.add_argument(
+        "--format",
+        choices=("csv", "jsonl", "nginx", "envoy", "otel-spans"),
+        help="of the file of --replay; by default what its first line looks like",
+    )
+    command.add_argument(
+        "--servers",
+        type=int,
+        metavar="N",
+        help="with --replay-as load: on how many requests the dependency works at once",
     )
     command.add_argument("--html", metavar="FILE", help="write a page with plots")
     command.add_argument("--json", metavar="FILE", help="write figures and series")

@@ -24,8 +24,11 @@ SCHEMA: dict[str, Any] = json.loads(_files.schema())
 # NB: it would write defaults into what it checks.
 VALID = fastjsonschema.compile(SCHEMA, use_default=False)
 DOCS = Path(__file__).parents[2] / "docs"
+# Recorded requests.
+TRACE = str(Path(__file__).with_name("trace.csv"))
 
-# A file that says all there is to say, apart from users, who take the rate's place.
+# A file that says all there is to say, apart from users and traces, which take the
+# place of a rate, and of a model.
 WHOLE: dict[str, Any] = tomllib.loads("""
 version = 1
 name = "whole"
@@ -130,13 +133,29 @@ def files() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield "events", event(from_=value, to=61.5, **takes)
                 if value != 61:
                     yield "events", event(from_=0, to=value, **takes)
+    for value in (*VALUES, TRACE):
+        yield "load.trace", {"version": 1, "load": {"trace": value}}
+        yield "dependency.recorded", {"version": 1, "dependency": {"recorded": value}}
+    for key, value in (("rate", 5), ("users", 5), ("arrivals", "constant")):
+        yield "x", {"version": 1, "load": {"trace": TRACE, key: value}}
     yield "version", {}
 
 
 def only_the_loader_refuses(path: str, given: Mapping[str, Any]) -> bool:
-    """Whether a text is no exception, which takes Python to find out."""
-    error = given.get("dependency", {}).get("error") if path.endswith("error") else None
-    return isinstance(error, str) and error != "OSError"
+    """Whether a text is no exception or no file, which takes Python to find out."""
+    if path in ("load.trace", "dependency.recorded") and "name" in given:
+        # NB: in the whole file they stand beside what they replace.
+        return False
+    for where, right in (
+        ("dependency.error", "OSError"),
+        ("dependency.recorded", TRACE),
+        ("load.trace", TRACE),
+    ):
+        if path == where:
+            table, _, key = where.partition(".")
+            text = given.get(table, {}).get(key)
+            return isinstance(text, str) and text != right
+    return False
 
 
 def is_valid(given: dict[str, Any]) -> bool:

@@ -38,6 +38,7 @@ from resilient.simulation._record import Run
 from resilient.simulation._result import Recovery, Result, save, table
 from resilient.simulation._scenario import Scenario
 from resilient.simulation._simulate import compare, simulate, sweep
+from resilient.simulation._trace import Trace, read_trace
 
 __all__ = [
     "Capacity",
@@ -56,6 +57,7 @@ __all__ = [
     "Shard",
     "Slowdown",
     "Surge",
+    "Trace",
     "choose",
     "compare",
     "constant_time",
@@ -64,6 +66,7 @@ __all__ = [
     "normal_time",
     "pareto_time",
     "quantile_time",
+    "read_trace",
     "save",
     "scenarios",
     "simulate",

@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import attrs
+
 from resilient._commands.lint import find
 from resilient._errors.errors import ResilientWarning, TimeoutExceededError
 from resilient._machines.backoff import constant
@@ -27,13 +29,17 @@ from resilient.simulation import _files
 from resilient.simulation._change import changed
 from resilient.simulation._checks import check, checked
 from resilient.simulation._choose import choose
+from resilient.simulation._dependency import Dependency
 from resilient.simulation._result import Result, save
 from resilient.simulation._scenario import Scenario
 from resilient.simulation._simulate import combinations, compare, spelled
 from resilient.simulation._summary import as_json, summary
+from resilient.simulation._trace import read_trace
 
 MOST_REQUESTS: Final = 100_000_000
 """Requests, of all runs, that are not simulated without ``--yes``: hours."""
+
+_FIRST: Final = "retry-storm"
 
 _SPEED: Final = 30_000
 """Requests that are simulated in a second, for an estimate."""
@@ -51,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(_files.schema())
             return 0
         if arguments.print:
-            sys.stdout.write(_files.text_of(arguments.scenario))
+            sys.stdout.write(_files.text_of(arguments.scenario or _FIRST))
             return 0
         with warnings.catch_warnings():
             # `resilient lint` tells of them.
@@ -66,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    found = _files.find(arguments.scenario)
+    found = _found(arguments)
     checks = checked({**found.checks, **_pairs("--check", arguments.check)})
     policies = _policies(arguments)
     if arguments.choose:
@@ -84,6 +90,36 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     bar.clear()
     return _report(arguments, list(results.values()), checks)
+
+
+def _found(arguments: argparse.Namespace) -> _files.ScenarioFile:
+    """Return the scenario, or what is replayed."""
+    path = arguments.replay
+    if path is None:
+        if arguments.format is not None or arguments.servers is not None:
+            raise ValueError("--format and --servers have no meaning without --replay")
+        return _files.find(arguments.scenario or _FIRST)
+    trace = read_trace(path, arguments.format)
+    name = os.path.basename(path).partition(".")[0]
+    found = _files.ScenarioFile(Scenario(name), {})
+    if arguments.scenario is not None:
+        found = _files.find(arguments.scenario)
+    model, servers = found.scenario.dependency, arguments.servers
+    if arguments.replay_as == "outcomes":
+        if servers is not None:
+            raise ValueError("--servers has no meaning for --replay-as outcomes")
+        model = Dependency(recorded=trace, error=model.error)
+    elif arguments.scenario is None or servers is not None:
+        if servers is None:
+            raise ValueError(
+                "--replay-as load needs a scenario, or --servers: on how many requests"
+                " the dependency works at once"
+            )
+        model = _files.fitted(attrs.evolve(model, servers=servers), trace)
+    scenario = attrs.evolve(
+        found.scenario, trace=trace, duration=trace.duration, dependency=model
+    )
+    return found._replace(scenario=scenario)
 
 
 def _report(

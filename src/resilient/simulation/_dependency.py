@@ -11,6 +11,7 @@ from resilient._policy.policy import Policy
 from resilient._values.checks import choice, count, flag, number, optional
 from resilient._values.checks import seconds as check_seconds
 from resilient.simulation._chance import Distribution, exponential_time
+from resilient.simulation._trace import Trace
 
 
 def _tenth_of_a_second() -> Distribution:
@@ -51,6 +52,10 @@ class Dependency:
             fails with `error`. None: nothing.
         depth: Services in a row, each of which calls the next through a copy of the
             policy that is simulated; the last is the one that is modelled here.
+        recorded: In place of a model: the first attempt of a recorded request is
+            answered as that was, others as one of those within 5 s was. What policies
+            do changes nothing at the server, so that everything here but `error` has
+            no meaning. None: the model.
 
     Raises:
         TypeError, ValueError: One of them is out of range, by name.
@@ -72,6 +77,7 @@ class Dependency:
     error: Callable[[str], Exception] = ConnectionError
     policy: Policy[Any] | None = None
     depth: int = 1
+    recorded: Trace | None = None
 
     def __attrs_post_init__(self) -> None:
         optional(count, "servers", self.servers, minimum=1)
@@ -95,6 +101,20 @@ class Dependency:
             raise ValueError(
                 "`backlog` and `refusing` need a number of `servers`, got None"
             )
+        if self.recorded is not None:
+            self._check_recorded(self.recorded)
+
+    def _check_recorded(self, trace: object) -> None:
+        if not isinstance(trace, Trace):
+            raise TypeError(
+                f"`recorded` must be what read_trace() returns, got {trace!r}"
+            )
+        if not trace.has_latencies:
+            raise ValueError(f"`recorded` needs latencies, and {trace.source} has none")
+        model = Dependency(recorded=None, error=self.error)
+        for name in attrs.asdict(model, recurse=False):
+            if name != "recorded" and getattr(self, name) != getattr(model, name):
+                raise ValueError(f"`{name}` has no meaning with `recorded`")
 
 
 def distribution(name: str, value: object) -> Distribution:

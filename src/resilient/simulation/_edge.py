@@ -26,6 +26,7 @@ from resilient._runtimes.simulated import (
     foreign,
     resume,
 )
+from resilient._values.priority import TaskPriority
 from resilient.simulation._chance import mix
 from resilient.simulation._copies import balances
 
@@ -149,9 +150,13 @@ class Request(Work):
         number: Of all requests of the run, from 0.
         key: What policies tell requests apart by.
         due: When it was made, in seconds.
+        standing: How important it is; None: as anything that says nothing.
     """
 
-    __slots__ = ("_attempts", "_call", "_client", "_waiting", "due", "key", "number")
+    __slots__ = (
+        *("_attempts", "_call", "_client", "_waiting"),
+        *("due", "key", "number", "standing"),
+    )
 
     def __init__(self, client: Client, number: int, due: float, key: int) -> None:
         super().__init__(client.world)
@@ -162,6 +167,7 @@ class Request(Work):
         self.number = number
         self.key = key
         self.due = due
+        self.standing: TaskPriority | None = None
 
     def begin(self) -> None:
         """Go to where it first waits."""
@@ -172,6 +178,7 @@ class Request(Work):
             client.name, (self,), {}, client.world, client.policy, client.ask
         )
         self._call.step = client.entrance
+        self._call.standing = self.standing
         self._walk(None)
 
     def resume(self, value: object) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any, Final, NamedTuple
 
+import attrs
+
 from resilient._values.checks import number
 from resilient.simulation._chance import (
     Distribution,
@@ -29,6 +31,7 @@ from resilient.simulation._dependency import Dependency
 from resilient.simulation._events import KINDS, Happening
 from resilient.simulation._near import near
 from resilient.simulation._scenario import Scenario
+from resilient.simulation._trace import Trace, read_trace
 
 VERSION: Final = 1
 
@@ -38,6 +41,7 @@ LOAD: Final = (
     "users",
     "think",
     "calls",
+    "trace",
     "clients",
     "arrivals",
     "patience",
@@ -59,6 +63,7 @@ DEPENDENCY: Final = (
     "failures",
     "error",
     "depth",
+    "recorded",
 )
 EVENT: Final = ("kind", "from", "to", "share", "factor")
 
@@ -179,18 +184,53 @@ def made_of(given: dict[str, Any], source: str) -> ScenarioFile:
     _known("dependency.", modelled, DEPENDENCY)
     events = _list(given.get("events", []))
     changes: dict[str, Any] = {key: load[key] for key in LOAD if key in load}
+    traces: dict[str, Trace] = {}
+    if "trace" in load:
+        for key in ("rate", "arrivals"):
+            if key in load:
+                raise ValueError(f"`load.{key}` has no meaning with `trace`")
+        changes["trace"] = _trace("load.trace", load["trace"], source, traces)
     if "think" in changes:
         changes["think"] = _time("load.think", changes["think"])
     if "duration" in given:
         changes["duration"] = given["duration"]
+    if "recorded" in modelled:
+        for key in modelled:
+            if key not in ("recorded", "error"):
+                raise ValueError(f"`dependency.{key}` has no meaning with `recorded`")
+        trace = _trace("dependency.recorded", modelled["recorded"], source, traces)
+        modelled = {**modelled, "recorded": trace}
     name = source.replace("\\", "/").rpartition("/")[2].removesuffix(".toml")
+    dependency = _dependency(modelled)
+    if "service" not in modelled:
+        dependency = fitted(dependency, changes.get("trace"))
     scenario = Scenario(
         given.get("name", name),
-        dependency=_dependency(modelled),
+        dependency=dependency,
         events=[_event(event) for event in events],
         **changes,
     )
     return ScenarioFile(scenario, checked(_table("checks", given)))
+
+
+def fitted(dependency: Dependency, trace: Trace | None) -> Dependency:
+    """Return a dependency that takes as long as a trace says, if it says so."""
+    if trace is None or not trace.has_latencies or dependency.recorded is not None:
+        return dependency
+    return attrs.evolve(dependency, service=trace.service())
+
+
+def _trace(key: str, given: Any, source: str, read: dict[str, Trace]) -> Trace:
+    """Read what was recorded, once a file, by its path from that of the scenario."""
+    if not _is(given, str):
+        raise TypeError(f"`{key}` must be the path of a file, got {given!r}")
+    path = os.path.join(os.path.dirname(source), given)
+    if path not in read:
+        try:
+            read[path] = read_trace(path)
+        except OSError as error:
+            raise ValueError(f"`{key}` cannot be read: {error}") from None
+    return read[path]
 
 
 def _dependency(given: dict[str, Any]) -> Dependency:

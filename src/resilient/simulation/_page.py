@@ -13,7 +13,7 @@ from html import escape
 from typing import Any, Final, NamedTuple
 
 from resilient.simulation._record import Run
-from resilient.simulation._scenario import LEFT_OUT, Scenario
+from resilient.simulation._scenario import Scenario
 
 _WIDTH, _HEIGHT = 640, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 460, 14, 188
@@ -83,7 +83,8 @@ def page(
         f"<title>{escape(scenario.name)}: resilient simulate</title>",
         f"<style>{_STYLE}{_COLOURS}</style>",
         f"<h1>{escape(scenario.name)}</h1>",
-        f"<p>{escape(LEFT_OUT)}",
+        f"<p>{escape(scenario.left_out)}",
+        *[f"<p>{escape(trace.told)}" for trace in scenario.traces],
         f"<p>{scenario.load} for {scenario.duration} s from"
         f" {scenario.clients} clients. Figures are medians of {seeds}"
         f" seed{'s' * (seeds > 1)}, plots show the worst."

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from functools import partial
-from itertools import cycle
 from typing import Any, TypeAlias
 
 from resilient._calls.outcome import Outcome
 from resilient._policy.policy import Policy
 from resilient._runtimes.simulated import World
-from resilient.simulation._chance import mix, stream
+from resilient._values.priority import Priority, TaskPriority
+from resilient.simulation._chance import mix, stream, uniform
 from resilient.simulation._copies import copy_policy, members
 from resilient.simulation._edge import Client, Recorder, Relay, Request, Sent
 from resilient.simulation._events import Surge
 from resilient.simulation._load import Users, moments
 from resilient.simulation._record import Run
+from resilient.simulation._recorded import Recorded
 from resilient.simulation._scenario import Scenario
 from resilient.simulation._servers import Servers
 from resilient.testing._world import world
@@ -83,10 +85,16 @@ class _Simulation:
         self._world = world
         self._scenario = scenario
         self._run = Run(seed, scenario.duration)
-        model = scenario.dependency
-        self._servers = Servers(
-            model, scenario.events, world, world.clock.now, seed, scenario.keys
-        )
+        model, now = scenario.dependency, world.clock.now
+        self._servers: Servers | Recorded
+        if model.recorded is None:
+            keys = scenario.different_keys
+            self._servers = Servers(model, scenario.events, world, now, seed, keys)
+        else:
+            is_load = scenario.trace is model.recorded
+            self._servers = Recorded(
+                model.recorded, model.error, is_load, world, now, seed
+            )
         send: Callable[[Sent], None] = self._servers.send
         if model.policy is not None:
             door = copy_policy(model.policy, {})
@@ -101,13 +109,17 @@ class _Simulation:
             Client(world, copy_policy(policy, {}), send, recorder)
             for _ in range(scenario.clients)
         ]
-        self._turns: Iterator[Client] = cycle(self._clients)
+        self._turns: Iterator[Client] = itertools.cycle(self._clients)
         self._keys = stream(seed, "keys")
         self._requests = 0
         surges = [event for event in scenario.events if isinstance(event, Surge)]
         self._moments = moments(
             scenario.rate, scenario.duration, scenario.arrivals, surges, seed
         )
+        if scenario.trace is not None:
+            recorded = int(scenario.requests)
+            self._moments = itertools.islice(scenario.trace.at, recorded)
+        self._ranks = stream(seed, "ranks")
         self._users = Users(scenario.users or 0, scenario.think, seed)
 
     def run(self) -> Run:
@@ -129,7 +141,12 @@ class _Simulation:
     def _arrive(self, due: float) -> None:
         number = self._requests
         self._requests += 1
-        self._begin(Request(next(self._turns), number, due, self._key_of(number)))
+        request = Request(next(self._turns), number, due, self._key_of(number))
+        trace = self._scenario.trace
+        if trace is not None and trace.priorities is not None:
+            rank = uniform(mix(self._ranks, number))
+            request.standing = TaskPriority(Priority(trace.priorities[number]), rank)
+        self._begin(request)
 
     def _begin(self, request: Request) -> None:
         self._run.came(request.due)
@@ -139,7 +156,9 @@ class _Simulation:
         request.begin()
 
     def _key_of(self, number: int) -> int:
-        keys = self._scenario.keys
+        keys, trace = self._scenario.keys, self._scenario.trace
+        if trace is not None and trace.keys is not None:
+            return trace.keys[number]
         return number if keys is None else mix(self._keys, number) % keys
 
     def _think(self, user: int, made: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 
 import attrs
@@ -13,12 +14,22 @@ from resilient.simulation._chance import Distribution
 from resilient.simulation._dependency import Dependency, distribution
 from resilient.simulation._events import Happening, Surge
 from resilient.simulation._load import Arrivals
+from resilient.simulation._trace import Trace
 
 LEFT_OUT = (
     "Real policies, modelled load and dependency. Left out: network, connections,"
     " threads, garbage collection."
 )
-"""The first line of every report."""
+LEFT_OUT_OF_RECORDED = (
+    "Real policies, recorded answers: what policies do changes nothing at the server."
+    " Left out: its queue, connections, threads, garbage collection."
+)
+"""The first line of every report, and of one on recorded outcomes."""
+
+
+def _length(scenario: Scenario) -> int:
+    trace: object = scenario.trace
+    return trace.duration if isinstance(trace, Trace) else 300
 
 
 def _all_of(events: Iterable[Happening]) -> tuple[Happening, ...]:
@@ -38,8 +49,10 @@ class Scenario:
             that a closed loop hides what an overload does. None: an open loop.
         think: How long each of them waits before each request; None: not at all.
         calls: Requests that each of them makes; None: until the end.
+        trace: In place of a rate: requests come when recorded ones came, with their
+            keys and priorities where it has some. None: an open loop.
         duration: Whole seconds in which requests come, >= 10. Those under way
-            then are run to their end.
+            then are run to their end. By default 300, or as long as the `trace`.
         clients: Processes that make the requests in turn, each with policies of
             its own, >= 1.
         arrivals: "poisson": at random; "constant": at equal distances.
@@ -59,7 +72,10 @@ class Scenario:
     users: int | None = attrs.field(default=None, kw_only=True)
     think: Distribution | None = attrs.field(default=None, kw_only=True)
     calls: int | None = attrs.field(default=None, kw_only=True)
-    duration: int = attrs.field(default=300, kw_only=True)
+    trace: Trace | None = attrs.field(default=None, kw_only=True)
+    duration: int = attrs.field(
+        default=attrs.Factory(_length, takes_self=True), kw_only=True
+    )
     clients: int = attrs.field(default=10, kw_only=True)
     arrivals: Arrivals = attrs.field(default="poisson", kw_only=True)
     patience: float | None = attrs.field(default=None, kw_only=True)
@@ -79,6 +95,7 @@ class Scenario:
         for name in ("think", "calls"):
             if self.users is None and getattr(self, name) is not None:
                 raise ValueError(f"`{name}` has no meaning without `users`")
+        self._check_trace()
         count("duration", self.duration, minimum=10)
         count("clients", self.clients, minimum=1)
         choice("arrivals", self.arrivals, "poisson", "constant")
@@ -89,13 +106,47 @@ class Scenario:
                 raise TypeError(
                     f"`events` must be events, as Outage(60, 70) is, got {event!r}"
                 )
-            if self.users is not None and isinstance(event, Surge):
-                raise ValueError(f"`events`: {event!r} has no meaning for `users`")
+            for name in ("users", "trace"):
+                if getattr(self, name) is not None and isinstance(event, Surge):
+                    raise ValueError(f"`events`: {event!r} has no meaning for `{name}`")
+            if self.dependency.recorded is not None:
+                raise ValueError(
+                    f"`events`: {event!r} has no meaning for what is recorded"
+                )
             if event.end > self.duration:
                 raise ValueError(
                     f"`events`: {event!r} ends after the run, which takes"
                     f" {self.duration} s"
                 )
+
+    def _check_trace(self) -> None:
+        trace: object = self.trace
+        if trace is None:
+            return
+        if not isinstance(trace, Trace):
+            raise TypeError(f"`trace` must be what read_trace() returns, got {trace!r}")
+        if self.users is not None:
+            raise ValueError("`users` has no meaning with a `trace`")
+        if self.keys is not None and trace.keys is not None:
+            raise ValueError("`keys` has no meaning with a `trace` that has keys")
+
+    @property
+    def left_out(self) -> str:
+        """What the model leaves out, in one line."""
+        return LEFT_OUT if self.dependency.recorded is None else LEFT_OUT_OF_RECORDED
+
+    @property
+    def traces(self) -> list[Trace]:
+        """What was recorded of it."""
+        both = (self.trace, self.dependency.recorded)
+        return [each for each in dict.fromkeys(both) if each is not None]
+
+    @property
+    def different_keys(self) -> int | None:
+        """How many keys requests have; None: each its own."""
+        if self.trace is not None and self.trace.keys is not None:
+            return self.trace.different_keys
+        return self.keys
 
     @property
     def calm_from(self) -> int:
@@ -105,6 +156,8 @@ class Scenario:
     @property
     def load(self) -> str:
         """What asks, in words."""
+        if self.trace is not None:
+            return f"{self.requests:.0f} recorded requests"
         if self.users is None:
             return f"{self.rate:g} requests/s"
         return f"{self.users} user{'s' * (self.users > 1)}"
@@ -112,6 +165,8 @@ class Scenario:
     @property
     def requests(self) -> float:
         """About how many requests there will be; of users at the most."""
+        if self.trace is not None:
+            return float(bisect_left(self.trace.at, self.duration))
         if self.users is None:
             return self.rate * self.duration
         pause = self.dependency.service.at(0.5)

@@ -263,7 +263,7 @@ class Servers:
         else:
             # NB: next, and not now: who sent it is not waiting yet.
             outcome = Outcome(None, self.model.error(why))
-            self._agenda.at(self._back_at(attempt), _answer, (attempt, outcome))
+            self._agenda.at(self._back_at(attempt), answer, (attempt, outcome))
 
     def _wait(self, job: _Job) -> None:
         job.node.queue.append(job)
@@ -303,7 +303,7 @@ class Servers:
             if self.model.network is None:
                 attempt.answer(outcome)
             else:
-                self._agenda.at(self._back_at(attempt), _answer, (attempt, outcome))
+                self._agenda.at(self._back_at(attempt), answer, (attempt, outcome))
         self._fill(node)
 
     def _back_at(self, attempt: Attempt) -> float:
@@ -341,6 +341,7 @@ class Servers:
         return uniform(state) < share
 
 
-def _answer(answered: tuple[Attempt, Outcome]) -> None:
+def answer(answered: tuple[Attempt, Outcome]) -> None:
+    """Answer an attempt."""
     attempt, outcome = answered
     attempt.answer(outcome)

@@ -9,7 +9,6 @@ from typing import Any, Final
 from resilient.simulation._checks import check
 from resilient.simulation._record import ENDS
 from resilient.simulation._result import Result, table
-from resilient.simulation._scenario import LEFT_OUT
 
 _WIDTH: Final = 48
 _BARS: Final = "▁▂▃▄▅▆▇█"
@@ -50,7 +49,8 @@ def summary(results: Sequence[Result], *, plain: bool = False) -> str:
     lines = [
         f"{scenario.name}: {scenario.load} for {scenario.duration} s,"
         f" {scenario.clients} clients, {seeds} seed{'s' * (seeds > 1)}",
-        LEFT_OUT,
+        scenario.left_out,
+        *[trace.told for trace in scenario.traces],
         "",
         table(results),
         "",
@@ -68,11 +68,12 @@ def as_json(results: Sequence[Result], checks: Mapping[str, float]) -> dict[str,
     scenario = results[0].scenario
     return {
         "version": 1,
-        "model": LEFT_OUT,
+        "model": scenario.left_out,
         "scenario": {
             "name": scenario.name,
             "load": scenario.load,
-            "rate": None if scenario.users else scenario.rate,
+            "rate": None if scenario.users or scenario.trace else scenario.rate,
+            "traces": [trace.told for trace in scenario.traces],
             "duration": scenario.duration,
             "clients": scenario.clients,
             "events": [
