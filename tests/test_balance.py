@@ -54,6 +54,7 @@ from resilient import (
 )
 from resilient._machines.fleet import Fleet
 from resilient._runtimes import clock
+from resilient._values.locks import ReenteredError
 
 A, B, C = "ABC"
 AT_ONCE: Any = {"backoff": constant(0), "budget": None}
@@ -1444,6 +1445,16 @@ def test_a_call_that_is_lost_under_the_lock_is_taken_back() -> None:
         assert 1 == in_flight(balance)
     assert 0 == in_flight(balance)
     gc.collect()
+
+
+def test_a_call_that_begins_amid_a_change_of_its_own_thread_is_told() -> None:
+    """As by a signal handler: it can neither wait nor see a half-made change."""
+    balance = Balance(A, B)
+
+    with amid_change(balance), pytest.raises(ReenteredError, match="middle of its own"):
+        balance.call(int)
+
+    assert 0 == in_flight(balance)
 
 
 def test_a_call_that_ends_during_a_choice_is_taken_back_after_it(

@@ -619,13 +619,16 @@ class Call:
         if not self.ended:
             # NB: first, for an interrupt may have it ended again.
             self.ended = True
-            if extras is NO_EXTRAS and (
+            if (
                 outcome is SUCCEEDED
                 or (
                     outcome is not None
                     and outcome.verdict is SUCCESS
                     and outcome.error is None
                 )
+            ) and (
+                extras is NO_EXTRAS
+                or not (extras.counted or extras.observation is not None)
             ):
                 # What `_count_end` does for nearly every call.
                 self.policy.counters.successes += 1  # type: ignore[union-attr]  # an edge's
@@ -647,7 +650,13 @@ class Call:
         extras = self.extras
         if extras.observation is not None or extras.thread_runner is not None:
             return False
-        self.count_run()
+        if self.run is ORIGINAL and self.policy is not None:
+            # What `count_run` does.
+            self.run = RETRY
+            self.runs += 1
+            self.policy.counters.originals += 1
+        else:
+            self.count_run()
         return True
 
     def count_run(self) -> Run:

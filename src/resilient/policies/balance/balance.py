@@ -28,7 +28,7 @@ from resilient._calls.call import (
 )
 from resilient._calls.judging import Condition, Judge, judge_by
 from resilient._calls.outcome import FAILURE, IGNORED, SUCCESS, Outcome, Verdict
-from resilient._edges.steps import Proceed
+from resilient._edges.steps import Answer
 from resilient._errors.chains import cannot_connect
 from resilient._errors.errors import (
     DeadlineExceededError,
@@ -63,8 +63,8 @@ from resilient._machines.fleet import (
 )
 from resilient._machines.rendezvous import some_of, spot_of
 from resilient._policy.admission import DeferredRelease
+from resilient._policy.gate import Gate
 from resilient._policy.keys import LambdaKey, call_key
-from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient._values.checks import count, number, optional, plain
 from resilient._values.checks import seconds as seconds_argument
@@ -111,7 +111,49 @@ _Ended: TypeAlias = (
 )
 
 
-class Balance(Policy, DeferredRelease, Generic[T]):
+class _Visit(Ticket):
+    """What a call has of a balance, from its choice until its end.
+
+    Attributes:
+        era: The era of the member's ejection in which it was sent there.
+        began: When, in monotonic seconds.
+        caller_key: The call's key outside.
+        run, runs: What the call's next run was then, and how many had begun.
+        booked: What limiters had taken for it; None: nothing.
+        moves: Where it was rejected before; None: nowhere.
+    """
+
+    __slots__ = ("began", "booked", "caller_key", "era", "moves", "run", "runs")
+
+    era: int
+    began: float
+    caller_key: Any
+    run: Run
+    runs: int
+    booked: dict[Any, Any] | None
+    moves: _Moves | None
+
+    # NB: `Balance.enter` sets them, for an `__init__` is dear; see `Call`.
+
+
+class _Moves:
+    """The endpoints whose policies rejected a call.
+
+    Attributes:
+        refused: Which.
+        rejection: The one that may be tried again first.
+        reason: What the last rejection is.
+    """
+
+    __slots__ = ("reason", "refused", "rejection")
+
+    def __init__(self, rejection: Outcome) -> None:
+        self.refused: list[Member] = []
+        self.rejection: Outcome = rejection
+        self.reason: str = ""
+
+
+class Balance(Gate, DeferredRelease, Generic[T]):
     """Choose one of several endpoints for each attempt of a call.
 
     Inside it, ``balance.current`` is the address of the endpoint chosen, and
@@ -356,82 +398,153 @@ class Balance(Policy, DeferredRelease, Generic[T]):
 
     # -- Calls
 
-    async def around(self, proceed: Proceed, call: Call) -> Outcome:
+    def enter(self, call: Call, followed: bool = False) -> Answer | None:
+        """Choose an endpoint for a call; see `Step.enter`.
+
+        Args:
+            call: The call.
+            followed: Whether it has looked where the endpoints are found.
+        """
         if call.routed is not True:
-            return await self._pass(proceed, call)
+            self._pass(call)
+            return None
         discovery = self._discovery
-        if discovery is not None and discovery.is_due:
-            refused_here = await discovery.follow(call)
-            if refused_here is not None:
-                return refused_here
-        # An attempt of a hedged call keeps away from what the others have tried.
-        home = _whole(call) if isinstance(call, BranchCall) else call
-        refused: list[Member] = []
-        rejection: Outcome | None = None
-        reason, era, began = "", 0, 0.0
-        key = call.key
-        # NB: in this frame before anything is chosen: what another one has when
-        # Ctrl-C comes is lost.
-        ticket = Ticket()
+        if discovery is not None and not followed and discovery.is_due:
+            return self._follow(discovery, call)
+        visit = _Visit()
+        visit.member = visit.key = visit.booked = visit.moves = None
+        visit.caller_key = key = call.extras.key
+        visit.era, visit.began = 0, 0.0
+        visit.run, visit.runs = call.run, call.runs
         if self.affinity is not None:
-            ticket.key = self._spot_of(call, key)
+            visit.key = self._spot_of(call, key)
+        # NB: on the way before anything is chosen: what is anywhere else when
+        # Ctrl-C comes is lost.
+        call.way = call.step, visit, call.way
+        lock = self._lock
+        # NB: what `Lock.run` does, which takes half a microsecond; so in `leave`.
+        if lock.changing and lock.is_owned():
+            raise ReenteredError
+        _ = lock.acquired
         try:
-            while True:
-                began = clock.now()
-                era, fresh = self._choose(began, call, home, refused, ticket)
-                member = ticket.member
-                if member is None:
-                    return self._refuse(call) if rejection is None else rejection
-                if refused:
-                    self._move(refused[-1], reason, call)
-                run, runs, booked = call.run, call.runs, None
-                if not fresh:
-                    call.key = member.address
-                    booked = dict(call.extras.bookings or ())
-                outcome = await proceed(call)
-                if outcome.error is None:
-                    call.key = key
-                    verdict = self._settle(ticket, era, began, outcome, call)
-                    if verdict is Verdict.PUSHBACK and call.retried:
-                        self._shorten_wait(outcome, member, home)
-                    return outcome
-                call.key = key
-                if not isinstance(outcome.error, RejectedError) or (
-                    (call.run is RETRY and run is not RETRY)
-                    or call.runs != runs
-                    or call.unrepeatable is not None
-                    or isinstance(outcome.error, DeadlineExceededError)
-                ):
-                    seen = call.late_outcome(outcome, began)
-                    verdict = self._settle(ticket, era, began, seen, call)
-                    if verdict is Verdict.PUSHBACK and call.retried:
-                        self._shorten_wait(outcome, member, home)
-                    return outcome
-                self._settle(ticket, era, began, None, call)
-                _undo(call, run, booked)
-                reason = type(outcome.error).__name__
-                if rejection is None:
-                    rejection = outcome
-                else:
-                    rejection = _sooner(rejection, outcome)
-                if len(refused) == _MOVES:
-                    return rejection
-                refused.append(member)
-        except BaseException as unwinding:
-            if ticket.member is not None:
-                try:
-                    call.key = key
-                    cut = call.cut_outcome(unwinding, began)
-                    self._settle(ticket, era, began, cut, call)
-                except MemoryError:
-                    # NB: what `leave` does, without a call, which needs memory.
-                    left = ticket.member
-                    # `_settle` may have taken it back before the memory ended.
-                    if left is not None:  # pyright: ignore[reportUnnecessaryComparison]
-                        ticket.member = None
-                        left.in_flight -= 1
-                    raise
+            lock.changing = True
+            effects = self._choose_locked(visit, call)
+        finally:
+            lock.changing = False
+            lock.release()
+        if effects or self._deferred or self._spills is not None:
+            self._after_choice(effects, visit, call)
+        if visit.member is None:
+            call.way = call.way[2]
+            return self._refuse(call)
+        if self._judge is not None:
+            call.weighs = True
+        return None
+
+    def leave(self, call: Call, permit: _Visit, outcome: Outcome) -> Answer:
+        call.extras.key = permit.caller_key
+        error, member = outcome.error, permit.member
+        assert member is not None
+        if (
+            error is None
+            and outcome.verdict is SUCCESS
+            and outcome.ongoing is None
+            and outcome.health is None
+            and self._judge is None
+        ):
+            # What `_settle` does, for nearly every call.
+            lock, fleet = self._lock, self._fleet
+            effects: list[_Effect] = []
+            if lock.changing and lock.is_owned():
+                self._end(permit, SUCCESS, call)
+                return outcome
+            _ = lock.acquired
+            try:
+                lock.changing = True
+                permit.member = None
+                member.in_flight -= 1
+                now = clock.now()
+                fleet.succeed(member, permit.era, now, now - permit.began)
+                if fleet.changes:
+                    effects = self._changes_locked(call)
+            finally:
+                lock.changing = False
+                lock.release()
+            if effects or self._deferred:
+                self._after_unlock(effects)
+                self._release_deferred()
+            return outcome
+        if isinstance(error, RejectedError) and not (
+            (call.run is RETRY and permit.run is not RETRY)
+            or call.runs != permit.runs
+            or call.unrepeatable is not None
+            or isinstance(error, DeadlineExceededError)
+        ):
+            return self._take_rejection(call, permit, member, outcome)
+        seen = outcome if error is None else call.late_outcome(outcome, permit.began)
+        verdict = self._settle(permit, seen, call)
+        if verdict is Verdict.PUSHBACK and call.retried:
+            self._shorten_wait(outcome, member, _whole(call))
+        return outcome
+
+    def unwind(
+        self, call: Call, permit: _Visit, error: BaseException, leaving: bool
+    ) -> None:
+        if permit.member is None:
+            return
+        try:
+            # NB: by the property, for it may have no extras of its own yet.
+            call.key = permit.caller_key
+            self._settle(permit, call.cut_outcome(error, permit.began), call)
+        except MemoryError:
+            # NB: what `Ticket.leave` does, without a call, which needs memory.
+            left = permit.member
+            # `_settle` may have taken it back before the memory ended.
+            if left is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                permit.member = None
+                left.in_flight -= 1
             raise
+
+    async def _follow(self, discovery: Discovery, call: Call) -> Outcome | None:
+        """Look where the endpoints are found, and choose then."""
+        refusal = await discovery.follow(call)
+        if refusal is not None:
+            return refusal
+        answer = self.enter(call, followed=True)
+        assert answer is None or isinstance(answer, Outcome)
+        return answer
+
+    def _take_rejection(
+        self, call: Call, visit: _Visit, member: Member, outcome: Outcome
+    ) -> Answer:
+        """Take back a call that was rejected before it ran; go on to another."""
+        self._settle(visit, None, call)
+        _undo(call, visit.run, visit.booked)
+        moves = visit.moves
+        if moves is None:
+            moves = visit.moves = _Moves(outcome)
+        else:
+            moves.rejection = _sooner(moves.rejection, outcome)
+        moves.reason = type(outcome.error).__name__
+        if len(moves.refused) == _MOVES:
+            return moves.rejection
+        moves.refused.append(member)
+        return self._move(call, visit, moves)
+
+    async def _move(self, call: Call, visit: _Visit, moves: _Moves) -> Outcome | None:
+        """Choose another endpoint; return None, or the rejection if there is none."""
+        call.way = call.step, visit, call.way
+        visit.run, visit.runs = call.run, call.runs
+        effects = self._lock.run(self._choose_locked, visit, call)
+        self._after_choice(effects, visit, call)
+        if visit.member is None:
+            call.way = call.way[2]
+            return moves.rejection
+        call.count("resilient.endpoint.moves", self.placement.policy)
+        if self._listeners:
+            name = moves.refused[-1].endpoint.name
+            self.emit(EndpointSkipped(self.label, call.name, name, moves.reason), call)
+        return None
 
     def _spot_of(self, call: Call, key: Any) -> int | None:
         """Return what the key of a call hashes to; None: it has none.
@@ -443,7 +556,7 @@ class Balance(Policy, DeferredRelease, Generic[T]):
             key = call_key(self.affinity, call.args, call.kwargs)
         return None if key is None else spot_of(key)
 
-    async def _pass(self, proceed: Proceed, call: Call) -> Outcome:
+    def _pass(self, call: Call) -> None:
         """Let an HTTP request pass that goes where it says.
 
         Raises:
@@ -454,26 +567,13 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 f"{self!r} cannot tell a transport where to send a request: give"
                 ' the transport an origin="https://…", whose requests it is for'
             )
-        return await proceed(call)
 
-    def _choose(
-        self,
-        now: float,
-        call: Call,
-        home: Call,
-        refused: list[Member],
-        ticket: Ticket,
-    ) -> tuple[int, bool]:
-        """Choose; return the era, and whether the call has its key already."""
-        era, fresh, effects = self._lock.run(
-            self._choose_locked, now, call, home, refused, ticket
-        )
-        if effects or self._deferred:
-            self._after_unlock(effects)
-            self._release_deferred()
-        if self._spills is not None and ticket.member is not None:
-            self._count_spill(ticket.member, self._spills, call)
-        return era, fresh
+    def _after_choice(self, effects: list[_Effect], visit: _Visit, call: Call) -> None:
+        """Do what follows from a choice, outside the lock."""
+        self._after_unlock(effects)
+        self._release_deferred()
+        if self._spills is not None and visit.member is not None:
+            self._count_spill(visit.member, self._spills, call)
 
     def _count_spill(self, member: Member, lowest: int, call: Call) -> None:
         """Count a call that goes to another tier or zone than is preferred."""
@@ -481,44 +581,49 @@ class Balance(Policy, DeferredRelease, Generic[T]):
             if spills:
                 call.count("resilient.balance.spill", self.placement.policy, to)
 
-    def _choose_locked(
-        self,
-        now: float,
-        call: Call,
-        home: Call,
-        refused: list[Member],
-        ticket: Ticket,
-    ) -> tuple[int, bool, list[_Effect]]:
-        fleet, era, fresh = self._fleet, 0, False
+    def _choose_locked(self, visit: _Visit, call: Call) -> list[_Effect]:
+        fleet = self._fleet
+        visit.began = now = clock.now()
         effects: list[_Effect] = []
-        if call.extras is NO_EXTRAS and home is call and not self._deferred:
+        if call.extras is NO_EXTRAS and not (
+            self._deferred or isinstance(call, BranchCall)
+        ):
             # What follows, for the first attempt of nearly every call. Changes
             # are taken when it ends.
-            member = fleet.choose(now, clock.random, (), (), ticket)
-            if member is not None:
-                address = member.address
-                call.extras = extras = Extras()
-                extras.choices = (self, member, address, None)
-                extras.key = address
-                fresh = True
+            member = fleet.choose(now, clock.random, (), (), visit)
+            if member is None:
+                return effects
+            address = member.address
+            call.extras = extras = Extras()
+            extras.choices = (self, member, address, None)
+            extras.key = address
         else:
             if self._deferred:
                 effects = self._release_deferred_locked()
+            # An attempt of a hedged call keeps away from what the others have tried.
+            home = _whole(call)
             choices = home.extras.choices
             tried = self._members_in(choices)
-            member = fleet.choose(now, clock.random, tried, refused, ticket)
+            refused = () if visit.moves is None else visit.moves.refused
+            member = fleet.choose(now, clock.random, tried, refused, visit)
             if fleet.changes:
                 effects += self._changes_locked(call)
-            if member is not None:
-                if member in tried:
-                    # All were: from now on it avoids this one alone.
-                    choices = self._without_own(choices)
-                _keep(home, (self, member, member.address, choices))
-                if home is not call:
-                    _keep(call, (self, member, member.address, call.extras.choices))
-        if member is not None and member.ejection is not None:
-            era = member.ejection.era
-        return era, fresh, effects
+            if member is None:
+                return effects
+            if member in tried:
+                # All were: from now on it avoids this one alone.
+                choices = self._without_own(choices)
+            address = member.address
+            extras = home.own_extras()
+            extras.choices = (self, member, address, choices)
+            if home is not call:
+                extras = call.own_extras()
+                extras.choices = (self, member, address, extras.choices)
+            extras.key = address
+            visit.booked = dict(extras.bookings or ())
+        ejection = member.ejection
+        visit.era = 0 if ejection is None else ejection.era
+        return effects
 
     def _members_in(self, choice: Choice | None) -> list[Member]:
         """Return the endpoints that were chosen here for a call."""
@@ -541,12 +646,6 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         error = NoEndpointError(self.error_name(call), None, draining)
         return self.reject(error, call)
 
-    def _move(self, member: Member, reason: str, call: Call) -> None:
-        call.count("resilient.endpoint.moves", self.placement.policy)
-        if self._listeners:
-            name = member.endpoint.name
-            self.emit(EndpointSkipped(self.label, call.name, name, reason), call)
-
     def _shorten_wait(self, outcome: Outcome, member: Member, home: Call) -> None:
         """Have a Retry wait for the first endpoint that may be asked again.
 
@@ -564,27 +663,8 @@ class Balance(Policy, DeferredRelease, Generic[T]):
 
     # -- How calls went
 
-    def _settle(
-        self,
-        ticket: Ticket,
-        era: int,
-        began: float,
-        outcome: Outcome | None,
-        call: Call,
-    ) -> Verdict:
+    def _settle(self, visit: _Visit, outcome: Outcome | None, call: Call) -> Verdict:
         """Take a call back; return the verdict on it."""
-        if (
-            outcome is not None
-            and outcome.error is None
-            and outcome.verdict is SUCCESS
-            and outcome.ongoing is None
-            and outcome.health is None
-            and self._judge is None
-        ):
-            # What follows, for nearly every call.
-            now = clock.now()
-            self._end((ticket, era, now, began, SUCCESS, None, False, call))
-            return SUCCESS
         verdict, retry_after, ongoing = IGNORED, None, None
         if outcome is not None:
             # NB: a judge that raises is a bug that reaches the caller, who takes
@@ -602,13 +682,33 @@ class Balance(Policy, DeferredRelease, Generic[T]):
                 and cannot_connect(outcome.error)
             ):
                 self._discovery.hurry()
-        stays = ongoing is not None
-        self._end((ticket, era, clock.now(), began, verdict, retry_after, stays, call))
+        self._end(visit, verdict, call, retry_after, stays=ongoing is not None)
         if ongoing is not None:
-            ongoing.add_release(lambda last: self._end((ticket, -1, *_NOTHING)))
+            ongoing.add_release(lambda last: self._end(visit, IGNORED))
         return verdict
 
-    def _end(self, ended: _Ended) -> None:
+    def _end(
+        self,
+        visit: _Visit,
+        verdict: Verdict,
+        call: Call | None = None,
+        retry_after: float | None = None,
+        *,
+        stays: bool = False,
+    ) -> None:
+        """Note how a call went.
+
+        Args:
+            visit: What it has.
+            verdict: How it went.
+            call: The call; None: its stream has ended, of which it was noted before.
+            retry_after: Seconds for which the endpoint rests, for PUSHBACK.
+            stays: Whether its stream goes on.
+        """
+        now, era, began = clock.now(), visit.era, visit.began
+        if call is None:
+            now, era = 0.0, -1
+        ended = visit, era, now, began, verdict, retry_after, stays, call
         try:
             effects = self._lock.run(self._release_locked, ended)
         except ReenteredError:
@@ -992,9 +1092,6 @@ class Balance(Policy, DeferredRelease, Generic[T]):
         return any(member.is_out or member.unhealthy for member in self._members())
 
 
-_NOTHING: Final = (0.0, 0.0, IGNORED, None, False, None)
-
-
 def _event_of(
     change: Returned | Checked | Panic, policy: str, name: str | None
 ) -> Event:
@@ -1013,10 +1110,6 @@ def _whole(call: Call) -> Call:
     while isinstance(call, BranchCall) and call.enclosing is not None:
         call = call.enclosing
     return call
-
-
-def _keep(call: Call, choice: Choice) -> None:
-    call.own_extras().choices = choice
 
 
 def _undo(call: Call, run: Run, booked: dict[Any, Any] | None) -> None:
