@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from resilient._machines.budget import Budget
+from resilient._machines.budget import Budget, reserve_for
 from resilient._values.priority import Priority
 
 
@@ -224,3 +224,22 @@ BudgetAgainstLedger.TestCase.settings = settings(
     deadline=None, derandomize=True, max_examples=60, stateful_step_count=30
 )
 TestBudgetAgainstLedger = BudgetAgainstLedger.TestCase
+
+
+@pytest.mark.parametrize(
+    ("capacity", "sheddable", "batch"),
+    [
+        (1.0, 0.0, 1.0),
+        (1.2, 0.2, 1.0),
+        (1.5, 0.375, 1.0),
+        (2.0, 0.5, 1.0),
+        (10.0, 2.5, 5.0),
+    ],
+)
+def test_what_a_class_leaves_alone_of_a_small_budget(
+    capacity: float, sheddable: float, batch: float
+) -> None:
+    """Batch calls one retry at least; sheddable ones never the last that fits."""
+    assert 0.0 == reserve_for(capacity, Priority.NORMAL)
+    assert sheddable == pytest.approx(reserve_for(capacity, Priority.SHEDDABLE))
+    assert batch == reserve_for(capacity, Priority.BATCH)

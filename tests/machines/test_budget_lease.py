@@ -452,3 +452,35 @@ def test_a_class_asks_where_nothing_is_known() -> None:
     assert 0 < member.withdraw(100.0, 1.0, Priority.BATCH) < math.inf
     exchange(member, 100.0, 6.0 - 1e-9)
     assert 0 < member.withdraw(100.0, 1.0, Priority.BATCH) < math.inf
+
+
+# -- Its bounds, one by one
+
+
+def test_no_more_is_paid_in_than_a_budget_holds() -> None:
+    """Neither told to the store, nor counted on top of what it said."""
+    member = BudgetLease(Budget(RATIO, CAPACITY, 0.0))
+    exchange(member, 100.0, 9.5)
+    for _ in range(1000):
+        member.deposit(100.0)
+    assert CAPACITY == member.level(100.0)
+    asked = member.collect(100.5)
+    assert asked is not None
+    assert CAPACITY == asked.deposit
+
+
+def test_a_share_begins_without_the_debts_of_the_fleet() -> None:
+    """The store has them; half a retry in a second trickles in as always."""
+    member = cut_off(-6.0)
+    assert 0.0 == member.level(100.0)
+    assert 1 == taken(member, 104.1)
+
+
+def test_a_refusal_of_a_fast_trickle_ends_with_it() -> None:
+    """Before the half second after which others may have paid in."""
+    member = BudgetLease(Budget(RATIO, CAPACITY, 10.0))
+    assert 0.05 == pytest.approx(member.withdraw(100.0, 1.0, NORMAL))
+    assert member.collect(100.0, 1.0, 1.0) is not None
+    member.absorb(100.0, Answer(0.0, 0.0, 100.0, 0.0, 10.0, CAPACITY, False))
+    assert math.inf == member.withdraw(100.09, 1.0, NORMAL)
+    assert 0.05 == pytest.approx(member.withdraw(100.11, 1.0, NORMAL))

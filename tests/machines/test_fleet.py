@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from resilient import Eject, EndpointState
 from resilient._machines import fleet as fleet_machine
+from resilient._machines.checks import Check
 from resilient._machines.endpoint_load import Member
 from resilient._machines.fleet import (
     Ejected,
@@ -926,3 +927,35 @@ def test_without_a_slow_start_all_have_their_weights_at_once() -> None:
     fleet = fleet_of(A, B, weights=[1, 2])
     fleet.replace([Listed(A, A, 1.0), Listed(B, B, 2.0), Listed(C, C, 4.0)], 1.0)
     assert [1.0, 2.0, 4.0] == [member.weight for member in fleet.members.values()]
+
+
+# -- Its bounds, one by one
+
+
+def test_a_search_in_a_small_set_ends_with_the_set() -> None:
+    """Three of which all fail: each is drawn once."""
+    fleet = fleet_of(A, B, C, eject=None)
+    for each in (A, B, C):
+        fail(fleet, each, 10)
+    fleet.members[A].in_flight = fleet.members[B].in_flight = 9
+    assert C == send(fleet, 0.0, drawing(0.0, 0.0, 0.0)).address
+
+
+def test_a_probe_delays_no_other_probe() -> None:
+    """What is due while one is under way is found when it is due."""
+    fleet = fleet_of(*"ABCDEF")
+    fail(fleet, A, 5)
+    fail(fleet, B, 5, 1.0)
+    assert A == send(fleet, 5.0, refusing).address
+    assert {A, B}.isdisjoint(asked(fleet, 50, now=5.9))
+    assert B == send(fleet, 6.0, refusing).address
+
+
+def test_a_good_check_has_one_that_is_out_probed_by_the_next_call() -> None:
+    """Before its time; after it, as it would be anyway."""
+    for now in (1.0, 7.0):
+        fleet = Fleet("latency", Eject(), check=Check(bool))
+        fleet.replace([Listed(each, each, 1.0) for each in (A, B, C)], 0.0)
+        fail(fleet, A, 5)
+        fleet.note_check(fleet.members[A], good=True, now=now)
+        assert A == send(fleet, now, refusing).address

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from resilient._machines.allotment import Allotment, Claim, Grant, allot
+from resilient._machines.allotment import Allotment, Claim, Grant, Share, allot
 from resilient._machines.contact import Contact
 from resilient._machines.holding import Holding
 
@@ -465,3 +465,131 @@ def test_a_store_that_is_silent_for_a_lease_is_gone() -> None:
     assert [0, 0] == [fleet.start(place, 20) for place in (0, 1)]
     fleet.advance(3.0)
     assert fleet.start(0, 20) > 10
+
+
+# -- Its bounds, one by one
+
+
+def holding_after(
+    slots: int,
+    in_use: int,
+    *,
+    limit: int = LIMIT,
+    queued: int = 0,
+    lacking: float = 0.0,
+) -> Holding:
+    """Return what asked at 1000.0 s, and was granted so many slots at once."""
+    holding = Holding(limit, members=4)
+    assert holding.collect(1000.0, "a", in_use, queued) is not None
+    holding.absorb(1000.0, Grant(1.0, 1.0, slots, limit, 2.0, lacking))
+    return holding
+
+
+def claim(holding: Holding, now: float, in_use: int, queued: int = 0) -> Claim:
+    """Return what is claimed, as one must be."""
+    claimed = holding.collect(now, "a", in_use, queued)
+    assert claimed is not None
+    return claimed
+
+
+def test_more_members_than_assumed_share_before_they_are_relied_on() -> None:
+    """And no member counts for less than one, whatever the store says."""
+    holding = Holding(LIMIT, members=4)
+    holding.see(1000.0, 10)
+    holding.fail(1000.0)
+    holding.miss(1002.0)
+    assert 2 == holding.allowed(1002.0)
+    holding.see(1060.0, 0)
+    assert LIMIT == holding.allowed(1060.0)
+
+
+def test_calls_that_missed_a_slot_are_claimed_up_to_an_equal_part() -> None:
+    """Each of them once, and no more than the member may hope for."""
+    for calls, claimed in ((2, 2), (9, 5)):
+        holding = Holding(LIMIT, members=4)
+        holding.cut(1000.0)
+        for _ in range(calls):
+            assert 0.0 == holding.asks(1000.0)
+        assert claimed == holding.missed
+        assert claimed == claim(holding, 1000.5, 0).needs
+
+
+def test_a_claim_keeps_what_ran_at_once_lately_and_what_runs() -> None:
+    """Less by a quarter with each beat; and calls may begin in it meanwhile."""
+    holding = holding_after(9, in_use=8)
+    claimed = claim(holding, 1000.5, in_use=3)
+    assert (7.0, 3.0, 7.0) == (claimed.keeps, claimed.needs, claimed.wants)
+    assert 7 == holding.allowed(1000.6)
+    # Its lease is over: what runs is kept, and no call begins.
+    holding = holding_after(9, in_use=8)
+    claimed = claim(holding, 1002.0, in_use=3)
+    assert (3.0, 0) == (claimed.keeps, holding.allowed(1002.0))
+
+
+def test_a_lowered_limit_is_claimed_and_kept_to() -> None:
+    """What runs beyond it is kept until it ends, and no call begins meanwhile."""
+    holding = holding_after(20, in_use=18)
+    holding.limit = 5
+    claimed = claim(holding, 1000.5, in_use=8)
+    assert (8.0, 5.0) == (claimed.keeps, claimed.wants)
+    assert 5 == holding.allowed(1000.5)
+    holding = holding_after(20, in_use=18)
+    holding.limit = 5
+    assert 5.0 == claim(holding, 1000.5, in_use=3).keeps
+
+
+@pytest.mark.parametrize(
+    ("slots", "in_use", "queued", "waits"),
+    [
+        (4, 3, 0, True),  # as many as it wanted
+        (3, 3, 0, False),  # what it needs, and less than it wanted
+        (20, 20, 10, False),  # the whole limit, and less than it needs
+    ],
+)
+def test_a_grant_of_less_than_was_wanted_refuses_for_a_moment(
+    slots: int, in_use: int, queued: int, waits: bool
+) -> None:
+    """A call without a slot waits for no answer in the next 40 ms."""
+    holding = holding_after(slots, in_use, queued=queued)
+    assert waits is (holding.asks(1000.03) > 0.0)
+    assert holding.asks(1000.04) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("limit", "others", "wants", "granted"),
+    [
+        (20, 4, 12, 10),  # half of it, though 16 are free
+        (20, 4, 6, 6),  # less than its part: what it wants
+        (2, 0, 1, 1),  # a part of less than one slot is one
+    ],
+)
+def test_where_others_lack_slots_a_member_gets_an_equal_part(
+    limit: int, others: int, wants: int, granted: int
+) -> None:
+    """Rounded down, but one slot at least."""
+    members = 2 if others else 3
+    known = Allotment(
+        limit=limit,
+        agreed=0.0,
+        shares={
+            str(one): Share(others if one == 0 else 0, 5.0, 1.0)
+            for one in range(members - 1)
+        },
+    )
+    asked = Claim("a", 0, 0, -1, limit, 0, wants, wants, 2)
+    assert granted == allot(known, 1.0, asked)[1].slots
+
+
+def test_the_longest_lease_tells_when_all_fell_silent() -> None:
+    """Not that which was renewed last."""
+    known = Allotment(
+        limit=10.0,
+        agreed=0.0,
+        shares={"long": Share(4.0, 9.0, 0.0), "short": Share(4.0, 2.0, 0.0)},
+    )
+    asked = Claim("a", 0, 0, -1, 10, 0, 1, 1, 2)
+    assert 1.0 == allot(known, 3.0, asked)[1].slots
+    assert 0.0 == allot(known, 9.0, asked)[1].slots
+    # A minute after the longest has ended nothing of it is left running.
+    assert 0.0 == allot(known, 68.9, asked)[1].slots
+    assert 1.0 == allot(known, 69.0, asked)[1].slots

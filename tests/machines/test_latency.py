@@ -330,6 +330,18 @@ def test_a_probe_lowers_it_for_a_moment(kind: type[LatencyLimit]) -> None:
 
 
 @BOTH
+def test_a_probe_never_raises_it(kind: type[LatencyLimit]) -> None:
+    """A third of those that run from before is more than it may be."""
+    limit = kind(maximum=20)
+    teller = Teller(limit)
+    teller.tell(10, 0.1)
+    while limit._latency.cap is None:
+        teller.tell(1, 0.11, in_flight=100)
+    assert 33 == limit._latency.cap
+    assert limit.limit(teller.now) <= 20
+
+
+@BOTH
 def test_a_new_one_has_learnt_nothing(kind: type[LatencyLimit]) -> None:
     """It has the settings, and no baseline."""
     limit = kind(10, minimum=2, maximum=50, window=2, minimum_samples=5)  # type: ignore[call-arg]  # what they have in common

@@ -424,3 +424,37 @@ def test_rows_that_come_after_a_pause_are_waited_for() -> None:
     all_call(1, 2.3)
     all_call(30, 0.05)
     assert [0] * 4 == [member.fleet_opened for member in fleet.members]
+
+
+# -- Its bounds, one by one
+
+
+def following(remaining: float) -> Member:
+    """Return a member that was told at 1000.0 s that the fleet is open."""
+    member = Member(0)
+    assert member.delegate.collect(1000.0, "a") is not None
+    verdict = Verdict(1.0, 1.0, 1.0, remaining, 0.0, 20.0, 15.0, 0.0, 0.0, 0.0)
+    member.delegate.absorb(1000.0, verdict)
+    return member
+
+
+@pytest.mark.parametrize(("pause", "right"), [(0.1, 5.0), (4.0, 12.0), (30.0, 60.0)])
+def test_the_right_to_probe_is_wanted_for_three_pauses(
+    pause: float, right: float
+) -> None:
+    """Five seconds at least, and a minute at most."""
+    delegate = following(0.0).delegate
+    delegate.saw_call(1000.0, failed=True)
+    delegate.saw_call(1000.0 + pause, failed=True)
+    report = delegate.collect(1000.0 + pause, "a")
+    assert report is not None
+    assert right == pytest.approx(report.right)
+
+
+def test_an_open_time_ends_within_a_day() -> None:
+    """Whatever the store says, of a clock that was set by years."""
+    member = following(1e9)
+    assert 86400.0 == member.circuit.retry_after(1000.0)
+    report = member.delegate.collect(1001.0, "a")
+    assert report is not None
+    assert 86399.0 == report.remaining

@@ -361,8 +361,9 @@ def _jittered(wait: float, cap: float, jitter: Jitter, draw: _Draw) -> float:
         return wait / 2 + wait / 2 * draw()
     lowest = wait * (1 - jitter)
     highest = min(cap, wait * (1 + jitter))
-    # The sum may round up past its own upper end, which may be the cap.
-    return min(highest, lowest + (highest - lowest) * draw())
+    # The sum never rounds up past its upper end: a draw is 1 - 2**-53 at most,
+    # which takes at least as much away as rounding the difference adds.
+    return lowest + (highest - lowest) * draw()
 
 
 def _checked_cap(cap: float | timedelta, base: float) -> float:

@@ -108,7 +108,7 @@ class BudgetLease(Lease):
             self._paid = min(self._whole.capacity, self._paid + self._ratio)
         elif self._share is not None:
             room = self._share.pace.capacity - self._share.level(now)
-            paid = max(0.0, min(self._ratio, room))
+            paid = min(self._ratio, room)
             self._share.book(now, -paid)
             self._paid += paid
         self.due = self.due or self._cut is not None or now >= self._syncs_from

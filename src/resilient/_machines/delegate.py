@@ -286,7 +286,7 @@ class Delegate:
             self._circuit.reset(now)
 
     def _follow_open(self, now: float, verdict: Verdict) -> None:
-        self._until = now + min(_DAY, max(0.0, verdict.remaining))
+        self._until = now + min(_DAY, verdict.remaining)
         counts = Counts(int(verdict.calls), int(verdict.failures), int(verdict.slow))
         self._counts = counts
         by_slow = counts.failure_rate < self._rate and counts.slow > 0

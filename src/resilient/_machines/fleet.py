@@ -653,7 +653,7 @@ class Fleet:
             self.changes.append(change)
         ejection = member.ejection
         if good and ejection is not None and ejection.state is OUT:
-            ejection.until = min(ejection.until, now)
+            ejection.until = now
         self._sort(now)
 
     def set_time(self, change: Ejected, seconds: float) -> None:

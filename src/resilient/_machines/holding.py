@@ -152,10 +152,10 @@ class Holding:
                 return 1 << 31
             if self._lost == "alone":
                 return self.limit
-        held = self._slots if now < self._until else 0
         if self.is_alone and self._lost == "share":
-            return max(held, self._part(now))
-        return held
+            # Its lease ended before: it began before the store first failed.
+            return self._part(now)
+        return self._slots if now < self._until else 0
 
     def _part(self, now: float) -> int:
         """Return an equal part of the limit."""
@@ -206,9 +206,9 @@ class Holding:
             wants = min(self.limit, self._peak + 1 if self._peak else 0)
         held = self._slots if now < self._until else 0
         # NB: the local limit is lowered before the store is told.
-        self._slots = min(held, max(in_use, wants))
+        self._slots = min(held, wants)
         keeps = max(in_use, self._slots)
-        self._needed, self._wanted = need, max(wants, keeps)
+        self._needed, self._wanted = need, wants
         seq, time, elapsed = 0.0, 0.0, -1.0
         if self._recall is not None:
             seq, time, at = self._recall
