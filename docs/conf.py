@@ -80,9 +80,10 @@ def _page_read(app: Any, docname: str, source: list[str]) -> None:
 def _page_written(
     app: Any, docname: str, template: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Give a page a description, and one that is shown anywhere a base."""
+    """Give a page its plots, a description, and one that is shown anywhere a base."""
     if doctree is None:
         return
+    context["body"] = publish.with_plots(context["body"])
     words = html.escape(publish.description(publish.source_of(docname)))
     context["metatags"] += f'<meta name="description" content="{words}">'
     if docname == "404":

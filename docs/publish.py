@@ -143,6 +143,21 @@ def _of(path: str) -> str:
     return "\n\n".join(found)
 
 
+def _inlined(match: re.Match[str]) -> str:
+    found = dict(re.findall(r'(\w+)="([^"]*)"', match[0]))
+    if not found["src"].endswith(".svg"):
+        return match[0]
+    path = next(DOCS.rglob(found["src"].rpartition("/")[2]))
+    # The style is for a picture that stands alone.
+    plot = re.sub(r"<style>.*?</style>\n", "", path.read_text("utf-8"))
+    return plot.replace("<svg ", f'<svg class="plot" aria-label="{found["alt"]}" ', 1)
+
+
+def with_plots(body: str) -> str:
+    """Return a page's HTML with its plots in it, in the colours of its text."""
+    return re.sub(r"<img [^>]*>", _inlined, body)
+
+
 def twin(name: str) -> str:
     """Return a page as Markdown that needs nothing else."""
     text = _TOCTREE.sub("", source_of(name))

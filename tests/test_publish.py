@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -14,6 +15,9 @@ import resilient
 publish: Any = load("docs/publish.py")
 NAMES = ["index", *(name for _, names in publish.pages() for name in names)]
 NOT_LISTED = {"404"}
+PLOTS = sorted(
+    path for path in (ROOT / "docs").rglob("*.svg") if path.parent.name != "_static"
+)
 
 
 def test_every_page_is_published_once() -> None:
@@ -65,3 +69,24 @@ def test_the_indexes_name_each_page() -> None:
 
     assert [f"{publish.ADDRESS}/{name}" for name in NAMES[1:]] == listed
     assert [f"{publish.ADDRESS}/{name}.html" for name in NAMES] == places
+
+
+@pytest.mark.parametrize("path", PLOTS, ids=lambda path: path.stem)
+def test_a_plot_is_in_its_page_and_has_the_pages_colours(path: Path) -> None:
+    """In light and in dark; it fits a phone, and stands alone on GitHub."""
+    picture = f'<p><img alt="A &amp; B" src="../_images/{path.name}" /></p>'
+    shown = publish.with_plots(picture)
+    box = re.search(r'viewBox="0 -?\d+ (\d+) ', shown)
+
+    assert shown.startswith('<p><svg class="plot" aria-label="A &amp; B" xmlns=')
+    assert 'fill="currentColor"' in shown
+    assert not re.search(r"<style|<rect[^>]*fill=\"#|#000", shown)
+    assert "prefers-color-scheme:dark" in path.read_text("utf-8")
+    assert box is not None
+    # Its letters on a phone, in pixels: of 390, the page has 350.
+    assert 10 <= 16 * 350 / int(box[1])
+
+
+def test_other_pictures_stay_as_they_are() -> None:
+    """What is no drawing is a file."""
+    assert '<img alt="" src="a.png">' == publish.with_plots('<img alt="" src="a.png">')

@@ -7,13 +7,22 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final, NamedTuple
 
-WIDTH, HEIGHT = 760, 340
 LEFT, RIGHT, TOP, BOTTOM = 62, 530, 18, 292
+WIDTH, LEGEND, STEP = 548, 364, 24
+"""Of the picture; where its legend begins, and how high a line of it is. As narrow as
+this, its letters of 16 are some 10 pixels high on a phone of 390."""
 
-# Okabe and Ito's, which colour-blind readers tell apart.
+# Okabe and Ito's, which colour-blind readers tell apart, on white and on black.
 COLOURS: Final = (
-    "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000",
+    "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "currentColor",
 )  # fmt: skip
+
+STYLE: Final = (
+    "<style>:root{color:#1f2328;background:#fff}@media(prefers-color-scheme:dark)"
+    "{:root{color:#e6edf3;background:#0d1117}}</style>"
+)
+"""Where a plot stands alone, on a page of GitHub. The site, which has a switch between
+light and dark, puts the plot into the page without this: docs/conf.py."""
 
 
 class Line(NamedTuple):
@@ -73,48 +82,68 @@ def plot(
         lines: What to draw, in the order of the legend.
         shaded: Between which values of x something is the matter.
     """
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
-        ' font-family="sans-serif" font-size="12" role="img">',
-        f"<title>{escape(title)}</title>",
-        f'<rect width="{WIDTH}" height="{HEIGHT}" rx="6" fill="#fff"/>',
-    ]
+    places: list[float] = []
     if shaded is not None:
-        begin, end = (x.place(value, LEFT, RIGHT) for value in shaded)
-        parts.append(
-            f'<rect x="{begin:.1f}" y="{TOP}" width="{end - begin:.1f}"'
-            f' height="{BOTTOM - TOP}" fill="#eee"/>'
-        )
-    for value in x.ticks():
-        at = x.place(value, LEFT, RIGHT)
-        parts += [
-            f'<path d="M{at:.1f} {BOTTOM}v5" stroke="#888"/>',
-            f'<text x="{at:.1f}" y="{BOTTOM + 18}" text-anchor="middle">'
-            f"{value:g}</text>",
-        ]
-    for value in y.ticks():
-        at = y.place(value, BOTTOM, TOP)
-        parts += [
-            f'<path d="M{LEFT} {at:.1f}H{RIGHT}" stroke="#ddd"/>',
-            f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>',
-        ]
-    middle = (LEFT + RIGHT) / 2, (TOP + BOTTOM) / 2
-    parts += [
-        f'<path d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}" fill="none" stroke="#888"/>',
-        f'<text x="{middle[0]}" y="{HEIGHT - 10}" text-anchor="middle">'
-        f"{escape(x.label)}</text>",
-        f'<text transform="translate(14 {middle[1]}) rotate(-90)"'
-        f' text-anchor="middle">{escape(y.label)}</text>',
+        places = [x.place(value, LEFT, RIGHT) for value in shaded]
+    return _drawn(
+        title,
+        x.label,
+        y.label,
+        [(f"{x.place(value, LEFT, RIGHT):.1f}", f"{value:g}") for value in x.ticks()],
+        [(f"{y.place(value, BOTTOM, TOP):.1f}", f"{value:g}") for value in y.ticks()],
+        [(line.label, "L".join(_points(line, x, y))) for line in lines],
+        (f"{places[0]:.1f}", f"{places[1] - places[0]:.1f}") if places else None,
+    )
+
+
+def _drawn(
+    title: str,
+    across: str,
+    up: str,
+    columns: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[str, str]],
+    lines: Sequence[tuple[str, str]],
+    shade: tuple[str, str] | None,
+) -> str:
+    """Draw what has its place already."""
+    height = LEGEND + STEP * len(lines) - 12
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -14 {WIDTH} {height + 14}"'
+        ' font-family="system-ui,sans-serif" font-size="16" fill="currentColor"'
+        ' role="img">',
+        f"<title>{escape(title)}</title>",
+        STYLE,
     ]
-    for number, line in enumerate(lines):
-        colour = COLOURS[number % len(COLOURS)]
-        path = "L".join(_points(line, x, y))
-        at = TOP + 10 + 22 * number
+    if shade is not None:
+        parts.append(
+            f'<rect x="{shade[0]}" y="{TOP}" width="{shade[1]}"'
+            f' height="{BOTTOM - TOP}" fill-opacity=".08"/>'
+        )
+    for at, text in columns:
         parts += [
-            f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.6"'
+            f'<path d="M{at} {BOTTOM}v5" stroke="currentColor"/>',
+            f'<text x="{at}" y="{BOTTOM + 22}" text-anchor="middle">{text}</text>',
+        ]
+    for at, text in rows:
+        parts += [
+            f'<path d="M{LEFT} {at}H{RIGHT}" stroke="currentColor" opacity=".15"/>',
+            f'<text x="{LEFT - 8}" y="{at}" dy="5" text-anchor="end">{text}</text>',
+        ]
+    parts += [
+        f'<path d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}" fill="none" stroke="currentColor"'
+        ' opacity=".5"/>',
+        f'<text x="{RIGHT}" y="{BOTTOM + 44}" text-anchor="end">'
+        f"{escape(across)}</text>",
+        f'<text x="4" y="2">{escape(up)}</text>',
+    ]
+    for number, (name, path) in enumerate(lines):
+        colour = COLOURS[number % len(COLOURS)]
+        at = LEGEND + STEP * number
+        parts += [
+            f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"'
             ' stroke-linejoin="round"/>',
-            f'<path d="M{RIGHT + 14} {at}h18" stroke="{colour}" stroke-width="3"/>',
-            f'<text x="{RIGHT + 38}" y="{at + 4}">{escape(line.label)}</text>',
+            f'<path d="M{LEFT} {at - 5}h22" stroke="{colour}" stroke-width="4"/>',
+            f'<text x="{LEFT + 32}" y="{at}">{escape(name)}</text>',
         ]
     return "\n".join([*parts, "</svg>", ""])
 
