@@ -155,7 +155,7 @@ def test_the_table_of_libraries_names_what_there_is() -> None:
     text = (ROOT / "docs/explanation/comparison.md").read_text("utf-8")
     names = re.findall(r"^\| [^|`]+ \| `([\w.]+)` \|", text, re.M)
 
-    assert 18 == len(names)
+    assert 36 == len(names)
     for name in names:
         module, _, last = f"resilient.{name}".rpartition(".")
         assert callable(getattr(importlib.import_module(module), last)), name
