@@ -34,11 +34,13 @@ MADE_BY = re.compile(r"\| `([\w.]+)\(…\)` \|")
 LIBRARIES = (
     "aiolimiter",
     "backoff",
+    "circuitbreaker",
     "hyx",
     "interlock",
     "limits",
     "nopanic",
     "pybreaker",
+    "pyresilience",
     "stamina",
     "tenacity",
 )
@@ -63,9 +65,9 @@ def test_the_snippets_before_run(
     execute(snippet, {"__name__": "__main__"})
 
 
-def test_there_are_ten_snippets_before() -> None:
+def test_there_are_twelve_snippets_before() -> None:
     """One that is not understood would not be run."""
-    assert 10 == len(BEFORE)
+    assert 12 == len(BEFORE)
 
 
 def options() -> list[Any]:
@@ -368,3 +370,124 @@ def test_interlocks_defaults_are_those_of_the_page() -> None:
         config.permitted_calls_in_half_open,
         config.max_concurrent_probes,
     )
+
+
+def test_circuitbreaker_takes_a_cancellation_for_a_success() -> None:
+    """Its count of failures in a row begins anew."""
+    breaker = library("circuitbreaker").CircuitBreaker(failure_threshold=5, name="a")
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    counted = []
+    for error in (ConnectionError("reset"), asyncio.CancelledError()):
+        with pytest.raises(type(error)):
+            breaker.call(fail, error)
+        counted.append(breaker.failure_count)
+
+    assert [1, 0] == counted
+
+
+def test_circuitbreaker_lets_all_calls_through_when_half_open() -> None:
+    """There is no number of probes."""
+    breaker = library("circuitbreaker").CircuitBreaker(
+        failure_threshold=1, recovery_timeout=1e-9, name="b"
+    )
+    inside: list[int] = []
+
+    @breaker
+    def probe(depth: int) -> None:
+        inside.append(depth)
+        if depth:
+            probe(depth - 1)
+
+    with pytest.raises(ConnectionError, match=r"^reset$"), breaker:
+        raise ConnectionError("reset")
+    while "half_open" != breaker.state:
+        pass
+    probe(9)
+
+    assert 10 == len(inside)
+
+
+def test_pyresilience_has_a_state_for_each_function() -> None:
+    """A limit of one call is one for each."""
+    pyresilience = library("pyresilience")
+    limit = pyresilience.resilient(
+        rate_limiter=pyresilience.RateLimiterConfig(max_calls=1, period=60)
+    )
+    first, second = limit(lambda: 1), limit(lambda: 2)
+
+    assert (1, 2) == (first(), second())
+    with pytest.raises(pyresilience.RateLimitExceededError) as refused:
+        first()
+    assert not hasattr(refused.value, "retry_after")
+
+
+def test_pyresiliences_retries_multiply_and_take_every_exception() -> None:
+    """Three attempts of three, and no budget."""
+    pyresilience = library("pyresilience")
+    config = pyresilience.RetryConfig(delay=0)
+    retry = pyresilience.resilient(retry=config)
+    ran: list[None] = []
+
+    @retry
+    @retry
+    def fail() -> None:
+        ran.append(None)
+        raise KeyError("reset")
+
+    with pytest.raises(KeyError):
+        fail()
+
+    assert 9 == len(ran)
+    assert (Exception,) == tuple(config.retry_on)
+
+
+def test_pyresilience_runs_plain_functions_with_a_timeout_in_a_pool() -> None:
+    """In another thread than the caller's."""
+    pyresilience = library("pyresilience")
+    limit = pyresilience.resilient(timeout=pyresilience.TimeoutConfig(30))
+
+    assert threading.get_ident() != limit(threading.get_ident)()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "circuitbreaker.circuit(failure_threshold=4)",
+            "CircuitBreaker(failure_rate=None, consecutive_failures=4, open_for=30)",
+        ),
+        (
+            "pyresilience.resilient(circuit_breaker="
+            "pyresilience.CircuitBreakerConfig(failure_threshold=4))",
+            "CircuitBreaker(failure_rate=None, consecutive_failures=4, open_for=30)",
+        ),
+        (
+            "pyresilience.resilient(circuit_breaker=pyresilience."
+            "CircuitBreakerConfig(sliding_window_size=8, minimum_calls=4))",
+            "CircuitBreaker(minimum_calls=4, window=calls(8))",
+        ),
+    ],
+)
+def test_circuits_of_both_sides_open_by_the_same_call(before: str, after: str) -> None:
+    """After as many failures as the row says."""
+    name = before.partition(".")[0]
+    module = library(name)
+
+    def runs(circuit: Any) -> int:
+        ran: list[None] = []
+
+        @circuit
+        def fail() -> None:
+            ran.append(None)
+            raise ConnectionError("reset")
+
+        for _ in range(9):
+            with pytest.raises(Exception):  # noqa: B017  # of either library
+                fail()
+        return len(ran)
+
+    assert 4 == runs(eval(before, {name: module}))
+    assert 4 == runs(eval(after, dict(vars(resilient))))
