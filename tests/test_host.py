@@ -101,6 +101,26 @@ async def test_a_blocked_loop_is_late(w: World) -> None:
 
 
 @in_async_colours
+async def test_a_slow_look_at_the_system_is_no_lag(w: World) -> None:
+    """The first look may take longer than the time between two measurements."""
+    host, told = monitor(every=0.05)
+    read = told.read
+
+    def slowly(now: float) -> HostReading:
+        clock.sleep(0.3)
+        return read(now)
+
+    told.read = slowly  # type: ignore[method-assign]  # a machine under load
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(host.run)
+        await anyio.sleep(0.36)
+        assert (0.0, True) == (host.lag, host.is_measuring)
+        tasks.cancel_scope.cancel()
+
+    assert 2 == host.readings
+
+
+@in_async_colours
 async def test_the_system_is_asked_once_a_second(w: World) -> None:
     """And once at the beginning."""
     host, told = monitor(every=0.05)

@@ -160,7 +160,7 @@ class HostMonitor:
         self._begin()
         try:
             while True:
-                await anyio.sleep(self._due - clock.now())
+                await anyio.sleep(max(0.0, self._due - clock.now()))
                 self._measure()
         finally:
             self._end()
@@ -184,9 +184,9 @@ class HostMonitor:
     def _begin(self) -> None:
         if self.is_measuring:
             raise RuntimeError(f"{self!r} measures already: make one for each loop")
-        now = clock.now()
-        self._look_at_system(now)
-        self._due = now + self.every
+        self._look_at_system(clock.now())
+        # NB: the look itself is no lag, and may take longer than `every`.
+        self._due = clock.now() + self.every
 
     def _end(self) -> None:
         self._due, self._lag, self._peaks = inf, 0.0, (0.0, 0.0)
@@ -202,8 +202,7 @@ class HostMonitor:
         if now - self._system_at >= _SYSTEM_EVERY:
             self._look_at_system(now)
         self.readings += 1
-        # NB: the look itself is no lag.
-        self._due = clock.now() + self.every
+        self._due = clock.now() + self.every  # as in `_begin`
 
     def _look_at_system(self, now: float) -> None:
         self._system, self._system_at = self._reader.read(now), now
