@@ -114,8 +114,8 @@ def test_few_snippets_are_skipped() -> None:
     assert SKIPPED_AT_MOST >= len(skipped), skipped
 
 
-def test_code_with_other_libraries_stands_on_four_pages() -> None:
-    """Each is run by a module of tests/integration, which knows that page only."""
+def test_code_with_other_libraries_stands_on_six_pages() -> None:
+    """Each is run by a module of tests/integration."""
     others = [
         path_in_project(page)
         for page in PAGES
@@ -123,9 +123,11 @@ def test_code_with_other_libraries_stands_on_four_pages() -> None:
     ]
 
     assert [
+        "docs/how-to/gevent.md",
         "docs/how-to/move-here.md",
         "docs/how-to/protect-a-fastapi-service.md",
         "docs/how-to/protect-a-flask-or-django-service.md",
+        "docs/how-to/queue-workers.md",
         "docs/how-to/read-from-database-replicas.md",
     ] == others
 
