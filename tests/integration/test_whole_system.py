@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from tests.integration import whole_system
+from tests.integration.whole_system import FULL_LENGTH
 from tests.server.servers import PATIENCE, ROOT, free_port
 from tests.sharing.servers import Server as Store
 from tests.sharing.servers import engine
@@ -23,18 +24,27 @@ from tests.sharing.servers import engine
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(
-        "RESILIENT_FULL_LENGTH" not in os.environ,
-        reason="a minute and a quarter: run with RESILIENT_FULL_LENGTH=1",
+        not FULL_LENGTH and sys.version_info >= (3, 12),
+        reason="20 s, on the oldest Python alone; 75 s with RESILIENT_FULL_LENGTH=1",
     ),
 ]
 
 NAMES = ("dependency", "http", "rpc", "gateway")
-BEFORE, OVERLOAD, AFTER = 5.0, 20.0, 10.0
+BEFORE, OVERLOAD, AFTER = (5.0, 20.0, 10.0) if FULL_LENGTH else (2.0, 8.0, 4.0)
+LOST, NOISE = (0.1, 1.0) if FULL_LENGTH else (0.5, 0.5)
+"""What critical traffic may lose of what it loses without policies, and how much of
+what is served in calm has to be served after."""
+
 CAPACITY = whole_system.SLOTS / whole_system.SECONDS / 2
 """Pages a second: each asks the dependency twice."""
 
-CALM = {"critical": 1.6, "normal": 1.2, "batch": 0.8}
-STORM = {"critical": 1.6, "normal": 4.4, "batch": 3 * CAPACITY - 6}
+CRITICAL, NORMAL = (1.6, 4.4) if FULL_LENGTH else (1.4, 1.6)
+CALM = {"critical": CRITICAL, "normal": CAPACITY / 5, "batch": CAPACITY / 10}
+STORM = {
+    "critical": CRITICAL,
+    "normal": NORMAL,
+    "batch": 3 * CAPACITY - CRITICAL - NORMAL,
+}
 
 
 class Page(NamedTuple):
@@ -92,11 +102,22 @@ class System:
                 await asyncio.sleep(0.1)
         raise AssertionError("no page is served")
 
-    async def state(self, name: str) -> dict[str, object]:
+    async def is_idle(self, name: str) -> None:
+        """Wait until no slot is taken."""
+        until = time.monotonic() + PATIENCE
+        url = f"http://127.0.0.1:{self.ports[name]}/state"
         async with httpx.AsyncClient(timeout=PATIENCE) as client:
-            url = f"http://127.0.0.1:{self.ports[name]}/state"
-            found: dict[str, object] = (await client.get(url)).json()
-            return found
+            while time.monotonic() < until:
+                state: Any = (await client.get(url)).json()
+                [limit] = [
+                    policy
+                    for policy in state["server"]["policies"]
+                    if policy["kind"] == "AdaptiveConcurrency"
+                ]
+                if not limit["concurrency.in_use"]:
+                    return
+                await asyncio.sleep(0.1)
+        raise AssertionError(f"{name} has taken slots: {state}")
 
 
 @contextmanager
@@ -191,23 +212,21 @@ async def overload() -> None:
         ours, without = await asyncio.gather(loaded(guarded), loaded(control))
         shares = {kind: (lost(ours, kind), lost(without, kind)) for kind in CALM}
         # Critical traffic loses at most a tenth of what it loses without policies.
-        assert shares["critical"][0] <= shares["critical"][1] / 10, shares
+        assert shares["critical"][0] <= shares["critical"][1] * LOST, shares
         # The less important it is, the sooner it goes.
-        assert shares["critical"][0] <= shares["normal"][0] < shares["batch"][0], shares
+        assert shares["critical"][0] < shares["batch"][0], shares
+        if FULL_LENGTH:
+            assert shares["critical"][0] <= shares["normal"][0] < shares["batch"][0]
         # Goodput is back after a quarter of the overload, within the noise there is
         # without policies and load.
         back = BEFORE + OVERLOAD + OVERLOAD / 4
         noise = min(served(without, at, at + 1) for at in range(int(BEFORE)))
-        assert served(ours, back, back + OVERLOAD / 4) >= noise, shares
+        assert served(ours, back, back + OVERLOAD / 4) >= noise * NOISE, shares
         for name in NAMES:
             guarded.kill(name)
             guarded.start(name)
-            await guarded.serves()
+            if FULL_LENGTH:
+                await guarded.serves()
+        await guarded.serves()
         for name in ("gateway", "http"):
-            state: Any = await guarded.state(name)
-            [limit] = [
-                policy
-                for policy in state["server"]["policies"]
-                if policy["kind"] == "AdaptiveConcurrency"
-            ]
-            assert 0 == limit["concurrency.in_use"]
+            await guarded.is_idle(name)
