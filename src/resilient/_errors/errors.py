@@ -58,12 +58,16 @@ class RejectedError(ResilientError, NoPermit):
 
     error_code: ClassVar[str] = "R-REJECTED"
 
+    policy: str
+    retry_after: float | None
     by_deadline: bool = False
 
+    # NB: no constructor of a rejection calls another. In an error that is a client's
+    # too the next class may be the client's, whose constructor takes other arguments.
+    # And rejections are the hot path under overload: with two constructors more an
+    # error takes a third longer to make.
     def __init__(self, policy: str, retry_after: float | None = None) -> None:
-        # NB: not `super()`: in an error that is a client's too, the next class
-        # may be the client's, whose constructor takes other arguments.
-        ResilientError.__init__(self, policy, retry_after)
+        self.args: tuple[Any, ...] = (policy, retry_after)
         self.policy = policy
         self.retry_after = retry_after
 
@@ -82,9 +86,12 @@ _HOLDING_BACK: dict[str, str] = {
 
 def is_rejection(error: BaseException | None) -> bool:
     """Whether the function was not called: a rejection, or a group of nothing else."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(isinstance(part, RejectedError) for part in leaves(error))  # pyright: ignore[reportUnknownArgumentType]  # any
-    return isinstance(error, RejectedError)
+    if isinstance(error, RejectedError):
+        return True
+    return isinstance(error, BaseExceptionGroup) and all(
+        isinstance(part, RejectedError)
+        for part in leaves(error)  # pyright: ignore[reportUnknownArgumentType]  # any
+    )
 
 
 class CircuitOpenError(RejectedError):
@@ -115,7 +122,6 @@ class CircuitOpenError(RejectedError):
         window: str = "",
         how: Literal["failed", "were slow"] = "failed",
     ) -> None:
-        super().__init__(policy, retry_after)
         self.args: tuple[Any, ...] = (
             policy,
             retry_after,
@@ -125,6 +131,8 @@ class CircuitOpenError(RejectedError):
             window,
             how,
         )
+        self.policy = policy
+        self.retry_after = retry_after
         self.reason = reason
         self.failed = failed
         self.calls = calls
@@ -171,7 +179,6 @@ class BulkheadFullError(RejectedError):
         queued: int = 0,
         waited: float = 0.0,
     ) -> None:
-        super().__init__(policy, retry_after)
         self.args: tuple[Any, ...] = (
             policy,
             retry_after,
@@ -179,6 +186,8 @@ class BulkheadFullError(RejectedError):
             queued,
             waited,
         )
+        self.policy = policy
+        self.retry_after = retry_after
         self.max_concurrency = max_concurrency
         self.queued = queued
         self.waited = waited
@@ -220,10 +229,11 @@ class RateLimitedError(RejectedError):
         max_wait: float = 0.0,
         reason: Literal["pushback"] | None = None,
     ) -> None:
-        super().__init__(policy, retry_after)
         self.args: tuple[Any, ...] = (policy, retry_after, max_wait)
         if reason is not None:
             self.args += (reason,)
+        self.policy = policy
+        self.retry_after = retry_after
         self.max_wait = max_wait
         self.reason = reason
 
@@ -274,7 +284,6 @@ class ConcurrencyLimitedError(RejectedError):
         queued: int = 0,
         waited: float = 0.0,
     ) -> None:
-        super().__init__(policy, retry_after)
         self.args: tuple[Any, ...] = (
             policy,
             retry_after,
@@ -283,6 +292,8 @@ class ConcurrencyLimitedError(RejectedError):
             queued,
             waited,
         )
+        self.policy = policy
+        self.retry_after = retry_after
         self.limit = limit
         self.in_flight = in_flight
         self.queued = queued
@@ -325,8 +336,9 @@ class NoEndpointError(RejectedError):
         draining: int = 0,
         failure: str | None = None,
     ) -> None:
-        super().__init__(policy, retry_after)
         self.args: tuple[Any, ...] = (policy, retry_after, draining, failure)
+        self.policy = policy
+        self.retry_after = retry_after
         self.draining = draining
         self.failure = failure
 

@@ -336,7 +336,8 @@ class AdaptiveConcurrency(QueueingPolicy):
         error = ConcurrencyLimitedError(
             self.error_name(call), None, slots.limit, slots.in_use, slots.queued, waited
         )
-        error.by_deadline = by_deadline
+        if by_deadline:
+            error.by_deadline = True
         return error
 
     # -- Out

@@ -370,7 +370,8 @@ class Bulkhead(QueueingPolicy):
         error = BulkheadFullError(
             self.error_name(call), None, self.max_concurrency, slots.queued, waited
         )
-        error.by_deadline = by_deadline
+        if by_deadline:
+            error.by_deadline = True
         return error
 
     def _closes_circle_locked(self, ticket: Ticket) -> bool:

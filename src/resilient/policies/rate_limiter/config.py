@@ -104,6 +104,7 @@ class LimiterConfig:
         rules: A fresh rule for each, to be copied: the numbers in them are
             shared too.
         amounts: What a call takes of each; None where a function says.
+        quota: What a rejection says of the limit; see `RateLimitedError`.
         corrigible: Whether `settle` may have something to correct.
     """
 
@@ -116,6 +117,7 @@ class LimiterConfig:
         "each",
         "limits",
         "max_wait",
+        "quota",
         "rules",
         "single",
         "units",
@@ -143,6 +145,7 @@ class LimiterConfig:
         self.amounts: tuple[float, ...] | None = (
             None if callable(cost) else self.amounts_of(cost)
         )
+        self.quota: tuple[int, int] | None = _quota_of(self.each)
         # NB: by the amounts, which are numbers; what a cost equals is not known.
         self.cost_may_change: bool = limits is not None or self.amounts != (1.0,)
 
@@ -285,7 +288,7 @@ _MOST_QUOTA: Final = 999_999_999_999_999
 """The largest integer of a structured field (RFC 9651, 3.3.1)."""
 
 
-def quota_of(limits: tuple[Limit, ...]) -> tuple[int, int] | None:
+def _quota_of(limits: tuple[Limit, ...]) -> tuple[int, int] | None:
     """Return the requests, and their seconds, of a limit in whole numbers.
 
     Returns:

@@ -37,7 +37,6 @@ from resilient.policies.rate_limiter.config import (
     Limit,
     checked_limits,
     copied_cost,
-    quota_of,
     terms,
 )
 from resilient.policies.rate_limiter.queue import (
@@ -572,15 +571,16 @@ class RateLimiter(AdmissionPolicy, DeferredRelease):
             wait: Seconds.
             fits: Whether `max_wait` is long enough: it is the deadline then.
         """
+        config = self._config
         error = RateLimitedError(
             self.error_name(call),
             wait if wait < math.inf else None,
-            self._config.max_wait or 0.0,
+            config.max_wait or 0.0,
         )
-        error.by_deadline = fits
-        quota = quota_of(self._config.each)
-        if quota is not None:
-            error.quota = quota
+        if fits:
+            error.by_deadline = True
+        if config.quota is not None:
+            error.quota = config.quota
         return error
 
     # -- The rules; the lock is held
