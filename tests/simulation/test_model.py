@@ -27,6 +27,7 @@ from resilient import (
     constant,
     exponential,
 )
+from resilient._runtimes.simulated import World
 from resilient.discovery import poll
 from resilient.simulation import (
     Capacity,
@@ -35,6 +36,7 @@ from resilient.simulation import (
     Outage,
     Refusal,
     Result,
+    Run,
     Scenario,
     Shard,
     Surge,
@@ -45,6 +47,9 @@ from resilient.simulation import (
     simulate,
     uniform_time,
 )
+from resilient.simulation._copies import members_of
+from resilient.simulation._edge import Client
+from resilient.testing._world import world
 
 FAILURES = TimeoutExceededError, ConnectionError
 QUICK: dict[str, Any] = {"servers": None, "service": constant_time(0)}
@@ -380,3 +385,13 @@ def test_a_wrong_argument_is_refused(make: Callable[[], object], text: str) -> N
         make()
 
     assert text in str(caught.value)
+
+
+def test_a_client_leaves_what_its_balance_knows() -> None:
+    """Looking at endpoints would make first answers count otherwise."""
+    with world(1, World) as heap:
+        balance: Balance[str] = Balance("a", "b")
+        client = Client(heap, balance, lambda sent: None, Run(1, 10))
+
+        assert {"a": 0, "b": 1} == client.places
+        assert {-math.inf} == {member.sampled for member in members_of(balance)}
