@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from benchmarks.simulations import (
+    _heap,
     _walk,
     balancing,
     hedge_storm,
@@ -21,7 +22,6 @@ from benchmarks.simulations import (
     throttling,
 )
 from benchmarks.simulations.__main__ import PAGE, SIMULATIONS, page_with
-from benchmarks.simulations._load import open_loop
 from benchmarks.simulations._plot import Axis, Line, plot
 from benchmarks.simulations._study import (
     Job,
@@ -31,12 +31,13 @@ from benchmarks.simulations._study import (
     at_least,
     at_most,
     between,
-    run_simulation,
     within,
 )
 
-from resilient import Policy
+from resilient import Outcome, Pipeline, Policy
+from resilient._runtimes.simulated import World
 from resilient.simulation._change import changed
+from resilient.simulation._edge import Sent
 from resilient.simulation._record import recovery
 from resilient.simulation._result import markdown
 from resilient.testing import VirtualClock
@@ -228,14 +229,15 @@ def test_every_configuration_runs(
                 simulation.run(*job)
 
 
-def test_a_request_that_raises_ends_a_run() -> None:
+def test_an_error_that_is_no_part_of_a_study_ends_a_run() -> None:
     """It says nothing else of a policy that fails."""
 
-    async def fail(due: float) -> None:
-        raise TypeError("a study is broken")
+    def send(heap: World, sent: Sent) -> None:
+        heap.soon(sent.answer, Outcome(None, TypeError("a study is broken")))
 
+    record = balancing._Record([], 0.0)  # pyright: ignore[reportPrivateUsage]  # ours
     with pytest.raises(TypeError, match="a study is broken"):
-        run_simulation(open_loop, iter([1.0, 2.0]), fail, seed=SEED)
+        _heap.run(SEED, [Pipeline()], send, iter([1.0, 2.0]), record)
 
 
 # -- What is made of them

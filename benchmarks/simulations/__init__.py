@@ -4,8 +4,7 @@ Each module models one system: `jitter`, `retry_storm`, `hedge_storm`, `tail`,
 `throttling`, `balancing`. Only the service and its network are modelled. Its
 clients use the real `Retry`, `RetryBudget`, `CircuitBreaker`, `Hedge`,
 `AdaptiveConcurrency`, `AdaptiveThrottle`, `Balance` and `Timeout`, on the
-virtual clock of `resilient.testing` (`_loop`) or on the event heap of
-`resilient.simulation` (`_heap`), with the same figures. All randomness is seeded.
+event heap of `resilient.simulation` (`_heap`). All randomness is seeded.
 
 ``python -m benchmarks.simulations`` runs them, holds what they give against
 what was published, and against what the documentation shows.

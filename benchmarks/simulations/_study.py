@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from benchmarks.simulations._loop import run as run_simulation
-
 __all__ = [
     "Check",
     "Job",
@@ -25,7 +23,6 @@ __all__ = [
     "at_least",
     "at_most",
     "between",
-    "run_simulation",
     "within",
 ]
 

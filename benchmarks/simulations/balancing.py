@@ -19,18 +19,17 @@ are in tower-rs/tower#76.
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from heapq import heapreplace
-from itertools import count
 from random import Random
 from statistics import mean, median
 from typing import Any, Final, NamedTuple
 from warnings import catch_warnings, simplefilter
 
-from benchmarks.simulations._load import open_loop, poisson
+from benchmarks.simulations import _heap
+from benchmarks.simulations._load import poisson
 from benchmarks.simulations._plot import Axis, Line, plot
 from benchmarks.simulations._study import (
     Job,
@@ -38,10 +37,22 @@ from benchmarks.simulations._study import (
     at_least,
     at_most,
     between,
-    run_simulation,
 )
 
-from resilient import Balance, Eject, Endpoint, Pipeline, Retry, Timeout, constant
+from resilient import (
+    Balance,
+    Eject,
+    Endpoint,
+    Outcome,
+    Pipeline,
+    Retry,
+    Timeout,
+    constant,
+)
+from resilient._runtimes import clock
+from resilient._runtimes.simulated import World
+from resilient.simulation._copies import balances
+from resilient.simulation._edge import Client, Request, Sent
 
 NAME: Final = "balancing"
 TITLE: Final = "Balancing between replicas"
@@ -62,6 +73,9 @@ TOWER: Final = (1, 10, 10, 10, 10, 100, 100, 100, 100, 1000)
 
 class FailedError(Exception):
     """What a server answers that fails."""
+
+
+ANSWERED: Final = Outcome()
 
 
 class Scene(NamedTuple):
@@ -182,17 +196,22 @@ def run(what: str, which: Any, seed: int) -> Any:
     """Run a scene, tower's demo, a server that joins cold, or weights."""
     if what == "scene":
         return simulate(SCENES[which][0], seed, which)
-    runs: dict[str, Callable[..., Any]] = {
-        "tower": partial(_tower, which),
-        "cold": _cold,
-        "weights": partial(_weights, which),
-    }
-    return run_simulation(runs[what], Random(f"{which} {seed}"), seed=seed)
+    random = Random(f"{which} {seed}")
+    if what == "tower":
+        return _tower(which, random, seed)
+    return _cold(random, seed) if what == "cold" else _weights(which, random, seed)
 
 
 def simulate(scene: Scene, seed: int, name: str = "") -> Result:
     """Run a scene."""
-    return run_simulation(_scene, scene, Random(f"{name} {seed}"), seed=seed)
+    random = Random(f"{name} {seed}")
+    servers = [
+        Server(random, scene.how, scene.errors)
+        if number < scene.bad
+        else Server(random)
+        for number in range(scene.servers)
+    ]
+    return _measure(scene, random, servers, seed)
 
 
 class Server:
@@ -204,64 +223,89 @@ class Server:
         self._errors = errors
         # When each worker has done what it was given.
         self._free = [0.0] * WORKERS
-        # Of a cold one.
-        self._asked = 0
-        self._workers = asyncio.Semaphore(WORKERS)
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self) -> None:
-        """Answer, or fail."""
+    def send(self, heap: World, sent: Sent) -> None:
+        """Take a request, and answer it later, or let it fail or hang."""
         if self._how == "hangs":
-            await asyncio.Event().wait()
-        if self._how == "fails" or self._random.random() < self._errors:
-            await asyncio.sleep(0.001)
-            raise FailedError
-        service = self._random.expovariate(1 / SERVICE)
-        if self._how == "cold":
-            self._asked += 1
-            task = asyncio.create_task(self._serve_cold(service))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            await asyncio.shield(task)
             return
+        now = heap.clock.now()
+        if self._how == "fails" or self._random.random() < self._errors:
+            heap.at(now + 0.001, sent.answer, Outcome(None, FailedError()))
+            return
+        service = self._random.expovariate(1 / SERVICE)
         if self._how == "slow":
             service *= 10
-        now = asyncio.get_running_loop().time()
         end = max(now, self._free[0]) + service
         heapreplace(self._free, end)
-        await asyncio.sleep(end - now)
-
-    async def _serve_cold(self, service: float) -> None:
-        # NB: how warm it is shows when a worker begins, not when it is asked.
-        async with self._workers:
-            await asyncio.sleep(service * (10 if self._asked < COLD else 1))
+        heap.at(now + (end - now), sent.answer, ANSWERED)
 
 
-async def _scene(scene: Scene, random: Random) -> Result:
-    servers = [
-        Server(random, scene.how, scene.errors)
-        if number < scene.bad
-        else Server(random)
-        for number in range(scene.servers)
-    ]
-    return await _measure(scene, random, servers)
+class ColdServer(Server):
+    """One that is ten times slower until it has been asked `COLD` times."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__(random)
+        self._asked = 0
+        self._busy = 0
+        self._queue: deque[tuple[Sent, float]] = deque()
+
+    def send(self, heap: World, sent: Sent) -> None:
+        self._random.random()
+        self._asked += 1
+        self._queue.append((sent, self._random.expovariate(1 / SERVICE)))
+        self._begin(heap)
+
+    def _begin(self, heap: World) -> None:
+        if self._queue and self._busy < WORKERS:
+            self._busy += 1
+            sent, service = self._queue.popleft()
+            # NB: how warm it is shows when a worker begins, not when it is asked.
+            service *= 10 if self._asked < COLD else 1
+            heap.at(heap.clock.now() + service, partial(self._end, heap), sent)
+
+    def _end(self, heap: World, sent: Sent) -> None:
+        self._busy -= 1
+        self._begin(heap)
+        sent.answer(ANSWERED)
 
 
-async def _measure(
-    scene: Scene,
-    random: Random,
-    servers: list[Server],
-    change: Callable[[list[Balance[int]]], None] | None = None,
-) -> Result:
-    loop = asyncio.get_running_loop()
-    asked: Counter[int] = Counter()
-    latencies: list[float] = []
-    good = every = 0
+class _Record:
+    """What is noted of the requests that are due after the warm-up."""
 
-    def client() -> tuple[Balance[int], Any]:
+    def __init__(self, servers: Sequence[Server], warm: float) -> None:
+        self._servers = servers
+        self._warm = warm
+        self.asked: Counter[int] = Counter()
+        self.latencies: list[float] = []
+        self.every = 0
+
+    def send(self, heap: World, sent: Sent) -> None:
+        """Ask the server that was chosen."""
+        node = sent.node
+        assert node is not None
+        if heap.clock.now() >= self._warm:
+            self.asked[node] += 1
+        self._servers[node].send(heap, sent)
+
+    def sent(self) -> None:
+        """Note nothing."""
+
+    def ended(self, due: float, outcome: Outcome | None) -> None:
+        if due < self._warm:
+            return
+        assert outcome is not None
+        self.every += 1
+        if outcome.error is None:
+            self.latencies.append(clock.now() - due)
+        elif not isinstance(outcome.error, (FailedError, TimeoutError)):
+            raise outcome.error
+
+
+def _clients(scene: Scene) -> Iterator[Pipeline]:
+    for _ in range(scene.clients):
+        near = [Endpoint(n, zone="near") for n in range(scene.zone)]
         with catch_warnings():
             simplefilter("ignore")
-            near = [Endpoint(n, zone="near") for n in range(scene.zone)]
             balance: Balance[int] = Balance(
                 *near,
                 *range(scene.zone, scene.servers),
@@ -276,41 +320,31 @@ async def _measure(
             backoff=constant(0),
             budget=None,
         )
+        yield Pipeline(retry, balance, Timeout(TIMEOUT))
 
-        @Pipeline(retry, balance, Timeout(TIMEOUT))
-        async def ask() -> None:
-            if loop.time() - start >= scene.warm:
-                asked[balance.current] += 1
-            await servers[balance.current].ask()
 
-        return balance, ask
-
-    clients = [client() for _ in range(scene.clients)]
-    start = loop.time()
-
-    async def request(due: float) -> None:
-        nonlocal good, every
-        _, ask = random.choice(clients)
-        try:
-            await ask()
-        except (FailedError, TimeoutError):
-            answered = False
-        else:
-            answered = True
-        if due - start >= scene.warm:
-            every += 1
-            if answered:
-                good += 1
-                latencies.append(loop.time() - due)
-
-    if change is not None:
-        loop.call_at(start + scene.warm - 15.0, change, [each for each, _ in clients])
+def _measure(
+    scene: Scene,
+    random: Random,
+    servers: Sequence[Server],
+    seed: int,
+    change: Callable[[Sequence[Client]], object] | None = None,
+) -> Result:
+    record = _Record(servers, scene.warm)
     rate = scene.use * scene.servers * WORKERS / SERVICE
-    await open_loop(poisson(rate, start + scene.until, random, start), request)
-    latencies.sort()
+    _heap.run(
+        seed,
+        _clients(scene),
+        record.send,
+        poisson(rate, scene.until, random),
+        record,
+        random.choice,
+        None if change is None else (scene.warm - 15.0, change),
+    )
+    latencies, asked = sorted(record.latencies), record.asked
     total = sum(asked.values())
     return Result(
-        good / every,
+        len(latencies) / record.every,
         (_ms(latencies, 0.5), _ms(latencies, 0.99), _ms(latencies, 0.999)),
         tuple([asked[n] * len(servers) / total for n in range(len(servers))]),
     )
@@ -320,69 +354,91 @@ def _ms(ordered: Sequence[float], share: float) -> float:
     return 1000 * ordered[int(share * len(ordered))]
 
 
-async def _cold(random: Random) -> float:
+def _cold(random: Random, seed: int) -> float:
     """Return what a cold server has, of its fair share, 15 s after it joined."""
     scene = Scene(use=1.1, until=40.0, warm=35.0)
 
-    def join(balances: list[Balance[int]]) -> None:
-        for balance in balances:
-            balance.replace(range(4))
+    def join(clients: Sequence[Client]) -> None:
+        for client in clients:
+            for balance in balances(client.policy):
+                balance.replace(range(4))
+            client.places[3] = 3
 
-    servers = [*[Server(random) for _ in range(3)], Server(random, "cold")]
-    result = await _measure(scene, random, servers, join)
-    return result.shares[3]
+    servers = [*[Server(random) for _ in range(3)], ColdServer(random)]
+    return _measure(scene, random, servers, seed, join).shares[3]
 
 
-async def _tower(load: Any, random: Random) -> tuple[float, float, float]:
+def _tower(load: Any, random: Random, seed: int) -> tuple[float, float, float]:
     """Return tower's figures: seconds in all, and two quantiles in ms."""
-    loop = asyncio.get_running_loop()
-    balance = Balance(*range(len(TOWER)), load=load)
-    latencies: list[float] = []
-    numbers = count()
 
-    @balance
-    async def ask() -> None:
+    def main(heap: World) -> tuple[float, float, float]:
+        demo = _Demo(heap, Balance(*range(len(TOWER)), load=load), random)
+        for _ in range(50):
+            demo.ask()
+        heap.run()
+        latencies = sorted(demo.latencies)
+        return heap.clock.now(), _ms(latencies, 0.99), _ms(latencies, 0.999)
+
+    return _heap.in_world(seed, main)
+
+
+class _Demo:
+    """Users that ask again when they are answered: tower's demo."""
+
+    def __init__(self, heap: World, balance: Balance[int], random: Random) -> None:
+        self.latencies: list[float] = []
+        self._heap = heap
+        self._random = random
+        self._client = Client(heap, balance, self.send, self)
+        self._numbers = iter(range(REQUESTS))
+
+    def ask(self) -> None:
+        """Make a request, unless all have been made."""
+        number = next(self._numbers, None)
+        if number is not None:
+            now = self._heap.clock.now()
+            Request(self._client, number, now, number).begin()
+
+    def send(self, sent: Sent) -> None:
+        """Answer after some time."""
+        assert sent.node is not None
         # NB: less than a millisecond is not to be had from its timer.
-        latency = max(1.0, random.uniform(0, TOWER[balance.current]))
-        await asyncio.sleep(latency / 1000)
+        latency = max(1.0, self._random.uniform(0, TOWER[sent.node]))
+        self._heap.at(self._heap.clock.now() + latency / 1000, sent.answer, ANSWERED)
 
-    async def client() -> None:
-        while next(numbers) < REQUESTS:
-            began = loop.time()
-            await ask()
-            latencies.append(loop.time() - began)
+    def sent(self) -> None:
+        """Note nothing."""
 
-    start = loop.time()
-    await asyncio.gather(*[client() for _ in range(50)])
-    took = loop.time() - start
-    latencies.sort()
-    return took, _ms(latencies, 0.99), _ms(latencies, 0.999)
+    def ended(self, due: float, outcome: Outcome | None) -> None:
+        self.latencies.append(self._heap.clock.now() - due)
+        self.ask()
 
 
-async def _weights(which: tuple[int, float], random: Random) -> float:
+def _weights(which: tuple[int, float], random: Random, seed: int) -> float:
     """Return how many calls a weight of 3 gets for one of a weight of 1.
 
     So many are in flight on average, for 20 ms each, on whichever server.
     """
     servers, busy = which
-    asked: Counter[bool] = Counter()
-    balance: Balance[int] = Balance(
-        *[Endpoint(n, weight=3.0 if n % 2 else 1.0) for n in range(servers)],
-        load="requests",
-    )
+    record = _Record([_Even(random) for _ in range(servers)], 0.0)
 
-    @balance
-    async def ask() -> None:
-        asked[balance.current % 2 == 1] += 1
-        await asyncio.sleep(random.expovariate(1 / SERVICE))
+    def client() -> Iterator[Balance[int]]:
+        weights = [Endpoint(n, weight=3.0 if n % 2 else 1.0) for n in range(servers)]
+        yield Balance(*weights, load="requests")
 
-    async def request(due: float) -> None:
-        await ask()
-
-    start = asyncio.get_running_loop().time()
     rate = busy / SERVICE
-    await open_loop(poisson(rate, start + 10_000 / rate, random, start), request)
-    return asked[True] / asked[False]
+    moments = poisson(rate, 10_000 / rate, random)
+    _heap.run(seed, client(), record.send, moments, record)
+    odd = sum(count for node, count in record.asked.items() if node % 2)
+    return odd / (record.asked.total() - odd)
+
+
+class _Even(Server):
+    """One that has a worker for each request."""
+
+    def send(self, heap: World, sent: Sent) -> None:
+        service = self._random.expovariate(1 / SERVICE)
+        heap.at(heap.clock.now() + service, sent.answer, ANSWERED)
 
 
 def report(results: Mapping[Job, Any]) -> Report:

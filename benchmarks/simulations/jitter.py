@@ -6,8 +6,8 @@ not, that is a conflict, and the client sleeps and begins anew. Only one can
 win at a time; so the question is how many writes it takes until all have won.
 
 Modelled: the row, and a network on which each of the four hops of an attempt
-takes |Normal(10 ms, 2 ms)|. The row itself takes no time. Each client is a
-task in a `Retry` that has no limit and no budget: what is compared is the
+takes |Normal(10 ms, 2 ms)|. The row itself takes no time. Each client has a
+`Retry` that has no limit and no budget: what is compared is the
 backoff.
 
 The published simulation has a base of 5 ms. It doubles that before its first
@@ -20,24 +20,20 @@ Source: M. Brooker, *Exponential Backoff and Jitter*, AWS Architecture Blog,
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping
+from functools import partial
 from random import Random
 from statistics import mean, stdev
 from typing import Final, NamedTuple
 
+from benchmarks.simulations import _heap
 from benchmarks.simulations._plot import Axis, Line, plot
-from benchmarks.simulations._study import (
-    Check,
-    Job,
-    Report,
-    at_least,
-    run_simulation,
-    within,
-)
+from benchmarks.simulations._study import Check, Job, Report, at_least, within
 
-from resilient import Backoff, Retry, constant, decorrelated, exponential
+from resilient import Backoff, Outcome, Retry, constant, decorrelated, exponential
+from resilient._runtimes.simulated import World
+from resilient.simulation._edge import Client, Request, Sent
 
 NAME: Final = "jitter"
 TITLE: Final = "Jitter under contention"
@@ -78,37 +74,61 @@ def jobs() -> list[Job]:
 
 def run(backoff: str, seed: int) -> Result:
     """Let a hundred clients write the row once each."""
-    return run_simulation(_contend, BACKOFFS[backoff], seed, seed=seed)
+
+    def main(heap: World) -> Result:
+        row = _Row(heap, seed)
+        # NB: of all clients, for there is nothing in it that one of them changes.
+        retry = Retry(
+            ConflictError,
+            attempts=None,
+            within=math.inf,
+            backoff=BACKOFFS[backoff],
+            budget=None,
+        )
+        clients = Client(heap, retry, row.send, row)
+        for number in range(CLIENTS):
+            Request(clients, number, 0.0, number).begin()
+        heap.run()
+        return Result(row.writes, row.done)
+
+    return _heap.in_world(seed, main)
 
 
-async def _contend(backoff: Backoff, seed: int) -> Result:
-    random = Random(seed)
-    version = writes = 0
-    done: list[float] = []
-    loop = asyncio.get_running_loop()
+class _Row:
+    """The row with its version, and the network to it."""
 
-    def hop() -> float:
-        return abs(random.gauss(0.010, 0.002))
+    def __init__(self, heap: World, seed: int) -> None:
+        self.writes = 0
+        self.done: list[float] = []
+        self._version = 0
+        self._heap = heap
+        self._random = Random(seed)
 
-    @Retry(ConflictError, attempts=None, within=math.inf, backoff=backoff, budget=None)
-    async def update() -> None:
-        nonlocal version, writes
-        await asyncio.sleep(hop())
-        read = version
-        await asyncio.sleep(hop() + hop())
-        writes += 1
-        wins = version == read
-        version += wins
-        await asyncio.sleep(hop())
-        if not wins:
-            raise ConflictError
+    def _hop(self) -> float:
+        return abs(self._random.gauss(0.010, 0.002))
 
-    async def client() -> None:
-        await update()
-        done.append(loop.time())
+    def send(self, sent: Sent) -> None:
+        """Take an attempt, which first reads."""
+        self._heap.at(self._heap.clock.now() + self._hop(), self._read, sent)
 
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    return Result(writes, done)
+    def _read(self, sent: Sent) -> None:
+        # NB: the answer, and then the way there again.
+        hops = self._hop() + self._hop()
+        write = partial(self._write, self._version)
+        self._heap.at(self._heap.clock.now() + hops, write, sent)
+
+    def _write(self, read: int, sent: Sent) -> None:
+        self.writes += 1
+        wins = self._version == read
+        self._version += wins
+        outcome = Outcome() if wins else Outcome(None, ConflictError())
+        self._heap.at(self._heap.clock.now() + self._hop(), sent.answer, outcome)
+
+    def sent(self) -> None:
+        """Note nothing."""
+
+    def ended(self, due: float, outcome: Outcome | None) -> None:
+        self.done.append(self._heap.clock.now())
 
 
 def report(results: Mapping[Job, Result]) -> Report:

@@ -23,19 +23,22 @@ Source: J. Dean and L. A. Barroso, *The Tail at Scale*, CACM 2013.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from random import Random
 from statistics import median
 from typing import Final, NamedTuple
 
+from benchmarks.simulations import _heap
 from benchmarks.simulations._plot import Axis, Line, plot
-from benchmarks.simulations._study import Job, Report, run_simulation, within
+from benchmarks.simulations._study import Job, Report, within
 
-from resilient import Hedge, current_call
+from resilient import Hedge, Outcome
+from resilient._runtimes.simulated import World
+from resilient.simulation._edge import Client, Request, Sent
 
 NAME: Final = "tail"
 TITLE: Final = "The tail at scale"
@@ -44,6 +47,7 @@ LEAVES: Final = 1000
 ROOTS: Final = 200
 TAIL: Final = 20_000
 DELAY: Final = 0.010
+ANSWERED: Final = Outcome()
 
 # Latencies in seconds, and the share of answers that takes longer.
 KNEES: Final = ((0.010, 2e-2), (0.069, 1e-3), (1.800, 1e-6))
@@ -97,53 +101,93 @@ def jobs() -> list[Job]:
 
 def run(what: str, seed: int, size: int) -> Roots | list[float]:
     """Run so many whole roots, or so many leaves of the tail."""
-    if what == "roots":
-        return run_simulation(_roots, Random(seed), size, seed=seed)
-    return run_simulation(_tail, Random(seed), size, seed=seed)
+    study = _roots if what == "roots" else _tail
+    return _heap.in_world(seed, partial(study, Random(seed), size))
 
 
-async def _roots(random: Random, size: int) -> Roots:
-    loop = asyncio.get_running_loop()
+class _Leaves:
+    """Leaves that are asked at once, by a client that hedges.
+
+    Args:
+        heap: Where they run.
+        took: Returns the seconds that an attempt takes, which is sent now.
+    """
+
+    def __init__(self, heap: World, took: Callable[[Sent], float]) -> None:
+        self._heap = heap
+        self._took = took
+        self._client = Client(heap, Hedge(DELAY, budget=None), self._send, self)
+        self._latencies: list[float] = []
+
+    def ask(self, size: int) -> list[float]:
+        """Return the latencies of so many leaves, in their order."""
+        now = self._heap.clock.now()
+        self._latencies = [0.0] * size
+        for number in range(size):
+            _Leaf(self._client, number, now, number, self._latencies).begin()
+        self._heap.run()
+        return self._latencies
+
+    def _send(self, sent: Sent) -> None:
+        self._heap.at(self._heap.clock.now() + self._took(sent), sent.answer, ANSWERED)
+
+    def sent(self) -> None:
+        """Note nothing."""
+
+    def ended(self, due: float, outcome: Outcome | None) -> None:
+        """Note nothing: a leaf does."""
+
+
+class _Leaf(Request):
+    """A request to one leaf, which notes how long it took."""
+
+    __slots__ = ("_latencies",)
+
+    def __init__(
+        self,
+        client: Client,
+        number: int,
+        due: float,
+        key: int,
+        latencies: list[float],
+    ) -> None:
+        super().__init__(client, number, due, key)
+        self._latencies = latencies
+
+    def _ended(self, outcome: Outcome | None) -> None:
+        super()._ended(outcome)
+        self._latencies[self.number] = self.world.clock.now() - self.due
+
+
+def _roots(random: Random, size: int, heap: World) -> Roots:
     result = Roots([], [], 0)
+    firsts: list[float] = []
     hedges = 0
 
-    @Hedge(DELAY, budget=None)
-    async def leaf(first: float) -> None:
+    def took(sent: Sent) -> float:
         nonlocal hedges
-        if current_call().hedge:
-            hedges += 1
-            await asyncio.sleep(latency(random.random()))
-        else:
-            await asyncio.sleep(first)
+        if sent.number == 1:
+            return firsts[sent.request]
+        hedges += 1
+        return latency(random.random())
 
-    async def timed(first: float) -> float:
-        began = loop.time()
-        await leaf(first)
-        return loop.time() - began
-
+    leaves = _Leaves(heap, took)
     for _ in range(size):
-        firsts = [latency(random.random()) for _ in range(LEAVES)]
-        took = await asyncio.gather(*map(timed, firsts))
-        result.leaves.extend(zip(firsts, took, strict=True))
-        result.roots.append((max(firsts), max(took)))
+        firsts[:] = [latency(random.random()) for _ in range(LEAVES)]
+        latencies = leaves.ask(LEAVES)
+        result.leaves.extend(zip(firsts, latencies, strict=True))
+        result.roots.append((max(firsts), max(latencies)))
     return result._replace(hedges=hedges)
 
 
-async def _tail(random: Random, size: int) -> list[float]:
+def _tail(random: Random, size: int, heap: World) -> list[float]:
     """Return latencies of leaves on the condition that both answers are late."""
-    loop = asyncio.get_running_loop()
 
-    @Hedge(DELAY, budget=None)
-    async def leaf() -> None:
-        limit = SECOND_BEYOND if current_call().hedge else FIRST_BEYOND
-        await asyncio.sleep(latency(random.random() * beyond(limit)))
+    def took(sent: Sent) -> float:
+        limit = FIRST_BEYOND if sent.number == 1 else SECOND_BEYOND
+        return latency(random.random() * beyond(limit))
 
-    async def timed() -> float:
-        began = loop.time()
-        await leaf()
-        return loop.time() - began
-
-    return list(await asyncio.gather(*(timed() for _ in range(size))))
+    return _Leaves(heap, took).ask(size)
 
 
 def quantile(ordered: Sequence[float], weight: float, share: float) -> float:
