@@ -37,11 +37,15 @@ from resilient._policy.policy import living
 
 @pytest.fixture(autouse=True)
 def _no_listener_is_subscribed() -> Iterator[None]:
+    def have_listeners() -> list[Policy[Any]]:
+        gc.collect()
+        return [policy for policy in living.values() if policy.has_listeners]
+
     assert [] == global_listeners
+    before = have_listeners()
     yield
     assert [] == global_listeners
-    gc.collect()
-    assert [] == [policy for policy in living.values() if policy.has_listeners]
+    assert before == have_listeners()
 
 
 async def nothing() -> None:
