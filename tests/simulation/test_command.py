@@ -191,6 +191,20 @@ def test_what_is_wrong_is_told(
     assert said in printed
 
 
+def test_a_retry_that_no_error_concerns_is_told_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And simulated, for it may be meant."""
+    text = SHORT.replace("servers = 3", 'servers = 3\nerror = "OSError"')
+    Path("other.toml").write_text(text, "utf-8")
+    code, said = simulated(
+        capsys, "other.toml", "--seeds", "1", "-p", "simulated_shop:catalogue"
+    )
+
+    assert 0 == code
+    assert "warning: no error of the scenario 'other' is a failure to Retry(" in said
+
+
 def test_a_reader_that_has_enough_is_no_file_that_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

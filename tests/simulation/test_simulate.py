@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
 import resilient
@@ -24,6 +25,7 @@ from resilient import (
     PerKey,
     Pipeline,
     Policy,
+    ResilientWarning,
     Retry,
     RetryBudget,
     StaleCache,
@@ -541,3 +543,33 @@ def test_things_introduce_themselves() -> None:
 
     assert "runs=<1 seeds>" in repr(result)
     assert "<Answer at 3 s>" == repr(resilient.simulation._servers.Answer(3.0))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dependency": Dependency(failures=0.1)},
+        {"dependency": Dependency(quota=9)},
+        {"dependency": Dependency(conflicts=True)},
+        {"events": [Refusal(1, 2)]},
+    ],
+)
+def test_a_retry_that_no_error_concerns_is_told_of(changes: dict[str, Any]) -> None:
+    """Before it starts: its errors are others than those of the scenario."""
+    retry = Retry(LookupError, budget=None)
+    scenario = Scenario("x", rate=1, duration=10, clients=1, **changes)
+    said = "no error of the scenario 'x' is a failure to Retry(LookupError"
+
+    with pytest.warns(ResilientWarning, match=re.escape(said)):
+        simulate(Pipeline(retry, Timeout(1)), scenario, seeds=1)
+
+
+def test_a_retry_that_errors_may_concern_is_not_told_of() -> None:
+    """Nothing fails; it is one of its errors; or its function may say so."""
+    scenario = Scenario("x", rate=1, duration=10, clients=1)
+    simulate(Retry(LookupError), scenario, seeds=1)
+    failing = Dependency(failures=0.1, error=KeyError)
+    simulate(Retry(LookupError), attrs.evolve(scenario, dependency=failing), seeds=1)
+    failing = Dependency(failures=0.1)
+    retry = Retry(on=lambda error: False)
+    simulate(retry, attrs.evolve(scenario, dependency=failing), seeds=1)

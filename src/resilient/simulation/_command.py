@@ -32,7 +32,7 @@ from resilient.simulation._choose import choose
 from resilient.simulation._dependency import Dependency
 from resilient.simulation._result import Result, save
 from resilient.simulation._scenario import Scenario
-from resilient.simulation._simulate import combinations, compare, spelled
+from resilient.simulation._simulate import combinations, compare, spelled, unmet
 from resilient.simulation._summary import as_json, summary
 from resilient.simulation._trace import read_trace
 
@@ -78,6 +78,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.choose:
         _choose(arguments, found.scenario, policies)
     scenario, seeds = found.scenario, arguments.seeds
+    for name, policy in policies.items():
+        if text := unmet(policy, scenario, name):
+            sys.stderr.write(f"warning: {text}\n")
     requests = scenario.requests * seeds * len(policies)
     if requests > MOST_REQUESTS and not arguments.yes:
         raise ValueError(

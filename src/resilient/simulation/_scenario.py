@@ -12,7 +12,7 @@ from resilient._values.checks import choice, count, number, optional
 from resilient._values.checks import seconds as check_seconds
 from resilient.simulation._chance import Distribution
 from resilient.simulation._dependency import Dependency, distribution
-from resilient.simulation._events import Happening, Surge
+from resilient.simulation._events import Failing, Happening, Refusal, Shard, Surge
 from resilient.simulation._load import Arrivals
 from resilient.simulation._trace import Trace
 
@@ -25,6 +25,8 @@ LEFT_OUT_OF_RECORDED = (
     " Left out: its queue, connections, threads, garbage collection."
 )
 """The first line of every report, and of one on recorded outcomes."""
+
+_REFUSING = (Failing, Refusal, Shard)
 
 
 def _length(scenario: Scenario) -> int:
@@ -147,6 +149,19 @@ class Scenario:
         if self.trace is not None and self.trace.keys is not None:
             return self.trace.different_keys
         return self.keys
+
+    @property
+    def fails(self) -> bool:
+        """Whether anything fails with the error of the dependency."""
+        model, trace = self.dependency, self.dependency.recorded
+        limits = (model.queue_limit, model.backlog, model.quota, model.policy)
+        return (
+            model.failures > 0
+            or model.conflicts
+            or any(limit is not None for limit in limits)
+            or any(isinstance(event, _REFUSING) for event in self.events)
+            or (trace is not None and len(trace.errors) > 1)
+        )
 
     @property
     def calm_from(self) -> int:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import isfunction
 from typing import Any
 
+from resilient._calls.outcome import SUCCESS, Outcome
+from resilient._errors.warnings import warn
 from resilient._policy.policy import Policy, decorators_of
 from resilient._values.checks import count
 from resilient.policies.pipeline import Pipeline
+from resilient.policies.retry import Retry
 from resilient.simulation._change import changed
+from resilient.simulation._copies import members
 from resilient.simulation._files import find
 from resilient.simulation._jobs import Job, runs
 from resilient.simulation._record import Run
@@ -89,6 +94,9 @@ def compare(
     found = {name: policy_of(policy) for name, policy in policies.items()}
     refuse_inside_loop("simulate()")
     chosen = _seeds(seeds)
+    for name, policy in found.items():
+        if text := unmet(policy, scenario, name):
+            warn(text)
     todo = [Job(each, scenario, seed) for each in found.values() for seed in chosen]
     seen = iter(runs(todo, count("jobs", jobs, minimum=1), progress))
     return {
@@ -139,6 +147,35 @@ def sweep(
         progress=progress,
         jobs=jobs,
     )
+
+
+def unmet(policy: Policy[Any], scenario: Scenario, name: str) -> str:
+    """Say of a `Retry` that what fails in a scenario is no failure to it.
+
+    One whose `on` is a function is not asked. Timeouts are failures to all.
+
+    Args:
+        policy: The policy.
+        scenario: The scenario.
+        name: What the configuration is called.
+
+    Returns:
+        A text; "": it is one, or nothing fails.
+    """
+    if not scenario.fails:
+        return ""
+    failure = scenario.dependency.error("failed")
+    for each in members(policy):
+        if not isinstance(each, Retry) or isfunction(each.on):
+            continue
+        judge = each._judge  # pyright: ignore[reportPrivateUsage]  # ours
+        if judge is not None and judge(Outcome(None, failure)) is SUCCESS:
+            return (
+                f"no error of the scenario {scenario.name!r} is a failure to {each!r}"
+                f" of {name!r}: calls fail with {type(failure).__name__}, unless"
+                " `error` of the dependency says with what else"
+            )
+    return ""
 
 
 def combinations(over: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
