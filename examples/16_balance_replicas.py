@@ -1,79 +1,79 @@
-"""Send requests to three replicas, of which one is slow and one fails.
+"""Send requests to three real servers, of which one is slow, fails, or hangs.
 
-A round robin by hand loses every third request. `Balance` finds out which
-replica is well, and a `Retry` goes to another one. Then one is rolled: drained,
-stopped, and started elsewhere. Nothing is lost.
+A round robin by hand suffers each time. `Balance` finds out which one is well, and a
+`Retry` goes to another. Then each is stopped and started on another port: none is lost.
 """
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
+from typing import Any
 
 import httpx2
+import uvicorn
 
-from resilient import Balance, Endpoint, Pipeline, Retry, Timeout
+from resilient import Balance, Endpoint, Pipeline, Retry, Timeout, constant
 from resilient.httpx2 import ResilientTransport, http_verdict
 
-
-class Replica(BaseHTTPRequestHandler):
-    """Answers with its name."""
-
-    delay, status = 0.0, 200
-
-    def do_GET(self) -> None:
-        """Answer."""
-        time.sleep(self.delay)
-        self.send_response(self.status)
-        self.send_header("content-length", "0")
-        self.send_header("x-replica", type(self).__name__)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
+SECONDS = {"well": 0.002, "slow": 0.02, "fails": 0.0, "hangs": 2.0}
 
 
-def start(name: str, delay: float = 0.0, status: int = 200) -> ThreadingHTTPServer:
-    """Start a replica on a port of its own."""
-    handler = type(name, (Replica,), {"delay": delay, "status": status})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
-    return server
+class Replica(uvicorn.Server):
+    """A server of uvicorn, in a thread; `does` says how it is."""
+
+    def __init__(self, name: str) -> None:
+        options: Any = {"lifespan": "off", "ws": "none", "log_config": None}
+        super().__init__(uvicorn.Config(self, port=0, **options))
+        self.name, self.does = name, "well"
+        threading.Thread(target=self.run, daemon=True).start()
+        while not self.started:
+            time.sleep(0.001)
+        port = self.servers[0].sockets[0].getsockname()[1]
+        self.endpoint = Endpoint(f"http://127.0.0.1:{port}", name=name)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(SECONDS[self.does])
+        status = 503 if self.does == "fails" else 200
+        head = [(b"x-name", self.name.encode())]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body"})
 
 
 def ask(title: str, get: Callable[[], httpx2.Response]) -> None:
-    """Ask a hundred times; print the count of answers, their p99 and their replicas."""
-    responses = [get() for _ in range(100)]
-    good = [each for each in responses if each.status_code == 200]
-    names = Counter(each.headers["x-replica"] for each in good)
-    p99 = sorted(each.elapsed for each in responses)[98].total_seconds()
-    print(f"{title}: {len(good)} of 100, p99 {1000 * p99:.0f} ms, {dict(names)}")
+    """Ask 40 times; print the count of answers, their p99, and whose they are."""
+    names, times = Counter[str](), list[float]()
+    for _ in range(40):
+        began = time.perf_counter()
+        with suppress(httpx2.HTTPError):
+            names[get().raise_for_status().headers["x-name"]] += 1
+        times.append(time.perf_counter() - began)
+    count, p99 = names.total(), 1000 * max(times)
+    print(f"{title:16} {count} of 40, p99 {p99:3.0f} ms, {dict(names)}")
 
 
 def main() -> None:
-    """Ask them by hand, and balanced."""
-    servers = [start("fast"), start("slow", delay=0.02), start("dead", status=503)]
-    urls = [f"http://127.0.0.1:{server.server_port}" for server in servers]
-    with httpx2.Client() as client:
-        turns = itertools.cycle(urls)
-        ask("round robin by hand", lambda: client.get(next(turns)))
-    replicas = Balance(*[Endpoint(url, name=url[-5:]) for url in urls])
-    pipeline = Pipeline(Timeout(9), Retry(), replicas, classify=http_verdict)
+    """Ask them by hand and balanced, while one is bad and while they are rolled."""
+    fleet = [Replica(name) for name in "abc"]
+    replicas = Balance(*[each.endpoint for each in fleet])
+    retry = Retry(attempts=5, backoff=constant(0), budget=None)
+    pipeline = Pipeline(retry, replicas, Timeout(0.3), classify=http_verdict)
     transport = ResilientTransport(pipeline, origin="http://catalogue")
-    with httpx2.Client(transport=transport, timeout=2) as client:
-        ask("balanced", lambda: client.get("http://catalogue/"))
-        replicas.drain(urls[0])
-        servers[0].shutdown()
-        servers.append(start("fast again"))
-        replicas.replace([*urls[1:], f"http://127.0.0.1:{servers[-1].server_port}"])
-        ask("after a roll", lambda: client.get("http://catalogue/"))
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    urls = [each.endpoint.address for each in fleet] * 60
+    bare, client = httpx2.Client(timeout=0.3), httpx2.Client(transport=transport)
+    with bare, client:
+        for fleet[0].does in SECONDS:
+            ask(f"{fleet[0].does}, by hand", lambda: bare.get(urls.pop()))
+            ask(f"{fleet[0].does}, balanced", lambda: client.get("http://catalogue/"))
+        for old in tuple(fleet):
+            fleet[fleet.index(old)] = Replica(old.name * 2)
+            replicas.replace([each.endpoint for each in fleet])
+            old.should_exit = True
+            ask(f"{old.name} rolled", lambda: client.get("http://catalogue/"))
 
 
 if __name__ == "__main__":

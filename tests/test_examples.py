@@ -30,7 +30,7 @@ SHOWN = {
     "13_answer_from_stale_cache": "ConnectionError, 1800 s old:\nclosed, after half",
     "14_ramp_traffic_back": "(ramp_over)\n  1279 of 4000 answered; it broke down 0",
     "15_write_a_policy": "  token 1\nsugar, ordered with token 1\n",
-    "16_balance_replicas": "balanced: 100 of 100",
+    "16_balance_replicas": "hangs, balanced  40 of 40",
     "17_share_a_limit": "",
     "19_explore_interleavings": "before buy 1\n",
 }
