@@ -89,6 +89,30 @@ async def test_requests_to_other_origins_go_where_they_say(h: Http) -> None:
     assert balance.endpoints[0].latency is not None
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_url_of_a_target_is_made_once_unless_it_may_hold_a_secret(
+    family: str,
+) -> None:
+    """It is what the client's own `copy_with` makes, each time."""
+    library = importlib.import_module(family)
+    routes = routing.Routing(ORIGIN, library)
+    targets = [routes.target(Endpoint(address)) for address in (ONE, TWO)]
+    paths = ["", "/", "/a%2Fb/%20", "/a", "/a?key=s3cret", "/a?", "/#part"]
+    for place in [*map(ORIGIN.__add__, paths), "https://me:s3cret@catalogue/a"] * 2:
+        request = library.Request("GET", place)
+        for target in targets:
+            sent = library.Request("GET", place)
+            routes.redirect(sent, request, target)
+            assert sent.url == request.url.copy_with(
+                scheme=target.scheme,
+                host=target.host,
+                port=target.port,
+                raw_path=target.path + request.url.raw_path,
+            )
+    # Of three paths, for "" is "/", at each target.
+    assert 6 == routes.known_url.cache_info().currsize  # type: ignore[attr-defined]  # of a cache
+
+
 @in_every_client
 async def test_the_caller_sees_one_site(h: Http) -> None:
     """Cookies and redirects are the origin's, whichever endpoint says so."""

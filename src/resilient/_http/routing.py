@@ -95,6 +95,8 @@ class Routing:
         self._library = library
         self._place = _place(url)
         self.target: Callable[[Endpoint[Any]], Target] = lru_cache(1024)(self._target)
+        # NB: a client's URL takes longer to make than all else that is done here.
+        self.known_url: Callable[[Target, bytes], Any] = lru_cache(1024)(self._url)
 
     def covers(self, url: Any) -> bool:
         """Whether requests to a URL are sent to endpoints."""
@@ -165,6 +167,10 @@ class Routing:
         authority = url.netloc.decode("ascii")
         return Target(scheme, host, port, b"", authority, server_name)
 
+    def _url(self, target: Target, path: bytes) -> Any:
+        """Return the URL of a path of the origin at a target."""
+        return _moved(self._library.URL(self.origin).copy_with(raw_path=path), target)
+
     def redirect(self, request: Any, original: Any, target: Target) -> None:
         """Send a copy of a request to a target.
 
@@ -174,12 +180,12 @@ class Routing:
             target: Where to.
         """
         url = original.url
-        request.url = url.copy_with(
-            scheme=target.scheme,
-            host=target.host,
-            port=target.port,
-            raw_path=target.path + url.raw_path,
-        )
+        path = url.raw_path
+        if b"?" in path or url.userinfo or url.fragment:
+            # NB: kept nowhere, for it may hold a secret.
+            request.url = _moved(url, target)
+        else:
+            request.url = self.known_url(target, path)
         headers = original.headers
         # NB: a client sets what it reads off the URL; any other is the caller's.
         if headers.get("Host") == url.netloc.decode("ascii"):
@@ -260,6 +266,16 @@ class Pools:
         with self._lock:
             pools, self._pools = self._pools, {}
         return self.take_idle() + [pool.transport for pool in pools.values()]
+
+
+def _moved(url: Any, target: Target) -> Any:
+    """Return the URL that has the target's address, and its path before its own."""
+    return url.copy_with(
+        scheme=target.scheme,
+        host=target.host,
+        port=target.port,
+        raw_path=target.path + url.raw_path,
+    )
 
 
 def _place(url: Any) -> tuple[str, bytes, int | None]:
