@@ -14,7 +14,15 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from resilient import CircuitBreaker, PerKey, Pipeline, Policy, RateLimiter, calls
+from resilient import (
+    Balance,
+    CircuitBreaker,
+    PerKey,
+    Pipeline,
+    Policy,
+    RateLimiter,
+    calls,
+)
 
 from . import ours
 from .by_hand import breaker as breaker_by_hand
@@ -43,6 +51,15 @@ def bytes_a_key(factory: Callable[[Any], Any]) -> float:
         for x in numbers:
             call(x)
     return memory.taken / KEYS
+
+
+def bytes_an_endpoint() -> float:
+    """Bytes that each of 10 000 endpoints takes, its address apart."""
+    addresses = [f"https://10.0.{n // 250}.{n % 250}:8443" for n in range(CROWD)]
+    with _Memory() as memory:
+        balance = Balance(*addresses)
+    del balance
+    return memory.taken / CROWD
 
 
 def _itself(x: int) -> int:

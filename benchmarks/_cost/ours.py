@@ -9,6 +9,7 @@ from typing import Any
 from resilient import (
     AdaptiveConcurrency,
     AdaptiveThrottle,
+    Balance,
     Bulkhead,
     CircuitBreaker,
     Coalesce,
@@ -38,6 +39,7 @@ POLICIES: dict[str, Callable[[], Policy[Any]]] = {
     "Bulkhead": lambda: Bulkhead(10),
     "Timeout": lambda: Timeout(3),
     "Fallback": lambda: Fallback(None),
+    "Balance of three": lambda: Balance("a", "b", "c"),
     "Hedge": lambda: Hedge(1, max_threads=10),
     "AdaptiveConcurrency": AdaptiveConcurrency,
     "AdaptiveThrottle": AdaptiveThrottle,
@@ -85,6 +87,11 @@ def limiter(fn: Function, world: World, tight: bool) -> Function:
 def bulkhead(fn: Function, world: World, tight: bool) -> Function:
     """Ten at once, without a queue."""
     return Bulkhead(1 if tight else 10)(fn)
+
+
+def balance(fn: Function, world: World, tight: bool, *, endpoints: int = 3) -> Function:
+    """One of three endpoints, by latency."""
+    return Balance(*range(endpoints))(fn)
 
 
 def timeout(fn: Function, world: World, tight: bool) -> Function:

@@ -81,6 +81,11 @@ dash: it has no such thing, or not there.
 """
 
 NOTES = {
+    "Balance": "Three endpoints, by latency, next to another policy and to 300.\n",
+    "HTTP, balanced": (
+        "Timeout, retry, a breaker for each endpoint or for the origin, timeout of an"
+        " attempt; with `Balance` before the breakers, and without.\n"
+    ),
     "Every policy": (
         "Each as it is by default, as a multiple of what a pipeline costs that has no"
         " policies.\n"

@@ -774,6 +774,43 @@ def httpx_ours(fn: Function, world: World, tight: bool) -> Function:
     return _client(ResilientTransport(inner=httpx_memory()))
 
 
+def httpx_balanced(fn: Function, world: World, tight: bool) -> Function:
+    """Four policies for each of three endpoints, and what chooses one."""
+    return _client(_balanced(world, *map(_address, "123")))
+
+
+def httpx_unbalanced(fn: Function, world: World, tight: bool) -> Function:
+    """The same policies for the origin itself."""
+    return _client(_balanced(world))
+
+
+def _address(digit: str) -> str:
+    return f"http://10.0.0.{digit}"
+
+
+def _balanced(world: World, *endpoints: str) -> Any:
+    _not_sync(world)
+    import httpx
+
+    from resilient import Balance, CircuitBreaker, PerKey, Pipeline, Policy, Retry
+    from resilient import Timeout as Limit
+    from resilient.httpx import ResilientTransport
+
+    chosen: list[Policy[Any]] = [Balance(*endpoints)] if endpoints else []
+    pipeline = Pipeline(
+        Limit(5),
+        Retry(httpx.TransportError),
+        *chosen,
+        PerKey(lambda _: CircuitBreaker()),
+        Limit(1),
+    )
+    return ResilientTransport(
+        pipeline,
+        inner=httpx_memory(),
+        origin="http://bench.invalid" if endpoints else None,
+    )
+
+
 def httpx_by_hand(fn: Function, world: World, tight: bool) -> Function:
     """What an engineer would write in its place."""
     _not_sync(world)

@@ -26,6 +26,8 @@ Wrap = Callable[[Function, World, bool], Function]
 BARE, EMPTY, OURS, HAND = "bare call", "empty pipeline", "resilient", "by hand"
 RAISE = "raise by hand"
 FOR_THREADS = "by hand, a lock"
+BULKHEAD, MANY = "our Bulkhead", "300 endpoints"
+WITHOUT = "without Balance"
 
 AT_ONCE, SUSPENDS = "at once", "suspends once"
 SUCCESS = (AT_ONCE, SUSPENDS)
@@ -143,6 +145,16 @@ GROUPS: dict[str, Group] = {
         },
         (*SUCCESS, "rejected"),
     ),
+    "Balance": Group(
+        ours.balance,
+        None,
+        {
+            BULKHEAD: Peer(ours.bulkhead, trio=True),
+            MANY: Peer(partial(ours.balance, endpoints=300), trio=True),
+        },
+        (AT_ONCE,),
+        (ASYNCIO, SYNC),
+    ),
     "Timeout": Group(
         ours.timeout,
         None,
@@ -223,6 +235,13 @@ GROUPS: dict[str, Group] = {
         (AT_ONCE,),
         (ASYNCIO, SYNC),
     ),
+    "HTTP, balanced": Group(
+        peers.httpx_balanced,
+        None,
+        {WITHOUT: Peer(peers.httpx_unbalanced)},
+        (AT_ONCE,),
+        (ASYNCIO,),
+    ),
     "HTTP": Group(
         peers.httpx_ours,
         peers.httpx_by_hand,
@@ -286,7 +305,7 @@ async def build(name: str, case: str, world: World) -> Scene:
     """Build one, inside the event loop that it is for."""
     group = GROUPS[name]
     scene = Scene(name, case, world)
-    http = name == "HTTP"
+    http = name.startswith("HTTP")
     wraps: dict[str, Peer] = {BARE: Peer(peers.httpx_bare if http else _bare)}
     if group.ours is not ours.empty and not http and case in SUCCESS:
         wraps[EMPTY] = Peer(ours.empty)
@@ -332,7 +351,7 @@ async def _prepare(group: str, contender: Contender, case: str, world: World) ->
     dependency = contender.dependency
     if dependency is None:
         answer = await _once(contender.call, world)
-        if group != "HTTP" and answer != 1:
+        if not group.startswith("HTTP") and answer != 1:
             raise RuntimeError(f"it answers {answer!r}")
         return
     if contender.name == BARE:

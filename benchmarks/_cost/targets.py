@@ -11,7 +11,18 @@ from resilient import CircuitBreaker, RateLimiter, Retry
 
 from . import footprint, ours
 from .rounds import Ratio, Times
-from .scenes import AT_ONCE, EMPTY, FOR_THREADS, GROUPS, HAND, OURS, RAISE
+from .scenes import (
+    AT_ONCE,
+    BULKHEAD,
+    EMPTY,
+    FOR_THREADS,
+    GROUPS,
+    HAND,
+    MANY,
+    OURS,
+    RAISE,
+    WITHOUT,
+)
 
 Scenes = dict[tuple[str, str, str], Times]
 """What was measured, by group, case and world."""
@@ -76,6 +87,7 @@ def judge(measured: Scenes, rounds: int) -> Iterator[Target]:
     """Compare what was measured with what is aimed at, and measure the rest."""
     yield from _single_policies(measured)
     yield from _timeouts(measured)
+    yield from _balances(measured)
     yield from _pipelines(measured)
     yield from _rejections(measured)
     yield from _footprints(rounds)
@@ -134,6 +146,23 @@ def _timeouts(measured: Scenes) -> Iterator[Target]:
         what = f"of `asyncio.timeout`, {world}"
         yield _net("Timeout", what, times, TIMEOUT, 0.35)
         yield _of("Timeout", f"whole, {what}", times, TIMEOUT, 0.7)
+
+
+def _balances(measured: Scenes) -> Iterator[Target]:
+    for world in ("asyncio", "sync"):
+        times = measured["Balance", AT_ONCE, world]
+        # NB: 2.5 of what a Bulkhead took while it was a coroutine; of today's, 2.8.
+        net = times.ratio(OURS, BULKHEAD, less=EMPTY, under_less=EMPTY)
+        what = f"net of an empty pipeline, of our Bulkhead, {world}"
+        yield Target("Balance", what, net, 2.8)
+        many = times.whole(MANY, OURS)
+        yield Target("Balance", f"300 endpoints, of three, {world}", many, 1.15)
+    weight = _exactly(footprint.bytes_an_endpoint())
+    what = "memory, each of 10 000 endpoints"
+    yield Target("Balance", what, weight, 600.0, unit="B")
+    times = measured["HTTP, balanced", AT_ONCE, "asyncio"]
+    what = "a transport with it, of one without, httpx"
+    yield Target("Balance", what, times.whole(OURS, WITHOUT), 1.05)
 
 
 def _pipelines(measured: Scenes) -> Iterator[Target]:
