@@ -102,6 +102,7 @@ REASONS: dict[str, str] = {
     "_supervision/keeper.py: Keeper.keep": "raised at the end of the block",
     "_sharing/courier.py: Courier._wake": "RuntimeError: it is woken already",
     "_sharing/courier.py: Courier._exchange": "the store failed: members are told",
+    "_sharing/courier.py: Courier._run": "its thread lives on, and tries later",
     "_sharing/courier.py: Courier._probe": "the store failed: it is tried later",
     "_sharing/courier.py: Courier._surrender": "what was held ends with its lease",
     "policies/adaptive_concurrency.py: AdaptiveConcurrency._learn_quietly_locked": (

@@ -1,7 +1,7 @@
 """Ctrl-C at any moment where policies stand around something else than a function.
 
 Blocks, loops of attempts, generators, context managers, requests of HTTP clients,
-RPCs of gRPC clients, and applications behind the middlewares. As in
+RPCs of gRPC clients and servers, and applications behind the middlewares. As in
 `test_interrupts`, nothing may be left behind, and the interrupt arrives as itself.
 """
 
@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -118,6 +119,29 @@ def request(policy: Policy[Any]) -> Run:
             return int(response.read())
         finally:
             response.close()
+
+    return run
+
+
+def adapter(policy: Policy[Any]) -> Run:
+    """A request of a session of requests, and its body."""
+    requests = pytest.importorskip("requests")
+    urllib3 = pytest.importorskip("urllib3")
+    resilient_adapter = importlib.import_module("resilient.requests").ResilientAdapter
+    protected = resilient_adapter(policy)
+    prepared = requests.Request("GET", "http://a/").prepare()
+
+    def answer(self: object, request: Any, **options: Any) -> Any:
+        response = requests.Response()
+        response.status_code, response.url = 200, request.url
+        response.headers["Content-Length"] = "1"
+        response.raw = urllib3.HTTPResponse(BytesIO(b"1"), preload_content=False)
+        return response
+
+    def run() -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(requests.adapters.HTTPAdapter, "send", answer)
+            return int(protected.send(prepared).text)
 
     return run
 
@@ -234,7 +258,92 @@ def rpc_stream(policy: Policy[Any]) -> Run:
     return lambda: sum(intercept(lambda *_: Streamed(), details(), b""))
 
 
-EDGES = guard, attempts, generator, manager, request, rpc, rpc_stream, wsgi
+class Served:
+    """What gRPC gives a handler of an RPC."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[..., None]] = []
+
+    def time_remaining(self) -> float:
+        """Return the seconds that its client waits."""
+        return BOUND
+
+    def invocation_metadata(self) -> tuple[Any, ...]:
+        """Return nothing."""
+        return ()
+
+    def code(self) -> None:
+        """Return that none was set."""
+
+    def peer(self) -> str:
+        """Return who asks."""
+        return "ipv4:127.0.0.1:1"
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Call it at the end."""
+        self._callbacks.append(callback)
+        return True
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call it at the end."""
+        self._callbacks.append(callback)
+
+    def end(self) -> None:
+        """Be over."""
+        for callback in self._callbacks:
+            callback()
+
+
+def served(policy: Policy[Any]) -> Run:
+    """An RPC at a server."""
+    grpc = pytest.importorskip("grpc")
+    interceptor = importlib.import_module("resilient.grpc").server_interceptor(policy)
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: 1)
+    asked = SimpleNamespace(method="/a.Service/Get", invocation_metadata=())
+    method = interceptor.intercept_service(lambda _: handler, asked).unary_unary
+
+    def run() -> int:
+        context = Served()
+        try:
+            answer: int = method(b"", context)
+            return answer
+        finally:
+            context.end()
+
+    return run
+
+
+def served_stream(policy: Policy[Any]) -> Run:
+    """An RPC of several answers at a server."""
+    grpc = pytest.importorskip("grpc")
+    interceptor = importlib.import_module("resilient.grpc").server_interceptor(policy)
+    handler = grpc.unary_stream_rpc_method_handler(lambda request, context: iter([1]))
+    asked = SimpleNamespace(method="/a.Service/Get", invocation_metadata=())
+    method = interceptor.intercept_service(lambda _: handler, asked).unary_stream
+
+    def run() -> int:
+        context = Served()
+        try:
+            return sum(method(b"", context))
+        finally:
+            context.end()
+
+    return run
+
+
+EDGES = (
+    guard,
+    attempts,
+    generator,
+    manager,
+    request,
+    adapter,
+    rpc,
+    rpc_stream,
+    served,
+    served_stream,
+    wsgi,
+)
 
 SYNC = [
     pytest.param(edge, make, id=f"{edge.__name__} {name}")
@@ -434,6 +543,47 @@ def arpc_stream(policy: Policy[Any], sleep: Sleep) -> Run:
     return run
 
 
+def aserved(policy: Policy[Any], sleep: Sleep) -> Run:
+    """An RPC at a server of asyncio's."""
+    grpc = pytest.importorskip("grpc")
+    intercept = importlib.import_module("resilient.grpc").aserver_interceptor(policy)
+
+    async def answer(request: bytes, context: Served) -> int:
+        await sleep(0)
+        return 1
+
+    async def find(details: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    async def run() -> int:
+        asked = SimpleNamespace(method="/a.Service/Get", invocation_metadata=())
+        handler = await intercept.intercept_service(find, asked)
+        answered: int = await handler.unary_unary(b"", Served())
+        return answered
+
+    return run
+
+
+def aserved_stream(policy: Policy[Any], sleep: Sleep) -> Run:
+    """An RPC of several answers, likewise."""
+    grpc = pytest.importorskip("grpc")
+    intercept = importlib.import_module("resilient.grpc").aserver_interceptor(policy)
+
+    async def answers(request: bytes, context: Served) -> AsyncIterator[int]:
+        await sleep(0)
+        yield 1
+
+    async def find(details: Any) -> Any:
+        return grpc.unary_stream_rpc_method_handler(answers)
+
+    async def run() -> int:
+        asked = SimpleNamespace(method="/a.Service/Get", invocation_metadata=())
+        handler = await intercept.intercept_service(find, asked)
+        return sum([answer async for answer in handler.unary_stream(b"", Served())])
+
+    return run
+
+
 def asgi(policy: Policy[Any], sleep: Sleep) -> Run:
     """A request to an application."""
 
@@ -494,6 +644,8 @@ ASYNC = [
         (arequest, "hedge", ["asyncio", "trio"]),
         (arpc, "bulkhead", ["asyncio"]),
         (arpc_stream, "bulkhead", ["asyncio"]),
+        (aserved, "bulkhead", ["asyncio"]),
+        (aserved_stream, "bulkhead", ["asyncio"]),
         (asgi, "bulkhead", ["asyncio", "trio"]),
     )
     for colour in colours

@@ -57,6 +57,7 @@ from resilient import (
     RateLimiter,
     RejectedError,
     Retry,
+    RetryBudget,
     StaleCache,
     Timeout,
 )
@@ -152,6 +153,14 @@ MAKE: dict[str, Make] = {
     "balance": lambda: Balance("a", "b", "c"),
     "balance after a failure": failed_replica,
     "balance that finds": finds,
+    "breaker of a fleet": lambda: CircuitBreaker(shared=MemoryStore(), name="fleet"),
+    "budget of a fleet": lambda: Retry(
+        OSError, budget=RetryBudget(shared=MemoryStore(), name="fleet")
+    ),
+    # NB: an exchange that was interrupted is one with a store that is lost.
+    "bulkhead of a fleet": lambda: Bulkhead(
+        10, shared=MemoryStore(lost="alone"), name="fleet"
+    ),
     "seven": seven,
 }
 SYNC: dict[str, Make] = {
@@ -212,6 +221,25 @@ def test_ctrl_c_at_any_moment_of_a_wait_for_a_rate_leaves_no_place_in_the_queue(
         policy = make()
         protected = policy(work)
         with suppress(KeyboardInterrupt), moment:
+            protected()
+        if remains := left(policy):
+            found[moment.where] = remains
+
+    for moment in every_moment(ctrl_c):
+        copy_context().run(interrupt, moment)
+    assert {} == found
+
+
+def test_ctrl_c_at_any_moment_of_a_wait_for_a_slot_leaves_no_place_in_the_queue() -> (
+    None
+):
+    """Nor an empty queue; and a slot that is given back meanwhile is free."""
+    found: dict[str, list[Any]] = {}
+
+    def interrupt(moment: Moment) -> None:
+        policy = Bulkhead(1, max_queue=5, max_wait=0.001)
+        protected = policy(work)
+        with policy.guard(), suppress(KeyboardInterrupt, RejectedError), moment:
             protected()
         if remains := left(policy):
             found[moment.where] = remains

@@ -103,7 +103,9 @@ def in_children(
         first += crashed
 
 
-NAMES = [name for name in SYNC if name not in THREADED]
+# NB: an exchange that nothing could be told of is made anew two seconds later; see
+# `tests/machines/test_holding.py`. Until then a bulkhead of a fleet is full.
+NAMES = [name for name in SYNC if name not in (*THREADED, "bulkhead of a fleet")]
 
 
 def every_policy() -> dict[str, list[tuple[int, dict[str, Any]]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -1150,3 +1151,21 @@ def test_a_loop_that_shuts_down_stops_its_workers() -> None:
 def _abandoned(crew: Crew) -> int:
     number: int = crew.workers.status()["abandoned"]
     return number
+
+
+@pytest.mark.real
+def test_ctrl_c_as_the_thread_starts_leaves_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There will be no end of a block that would stop it."""
+    start, started = clock.start_thread, list[threading.Thread]()
+
+    def interrupted(target: Callable[[], None], name: str) -> threading.Thread:
+        started.append(start(target, name))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clock, "start_thread", interrupted)
+    with pytest.raises(KeyboardInterrupt), Supervisor():
+        raise AssertionError
+    started[0].join(30.0)
+    assert not started[0].is_alive()

@@ -593,3 +593,16 @@ def test_the_longest_lease_tells_when_all_fell_silent() -> None:
     # A minute after the longest has ended nothing of it is left running.
     assert 0.0 == allot(known, 68.9, asked)[1].slots
     assert 1.0 == allot(known, 69.0, asked)[1].slots
+
+
+def test_a_claim_whose_answer_was_lost_without_a_word_is_made_anew() -> None:
+    """Two seconds later: who was to tell of it was interrupted, or had no memory."""
+    holding = Holding(LIMIT)
+    assert 0.0 < holding.asks(1000.0)
+    assert holding.collect(1000.0, "a", 0, 1) is not None
+    assert 0.0 == holding.asks(1001.9)
+    assert 0.05 == pytest.approx(holding.asks(1002.0))
+    assert 1002.0 == holding.next_at
+    assert holding.collect(1002.0, "a", 0, 1) is not None
+    holding.absorb(1002.0, Grant(1.0, 1.0, 2.0, 20.0, 1.0, 0.0))
+    assert 2 == holding.allowed(1003.9)

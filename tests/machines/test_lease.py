@@ -711,3 +711,129 @@ def test_the_order_that_was_sent_last_holds() -> None:
     assert member.news(said) is None
     member.absorb(fleet.local(member), said)
     assert 3.0 == told(fleet, member, 30.0).order_number
+
+
+# -- Its bounds, one by one
+
+
+def said(level: float, granted: float = 0.0, **changes: Any) -> Answer:
+    """Return what a store says of a limit of 100 a second at 100.0 s."""
+    usual = Answer(granted, level, 100.0, 0.0, RATE, 90.0, False)
+    return usual._replace(**changes)
+
+
+def told_at_100(answered: Answer) -> Lease:
+    """Return a member that asked at 100.0 s, and was answered at once."""
+    member = Lease(RATE, burst=BURST)
+    assert member.collect(100.0, 30.0, 1.0) is not None
+    member.absorb(100.0, answered)
+    return member
+
+
+def test_a_lease_leaves_room_for_the_largest_call() -> None:
+    """A bucket smaller by a lease still holds one of 19 of 20."""
+    assert 0.01 == lease_for(TokenBucket(RATE, 1.0, 20.0).pace, 19.0)
+
+
+@pytest.mark.parametrize(
+    ("now", "grace"), [(99.9, 0.05), (100.0, 0.05), (100.03, 0.02), (100.1, 0.0)]
+)
+def test_an_answer_is_waited_for_from_the_first_call_that_lacks_it(
+    now: float, grace: float
+) -> None:
+    """Never longer than `patience`, by whichever reading of the clock."""
+    member = Lease(RATE, burst=BURST)
+    assert 0.05 == pytest.approx(member.wait(100.0))
+    assert grace == pytest.approx(member.grace(now))
+
+
+@pytest.mark.parametrize(
+    ("reports", "ceiling"),
+    [((5.0,), 5.0), ((5.0, 9.0), 5.0), ((9.0, 5.0), 5.0), ((-3.0,), 0.0)],
+)
+def test_the_fleet_is_told_the_least_that_the_server_said(
+    reports: tuple[float, ...], ceiling: float
+) -> None:
+    """Less than nothing counts as nothing."""
+    member = Lease(RATE, burst=BURST)
+    for remaining in reports:
+        member.learn(100.0, remaining, 60.0)
+    asked = member.collect(100.0)
+    assert asked is not None
+    assert ceiling == asked.ceiling
+
+
+@pytest.mark.parametrize(
+    ("amount", "wait"), [(0.5, 0.02), (1.0, 0.02), (6.0, 0.07), (2.0, 0.03)]
+)
+def test_what_is_wanted_beyond_one_call_takes_its_own_time(
+    amount: float, wait: float
+) -> None:
+    """After a refusal: the pause, and at the limit's rate for the rest."""
+    member = told_at_100(said(0.0))
+    assert wait == pytest.approx(member.wait(100.0, amount))
+
+
+def test_a_balance_that_was_seen_grows_to_the_whole_and_no_further() -> None:
+    """However long ago that was."""
+    member = told_at_100(said(20.0))
+    assert 70.0 == pytest.approx(member.level(100.5))
+    assert 90.0 == member.level(1000.0)
+
+
+def test_a_debt_that_cannot_be_paid_in_time_is_made_no_smaller() -> None:
+    """What is booked on top of it is forgiven, and not given back."""
+    member = told_at_100(said(-500.0))
+    member.learn(100.0, 0.0, 60.0)
+    member.book(100.0, 50.0, max_debt=1.0)
+    assert -500.0 == pytest.approx(member.level(100.0))
+    assert member.is_held(100.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "capacity", "in_force", "lowered"),
+    [
+        (100.0, 90.0, 100.0, None),
+        (200.0, 190.0, 100.0, None),
+        (40.0, 36.0, 40.0, (40.0, 40.0)),
+        (40.0, 200.0, 40.0, (100.0, 40.0)),
+    ],
+)
+def test_the_lower_of_two_limits_is_in_force(
+    rate: float, capacity: float, in_force: float, lowered: tuple[float, float] | None
+) -> None:
+    """In each of its numbers; the higher one of another member is not."""
+    member = told_at_100(said(30.0, rate=rate, capacity=capacity))
+    assert (in_force, lowered) == (member.in_force, member.lowered)
+
+
+def test_the_greater_number_of_members_shares_before_it_is_relied_on() -> None:
+    """And none is no number to share among."""
+    member = Lease(RATE, burst=BURST, members=4)
+    member.see(100.0, 20)
+    member.cut(101.0)
+    assert 5.0 == member.pace.per_second
+    member.see(160.0, 0)
+    member.restore()
+    member.cut(160.0)
+    assert RATE == member.pace.per_second
+
+
+@pytest.mark.parametrize("lost", ["share", "reject"])
+def test_an_ask_whose_answer_was_lost_without_a_word_is_made_anew(lost: str) -> None:
+    """Two seconds later; what it told may have arrived, and is not told again."""
+    member = Lease(RATE, burst=BURST, lost=lost)  # type: ignore[arg-type]  # it is one
+    member.book(100.0, 3.0)
+    asked = member.collect(100.0, 1.0, 1.0)
+    assert asked is not None
+    assert 3.0 == asked.spent
+    # No call waits for it longer than its patience.
+    member.wait(100.0)
+    member.wait(100.1)
+    assert member.is_cut
+    assert member.collect(101.9, 1.0, 1.0) is None
+    asked = member.collect(102.0, 1.0, 1.0)
+    assert asked is not None
+    assert (0.0, 3.0) == (asked.spent, member.booked)
+    member.absorb(102.0, said(50.0, time=102.0))
+    assert not member.is_cut

@@ -722,3 +722,38 @@ class ManyGroups(RuleBasedStateMachine):
 
 
 TestManyGroups = ManyGroups.TestCase
+
+
+# -- Its bounds, one by one
+
+
+def test_demand_is_the_most_of_a_period_and_of_the_one_before() -> None:
+    """A slot taken or missed after others were given back lowers nothing."""
+    for misses in (False, True):
+        group = PartitionedSlots[Ticket](9, 0).group(None, NORMAL)
+        group.in_use = 5
+        group.entered()
+        group.in_use = 1
+        if misses:
+            group.missed()
+        else:
+            group.entered()
+        assert 5 == group.demand
+        group.turn(lapsed=False)
+        assert 5 == group.demand
+        group.turn(lapsed=False)
+        assert 1 == group.demand
+
+
+def test_the_highest_shed_rank_is_that_of_this_period_or_the_last() -> None:
+    """A call below it goes first, though none above it has come yet."""
+    group = PartitionedSlots[Ticket](9, 0).group(None, NORMAL)
+    group.is_shed(0.9)
+    group.refused()
+    group.turn(lapsed=False)
+    assert 0.5 == group.shed_below
+    assert group.is_shed(0.4)
+    group.refused()
+    group.turn(lapsed=False)
+    # Now it is the highest of the two.
+    assert not group.is_shed(0.4)

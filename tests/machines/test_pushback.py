@@ -125,3 +125,24 @@ def test_a_wait_that_was_answered_is_enough(
     line = Pushback()
     line.push_back(now, wait, None)
     assert 0.0 == line.try_take(now + line.wait(now, amount), amount)
+
+
+def test_an_era_longer_than_the_wait_is_the_time_that_calls_were_taken_in() -> None:
+    """Twenty in ten seconds are two a second, whatever the server asks for."""
+    line = Pushback()
+    line.push_back(0.0, 1.0, None)
+    for second in range(20):
+        line.took(second / 2, line.era, 1)
+    line.push_back(10.0, 1.0, line.era)
+    line.took(11.0, line.era, 1)
+    assert 2.0 == pytest.approx(line.pace.per_second)
+
+
+def test_what_is_taken_all_the_same_shortens_no_wait() -> None:
+    """A call whose cost comes later; and it is seen as a debt meanwhile."""
+    line = Pushback()
+    line.push_back(0.0, 60.0, None)
+    assert 0.0 == line.level(0.0)
+    line.take(0.0, LARGEST_COST + 2.0)
+    assert -2.0 == pytest.approx(line.level(0.0))
+    assert line.wait(1.0) > 58.9

@@ -458,3 +458,22 @@ def test_an_open_time_ends_within_a_day() -> None:
     report = member.delegate.collect(1001.0, "a")
     assert report is not None
     assert 86399.0 == report.remaining
+
+
+@pytest.mark.parametrize(("stored", "reported"), [(7.0, 2.0), (2.0, 7.0)])
+def test_an_order_begins_a_term_above_all(stored: float, reported: float) -> None:
+    """Above the store's, and above that of a member which the store is behind."""
+    order = Report("a", reported, 0.0, 0.0, 0.0, order=2.0)
+    known, verdict = rule_on(Assembly(term=stored), 1000.0, order)
+    assert 8.0 == known.term == verdict.term
+
+
+def test_a_report_whose_answer_was_lost_without_a_word_is_made_anew() -> None:
+    """Two seconds later, and with the vote that it had."""
+    delegate = following(0.0).delegate
+    delegate._probed = 1.0
+    assert delegate.collect(1001.0, "a") is not None
+    assert delegate.collect(1002.9, "a") is None
+    report = delegate.collect(1003.0, "a")
+    assert report is not None
+    assert 1.0 == report.probed

@@ -299,3 +299,77 @@ def test_members_remember_an_order_that_the_store_lost() -> None:
     assert (Order(3.0, 20.0, 1.0, 0.0), 20.0) == (said.order, said.rate)
     bucket, said = answer(bucket, T, ask(orders=1.0, order_rate=10.0, order_per=1.0))
     assert (4.0, 10.0) == (said.order.number, said.rate)
+
+
+# -- Its bounds, one by one
+
+
+def kept(**changes: float) -> Bucket:
+    """Return a bucket of 90, half full, looked at now; nothing ran over lately."""
+    usual = Bucket(45.0, T, T - 10, 0.0, 0.0, 0.0, T - 100, T - 1, 100.0, 90.0, T - 1)
+    return usual._replace(**changes)
+
+
+def level_after(bucket: Bucket, **asked: Any) -> float:
+    """Return what is there after an ask that comes at once."""
+    return answer(bucket, T, Ask(100.0, 90.0, **asked))[1].level
+
+
+def test_an_order_is_above_the_last_that_its_member_knows() -> None:
+    """The store may have lost that."""
+    said = answer(None, T, Ask(100.0, 90.0, orders=1.0, order_number=5.0))[1]
+    assert 6.0 == said.order_number
+
+
+@pytest.mark.parametrize(
+    ("rate", "capacity", "in_force"),
+    [(40.0, 200.0, (40.0, 90.0)), (200.0, 36.0, (100.0, 36.0))],
+)
+def test_of_two_limits_each_number_is_the_lower(
+    rate: float, capacity: float, in_force: tuple[float, float]
+) -> None:
+    """Where one is not lower in both."""
+    said = answer(kept(), T, Ask(rate, capacity))[1]
+    assert in_force == (said.rate, said.capacity)
+
+
+def test_a_bucket_that_did_not_run_over_for_a_minute_owes_nothing_for_it() -> None:
+    """What is missing from it is no negative overflow."""
+    bucket = kept(over_until=T - 61)
+    assert 35.0 == level_after(bucket, spent=10.0, span=5.0, excess=10.0)
+
+
+def test_a_clock_that_is_a_little_back_takes_nothing_away() -> None:
+    """Less than is a jump: what was seen a moment later is still there."""
+    recall = Recall(45.0, T + 0.1, 0.0, 0.0)
+    assert 45.0 == level_after(kept(), recall=recall)
+
+
+def test_a_copy_that_knows_of_fewer_credits_takes_nothing_away() -> None:
+    """It is no debt that others gave back less since."""
+    recall = Recall(45.0, T, 0.0, 30.0)
+    assert 45.0 == level_after(kept(), recall=recall)
+
+
+def test_what_was_used_counts_once_however_long_ago_the_loss_was() -> None:
+    """A loss before all of it leaves it as it is."""
+    assert 35.0 == level_after(kept(born=T - 50), spent=10.0, span=5.0)
+
+
+@pytest.mark.parametrize(
+    ("over", "over_from", "over_until", "excess", "forgiven"),
+    [
+        (3.0, T - 10, T, 40.0, 3.0),  # no more than ran over
+        (40.0, T - 10, T, 4.0, 4.0),  # nor than was used beyond the share
+        (40.0, T - 0.05, T, 40.0, 5.0),  # nor than refilled while it ran over
+        (40.0, T - 10, T - 0.08, 40.0, 2.0),  # and while it was used
+        (40.0, T - 10, T + 10, 40.0, 10.0),  # which was not to come
+    ],
+)
+def test_what_is_forgiven_ran_over_in_the_time_that_it_was_used_in(
+    over: float, over_from: float, over_until: float, excess: float, forgiven: float
+) -> None:
+    """Here in the last tenth of a second."""
+    bucket = kept(over=over, over_from=over_from, over_until=over_until)
+    level = level_after(bucket, spent=50.0, span=0.1, excess=excess)
+    assert -5.0 + forgiven == pytest.approx(level, abs=1e-3)

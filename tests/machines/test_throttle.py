@@ -263,6 +263,18 @@ def test_what_one_share_left_behind_counts_little_under_another() -> None:
     assert passed < 40
 
 
+def test_calls_that_passed_under_another_share_are_not_made_up_for() -> None:
+    """Nor all at once rejected, where few are to be."""
+    machine = throttle(padding=0.0)
+    fill(machine, 3_000, 7_000)
+    for _ in range(1000):
+        machine.admit(0.0, NORMAL, 0.999)
+    fill(machine, 495, 605, now=12.0)
+    assert machine.share(12.0, NORMAL) < 0.2
+    passed = sum(machine.admit(12.0, NORMAL, 0.999) for _ in range(100))
+    assert passed > 70
+
+
 def test_many_tasks_are_seldom_overruled() -> None:
     """The slack overrules the shed rank of at most one call in a hundred."""
     machine = throttle(padding=0.0)

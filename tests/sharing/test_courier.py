@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resilient import PerKey, RateLimitedError, RateLimiter
+from resilient import PerKey, RateLimitedError, RateLimiter, StoreLost
 from resilient._machines.shared_bucket import Bucket, answer
 from resilient._runtimes import clock
 from resilient._sharing import courier as courier_module
@@ -20,6 +20,7 @@ from resilient._sharing.courier import (
     Request,
     reason_of,
 )
+from resilient._sharing.member import LeaseMember
 from resilient._sharing.store import SharedStore
 
 pytestmark = pytest.mark.real
@@ -155,6 +156,43 @@ def test_an_exchange_that_fails_is_a_loss(wire: Wire, error: Exception) -> None:
         wire.error = None
         wait_for(lambda: store.up)
         assert 0 == limiter.call(int)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (Courier, "_turn"),
+        (Courier, "beating"),
+        (LeaseMember, "collect"),
+        (LeaseMember, "deliver"),
+    ],
+)
+def test_a_thread_without_memory_lives_on(
+    wire: Wire, owner: type[Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it ran out: the store counts as lost until it is tried again."""
+    real, lacking = getattr(owner, name), [True]
+
+    def act(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if lacking and threading.current_thread().name == "resilient store":
+            lacking.clear()
+            raise MemoryError
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(owner, name, act)
+    with store_on(wire, lost="alone") as store:
+        limiter = limiter_on(store)
+        lost: list[str] = []
+        limiter.subscribe(
+            lambda event: isinstance(event, StoreLost) and lost.append(event.reason)
+        )
+        limiter.call(int)
+        wait_for(lambda: lost and store.up)
+        assert ["MemoryError"] == lost
+        asked = len(wire.batches)
+        for _ in range(500):
+            limiter.call(int)
+        assert len(wire.batches) > asked
 
 
 def test_what_was_used_meanwhile_is_booked(wire: Wire) -> None:
@@ -307,6 +345,33 @@ def test_two_first_calls_start_one_thread(
         thread = courier._thread
         courier._start()
         assert thread is courier._thread
+
+
+def test_ctrl_c_as_the_thread_starts_leaves_one_thread(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next call finds it, and starts no other."""
+    start, started = clock.start_thread, list[threading.Thread]()
+
+    def interrupted(target: Callable[[], None], name: str) -> threading.Thread:
+        started.append(start(target, name))
+        if len(started) == 1:
+            raise KeyboardInterrupt
+        return started[-1]
+
+    monkeypatch.setattr(clock, "start_thread", interrupted)
+    with store_on(wire) as store:
+        limiter = limiter_on(store)
+        with pytest.raises(KeyboardInterrupt):
+            limiter.call(int)
+        courier: Any = store.link
+        wait_for(lambda: courier._thread)
+        assert 0 == limiter.call(int)
+        assert started == [courier._thread]
+        # One that starts all the same, as both were on their way, goes again.
+        late = start(courier._run, "late")
+        late.join(GENEROUS)
+        assert not late.is_alive()
 
 
 def test_a_forked_child_has_a_thread_of_its_own(wire: Wire) -> None:

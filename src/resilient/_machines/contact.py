@@ -26,7 +26,11 @@ from __future__ import annotations
 import math
 from typing import Final
 
-__all__ = ["Contact"]
+__all__ = ["OVERDUE", "Contact"]
+
+OVERDUE: Final = 2.0
+"""Seconds after which no answer to an ask will come, and it is asked anew. No
+exchange takes as long: who was to fail it was interrupted, or had no memory."""
 
 _FIRST_PROBE: Final = 0.05
 _LAST_PROBE: Final = 1.0

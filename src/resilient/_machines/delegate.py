@@ -36,6 +36,7 @@ from typing import Final
 
 from resilient._machines.circuit import Circuit
 from resilient._machines.circuit_records import Change, CircuitState, Trip
+from resilient._machines.contact import OVERDUE
 from resilient._machines.quorum import CLOSED, FORCED, OPEN, RESET, Report, Verdict
 from resilient._machines.window import Counts
 
@@ -188,7 +189,9 @@ class Delegate:
     def collect(self, now: float, id_: str) -> Report | None:
         """Return what to report now; None: a report is on its way."""
         if self._sent is not None:
-            return None
+            if now - self._sent < OVERDUE:
+                return None
+            self.fail()
         self._sent = self._last = now
         self._news = False
         circuit = self._circuit

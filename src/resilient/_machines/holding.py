@@ -36,6 +36,7 @@ import math
 from typing import Final
 
 from resilient._machines.allotment import Claim, Grant
+from resilient._machines.contact import OVERDUE
 from resilient._machines.lease import Lost
 
 __all__ = ["LEASE", "Holding"]
@@ -171,6 +172,8 @@ class Holding:
             return 0.0
         if now < self._asks_from:
             return 0.0
+        if self._sent is not None and now - self._sent >= OVERDUE:
+            self._sent = self._awaited_from = None
         if self._awaited_from is None:
             self._awaited_from = now
             self.next_at = now

@@ -55,6 +55,7 @@ import math
 from collections import deque
 from typing import Final, Literal, TypeAlias
 
+from resilient._machines.contact import OVERDUE
 from resilient._machines.rate_limits import Pace, RateLimit, TokenBucket
 from resilient._machines.shared_bucket import NO_ORDER, Answer, Ask, Order, Recall
 
@@ -560,7 +561,12 @@ class Lease(RateLimit):
         """
         self.due = False
         if self._sent is not None:
-            return None
+            if now - self._sent < OVERDUE:
+                return None
+            self.booked += self._telling[0]
+            self._sent = self._awaited_from = None
+            # NB: with nothing else to tell, it would do without the store for ever.
+            self._looks = True
         self._drop_dead(now)
         self._count(now)
         want, least = 0.0, self._least
@@ -629,7 +635,7 @@ class Lease(RateLimit):
             self._add(now, answer.granted, until, answer.time)
         if answer.granted < self._wanted:
             self._contended_until = now + self.lease
-            lacking = max(0.0, self._pieces - answer.level)
+            lacking = self._pieces - answer.level
             self._asks_from = max(
                 now + lacking / self.in_force, sent + self.lease * _PAUSE
             )
@@ -637,7 +643,7 @@ class Lease(RateLimit):
             self._asks_from = sent + self.lease * _PAUSE
         elif not self._wanted and answer.level >= self._pieces:
             # What was refused is there: another member gave it back.
-            self._asks_from = min(self._asks_from, now)
+            self._asks_from = now
         self._look_ahead(now)
 
     def end_round(self, now: float) -> None:

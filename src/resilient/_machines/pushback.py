@@ -132,7 +132,7 @@ class Pushback(TokenBucket):
     def lost(self, now: float, era: int) -> None:
         """Take note that no answer will come: another call may probe."""
         if era == self.era and self._closed:
-            self._until = min(self._until, now)
+            self._until = now
 
     def try_take(self, now: float, amount: float = 1.0) -> float:
         """Take `amount` if it is available; see `RateLimit.try_take`."""

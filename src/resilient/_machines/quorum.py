@@ -234,7 +234,7 @@ def rule_on(known: Assembly, now: float, report: Report) -> tuple[Assembly, Verd
         why = report.calls, report.failures, report.slow
         rows = {}
     if report.order != 0.0:
-        term, is_open, openings = max(term, report.term) + 1.0, report.order, 0.0
+        term, is_open, openings = term + 1.0, report.order, 0.0
         until, met, holder, held, rows = 0.0, 0.0, "", 0.0, {}
         why = 0.0, 0.0, 0.0
     if is_open == FORCED:

@@ -136,12 +136,13 @@ class Slots(Generic[T]):
 
     def enqueue(self, ticket: T, *, first: bool = False) -> None:
         """Put a ticket into the queue of its class, at its end or `first`."""
-        queue = self.queues.get(ticket.priority)
-        group = ticket.group
+        # NB: read before anything changes: an interrupt comes where they are.
+        priority, group = ticket.priority, ticket.group
+        queue = self.queues.get(priority)
         if queue is None:
             queue = OrderedDict[T, None]()
         queue[ticket] = None
-        self.queues[ticket.priority] = queue
+        self.queues[priority] = queue
         self.queued += 1
         if group is not None:
             group.waiting += 1
@@ -204,11 +205,12 @@ class Slots(Generic[T]):
 
     def _remove(self, ticket: T) -> None:
         """Take a ticket out of the queue."""
-        queue = self.queues[ticket.priority]
-        group = ticket.group
+        # NB: as in `enqueue`, or an empty queue might stay.
+        priority, group = ticket.priority, ticket.group
+        queue = self.queues[priority]
         del queue[ticket]
         if not queue:
-            del self.queues[ticket.priority]
+            del self.queues[priority]
         self.queued -= 1
         if group is not None:
             group.waiting -= 1

@@ -180,14 +180,28 @@ class Courier(Link):
             pass
 
     def _run(self) -> None:
+        with self._lock:
+            # NB: Ctrl-C may have come before `_start` noted the one it started.
+            if self._thread is None:
+                self._thread = threading.current_thread()
+            elif self._thread is not threading.current_thread():
+                return
         while not self._closed:
-            due = self._contact.probe_at
-            if self._contact.up:
-                due = min([one.beat_at for one in self.beating()], default=math.inf)
-            timeout = None if due == math.inf else max(0.0, due - clock.now())
-            clock.wait(self._gate, timeout)
-            with self._using:
-                self._turn()
+            try:
+                self._wait()
+                with self._using:
+                    self._turn()
+            except Exception as error:
+                # No memory, most likely: the thread lives on, and tries later.
+                self._failed(clock.now(), reason_of(error))
+
+    def _wait(self) -> None:
+        """Wait until there is something to do."""
+        due = self._contact.probe_at
+        if self._contact.up:
+            due = min([one.beat_at for one in self.beating()], default=math.inf)
+        timeout = None if due == math.inf else max(0.0, due - clock.now())
+        clock.wait(self._gate, timeout)
 
     def _turn(self) -> None:
         """Exchange what is due."""
@@ -208,21 +222,25 @@ class Courier(Link):
     def _exchange(self, members: list[Member]) -> None:
         now = clock.now()
         requests = _last_requests(self._leaving, now)
-        for member in members:
-            ask = member.collect(now)
-            if ask is not None:
-                requests.append(Request(member, ask, member.crew.enlists(now)))
-        if not requests:
-            return
         try:
-            replies = self._transport.exchange(requests)
+            for member in members:
+                ask = member.collect(now)
+                if ask is not None:
+                    requests.append(Request(member, ask, member.crew.enlists(now)))
+            if requests:
+                self._send(requests)
         except Exception as error:
+            # The store's, or ours, for want of memory: there is no answer.
             now = clock.now()
-            for request in requests:
-                request.member.fail(now, sent=not isinstance(error, NotSentError))
+            for member in members:
+                member.fail(now, sent=not isinstance(error, NotSentError))
             self._failed(now, reason_of(error))
-            return
-        began, now = now, clock.now()
+
+    def _send(self, requests: list[Request]) -> None:
+        """Send them, and deliver the answers."""
+        began = clock.now()
+        replies = self._transport.exchange(requests)
+        now = clock.now()
         refused = [reply.error for reply in replies if reply.answer is None]
         if refused:
             self._failed(now, refused[0])

@@ -342,9 +342,14 @@ class Supervisor(Configured):
                 " `async with`"
             )
         keeper = self._begin(None)
-        clock.start_thread(
-            functools.partial(_keep_in_thread, keeper), "resilient supervisor"
-        )
+        try:
+            clock.start_thread(
+                functools.partial(_keep_in_thread, keeper), "resilient supervisor"
+            )
+        except BaseException:
+            # Ctrl-C: there will be no block, but the thread may have begun.
+            keeper.stop()
+            raise
         return self
 
     def __exit__(

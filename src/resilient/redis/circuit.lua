@@ -49,7 +49,7 @@ if r_term > term then
     clear()
 end
 if order ~= 0 then
-    term, open, openings = math.max(term, r_term) + 1, order, 0
+    term, open, openings = term + 1, order, 0
     until_, met, holder, held = 0, 0, '', 0
     w_calls, w_failures, w_slow = 0, 0, 0
     clear()

@@ -110,10 +110,7 @@ class MemoryLink(Link):
             self._seen.clear()
 
     def notify(self, member: Member) -> None:
-        now = clock.now()
-        ask = member.collect(now)
-        if ask is not None:
-            self._exchange(member, ask, now)
+        self._ask(member, clock.now())
 
     @property
     def next_delivery(self) -> float | None:  # type: ignore[override]  # not set here
@@ -135,13 +132,14 @@ class MemoryLink(Link):
         arriving = min(self._arriving, key=lambda one: one[0], default=None)
         beating = min(self.beating(), key=lambda one: one.beat_at, default=None)
         at = math.inf if arriving is None else arriving[0]
-        if beating is not None and beating.beat_at <= min(at, now) and self.up:
+        if (
+            beating is not None
+            and beating.beat_at <= min(at, now)
+            and self.up
             # NB: what a thread would have done by then.
-            beat = beating.beat_at
-            ask = beating.collect(beat)
-            if ask is not None:
-                self._exchange(beating, ask, beat)
-                return True
+            and self._ask(beating, beating.beat_at)
+        ):
+            return True
         if arriving is None or at > now:
             return False
         self._arriving.remove(arriving)
@@ -160,6 +158,19 @@ class MemoryLink(Link):
         # NB: what is on its way would be a sign of life.
         self._arriving.clear()
         self._end()
+
+    def _ask(self, member: Member, now: float) -> bool:
+        """Have a member ask; return whether it had something to ask."""
+        try:
+            ask = member.collect(now)
+            if ask is not None:
+                self._exchange(member, ask, now)
+        except BaseException:
+            # Ctrl-C on the thread of a call: it waits for no answer any more.
+            member.fail(now, sent=True)
+            self._failed(now, "interrupted")
+            raise
+        return ask is not None
 
     def _exchange(self, member: Member, ask: Ask | Report | Claim, now: float) -> None:
         if not self.reachable:
@@ -194,9 +205,8 @@ class MemoryLink(Link):
         up = self._answered(now)
         self._take_leave(now, self._leaving)
         for member in self.members():
-            ask = None if up else member.collect(now)
-            if ask is not None:
-                self._exchange(member, ask, now)
+            if not up:
+                self._ask(member, now)
 
     def _answer(
         self, key: str, now: float, ask: Ask | Report | Claim
