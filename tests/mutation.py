@@ -95,6 +95,10 @@ NEAR: dict[str, tuple[str, ...]] = {
     "_machines/overload": ("machines/test_overload.py", "test_host.py"),
     "_machines/quantile": ("machines/test_quantile.py", "test_hedge.py"),
     "_machines/rate_limits": ("machines/test_rate_limits.py", "test_rate_limiter.py"),
+    "_machines/shared_value": (
+        "machines/test_shared_value.py",
+        "sharing/test_values.py",
+    ),
     "_machines/shared_bucket": (
         "machines/test_shared_bucket.py",
         "machines/test_fleet.py",

@@ -105,6 +105,8 @@ REASONS: dict[str, str] = {
     "_sharing/courier.py: Courier._run": "its thread lives on, and tries later",
     "_sharing/courier.py: Courier._probe": "the store failed: it is tried later",
     "_sharing/courier.py: Courier._surrender": "what was held ends with its lease",
+    "_sharing/values.py: SharedValues._decoded": LOGGED,
+    "_sharing/values.py: SharedValues._encoded": LOGGED,
     "policies/adaptive_concurrency.py: AdaptiveConcurrency._learn_quietly_locked": (
         "the user's algorithm, in the call of another caller"
     ),
@@ -119,6 +121,7 @@ REASONS: dict[str, str] = {
     "_errors/chains.py: annotate": "an error that takes no notes goes unnoted",
     "policies/stale_cache.py: StaleCache._ask": LOGGED,
     "policies/stale_cache.py: StaleCache._answered": LOGGED,
+    "policies/stale_cache.py: StaleCache._found_in_fleet": LOGGED,
     "redis/_cluster.py: ClusterTransport._ask": "each that was to be asked is told",
     "redis/_transport.py: RedisTransport._look": "a hint that is missing, no more",
     "redis/_transport.py: RedisTransport._connect": "it is the cause of what is raised",

@@ -93,7 +93,12 @@ from resilient.policies.pipeline import Pipeline
 from resilient.policies.rate_limiter.config import Limit
 from resilient.policies.rate_limiter.rate_limiter import RateLimiter
 from resilient.policies.retry import Retry
-from resilient.policies.stale_cache import AsyncCacheStore, CacheStore, StaleCache
+from resilient.policies.stale_cache import (
+    AsyncCacheStore,
+    CacheCodec,
+    CacheStore,
+    StaleCache,
+)
 from resilient.policies.timeout import Timeout
 
 if typing.TYPE_CHECKING:
@@ -123,6 +128,7 @@ __all__ = [
     "BudgetEmpty",
     "Bulkhead",
     "BulkheadFullError",
+    "CacheCodec",
     "CacheStore",
     "Call",
     "CallAbandoned",

@@ -13,12 +13,15 @@ from tests.sharing.servers import Server, engine
 from resilient._machines.allotment import Allotment, Claim, allot
 from resilient._machines.quorum import FORCED, RESET, Assembly, Report, rule_on
 from resilient._machines.shared_bucket import Answer, Ask, Bucket, Recall, answer
+from resilient._machines.shared_value import NOTHING, ValueAsk, serve
 from resilient.redis._transport import (
     BUCKET,
     CIRCUIT,
     SLOTS,
+    VALUE,
     arguments,
     member_arguments,
+    value_arguments,
 )
 
 pytestmark = pytest.mark.real
@@ -31,6 +34,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[Any]:
         client.script_load(BUCKET.text)
         client.script_load(CIRCUIT.text)
         client.script_load(SLOTS.text)
+        client.script_load(VALUE.text)
         yield client
 
 
@@ -263,3 +267,73 @@ def test_script_and_rule_allot_alike(client: Any, steps: list[dict[str, Any]]) -
         assert state == {name: float(number) for name, number in stored.items()}
         assert 86_000 < client.ttl("s") <= 86_400
         seen[step["member"]] = expected.seq, expected.time, own
+
+
+VALUE_STEP = st.fixed_dictionaries(
+    {
+        "pause": st.sampled_from([0.0, 0.1, 1.0 / 3.0, 1.0, 7.0, 40.0]),
+        "jump": st.sampled_from([0.0] * 8 + [300.0, -300.0]),
+        "verb": st.sampled_from(["look"] * 4 + ["keep", "keep", "drop", "free"]),
+        "caller": st.sampled_from(["a", "b", "c"]),
+        "fresh": st.sampled_from([0.0, 1.0, 30.0, 1e300]),
+        "right": st.sampled_from([5.0, 5.0, 0.0, 1.0 / 3.0]),
+        "made": st.sampled_from([0.0, 0.0, 0.25, 20.0, -1.0]),
+        "life": st.sampled_from([0.0, 10.0, 100.0, 2592000.0]),
+        "content": st.binary(max_size=3),
+        "fault": st.sampled_from(["none"] * 8 + ["lost"]),
+    }
+)
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(steps=st.lists(VALUE_STEP, min_size=5, max_size=40))
+def test_script_and_rule_keep_the_same_value(
+    client: Any, steps: list[dict[str, Any]]
+) -> None:
+    """Contents, ages and who has the right to make it anew."""
+    client.delete("v")
+    value, now = NOTHING, 1.7e9 + 1.0 / 3.0
+    for step in steps:
+        now += step["pause"] + step["jump"]
+        if step["fault"] == "lost":
+            client.delete("v")
+            value = NOTHING
+        ask = ValueAsk(
+            step["verb"],
+            step["caller"],
+            step["fresh"],
+            step["right"],
+            now - step["made"],
+            step["life"],
+            step["content"],
+        )
+        value, expected = serve(value, now, ask)
+        content, *numbers = client.evalsha(
+            VALUE.sha, 1, "v", *value_arguments(ask), repr(now)
+        )
+        assert list(expected[1:]) == [float(number) for number in numbers]
+        assert content == (expected.content or b"")
+        expires = value.expires
+        # NB: the server's own clock may have ended the key.
+        stored = client.hgetall("v")
+        kept = {} if value.content is None else value._asdict()
+        kept.pop("holder", None), kept.pop("held", None)
+        if value.holder:
+            kept |= {"holder": value.holder, "held": value.held}
+        assert kept == {
+            name.decode(): text_or_number(name, one) for name, one in stored.items()
+        }
+        if stored:
+            assert client.pttl("v") > 0
+            assert expires > now
+
+
+def text_or_number(name: bytes, stored: bytes) -> Any:
+    """Return what a field of a value is."""
+    if name == b"content":
+        return stored
+    return stored.decode() if name == b"holder" else float(stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from resilient import (
     RateLimitedError,
     RateLimiter,
     RetryBudget,
+    StaleCache,
 )
 from resilient.__main__ import main
 from resilient._machines.quorum import Report
@@ -33,6 +35,11 @@ def server() -> Iterator[Server]:
     """A server that runs for this module."""
     with Server(engine("redis")) as server:
         yield server
+
+
+def kept(client: Any, pattern: str) -> int:
+    """Return how many keys of a pattern have a value."""
+    return sum(client.hexists(key, "content") for key in client.keys(pattern))
 
 
 def test_it_lists_what_is_shared(
@@ -70,6 +77,11 @@ def test_it_lists_what_is_shared(
         key, row = "{shop:v1:slots:lacks}", "2 9e12 1"
         stored = {"seq": 1, "shift": 0, "learning": 9e12, "limit": 2, "agreed": 1}
         client.hset(key, mapping={**stored, "m:a": row})
+        for user in ("ann", "bob"):
+            cache = StaleCache(9, 9, shared=store, codec=json, name="pages")
+            assert user.upper() == cache(str.upper)(user)
+        wait_for(lambda: 2 == kept(client, "{shop:v1:cache:pages:*"))
+        client.hset("{shop:v1:cache:pages:a}", mapping={"holder": "a", "held": 9e12})
         wait_for(lambda: client.exists("{shop:v1:budget:api}"))
         assert 0 == main(["fleet", server.url, "--prefix", "shop"])
     lines = capsys.readouterr().out.splitlines()
@@ -92,7 +104,8 @@ def test_it_lists_what_is_shared(
         "2 of 2 on lease; 1 members lack some; learning"
         == (shown["slots", "lacks", "0"])
     )
-    assert 9 == len(shown)
+    assert "2 values; 1 are made anew" == shown["cache", "pages", "2"]
+    assert 10 == len(shown)
 
 
 def test_a_reset_holds_for_every_member(

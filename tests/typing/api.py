@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
@@ -25,6 +26,7 @@ from resilient import (
     Balance,
     Bulkhead,
     BulkheadFullError,
+    CacheCodec,
     CacheStore,
     Call,
     CallAbandoned,
@@ -392,6 +394,8 @@ def caches() -> None:
     assert_type(Pipeline(cache, Coalesce()).call(alone, 1), str)
     assert_type(Pipeline(Fallback(None), cache).call(alone, 1), str | None)
     assert_type(Coalesce(key=key_of, name="all").in_flight, int)
+    shared = StaleCache(1, 2, shared=SharedMemory(), codec=json, name="all")
+    assert_type(shared.codec, CacheCodec | None)
     StaleCache(1, 2, store=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 

@@ -7,7 +7,7 @@ own memory of the state does not undo it, as it would undo the deletion of a key
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from resilient._machines.quorum import FORCED, OPEN, RESET, Report
@@ -128,19 +128,31 @@ def _all(client: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
 def _rows(client: Any, start: str) -> list[tuple[str, ...]]:
     seconds, micros = client.time()
     now = seconds + micros / 1e6
-    shared = [one for one in _shared(client, start) if one[1] in _STATES]
+    known = {*_STATES, "cache"}
+    shared = [one for one in _shared(client, start) if one[1] in known]
     # The keys of a PerKey, `login:5f4d…`, are counted together.
     crews = [(kind, name.partition(":")[0]) for _, kind, name in shared]
     once = sorted(set(crews))
     counts = [("ZCARD", f"{start}{kind}:{name}}}:members") for kind, name in once]
     members = dict(zip(once, _all(client, counts), strict=True))
-    states = _all(client, [("HGETALL", key) for key, _, _ in shared])
-    return [
-        (kind, name, str(members[crew]), _STATES[kind](state, now))
-        for (_, kind, name), crew, state in zip(shared, crews, states, strict=True)
-        # NB: a key may have ended meanwhile.
-        if state
-    ]
+    states = _all(client, [_look(key, kind) for key, kind, _ in shared])
+    rows: list[tuple[str, ...]] = []
+    values: dict[tuple[str, str], list[Any]] = {}
+    for (_, kind, name), crew, state in zip(shared, crews, states, strict=True):
+        if kind == "cache":
+            # NB: in one row, for there may be thousands.
+            values.setdefault(crew, []).append(state)
+        elif state:
+            # NB: a key may have ended meanwhile.
+            rows.append((kind, name, str(members[crew]), _STATES[kind](state, now)))
+    for crew, kept in values.items():
+        rows.append((*crew, str(members[crew]), _cache(kept, now)))
+    return rows
+
+
+def _look(key: str, kind: str) -> tuple[Any, ...]:
+    # NB: not at the content of a value, which may be no text.
+    return ("HMGET", key, "end", "held") if kind == "cache" else ("HGETALL", key)
 
 
 def _numbers(stored: Mapping[str, str]) -> dict[str, float]:
@@ -189,6 +201,13 @@ def _slots(stored: Mapping[str, str], now: float) -> str:
     lacking = sum(share[2] for share in shares)
     text += f"; {lacking:g} members lack some" if lacking else ""
     return text + ("; learning" if time < known["learning"] else "")
+
+
+def _cache(values: Sequence[Sequence[str | None]], now: float) -> str:
+    kept, held = (
+        sum(float(one[place] or 0.0) > now for one in values) for place in (0, 1)
+    )
+    return f"{kept} values" + (f"; {held} are made anew" if held else "")
 
 
 _STATES = {

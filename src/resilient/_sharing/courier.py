@@ -15,14 +15,16 @@ import atexit
 import math
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 from weakref import WeakSet
 
 from resilient._machines.allotment import Claim, Grant
 from resilient._machines.quorum import Report, Verdict
 from resilient._machines.shared_bucket import Answer, Ask
+from resilient._machines.shared_value import Found, ValueAsk
 from resilient._runtimes import clock
-from resilient._sharing.store import Link, Member
+from resilient._sharing.store import Asker, Link, Member
 from resilient._values.locks import Lock
 
 __all__ = [
@@ -39,7 +41,7 @@ LAST_EXCHANGE: Final = 2.0
 """Seconds that `close` waits for an exchange on its way."""
 
 BATCH: Final = 256
-"""Members in one exchange, at most: more are late for their own number."""
+"""The weight of one exchange, at most: more asks are late for their own number."""
 
 
 class NotSentError(Exception):
@@ -56,8 +58,8 @@ class Request(NamedTuple):
         leaves: Whether it is its last, and no answer is for it.
     """
 
-    member: Member
-    ask: Ask | Report | Claim
+    member: Asker
+    ask: Ask | Report | Claim | ValueAsk
     enlists: bool
     leaves: bool = False
 
@@ -72,7 +74,7 @@ class Reply(NamedTuple):
         sent: Whether the ask may have arrived, where it was refused.
     """
 
-    answer: Answer | Verdict | Grant | None
+    answer: Answer | Verdict | Grant | Found | None
     members: int | None
     error: str = ""
     sent: bool = True
@@ -115,7 +117,7 @@ class Courier(Link):
         _couriers.add(self)
 
     def _begin(self) -> None:
-        self._ready: deque[Member] = deque()
+        self._ready: deque[Asker] = deque()
         # A one-shot gate: released, there is something to do.
         self._gate = threading.Lock()
         self._gate.acquire()
@@ -124,7 +126,7 @@ class Courier(Link):
         # Held while the transport is used.
         self._using = Lock()
 
-    def notify(self, member: Member) -> None:
+    def notify(self, member: Asker) -> None:
         self._ready.append(member)
         self._wake()
         if self._thread is None and not self._closed:
@@ -207,19 +209,22 @@ class Courier(Link):
         """Exchange what is due."""
         now = clock.now()
         if self._contact.up:
-            ready: dict[Member, None] = {}
-            while self._ready and len(ready) < BATCH:
-                ready[self._ready.popleft()] = None
-            for member in self.beating():
-                if member.beat_at <= now:
-                    ready[member] = None
+            ready: dict[Asker, None] = {}
+            weight = 0
+            while self._ready and weight < BATCH:
+                member = self._ready.popleft()
+                weight += member.weight
+                ready[member] = None
+            for beating in self.beating():
+                if beating.beat_at <= now:
+                    ready[beating] = None
             self._exchange(list(ready))
             if self._ready or self._leaving:
                 self._wake()
         elif now >= self._contact.probe_at:
             self._probe(now)
 
-    def _exchange(self, members: list[Member]) -> None:
+    def _exchange(self, members: Sequence[Asker]) -> None:
         now = clock.now()
         requests = _last_requests(self._leaving, now)
         try:

@@ -77,6 +77,7 @@ class SharedState(abc.ABC):
 
     beat_at: float = math.inf
     beats: bool = False
+    weight: int = 1
     machine: Machine
 
     def __init__(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
+    "Asker",
     "Crew",
     "Link",
     "Member",
@@ -97,32 +98,21 @@ class Crew:
         return lowered is not None and lowered != before
 
 
-class Member(Protocol):
-    """One policy of one process, as a store sees it.
+class Asker(Protocol):
+    """What asks a store, once or again and again.
 
     Attributes:
         key: What it shares: kind and name, and the hash of a key.
-        id: Which member it is of those that share it.
         crew: What it is counted with.
-        beats: Whether its `beat_at` is ever before infinity.
+        weight: How many asks its own is worth, for the length of an exchange.
     """
 
     key: str
-    id: str
     crew: Crew
-    beats: bool
-
-    @property
-    def beat_at(self) -> float:
-        """When it is to be collected from, whether or not it notifies."""
-        ...
+    weight: int
 
     def collect(self, now: float) -> Any:
-        """Return what to ask now, an `Ask`, `Report` or `Claim`; None: nothing."""
-        ...
-
-    def surrender(self, now: float) -> Any:
-        """Return what to tell on leaving."""
+        """Return what to ask now, as a `Transport` takes it; None: nothing."""
         ...
 
     def deliver(self, answer: Any, now: float, *, up: bool) -> None:
@@ -131,6 +121,31 @@ class Member(Protocol):
 
     def fail(self, now: float, *, sent: bool) -> None:
         """Learn that what was asked is lost, or may be if it was sent."""
+        ...
+
+    def see(self, now: float, members: int) -> None:
+        """Learn how many processes there are."""
+        ...
+
+
+class Member(Asker, Protocol):
+    """One policy of one process, as a store sees it.
+
+    Attributes:
+        id: Which member it is of those that share it.
+        beats: Whether its `beat_at` is ever before infinity.
+    """
+
+    id: str
+    beats: bool
+
+    @property
+    def beat_at(self) -> float:
+        """When it is to be collected from, whether or not it notifies."""
+        ...
+
+    def surrender(self, now: float) -> Any:
+        """Return what to tell on leaving."""
         ...
 
     def cut(self, now: float) -> None:
@@ -147,10 +162,6 @@ class Member(Protocol):
 
     def emit(self, kind: type[Event], *values: Any) -> bool:
         """Tell the policy's listeners of an event; return whether it has any."""
-        ...
-
-    def see(self, now: float, members: int) -> None:
-        """Learn how many processes there are."""
         ...
 
     def forget(self) -> None:
@@ -198,8 +209,8 @@ class Link(abc.ABC):
         self._leaving.append(member)
 
     @abc.abstractmethod
-    def notify(self, member: Member) -> None:
-        """Have a member's ask collected and sent soon. Never blocks."""
+    def notify(self, member: Asker) -> None:
+        """Have an ask collected and sent soon. Never blocks."""
 
     next_delivery: float | None = None
     """When to `poll`, at the latest."""
@@ -230,7 +241,7 @@ class Link(abc.ABC):
         with self._lock:
             return list(self._beating.values())
 
-    def _see(self, member: Member, now: float, counted: int) -> None:
+    def _see(self, member: Asker, now: float, counted: int) -> None:
         """Have a member and the others of its crew learn how many processes are."""
         crew = member.crew
         if crew.members == counted:

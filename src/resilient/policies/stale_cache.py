@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, overload
 
-from resilient._calls.call import Call
+from resilient._calls.call import Call, overdue
 from resilient._calls.judging import Condition, Judge, fallback_verdict, judge_by
 from resilient._calls.outcome import Outcome, Verdict
 from resilient._edges.steps import Answer
@@ -28,6 +29,7 @@ from resilient._policy.keys import (
     stable,
 )
 from resilient._policy.policy import Usage
+from resilient._policy.shared import check_made_for_key, emit_of_store
 from resilient._runtimes import clock
 from resilient._values.checks import count, number, optional, plain
 from resilient._values.checks import seconds as seconds_argument
@@ -37,6 +39,12 @@ from resilient._values.traits import Trait
 if TYPE_CHECKING:
     from collections.abc import Awaitable
     from datetime import timedelta
+
+    from resilient._sharing.store import SharedStore
+    from resilient._sharing.values import Right, SharedValues
+
+_UNSAFE = ("pickle", "_pickle", "marshal", "dill", "cloudpickle", "jsonpickle")
+"""Modules that run what they read."""
 
 CacheKey: TypeAlias = tuple[Callable[..., Any], Hashable]
 """What a store keeps values by: the function, and what `key` says of the call.
@@ -82,6 +90,22 @@ class AsyncCacheStore(Protocol):
         ...
 
 
+class CacheCodec(Protocol):
+    """What makes bytes of values, and values of bytes: the module `json` is one.
+
+    A process that can write to the store chooses what `loads` is given, so it must
+    not run what it reads, as `pickle` does.
+    """
+
+    def dumps(self, value: Any, /) -> bytes | str:
+        """Return a value as bytes, or as a text."""
+        ...
+
+    def loads(self, content: bytes, /) -> Any:
+        """Return the value that these bytes are."""
+        ...
+
+
 class _Memory:
     """A `CacheStore` in this process, of a bounded number of entries, and size.
 
@@ -110,19 +134,26 @@ class _Memory:
         return self._entries.get(key, clock.now())
 
     def set(
-        self, key: CacheKey, value: Any, lifetime: float, size: float = 0.0, /
+        self,
+        key: CacheKey,
+        value: Any,
+        lifetime: float,
+        size: float = 0.0,
+        age: float = 0.0,
+        /,
     ) -> None:
+        held = stable(key)
         try:
-            gone = self._lock.run(self._set_locked, stable(key), value, lifetime, size)
+            gone = self._lock.run(self._set_locked, held, value, lifetime, size, age)
         except ReenteredError:
             return
         # NB: here, and not under the lock: it may have a destructor.
         del gone
 
     def _set_locked(
-        self, key: Hashable, value: Any, lifetime: float, size: float
+        self, key: Hashable, value: Any, lifetime: float, size: float, age: float
     ) -> list[object]:
-        return self._entries.put(key, value, lifetime, clock.now(), size)
+        return self._entries.put(key, value, lifetime, clock.now() - age, size)
 
     def delete(self, key: CacheKey, /) -> None:
         held = stable(key)
@@ -183,7 +214,13 @@ class StaleCache(Gate):
         store: Where values are kept, in the place of memory; a store that
             fails is as good as empty. What is in it is its owner's affair:
             `reset` leaves it alone.
-        name: Name in events.
+        shared: A store. All processes that give it a cache of this `name` have
+            each other's values, besides their own in memory, and while one call
+            makes a value the others wait for it. `reset` leaves it alone.
+        codec: With `shared`, and required there: ``codec.dumps(value)`` makes bytes
+            of a value and ``codec.loads(content)`` the value, as the module
+            `json` does. Never `pickle`.
+        name: Name in events; required with `shared`.
 
     Raises:
         TypeError: On decoration: a method, and no `key`; an async store, and a
@@ -197,7 +234,9 @@ class StaleCache(Gate):
         "_errors",
         "_judge",
         "_memory",
+        "_shared",
         "_store",
+        "codec",
         "copy",
         "key",
         "max_entries",
@@ -236,6 +275,8 @@ class StaleCache(Gate):
         copy: Callable[[Any], Any] | None = None,
         on: Condition | None = None,
         store: CacheStore | AsyncCacheStore | None = None,
+        shared: SharedStore | None = None,
+        codec: CacheCodec | None = None,
         name: str | None = None,
     ) -> None: ...
     @overload
@@ -252,6 +293,8 @@ class StaleCache(Gate):
         copy: Callable[[Any], Any] | None = None,
         on: Condition | None = None,
         store: CacheStore | AsyncCacheStore | None = None,
+        shared: SharedStore | None = None,
+        codec: CacheCodec | None = None,
         name: str | None = None,
     ) -> None: ...
     def __init__(
@@ -267,6 +310,8 @@ class StaleCache(Gate):
         copy: Callable[[Any], Any] | None = None,
         on: Condition | None = None,
         store: CacheStore | AsyncCacheStore | None = None,
+        shared: SharedStore | None = None,
+        codec: CacheCodec | None = None,
         name: str | None = None,
     ) -> None:
         # NB: None is refused below: as a decorator without parentheses it gets
@@ -317,8 +362,46 @@ class StaleCache(Gate):
             _Memory(self.max_entries, self.max_size) if store is None else None
         )
         self._store: Any = self._memory if store is None else store
+        self.codec: CacheCodec | None = codec
+        self._shared: SharedValues | None = None
+        if shared is not None or codec is not None:
+            self._shared = self._share(shared, codec, name)
         # Errors stay in the process, whatever the store.
         self._errors = None if negative_ttl is None else _Memory(self.max_entries)
+
+    def _share(
+        self, shared: SharedStore | None, codec: CacheCodec | None, name: str | None
+    ) -> SharedValues:
+        if shared is None or codec is None or self.store is not None:
+            raise TypeError(
+                "StaleCache takes `shared` and `codec` together, and no `store`: a"
+                " codec makes bytes of values; the module `json` is one"
+            )
+        for verb in ("dumps", "loads"):
+            if not callable(getattr(codec, verb, None)):
+                raise TypeError(
+                    f"`codec` must have the methods dumps and loads, got {codec!r}"
+                )
+        if getattr(codec, "__name__", None) in _UNSAFE:
+            raise TypeError(
+                "`codec` must not run what it reads, as pickle does: a process that can"
+                f" write to the store could run anything here; got {codec!r}"
+            )
+        from resilient._sharing.values import SharedValues
+
+        return SharedValues(shared, name, codec, partial(emit_of_store, self))
+
+    @property
+    def shared(self) -> SharedStore | None:
+        """The store that values are shared through."""
+        return None if self._shared is None else self._shared.store
+
+    def _unregister(self) -> None:
+        check_made_for_key(self, self._shared, "the values")
+        super()._unregister()
+
+    def status(self) -> dict[str, Any]:
+        return {} if self._shared is None else self._shared.status()
 
     def reset(self) -> None:
         """Forget everything in memory."""
@@ -345,7 +428,12 @@ class StaleCache(Gate):
     def enter(self, call: Call) -> Answer | None:
         key = key_of(self, self.key, call)
         if self._memory is not None:
-            return self._found(call, key, self._memory.get(key))
+            found = self._memory.get(key)
+            if self._shared is not None and not self._suffices(found):
+                right = self._shared.right_for(key, self.key is not None)
+                if self._remembered(key) is None:
+                    return self._found_in_fleet(call, right, self._shared)
+            return self._found(call, key, found)
         kept = self._ask("get", key)
         if inspect.isawaitable(kept):
             return self._found_later(call, key, kept)
@@ -359,12 +447,43 @@ class StaleCache(Gate):
             return answer
         return await answer
 
+    def _suffices(self, kept: tuple[Any, float] | None) -> bool:
+        """Whether there is a fresh value."""
+        ttl, stale = self.ttl, self.stale_if_error
+        return kept is not None and freshness(kept[1], ttl, stale) is FRESH
+
+    async def _found_in_fleet(
+        self, call: Call, right: Right, shared: SharedValues
+    ) -> Outcome | None:
+        """Answer with what another call of the fleet has made, if it is fresh."""
+        kept = await shared.look(call, right, self.ttl)
+        own = self._ask("get", right.key)
+        if kept is not None and (own is None or kept.age < own[1]):
+            try:
+                self._set(right.key, kept.value, kept.age)
+            except Exception:
+                # Of another version of the program: `size_of` does not take it.
+                log_once(f"a value of {self.label!r} in the store has no size")
+                kept = None
+        late = None if self._suffices(kept) else overdue(call, clock.now())
+        answer: Answer | None
+        if late is not None:
+            answer = self._judged(call, right.key, late, right, asked=False)
+        else:
+            # NB: with the right, which is given back in every way out.
+            answer = self._found(call, right.key, kept, right)
+        # NB: memory never has to be awaited.
+        return cast("Outcome | None", answer)
+
     def _found(
-        self, call: Call, key: CacheKey, kept: tuple[Any, float] | None
+        self,
+        call: Call,
+        key: CacheKey,
+        kept: tuple[Any, float] | None,
+        right: Right | None = None,
     ) -> Answer | None:
         """Answer with what is kept, if it is fresh; else have the function asked."""
-        ttl, stale = self.ttl, self.stale_if_error
-        if kept is not None and freshness(kept[1], ttl, stale) is FRESH:
+        if kept is not None and self._suffices(kept):
             call.count("resilient.cache.answers", self.placement.policy, "fresh")
             return self._answer(kept[0])
         # NB: not held meanwhile: it may be large, and is looked up again.
@@ -374,32 +493,62 @@ class StaleCache(Gate):
             return self._judged(call, key, remembered, asked=False)
         if self.key is None:
             refuse_object(self, call)
-        call.way = call.step, key, call.way
+        call.way = call.step, key if right is None else right, call.way
         call.weighs = True
         return None
 
-    def leave(self, call: Call, permit: CacheKey, outcome: Outcome) -> Answer:
-        self._remember(permit, outcome)
-        return self._judged(call, permit, outcome, asked=True)
+    def leave(self, call: Call, permit: CacheKey | Right, outcome: Outcome) -> Answer:
+        if isinstance(permit, tuple):
+            self._remember(permit, outcome)
+            return self._judged(call, permit, outcome, asked=True)
+        self._remember(permit.key, outcome)
+        return self._judged(call, permit.key, outcome, permit, asked=True)
+
+    def unwind(
+        self, call: Call, permit: Any, error: BaseException, leaving: bool
+    ) -> Outcome | None:
+        if self._shared is not None and not isinstance(permit, tuple):
+            self._shared.free(permit)
+        return None
 
     def _judged(
-        self, call: Call, key: CacheKey, outcome: Outcome, *, asked: bool
+        self,
+        call: Call,
+        key: CacheKey,
+        outcome: Outcome,
+        right: Right | None = None,
+        *,
+        asked: bool,
     ) -> Answer:
         """Keep what the function answered, or answer for a failure."""
         judge = self._judge
         verdict = fallback_verdict(outcome, call) if judge is None else judge(outcome)
+        success = verdict is Verdict.SUCCESS
+        if right is not None:
+            self._tell(right, outcome, success)
         if verdict is Verdict.FAILURE or verdict is Verdict.PUSHBACK:
             kept = self._ask("get", key)
             if self._memory is None and inspect.isawaitable(kept):
                 return self._answer_later(outcome, kept, call)
             return self._answer_for(outcome, kept, call)
-        if asked and verdict is Verdict.SUCCESS:
+        if asked and success:
             told = self._keep(key, outcome)
             if self._memory is None and inspect.isawaitable(told):
                 return self._kept_later(outcome, told)
         return outcome
 
     # -- Values
+
+    def _tell(self, right: Right, outcome: Outcome, success: bool) -> None:
+        """Tell the fleet what the function answered."""
+        assert self._shared is not None
+        if not success:
+            self._shared.free(right)
+        elif outcome.error is not None:
+            self._shared.drop(right)
+        else:
+            life = self.ttl + self.stale_if_error
+            self._shared.keep(right, outcome.value, life)
 
     def _keep(self, key: CacheKey, outcome: Outcome) -> Any:
         """Tell the store what the function answered; return what it says."""
@@ -410,12 +559,16 @@ class StaleCache(Gate):
             # Of who asked at the same time, and heard of it earlier.
             self._errors.delete(key)
         value = outcome.value if self.copy is None else self.copy(outcome.value)
-        size = (
-            ()
-            if self.size_of is None
-            else (number("size_of", self.size_of(value), minimum=0),)
-        )
-        return self._ask("set", key, value, self.ttl + self.stale_if_error, *size)
+        return self._set(key, value)
+
+    def _set(self, key: CacheKey, value: Any, age: float | None = None) -> Any:
+        """Have a value kept; return what the store says. Memory alone takes an age."""
+        more: list[float] = []
+        if self.size_of is not None:
+            more = [number("size_of", self.size_of(value), minimum=0)]
+        if age is not None:
+            more = [*(more or [0.0]), age]
+        return self._ask("set", key, value, self.ttl + self.stale_if_error, *more)
 
     async def _kept_later(self, outcome: Outcome, told: Awaitable[Any]) -> Outcome:
         verb = "set" if outcome.error is None else "delete"

@@ -59,6 +59,8 @@ def without_retries(client: Any) -> Any:
         **pool.connection_kwargs,
         "retry": Retry(NoBackoff(), 0),
         "retry_on_timeout": False,
+        # NB: values of a cache are bytes.
+        "decode_responses": False,
     }
     arguments.pop("retry_on_error", None)
     changed.connection_pool = _pool_like(pool, arguments)

@@ -21,6 +21,7 @@ from resilient._events.listeners import log_warning_once
 from resilient._machines.allotment import Claim, Grant
 from resilient._machines.quorum import Report, Verdict
 from resilient._machines.shared_bucket import Answer, Ask
+from resilient._machines.shared_value import Found, ValueAsk
 from resilient._sharing.courier import NotSentError, Reply, Request, reason_of
 from resilient._sharing.store import key_start
 
@@ -29,12 +30,14 @@ __all__ = [
     "CIRCUIT",
     "MEMBERS",
     "SLOTS",
+    "VALUE",
     "Command",
     "RedisTransport",
     "Script",
     "arguments",
     "is_error",
     "member_arguments",
+    "value_arguments",
 ]
 
 
@@ -54,6 +57,7 @@ BUCKET: Final = Script("bucket.lua")
 CIRCUIT: Final = Script("circuit.lua")
 MEMBERS: Final = Script("members.lua")
 SLOTS: Final = Script("slots.lua")
+VALUE: Final = Script("value.lua")
 
 Command: TypeAlias = tuple[Script, str, list[Any]]
 """A script, its key and its arguments."""
@@ -85,6 +89,8 @@ class RedisTransport:
                 commands.append((CIRCUIT, key, member_arguments(request.ask)))
             elif isinstance(request.ask, Claim):
                 commands.append((SLOTS, key, member_arguments(request.ask)))
+            elif isinstance(request.ask, ValueAsk):
+                commands.append((VALUE, key, value_arguments(request.ask)))
             else:
                 commands.append((BUCKET, key, arguments(request.ask)))
             if request.enlists:
@@ -198,7 +204,13 @@ def member_arguments(told: Report | Claim) -> list[str]:
     return [id_, *[repr(max(-_LARGEST, min(_LARGEST, one))) for one in numbers]]
 
 
-def _reply(ask: Ask | Report | Claim, said: Any, members: Any) -> Reply:
+def value_arguments(ask: ValueAsk) -> list[Any]:
+    """Return the arguments of a value's script; likewise."""
+    verb, id_, *numbers, content = ask
+    return [verb, id_, *[repr(number) for number in numbers], content]
+
+
+def _reply(ask: Ask | Report | Claim | ValueAsk, said: Any, members: Any) -> Reply:
     counted = members if isinstance(members, int) else None
     if isinstance(said, NotSentError):
         return Reply(None, counted, reason_of(said), sent=False)
@@ -208,6 +220,10 @@ def _reply(ask: Ask | Report | Claim, said: Any, members: Any) -> Reply:
         return Reply(Verdict(*map(float, said)), counted)
     if isinstance(ask, Claim):
         return Reply(Grant(*map(float, said)), counted)
+    if isinstance(ask, ValueAsk):
+        content, *numbers = said
+        age, now, right = map(float, numbers)
+        return Reply(Found(content if age >= 0.0 else None, age, now, right), counted)
     granted, level, now, credited, rate, capacity, lost, *order = map(float, said)
     answer = Answer(granted, level, now, credited, rate, capacity, lost == 1.0, *order)
     if not math.isfinite(level):  # pragma: no cover - the scripts give none

@@ -11,8 +11,9 @@ from resilient._machines.allotment import Allotment, Claim, Grant, allot
 from resilient._machines.lease import Lost
 from resilient._machines.quorum import Assembly, Report, Verdict, rule_on
 from resilient._machines.shared_bucket import KEEP, Answer, Ask, Bucket, answer
+from resilient._machines.shared_value import NOTHING, Found, Value, ValueAsk, serve
 from resilient._runtimes import clock
-from resilient._sharing.store import TIMEOUT, Crew, Link, Member, SharedStore
+from resilient._sharing.store import TIMEOUT, Asker, Crew, Link, Member, SharedStore
 from resilient._values.checks import seconds as seconds_argument
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class MemoryLink(Link):
         self._buckets: dict[str, Bucket] = {}
         self._circuits: dict[str, Assembly] = {}
         self._slots: dict[str, Allotment] = {}
+        self._values: dict[str, Value] = {}
         self._seen: dict[str, dict[str, float]] = {}
         # When it arrives, and what it does then.
         self._arriving: list[tuple[float, Callable[[float], None]]] = []
@@ -107,9 +109,10 @@ class MemoryLink(Link):
             self._buckets.clear()
             self._circuits.clear()
             self._slots.clear()
+            self._values.clear()
             self._seen.clear()
 
-    def notify(self, member: Member) -> None:
+    def notify(self, member: Asker) -> None:
         self._ask(member, clock.now())
 
     @property
@@ -159,7 +162,7 @@ class MemoryLink(Link):
         self._arriving.clear()
         self._end()
 
-    def _ask(self, member: Member, now: float) -> bool:
+    def _ask(self, member: Asker, now: float) -> bool:
         """Have a member ask; return whether it had something to ask."""
         try:
             ask = member.collect(now)
@@ -172,7 +175,9 @@ class MemoryLink(Link):
             raise
         return ask is not None
 
-    def _exchange(self, member: Member, ask: Ask | Report | Claim, now: float) -> None:
+    def _exchange(
+        self, member: Asker, ask: Ask | Report | Claim | ValueAsk, now: float
+    ) -> None:
         if not self.reachable:
             member.fail(now, sent=False)
             self._failed(now, "unreachable")
@@ -209,8 +214,8 @@ class MemoryLink(Link):
                 self._ask(member, now)
 
     def _answer(
-        self, key: str, now: float, ask: Ask | Report | Claim
-    ) -> Answer | Verdict | Grant:
+        self, key: str, now: float, ask: Ask | Report | Claim | ValueAsk
+    ) -> Answer | Verdict | Grant | Found:
         """Do what a server's script does."""
         now += self.offset
         with self._lock:
@@ -222,6 +227,10 @@ class MemoryLink(Link):
                 slots = self._slots.get(key, Allotment())
                 self._slots[key], grant = allot(slots, now, ask)
                 return grant
+            if isinstance(ask, ValueAsk):
+                value, found = serve(self._values.get(key, NOTHING), now, ask)
+                self._values[key] = value
+                return found
             bucket = self._buckets.get(key)
             if bucket is not None and now >= bucket.expires:
                 bucket = None
