@@ -15,8 +15,8 @@ Ground rules:
   earlier one says nothing: an answer to it may be older than the request for
   less; another request for less from it makes the present wait longer at most.
 * The pace is what the server took in the era before, its wait included. It
-  grows by a twentieth in each time as long as that wait, so that a limit that
-  was raised is found again. Where the era before says nothing, those that wait
+  grows by 3 % in each time as long as that wait, so that a limit that was
+  raised is found again. Where the era before says nothing, those that wait
   are spread over a time as long as the server's wait; n that wait go faster by
   an n-th with each that the server takes.
 * A bucket holds little more than one call: no bursts, but jitter has room.
@@ -45,7 +45,7 @@ refusal comes at once; an answer of a language model takes many seconds."""
 _FASTEST: Final = 1000.0
 """Calls a second that are as good as no limit."""
 
-_GROWTH: Final = 0.05
+_GROWTH: Final = 0.03
 """Share by which a known pace grows in a time as long as the server's wait."""
 
 
