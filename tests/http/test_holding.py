@@ -346,6 +346,23 @@ async def test_503_counts_in_a_circuit_and_429_does_not(h: Http) -> None:
         assert script.times[1] >= 1.0
 
 
+@in_every_client
+async def test_what_a_server_sheds_opens_no_circuit(h: Http) -> None:
+    """Of sheddable and batch calls; other refusals and failures count."""
+    for name, step, state in (
+        ("batch", h.answer(503, retry_after=1), CircuitState.CLOSED),
+        ("sheddable", h.answer(529), CircuitState.CLOSED),
+        ("normal", h.answer(503, retry_after=1), CircuitState.OPEN),
+        ("critical", h.answer(529), CircuitState.OPEN),
+        ("batch", 503, CircuitState.OPEN),
+    ):
+        breaker = CircuitBreaker(consecutive_failures=2)
+        pipeline = patient(h, breaker, attempts=2)
+        async with h.client(h.script(step), pipeline) as client:
+            await ask(h, client, name)
+        assert state is breaker.state
+
+
 @in_async_clients
 async def test_a_call_that_cannot_wait_is_refused_at_once(h: Http) -> None:
     """With the wait; the last real error is kept where there was one."""

@@ -49,6 +49,7 @@ from resilient._http.stated import Comparison
 from resilient._policy.policy import Policy
 from resilient._runtimes import clock
 from resilient._values.checks import LARGEST
+from resilient._values.priority import Priority
 from resilient.policies.rate_limiter.held import Turn
 
 RESEND_COUNT: Final = "http.request.resend_count"
@@ -291,7 +292,11 @@ class Exchange(Drive):
                 status == UNAVAILABLE and outcome.retry_after is not None
             )
             outcome.verdict = Verdict.PUSHBACK if pushes else Verdict.FAILURE
-            outcome.health = SUCCESS if status in HEALTHY else None
+            if status in HEALTHY:
+                outcome.health = SUCCESS
+            elif pushes and call.priority < Priority.NORMAL:
+                # Shed by a server that does what it should under load.
+                outcome.health = Verdict.IGNORED
         wanted = None
         if status >= _ERRORS and said is not None:
             wanted = said.should_retry

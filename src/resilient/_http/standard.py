@@ -32,7 +32,9 @@ def http_verdict(outcome: Outcome) -> Verdict:
     ============================================= =========================
     421, 425, 429: refused by a server that works PUSHBACK, which opens no
                                                   circuit
-    529; 503 with a ``Retry-After``               PUSHBACK
+    529; 503 with a ``Retry-After``               PUSHBACK, which opens no
+                                                  circuit where the call's
+                                                  `priority` is below normal
     408; any other 5xx but 501, 505, 508, 510     FAILURE
     and 511
     any other response                            SUCCESS
