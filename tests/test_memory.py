@@ -1,4 +1,4 @@
-"""Memory that ends at any moment of a call: what was taken is given back.
+"""Memory or a stack that ends at any moment of a call: what was taken is given back.
 
 CPython's own tests have a switch that lets allocations fail, from the n-th on. Each
 call runs in a process of its own, since CPython itself may crash at some of them:
@@ -13,12 +13,15 @@ import os
 import pickle
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 from tests import test_interrupts
+from tests.interrupts import BOUND
 from tests.scripts import printed
 from tests.test_interrupts import SYNC, THREADED, elsewhere, held, work
 
@@ -130,6 +133,47 @@ def test_giving_back_needs_no_memory(name: str, left: Any) -> None:
     found = left[name]
     assert len(found) >= 3
     assert {} == {number: remains for number, remains in found if remains}
+
+
+STACK = 60
+"""Frames that no call of the policies here has."""
+
+
+def deep(function: Callable[[], object], frames: int) -> object:
+    """Call a function so many frames further down."""
+    return function() if frames <= 0 else deep(function, frames - 1)
+
+
+@pytest.mark.parametrize("name", SYNC)
+def test_giving_back_needs_no_deeper_stack(name: str) -> None:
+    """A RecursionError at any depth of a call leaves nothing, and no later call waits.
+
+    In a thread of its own, whose stack is as deep in each run.
+    """
+    found: dict[int, Any] = {}
+    overflows = 0
+
+    def call(spare: int) -> None:
+        nonlocal overflows
+        policy = SYNC[name]()
+        protected = policy(work)
+        try:
+            deep(protected, sys.getrecursionlimit() - spare - 4)
+        except RecursionError:
+            overflows += 1
+        began = time.monotonic()
+        answer = policy(work)()
+        took = time.monotonic() - began
+        remains = held(policy) if name not in THREADED else {}
+        if answer != 1 or took > BOUND or remains:
+            found[spare] = answer, took, remains
+
+    for spare in range(STACK):
+        thread = threading.Thread(target=call, args=(spare,))
+        thread.start()
+        thread.join()
+    assert {} == found
+    assert 0 < overflows < STACK
 
 
 class Full(list[Any]):

@@ -142,7 +142,9 @@ class Refresh:
 
     def holds(self, token: object) -> bool:
         """Whether a caller still has the work."""
-        return self._token is token and self.busy_until > -inf
+        # NB: in this order, for on 3.11 it is the comparison that needs a frame more,
+        # also where there is nothing to take back: see `Discovery.follow`.
+        return self.busy_until > -inf and self._token is token
 
     def cancel(self, token: object) -> bool:
         """Take the work back from a caller that leaves without a result.

@@ -158,6 +158,8 @@ class Discovery:
         here = self.source.is_async
         if here and call.runtime is SYNC and self._refresh.found_at is not None:
             return None
+        # NB: where the stack is not deep enough to leave, nothing is begun.
+        self._leave(waiting)
         try:
             while True:
                 now = clock.now()
