@@ -99,7 +99,8 @@ async def test_it_opens_probes_and_closes(w: World) -> None:
     await w.sleep(1)
     error = await rejection(w, breaker)
     assert (
-        "circuit 'payments' is open (2 of 2 calls failed in 10.0 s); retry in 4 s"
+        "circuit 'payments' is open (2 of 2 calls failed in 10.0 s, the last with"
+        " OSError); retry in 4 s"
     ) == str(error)
     assert ("open", 4.0) == (error.reason, error.retry_after)
 
@@ -173,7 +174,7 @@ async def test_failures_in_a_row_open_it(w: World) -> None:
     assert CLOSED is breaker.state
     await failing(w, breaker)
     error = await rejection(w, breaker)
-    assert "(3 of 3 calls failed in a row)" in str(error)
+    assert "(3 of 3 calls failed in a row, the last with OSError)" in str(error)
 
 
 @in_every_colour
@@ -213,6 +214,71 @@ async def test_the_open_time_grows_and_is_spread_by_default(w: World) -> None:
         seen.append(retry_after)
         await w.sleep(retry_after)
     assert 5.0 != seen[0]
+
+
+@in_every_colour
+async def test_what_opened_it_is_told_to_callers(w: World) -> None:
+    """The error's class, and the last it was raised from; each opening its own."""
+    breaker = CircuitBreaker(consecutive_failures=2, open_for=5)
+
+    async def refused() -> None:
+        try:
+            try:
+                raise ValueError("certificate has expired")
+            except ValueError as error:
+                raise OSError("TLS") from error
+        except OSError as error:
+            raise ConnectionError("no connection") from error
+
+    async def circular() -> None:
+        error = OSError("round")
+        error.__cause__ = KeyError("and round")
+        error.__cause__.__cause__ = error
+        raise error
+
+    async def lost() -> None:
+        raise TimeoutError
+
+    for fn, cause in (
+        (refused, "ConnectionError from ValueError"),
+        (lost, "TimeoutError"),
+        (circular, "OSError"),
+    ):
+        for _ in range(2):
+            with pytest.raises(OSError):
+                await w.call(breaker, fn)
+        error = await rejection(w, breaker)
+        assert cause == error.cause
+        assert f"(2 of 2 calls failed in a row, the last with {cause})" in str(error)
+        breaker.reset()
+
+
+@in_every_colour
+async def test_what_opened_it_without_an_error_has_no_cause(w: World) -> None:
+    """A result, or calls that were slow; nor is an earlier opening's told."""
+    breaker = CircuitBreaker(
+        consecutive_failures=2,
+        slow_call_duration=1,
+        slow_call_rate=1,
+        minimum_calls=2,
+        on=lambda outcome: outcome.error is not None or outcome.value == "bad",
+    )
+
+    async def bad() -> str:
+        return "bad"
+
+    async def slow() -> None:
+        await w.sleep(2)
+
+    await failing(w, breaker, 2)
+    assert "OSError" == (await rejection(w, breaker)).cause
+    for fn in (bad, slow):
+        breaker.reset()
+        for _ in range(2):
+            await w.call(breaker, fn)
+        error = await rejection(w, breaker)
+        assert error.cause is None
+        assert "the last with" not in str(error)
 
 
 # -- Half-open

@@ -76,6 +76,21 @@ def error_chain(error: BaseException) -> Iterator[BaseException]:
             pending += link.exceptions  # pyright: ignore[reportUnknownMemberType]  # any
 
 
+_CAUSES: Final = 20
+
+
+def name_with_cause(error: BaseException) -> str:
+    """Return its class's name, with that of the last error it was raised from."""
+    root = error
+    # NB: bounded, for a cause may be set so that it goes round.
+    for _ in range(_CAUSES):
+        if root.__cause__ is None:
+            break
+        root = root.__cause__
+    name = type(error).__name__
+    return name if root is error else f"{name} from {type(root).__name__}"
+
+
 def cannot_connect(error: BaseException) -> bool:
     """Whether an error says that there was no server, or that it hung up.
 

@@ -108,6 +108,9 @@ class CircuitOpenError(RejectedError):
         calls: All calls in that window.
         window: Its length as text: "10.0 s" or "100 calls".
         how: "failed" or "were slow".
+        cause: Class of the error that opened it, and of the one that this was
+            raised from in the end: "ConnectError from
+            SSLCertVerificationError". None where no error of this process did.
     """
 
     error_code: ClassVar[str] = "R-CIRCUIT-OPEN"
@@ -121,6 +124,7 @@ class CircuitOpenError(RejectedError):
         calls: int = 0,
         window: str = "",
         how: Literal["failed", "were slow"] = "failed",
+        cause: str | None = None,
     ) -> None:
         self.args: tuple[Any, ...] = (
             policy,
@@ -130,6 +134,7 @@ class CircuitOpenError(RejectedError):
             calls,
             window,
             how,
+            cause,
         )
         self.policy = policy
         self.retry_after = retry_after
@@ -138,6 +143,7 @@ class CircuitOpenError(RejectedError):
         self.calls = calls
         self.window = window
         self.how = how
+        self.cause = cause
 
     def _complaint(self) -> str:
         if self.reason == "forced_open":
@@ -149,7 +155,8 @@ class CircuitOpenError(RejectedError):
         text = f"circuit {self.policy!r} is open"
         if self.calls:
             text += f" ({self.failed} of {self.calls} calls {self.how}"
-            text += f" in {self.window})"
+            text += f" in {self.window}"
+            text += f", the last with {self.cause})" if self.cause else ")"
         return text
 
 

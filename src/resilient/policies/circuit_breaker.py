@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Never, cast
 from resilient._calls.call import Call, Run
 from resilient._calls.judging import Condition, Judge, asks_for_values, judge_by
 from resilient._calls.outcome import IGNORED, SUCCESS, Outcome
-from resilient._errors.chains import add_context
+from resilient._errors.chains import add_context, name_with_cause
 from resilient._errors.errors import CircuitOpenError, RejectedError
 from resilient._events.events import CircuitChanged, CircuitNoted, Event, located
 from resilient._events.listeners import Outbox, log_once
@@ -23,6 +23,7 @@ from resilient._machines.circuit_records import (
     Note,
     Probe,
     Refusal,
+    Trip,
 )
 from resilient._machines.window import CountWindow, TimeWindow, Window
 from resilient._policy.admission import Admission, AdmissionPolicy, DeferredRelease
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from resilient._sharing.store import SharedStore
 
 _CLOSED = CircuitState.CLOSED
+_NO_CAUSE = (None, None)
 _AT_EASE = (_CLOSED, CircuitState.DISABLED, CircuitState.OBSERVING)
 
 
@@ -125,6 +127,7 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
     }
 
     __slots__ = (
+        "_cause",
         "_circuit",
         "_deferred",
         "_judge",
@@ -247,6 +250,8 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
         self._lock = Lock()
         self._deferred: list[tuple[Any, float, bool | None, bool] | Probe] = []
         self._outbox: Outbox | None = None
+        # What opened it in this process, and the error that did.
+        self._cause: tuple[Trip | None, str | None] = _NO_CAUSE
         self._circuit = Circuit(
             window=empty,
             failure_rate=self.failure_rate,
@@ -470,6 +475,8 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
             counts.calls,
             trip.window,
             "were slow" if slow else "failed",
+            # NB: the circuit may have opened anew, and its cause not be noted yet.
+            self._cause[1] if self._cause[0] is trip and not slow else None,
         )
 
     # -- Controls
@@ -586,6 +593,8 @@ class CircuitBreaker(AdmissionPolicy, DeferredRelease):
                 and change.new is CircuitState.OPEN
                 and change.reason not in ("fleet", "fleet_slow")
             ):
+                if error is not None:
+                    self._cause = change.trip, name_with_cause(error)
                 self._set_open_time(change, error)
         if self._outbox is not None:
             self._outbox.deliver(lambda: self._listeners)
