@@ -483,7 +483,11 @@ class StaleCache(Gate):
         right: Right | None = None,
     ) -> Answer | None:
         """Answer with what is kept, if it is fresh; else have the function asked."""
-        if kept is not None and self._suffices(kept):
+        # NB: what `_suffices` asks, without a call.
+        if (
+            kept is not None
+            and freshness(kept[1], self.ttl, self.stale_if_error) is FRESH
+        ):
             call.count("resilient.cache.answers", self.placement.policy, "fresh")
             return self._answer(kept[0])
         # NB: not held meanwhile: it may be large, and is looked up again.
