@@ -16,6 +16,7 @@ from tests.sharing.test_courier import wait_for
 from tests.sharing.test_redis import ACL, passes
 
 from resilient import PerKey, RateLimitedError, RateLimiter, StoreLost
+from resilient.__main__ import main
 from resilient._sharing.courier import Request
 from resilient.redis import RedisStore
 from resilient.redis._cluster import ClusterTransport
@@ -117,6 +118,36 @@ def test_the_keys_of_a_fleet_are_on_all_servers(cluster: Cluster) -> None:
     for node in cluster.nodes:
         with node.client() as client:
             assert 0 < len(client.keys("{shop:v1:bucket:login:*}"))
+
+
+def test_the_fleet_is_listed_from_all_servers(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the URL of any of them; and a reset is of keys on all."""
+    prefix = "listed"
+    with (
+        cluster.client() as client,
+        RedisStore(client=client, prefix=prefix, patience=60) as store,
+    ):
+        for number in range(12):
+            RateLimiter(5, per=1000, shared=store, name=f"api{number}").call(int)
+        users = PerKey(
+            lambda user: RateLimiter(2, per=1000, shared=store, name="users"),
+            key=lambda user: user,
+        )
+        for number in range(12):
+            users.call(int, number)
+    for node in cluster.nodes:
+        assert 0 == main(["fleet", node.url, "--prefix", prefix])
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+        assert 24 == len(rows)
+        assert {"1"} == {members for _, name, members, *_ in rows if "api" in name}
+        assert {"1"} == {members for _, name, members, *_ in rows if "users" in name}
+    command = ["fleet", cluster.nodes[1].url, "--prefix", prefix, "--reset", "users"]
+    assert 0 == main(command)
+    lines = capsys.readouterr().out.splitlines()
+    full = [line for line in lines if "users" in line and "2.0 of 2" in line]
+    assert 12 == len(full)
 
 
 def test_a_slot_that_moves_keeps_its_limits(cluster: Cluster) -> None:

@@ -246,3 +246,15 @@ def test_without_redis_py_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "redis", None)
     assert 1 == main(["fleet", "redis://localhost"])
     assert "needs redis-py; run: pip install" in capsys.readouterr().err
+
+
+def test_a_user_without_the_right_to_info_is_served_too(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is taken for a server of its own."""
+    rights = "reset on >pass ~{shop:* -@all +scan +zcard +hgetall +hmget +time"
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "viewer", *rights.split())
+    url = server.url.replace("//", "//viewer:pass@")
+    assert 0 == main(["fleet", url, "--prefix", "nothing"])
+    assert "no policy is shared" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Final
 
 from resilient._machines.quorum import FORCED, OPEN, RESET, Report
@@ -26,7 +27,7 @@ def fleet(url: str, prefix: str, *, reset: str | None = None) -> int:
     """Print every shared policy, how many members it has, and its state.
 
     Args:
-        url: Of the server, as redis-py has it.
+        url: Of the server, as redis-py has it, or of any in a cluster.
         prefix: What the store's keys begin with.
         reset: Which policies to reset before, by their name; None: none.
 
@@ -39,13 +40,11 @@ def fleet(url: str, prefix: str, *, reset: str | None = None) -> int:
     except ModuleNotFoundError:
         return _fail("it needs redis-py; run: pip install 'resilient-pipeline[redis]'")
     try:
-        # Its keywords are not typed.
-        client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url, decode_responses=True, socket_timeout=5.0, socket_connect_timeout=5.0
-        )
-        start = key_start(prefix)
-        known = reset is None or _reset(client, start, reset)
-        rows = _rows(client, start)
+        with ExitStack() as stack:
+            client = _client(redis, url, stack)
+            start = key_start(prefix)
+            known = reset is None or _reset(client, start, reset)
+            rows = _rows(client, start)
     except (ValueError, redis.RedisError) as error:
         # NB: its kind alone: its text may have the URL, and so a password.
         return _fail(f"the server cannot be asked: {type(error).__name__}")
@@ -63,6 +62,29 @@ def fleet(url: str, prefix: str, *, reset: str | None = None) -> int:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
     return 0
+
+
+def _client(redis: Any, url: str, stack: ExitStack) -> Any:
+    """Return a client of a server, or of the cluster that it is in.
+
+    Args:
+        redis: The package.
+        url: Of the server.
+        stack: Closes the client.
+    """
+    timeouts = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
+    client = redis.Redis.from_url(url, decode_responses=True, **timeouts)
+    stack.callback(client.connection_pool.disconnect)
+    try:
+        is_in_cluster = client.info("cluster").get("cluster_enabled")
+    except redis.ResponseError:
+        # The user has not the right to ask.
+        is_in_cluster = False
+    if is_in_cluster:
+        client = redis.RedisCluster.from_url(url, decode_responses=True, **timeouts)
+        # NB: its `close` leaves the connections of its servers open.
+        stack.callback(client.disconnect_connection_pools)
+    return client
 
 
 def _fail(text: str) -> int:
@@ -103,7 +125,12 @@ def _reset(client: Any, start: str, name: str) -> bool:
     resets += [("EVALSHA", CIRCUIT.sha, 1, key, *closing) for key in circuits]
     for script in (BUCKET, CIRCUIT):
         client.script_load(script.text)
-    _all(client, resets)
+    if hasattr(client, "nodes_manager"):
+        # NB: the client of a cluster runs no script in a batch.
+        for script_call in resets:
+            client.execute_command(*script_call)
+    else:
+        _all(client, resets)
     return bool(buckets or circuits)
 
 
