@@ -94,6 +94,11 @@ NOTES = {
         "A client's `get` through a transport that answers from memory; `resilient`"
         " is `ResilientTransport()`, five policies for each origin.\n"
     ),
+    "ASGI": (
+        "A request to an application of Starlette's that answers at once, in a task of"
+        " its own, as servers call it; `resilient` is `ResilientMiddleware(app)`. It"
+        " runs the application in a task, which a `BaseHTTPMiddleware` does, too.\n"
+    ),
     "Pipeline": (
         "Fallback, timeout, retry, breaker, rate limit, bulkhead, timeout of an"
         " attempt; sync, without the last. A mix is that retry with purgatory,"

@@ -48,20 +48,19 @@ class Times:
     rounds: dict[str, list[float]]
 
     def ratio(
-        self, over: str, under: str, less: str = BARE, under_less: str = BARE
+        self, over: str, under: str, less: str | None = BARE, under_less: str = BARE
     ) -> Ratio:
         """How much dearer one is than another.
 
         Args:
             over: The one.
             under: The other.
-            less: What is taken from the one: what it costs anyway.
+            less: What is taken from the one: what it costs anyway; None: nothing.
             under_less: What is taken from the other.
         """
         times = self.rounds
-        nets = zip(
-            times[over], times[less], times[under], times[under_less], strict=True
-        )
+        anyway = [0.0] * len(times[over]) if less is None else times[less]
+        nets = zip(times[over], anyway, times[under], times[under_less], strict=True)
         # NB: a difference of nothing is noise, and no reason to divide by it.
         return Ratio.of([(a - b) / max(c - d, 1e-9) for a, b, c, d in nets])
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from . import by_hand, ours, peers
+from . import by_hand, ours, peers, servers
 from .workloads import (
     ASYNCIO,
     HELD,
@@ -28,6 +28,8 @@ RAISE = "raise by hand"
 FOR_THREADS = "by hand, a lock"
 BULKHEAD, MANY = "our Bulkhead", "300 endpoints"
 WITHOUT = "without Balance"
+NO_OP = "a no-op BaseHTTPMiddleware"
+REJECTING = "resilient, rejected"
 
 AT_ONCE, SUSPENDS = "at once", "suspends once"
 SUCCESS = (AT_ONCE, SUSPENDS)
@@ -253,7 +255,25 @@ GROUPS: dict[str, Group] = {
         (AT_ONCE,),
         (ASYNCIO,),
     ),
+    "ASGI": Group(
+        servers.middleware,
+        None,
+        {
+            NO_OP: Peer(servers.no_op, "everything"),
+            "resilient, a limit for each client": Peer(servers.per_client),
+            REJECTING: Peer(servers.rejecting),
+        },
+        (AT_ONCE,),
+        (ASYNCIO,),
+    ),
 }
+
+BARES: dict[str, Wrap] = {
+    "HTTP, balanced": peers.httpx_bare,
+    "HTTP": peers.httpx_bare,
+    "ASGI": servers.bare,
+}
+"""What is called bare where that is not the function alone."""
 
 
 @dataclass
@@ -305,9 +325,8 @@ async def build(name: str, case: str, world: World) -> Scene:
     """Build one, inside the event loop that it is for."""
     group = GROUPS[name]
     scene = Scene(name, case, world)
-    http = name.startswith("HTTP")
-    wraps: dict[str, Peer] = {BARE: Peer(peers.httpx_bare if http else _bare)}
-    if group.ours is not ours.empty and not http and case in SUCCESS:
+    wraps: dict[str, Peer] = {BARE: Peer(BARES.get(name, _bare))}
+    if group.ours is not ours.empty and name not in BARES and case in SUCCESS:
         wraps[EMPTY] = Peer(ours.empty)
     wraps[OURS] = Peer(group.ours)
     if group.by_hand is not None:

@@ -19,8 +19,10 @@ from .scenes import (
     GROUPS,
     HAND,
     MANY,
+    NO_OP,
     OURS,
     RAISE,
+    REJECTING,
     WITHOUT,
 )
 
@@ -90,6 +92,7 @@ def judge(measured: Scenes, rounds: int) -> Iterator[Target]:
     yield from _balances(measured)
     yield from _pipelines(measured)
     yield from _rejections(measured)
+    yield from _servers(measured)
     yield from _footprints(rounds)
 
 
@@ -192,6 +195,16 @@ def _rejections(measured: Scenes) -> Iterator[Target]:
         times = measured["CircuitBreaker", "rejected", world]
         what = f"of a `raise` by hand, {world}"
         yield _of("Open circuit", what, times, RAISE, 4.0)
+
+
+def _servers(measured: Scenes) -> Iterator[Target]:
+    times = measured["ASGI", AT_ONCE, "asyncio"]
+    topic = "ASGI middleware"
+    if NO_OP in times.rounds:
+        yield _of(topic, "of a no-op `BaseHTTPMiddleware`", times, NO_OP, 0.25)
+    rejected = times.ratio(REJECTING, OURS, less=None)
+    what = "a rejection, of what it adds to a request that is served"
+    yield Target(topic, what, rejected, 0.5)
 
 
 def _footprints(rounds: int) -> Iterator[Target]:
