@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
@@ -132,9 +133,11 @@ class AsyncioRuntime:
         name: str,
         body: Callable[[], Coroutine[Any, Any, None]],
         last: Callable[[], None],
+        *,
+        eager: bool = False,
     ) -> AsyncioTask:
         loop = asyncio.get_running_loop()
-        task = _start(loop, body, name)
+        task = _start(loop, body, name, eager)
 
         def ended(task: asyncio.Task[None]) -> None:
             # NB: looked at, or Ctrl-C in its first step would be logged as well.
@@ -143,7 +146,10 @@ class AsyncioRuntime:
             last()
 
         try:
-            task.add_done_callback(ended)
+            if task.done():  # pragma: no cover - of an eager start
+                ended(task)
+            else:
+                task.add_done_callback(ended)
             return AsyncioTask(loop, task)
         except BaseException:
             task.cancel()
@@ -154,10 +160,14 @@ def _start(
     loop: asyncio.AbstractEventLoop,
     body: Callable[[], Coroutine[Any, Any, None]],
     name: str,
+    eager: bool = False,
 ) -> asyncio.Task[None]:
     """Run ``body()`` in a task; Ctrl-C leaves no coroutine un-awaited."""
     work = body()
     try:
+        if sys.version_info >= (3, 12):  # pragma: no cover - the oldest has none
+            if eager and loop.get_task_factory() is None:
+                return asyncio.Task(work, loop=loop, name=name, eager_start=True)
         return loop.create_task(work, name=name)
     except BaseException:
         work.close()

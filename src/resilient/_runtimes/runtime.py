@@ -347,6 +347,8 @@ class AsyncRuntime(Runtime, Protocol):
         name: str,
         body: Callable[[], Coroutine[Any, Any, None]],
         last: Callable[[], None],
+        *,
+        eager: bool = False,
     ) -> BackgroundTask:
         """Run ``body()`` in a new task, in a copy of this context.
 
@@ -355,5 +357,7 @@ class AsyncRuntime(Runtime, Protocol):
             body: It raises nothing. It may never begin: who is cancelled
                 before does not.
             last: Called when the task has ended, whether or not it began.
+            eager: Whether it may run to its first wait, or its end, before this
+                returns, where the event loop can do so: a turn of it is saved.
         """
         ...

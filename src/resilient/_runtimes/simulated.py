@@ -209,6 +209,8 @@ class World:
         name: str,
         body: Callable[[], Coroutine[Any, Any, None]],
         last: Callable[[], None],
+        *,
+        eager: bool = False,
     ) -> Task:
         task = self.start(body(), name)
         task.callbacks.append(lambda task: last())

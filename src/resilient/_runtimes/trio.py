@@ -97,6 +97,8 @@ class TrioRuntime:
         name: str,
         body: Callable[[], Coroutine[Any, Any, None]],
         last: Callable[[], None],
+        *,
+        eager: bool = False,
     ) -> TrioTask:
         background = TrioTask()
         # NB: a system task, for no nursery here lasts as long as it may have

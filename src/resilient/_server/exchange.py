@@ -248,7 +248,10 @@ class Exchange:
                 if outcome is None:
                     drive.close()
                     return None
-                standstill = await drive.forward(drive.send(outcome))
+                # NB: of an application that ended as its task was made, the error's
+                # traceback holds this frame.
+                standstill, outcome = drive.send(outcome), None
+                standstill = await drive.forward(standstill)
         return drive.outcome
 
     async def _first(self) -> Outcome | None:
@@ -259,7 +262,9 @@ class Exchange:
         """
         call = self._call
         self._watch_from = clock.now() + _WATCH_AFTER
-        self._task = self._runtime.spawn(_NAME, self._run_app, self._app_ended)
+        self._task = self._runtime.spawn(
+            _NAME, self._run_app, self._app_ended, eager=True
+        )
         try:
             if await self._until(self._has_begun, call.deadline):
                 return self._outcome()
