@@ -109,3 +109,26 @@ def test_a_store_that_is_closed_never_returns() -> None:
     contact.end(10.1)
     assert math.inf == contact.probe_at
     assert contact.answered(20.0) is None
+
+
+def test_a_failure_after_it_was_closed_is_none() -> None:
+    """Of an exchange that was on its way: it never returns all the same."""
+    contact = Contact()
+    contact.end(10.0)
+    assert not contact.failed(10.5)
+    assert 11.5 == contact.probe_at
+    assert contact.answered(11.5) is None
+    assert contact.answered(1e9) is None
+    assert not contact.up
+
+
+def test_a_loss_thirty_seconds_after_the_return_is_still_flapping() -> None:
+    """It answers for a second before it is up; later than that it does so at once."""
+    for at, up in ((46.0, False), (46.1, True)):
+        contact = Contact()
+        contact.failed(10.0)
+        contact.answered(10.0)
+        assert contact.answered(16.0) is not None
+        contact.failed(at)
+        contact.answered(at)
+        assert up is (contact.answered(at + 0.5) is not None)

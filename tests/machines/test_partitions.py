@@ -757,3 +757,23 @@ def test_the_highest_shed_rank_is_that_of_this_period_or_the_last() -> None:
     group.turn(lapsed=False)
     # Now it is the highest of the two.
     assert not group.is_shed(0.4)
+
+
+def test_a_call_that_waited_and_was_served_counts_as_served() -> None:
+    """Not as refused: nothing of its class is to be shed for it."""
+    slots = ByGroup(1, 5)
+    group = slots.group(None, NORMAL)
+    holder, waiter = Ticket(group), Ticket(group)
+    assert slots.take_for(holder, 0.0)
+    assert not slots.take_for(waiter, 0.0)
+    assert slots.join(waiter) is None
+    assert [waiter] == slots.leave(holder)
+    group.turn(lapsed=False)
+    assert 0.0 == group.shed_below
+    # One that there is no place for is.
+    slots.max_queue = 0
+    late = Ticket(group)
+    assert not slots.take_for(late, 0.5)
+    assert late is slots.join(late)
+    group.turn(lapsed=False)
+    assert 0.5 == group.shed_below

@@ -61,12 +61,14 @@ class Contact:
         "probe_at",
     )
 
+    # While it is not up.
+    _pause: float
+    _dwell: float
+    _back_at: float | None
+
     def __init__(self) -> None:
         self.lost_since: float | None = None
         self.probe_at = -math.inf
-        self._pause = 0.0
-        self._dwell = 0.0
-        self._back_at: float | None = None
         self._returned_at = -math.inf
         self._late = False
 
@@ -78,7 +80,7 @@ class Contact:
     def end(self, now: float) -> None:
         """Rely on it never again: it has been closed."""
         self.lost_since = now
-        self.probe_at = self._back_at = self._dwell = math.inf
+        self.probe_at = self._back_at = self._dwell = self._pause = math.inf
 
     def too_late(self, late: bool) -> bool:
         """Take note whether an answer came late; return whether twice in a row.
