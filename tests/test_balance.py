@@ -9,7 +9,8 @@ import pickle
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -55,6 +56,9 @@ from resilient import (
 from resilient._machines.fleet import Fleet
 from resilient._runtimes import clock
 from resilient._values.locks import ReenteredError
+
+if TYPE_CHECKING:
+    from resilient._machines.fleet import Load
 
 A, B, C = "ABC"
 AT_ONCE: Any = {"backoff": constant(0), "budget": None}
@@ -1386,6 +1390,39 @@ async def test_the_same_numbers_make_the_same_choices(w: World) -> None:
     for _ in range(30):
         await w.call(balance, replicas.ask)
     assert EXPECTED == "".join(replicas.asked)
+
+
+@in_every_colour
+async def test_a_reading_changes_no_choice(w: World) -> None:
+    """However often, and long after the last call: a dashboard shifts no traffic."""
+
+    async def asked(load: Load, reads: bool) -> list[str]:
+        balance = Balance(A, B, C, load=load)
+        replicas = Replicas(balance)
+
+        async def ask() -> None:
+            await w.sleep({A: 0.1, B: 0.2, C: 0.4}[await replicas.ask()])
+            if len(replicas.asked) % 9 == 0:
+                raise DownError
+
+        for number in range(60):
+            if reads:
+                _ = balance.endpoints, balance.status()
+            try:
+                await w.call(balance, ask)
+            except DownError:
+                pass
+            await w.sleep(number % 4 * 3.0)
+        return replicas.asked
+
+    loads: tuple[Load, ...] = ("latency", "requests")
+    for load in loads:
+        both: list[list[str]] = []
+        for reads in (False, True):
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(clock, "random", Random(7).random)
+                both.append(await asked(load, reads))
+        assert both[0] == both[1]
 
 
 EXPECTED = "ACBBACCBACACAABAAACBCACCCACBAC"

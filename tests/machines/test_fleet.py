@@ -288,9 +288,10 @@ def test_what_is_known_fades() -> None:
     fail(fleet, A, 3)
     slow = fleet.members[A].latency
     assert slow > 5 * LATENCY
-    (member, _), (other, _) = fleet.look(100.0)
-    assert 0.99 < member.success
-    assert member.latency == pytest.approx(other.latency, rel=0.01)
+    success, latency = fleet.known(fleet.members[A], 100.0)
+    assert 0.99 < success
+    assert latency == pytest.approx(fleet.known(fleet.members[B], 100.0)[1], rel=0.01)
+    assert slow == fleet.members[A].latency
 
 
 def test_one_failure_in_ten_seconds_shuns_for_fifteen_at_most() -> None:
@@ -299,7 +300,8 @@ def test_one_failure_in_ten_seconds_shuns_for_fifteen_at_most() -> None:
     succeed(fleet, A, 2)
     succeed(fleet, B, 2)
     fail(fleet, A, 1)
-    fleet.look(15.0)
+    for address in (A, B):
+        fleet._loads.fade(fleet.members[address], 15.0)
     assert fleet.members[A].cost < 1.2 * fleet.members[B].cost
 
 
@@ -358,8 +360,9 @@ def test_a_clock_that_goes_back_changes_nothing() -> None:
     fleet = fleet_of(A, B, now=1e9)
     succeed(fleet, A, 2, now=1e9)
     fail(fleet, B, 1, now=1e9)
-    (member, _), (other, _) = fleet.look(0.0)
-    assert (LATENCY, 0.7) == (member.latency, other.success)
+    member, other = fleet.members[A], fleet.members[B]
+    assert LATENCY == fleet.known(member, 0.0)[1]
+    assert 0.7 == fleet.known(other, 0.0)[0]
     assert {A, B} == set(flooded(fleet, 50, now=0.0))
     succeed(fleet, B, now=0.1)
     assert 0.7 < other.success

@@ -47,7 +47,6 @@ from resilient.simulation import (
     simulate,
     uniform_time,
 )
-from resilient.simulation._copies import members_of
 from resilient.simulation._edge import Client
 from resilient.testing._world import world
 
@@ -394,4 +393,6 @@ def test_a_client_leaves_what_its_balance_knows() -> None:
         client = Client(heap, balance, lambda sent: None, Run(1, 10))
 
         assert {"a": 0, "b": 1} == client.places
-        assert {-math.inf} == {member.sampled for member in members_of(balance)}
+        assert {-math.inf} == {
+            member.sampled for member in balance._fleet.members.values()
+        }

@@ -242,6 +242,12 @@ class Loads:
 
     def fade(self, member: Member, now: float) -> None:
         """Bring what is known of a member up to date."""
+        member.success, member.latency = self.known(member, now)
+        member.sampled = now
+        self.weigh(member)
+
+    def known(self, member: Member, now: float) -> tuple[float, float]:
+        """Return a member's share of successes and its latency, as they count now."""
         # NB: virtual time may begin after what was learnt in real time.
         kept = exp(min(0.0, (member.sampled - now) / _DECAY))
         assumed = self.mean
@@ -249,11 +255,10 @@ class Loads:
             kept = 0.0
             if assumed is not None and member.answers:
                 assumed *= _BENEFIT
-        member.sampled = now
-        member.success = 1.0 - (1.0 - member.success) * kept
+        latency = member.latency
         if assumed is not None:
-            member.latency = assumed + (member.latency - assumed) * kept
-        self.weigh(member)
+            latency = assumed + (latency - assumed) * kept
+        return 1.0 - (1.0 - member.success) * kept, latency
 
     def _meet(self, member: Member, now: float, latency: float) -> None:
         """Note one of the first two successes of a member."""

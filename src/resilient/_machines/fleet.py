@@ -374,10 +374,9 @@ class Fleet:
         )
 
     def look(self, now: float) -> list[tuple[Member, EndpointState]]:
-        """Bring what is known of each up to date; return where each stands."""
+        """Return each member, and where it stands."""
         found: list[tuple[Member, EndpointState]] = []
         for member in self.members.values():
-            self._loads.fade(member, now)
             ejection = member.ejection
             if member.draining:
                 state = EndpointState.DRAINING
@@ -392,6 +391,13 @@ class Fleet:
                 state = EndpointState.AVAILABLE
             found.append((member, state))
         return found
+
+    def known(self, member: Member, now: float) -> tuple[float, float]:
+        """Return a member's share of successes and its latency, as they count now.
+
+        NB: what is kept stays as it is: a reading must not change what is chosen.
+        """
+        return self._loads.known(member, now)
 
     @property
     def knows_latency(self) -> bool:

@@ -17,7 +17,6 @@ import warnings
 from typing import Any, TypeGuard
 
 from resilient._errors.errors import ResilientWarning
-from resilient._machines.endpoint_load import Member
 from resilient._policy.policy import Policy
 from resilient._policy.retry_budget import RetryBudget
 from resilient._runtimes.runtime import Sentinel
@@ -114,12 +113,6 @@ def members(policy: Policy[Any]) -> list[Policy[Any]]:
 def balances(policy: Policy[Any]) -> list[Balance[Any]]:
     """Return those of the members that choose endpoints."""
     return [each for each in members(policy) if _is_balance(each)]
-
-
-def members_of(balance: Balance[Any]) -> list[Member]:
-    """Return the endpoints of a balance, and leave what is known of them as it is."""
-    fleet = balance._fleet  # pyright: ignore[reportPrivateUsage]  # ours
-    return list(fleet.members.values())
 
 
 def _is_balance(policy: Policy[Any]) -> TypeGuard[Balance[Any]]:

@@ -28,7 +28,7 @@ from resilient._runtimes.simulated import (
 )
 from resilient._values.priority import TaskPriority
 from resilient.simulation._chance import mix
-from resilient.simulation._copies import balances, members_of
+from resilient.simulation._copies import balances
 
 
 class Sent(Suspension):
@@ -82,12 +82,10 @@ class Client:
         self.send = send
         self.recorder = recorder
         # The places of endpoints among those of their `Balance`, by their addresses.
-        # NB: not of `endpoints`, which brings what is known of them up to date: what
-        # is learnt before the first call would then count otherwise.
         self.places: dict[Any, int] = {
-            member.address: place
+            endpoint.address: place
             for each in balances(policy)
-            for place, member in enumerate(members_of(each))
+            for place, endpoint in enumerate(each.endpoints)
         }
 
     def node_of(self, call: Call | None) -> int:

@@ -804,23 +804,25 @@ class Balance(Gate, DeferredRelease, Generic[T]):
         return self._run(self._look_locked)
 
     def _look_locked(self, effects: list[_Effect]) -> tuple[EndpointStatus[T], ...]:
-        fleet = self._fleet
-        return tuple(
-            [
+        fleet, now = self._fleet, clock.now()
+        seen: list[EndpointStatus[T]] = []
+        for member, state in fleet.look(now):
+            success, latency = fleet.known(member, now)
+            endpoint = member.endpoint
+            seen.append(
                 EndpointStatus(
                     member.address,
-                    member.endpoint.name,
-                    member.endpoint.weight,
-                    member.endpoint.zone,
-                    member.endpoint.tier,
+                    endpoint.name,
+                    endpoint.weight,
+                    endpoint.zone,
+                    endpoint.tier,
                     state,
                     member.in_flight,
-                    member.latency if fleet.knows_latency else None,
-                    member.success,
+                    latency if fleet.knows_latency else None,
+                    success,
                 )
-                for member, state in fleet.look(clock.now())
-            ]
-        )
+            )
+        return tuple(seen)
 
     def drain(self, endpoint: T | Endpoint[T]) -> None:
         """Send an endpoint no new calls, though it be the last one.
