@@ -534,7 +534,7 @@ def test_an_interrupt_in_every_wait_of_a_sync_call() -> None:
             clock.sleep(10)
             assert (0, 0) == (scene.bulkhead.in_use, scene.bulkhead.queued)
             assert 0 == scene.limiter.queued
-            assert 0 == thread._crew().running
+            assert 0 == thread._threads_here().running
             assert 0 == thread.abandoned
             scene.attempts = 1
             assert "ok" == pipeline.call(flaky)

@@ -937,7 +937,7 @@ async def test_a_thread_in_time_is_a_call_as_any_other(w: World) -> None:
         timeout.call(fails)
     assert error is caught.value
     assert [] == events
-    assert 0 == timeout._crew().running
+    assert 0 == timeout._threads_here().running
 
 
 @in_sync
@@ -950,7 +950,7 @@ async def test_what_is_no_exception_comes_through_from_the_thread(w: World) -> N
 
     with pytest.raises(KeyboardInterrupt):
         timeout.call(stops)
-    assert 0 == timeout._crew().running
+    assert 0 == timeout._threads_here().running
 
 
 @in_sync
@@ -969,7 +969,7 @@ async def test_an_awaitable_from_the_thread_is_refused(w: World) -> None:
     with pytest.raises(TypeError, match="returned an awaitable"):
         Pipeline(Retry(TypeError, backoff=constant(0)), timeout).call(disguised)
     assert [1] == calls
-    assert 0 == timeout._crew().running
+    assert 0 == timeout._threads_here().running
 
 
 @in_sync
@@ -1145,10 +1145,10 @@ def test_a_thread_that_cannot_start_takes_no_place(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(clock, "start_thread", refuses)
-    crew = _threads.AbandonableThreads(1)
+    abandonable = _threads.AbandonableThreads(1)
     with pytest.raises(RuntimeError, match="new thread"):
-        crew.begin("f", print, (), {})
-    assert 0 == crew.running
+        abandonable.begin("f", print, (), {})
+    assert 0 == abandonable.running
 
 
 def test_abandoning_has_a_meaning_for_plain_functions_only() -> None:
@@ -1213,7 +1213,7 @@ def test_a_place_is_counted_once_when_the_start_of_a_thread_is_interrupted() -> 
     """Ctrl-C may come before or after the thread has begun."""
     ran: list[str] = []
     for begins in (False, True):
-        crew = AbandonableThreads(1)
+        abandonable = AbandonableThreads(1)
         threads: list[Callable[[], None]] = []
 
         def start(
@@ -1230,10 +1230,10 @@ def test_a_place_is_counted_once_when_the_start_of_a_thread_is_interrupted() -> 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(clock, "start_thread", start)
             with pytest.raises(KeyboardInterrupt):
-                crew.begin("f", ran.append, ("ran",), {})
+                abandonable.begin("f", ran.append, ("ran",), {})
         if not begins:
             # It begins after all, when its result is not wanted any more.
             threads[0]()
-        assert 0 == crew.running
-        assert 0 == crew.abandoned
+        assert 0 == abandonable.running
+        assert 0 == abandonable.abandoned
     assert ["ran"] == ran

@@ -25,8 +25,8 @@ except ModuleNotFoundError as _error:
 
 import resilient
 from resilient._http import aiohttp_client as client
+from resilient._http.client_library import ClientLibrary, mirrors
 from resilient._http.engine import Transport
-from resilient._http.family import Family, twins
 from resilient._http.foreign import of_original
 from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
@@ -100,7 +100,7 @@ class TimeoutExceededError(resilient.TimeoutExceededError, aiohttp.SocketTimeout
 
 
 class _Transport(Transport[client.Request, aiohttp.ClientResponse]):
-    family: ClassVar[Family] = client.family(twins(globals()))
+    client_library: ClassVar[ClientLibrary] = client.client_library(mirrors(globals()))
 
 
 class ResilientMiddleware(Configured):

@@ -24,8 +24,8 @@ import resilient
 from resilient._http.body import Body as _BodyBase
 from resilient._http.body import Chunks as _ChunksBase
 from resilient._http.body import Upload as _UploadBase
+from resilient._http.client_library import ClientLibrary, mirrors
 from resilient._http.engine import Transport
-from resilient._http.family import Family, twins
 from resilient._http.health_check import GOOD, make_check
 from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
@@ -217,11 +217,11 @@ class ResilientTransport(
         TimeoutExceededError: A timeout cut it short; this module's.
     """
 
-    family: ClassVar[Family] = Family(
+    client_library: ClassVar[ClientLibrary] = ClientLibrary(
         httpx,
         _Body,
         _Upload,
-        twins(globals()),
+        mirrors(globals()),
         _Chunks,
     )
 

@@ -29,8 +29,8 @@ import resilient
 from resilient._errors.warnings import warn
 from resilient._http import requests_client as client
 from resilient._http.body import Upload
+from resilient._http.client_library import ClientLibrary, mirrors
 from resilient._http.engine import Transport
-from resilient._http.family import Family, twins
 from resilient._http.foreign import File, of_original
 from resilient._http.request_call import Summary
 from resilient._http.standard import http_verdict, per_origin, standard_pipeline
@@ -102,7 +102,7 @@ class TimeoutExceededError(resilient.TimeoutExceededError, exceptions.ReadTimeou
 
 
 class _Transport(Transport[client.Request, requests.Response]):
-    family: ClassVar[Family] = client.family(twins(globals()))
+    client_library: ClassVar[ClientLibrary] = client.client_library(mirrors(globals()))
 
 
 class ResilientAdapter(Configured, adapters.HTTPAdapter):

@@ -569,5 +569,5 @@ def test_a_failure_is_judged_by_its_cause(
 ) -> None:
     """As one of the other clients is."""
     error.__cause__ = cause
-    library = aiohttp_client.family({}).library
+    library = aiohttp_client.client_library({}).module
     assert (fault, sent) == faults.facts(error, library, None)

@@ -697,7 +697,7 @@ def test_a_failure_is_judged_by_its_cause(
     error: Exception, fault: Fault, sent: bool
 ) -> None:
     """Requests has one class for nearly all of them."""
-    library = requests_client.family({}).library
+    library = requests_client.client_library({}).module
     retried = causes.MaxRetryError(POOL, "/", error)
     retried.__cause__ = error
     outer = requests.ConnectionError(retried)
@@ -709,7 +709,7 @@ def test_a_failure_is_judged_by_its_cause(
 )
 def test_a_proxy_that_refuses_is_asked_once(status: int, fault: Fault) -> None:
     """What else it says may pass."""
-    library = requests_client.family({}).library
+    library = requests_client.client_library({}).module
     said = OSError(f"Tunnel connection failed: {status} No")
     error = causes.ProxyError("Unable to connect to proxy", said)
     outer = exceptions.ProxyError(caused(causes.MaxRetryError(POOL, "/", error), error))
@@ -721,7 +721,7 @@ def test_a_body_that_outlasts_its_attempt_is_a_timeout() -> None:
     request = requests_client.Request(
         requests.Request("GET", "http://api.test/").prepare(), None, {}
     )
-    library = requests_client.family({}).library
+    library = requests_client.client_library({}).module
     error = library.ReadTimeout("too late", request=request)
     assert isinstance(error, requests.ConnectionError)
     assert isinstance(error, library.TimeoutException)

@@ -6,7 +6,8 @@ standard         the pipeline that a transport has unless it is given one
 exchange         one request, attempt by attempt: what may be sent again, and
                  how each attempt is judged
 request_call     a request as the policies see it
-rules, family    what a transport was told, and which classes its client has
+rules            what a transport was told
+client_library   which classes its client has
 semantics        which methods and statuses may be repeated
 stated           the timeouts that a client states, beside our limits
 sdk              tell of an SDK whose retries multiply ours
@@ -23,9 +24,9 @@ requests_client  what requests is made of, likewise
 aiohttp_client   what aiohttp is made of, likewise
 ================ =============================================================
 
-The two families of clients share no class: what a client of one catches, a
+The two httpx libraries share no class: what a client of one catches, a
 client of the other has never heard of. So nothing here imports either; each
-thin module says by a `Family` which classes are its own. requests has other
+thin module says by a `ClientLibrary` which classes are its own. requests has other
 names for nearly everything, as has aiohttp: they stand in a module of each, which
 its public one alone imports.
 

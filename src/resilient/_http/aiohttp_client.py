@@ -22,7 +22,7 @@ from resilient._calls.call import current_deadline, cut_short
 from resilient._edges.generators import StreamLimit
 from resilient._errors.errors import ResilientError, TimeoutExceededError
 from resilient._http.body import Body, Upload
-from resilient._http.family import Family
+from resilient._http.client_library import ClientLibrary
 from resilient._http.foreign import (
     Address,
     Fields,
@@ -308,7 +308,7 @@ def _named() -> Any:
     return library
 
 
-class AiohttpFamily(Family):
+class AiohttpLibrary(ClientLibrary):
     """aiohttp's, whose requests keep what is being written of them."""
 
     hedges: ClassVar[bool] = False
@@ -321,9 +321,9 @@ class AiohttpFamily(Family):
         return Whole(response, b"".join(response.stream))
 
 
-def family(errors: dict[type[Exception], type[Exception]]) -> AiohttpFamily:
-    """Return aiohttp's family."""
-    return AiohttpFamily(_named(), Reads, Sent, errors, Pieces)
+def client_library(errors: dict[type[Exception], type[Exception]]) -> AiohttpLibrary:
+    """Return aiohttp's classes, and ours."""
+    return AiohttpLibrary(_named(), Reads, Sent, errors, Pieces)
 
 
 # -- What aiohttp repeats by itself

@@ -1,4 +1,4 @@
-"""The classes of one family of clients, and ours that derive from them."""
+"""The classes of one client library, and ours that derive from them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from resilient._http.body import Body, Chunks, Upload
 
 
 @attrs.frozen
-class Family:
-    """The classes of one family of clients.
+class ClientLibrary:
+    """The classes of one client library.
 
     Attributes:
-        library: The client library, for its public names.
+        module: The library itself, for its public names.
         body: Our `Body`, as a stream of that library.
         upload: Our `Upload`, as a stream of that library.
         errors: Our errors, each with the one that is the library's too.
@@ -25,13 +25,13 @@ class Family:
         hedges: Whether a request can be sent twice at once.
     """
 
-    library: Any
+    module: Any
     body: type[Body]
     upload: type[Upload]
     errors: dict[type[Exception], type[Exception]]
     chunks: type[Chunks]
     in_memory: Any = attrs.field(
-        init=False, default=attrs.Factory(lambda it: it.library.ByteStream, True)
+        init=False, default=attrs.Factory(lambda it: it.module.ByteStream, True)
     )
     hedges: ClassVar[bool] = True
 
@@ -40,15 +40,15 @@ class Family:
 
         Of a class that a policy author derived from ours it is made here.
         """
-        return twin_of(kind, self.errors, self.library.TransportError)
+        return mirror_of(kind, self.errors, self.module.TransportError)
 
     def as_clients(self, error: Exception, request: Any) -> Exception:
         """Return an error as the library's, where it is one of ours."""
-        twin = self.mirror(type(error))
-        if twin is not None:
+        mirror = self.mirror(type(error))
+        if mirror is not None:
             # NB: the very object in another class, so that its traceback, notes
             # and cause stay, and a Retry further out knows it again.
-            error.__class__ = twin
+            error.__class__ = mirror
             error.request = request  # type: ignore[attr-defined]  # it has one now
         return error
 
@@ -70,7 +70,7 @@ class Family:
                     room -= len(chunk)
                     if room < 0:
                         return None
-            except self.library.DecodingError:
+            except self.module.DecodingError:
                 return None
         copied = self._copied(response, request)
         copied.read()
@@ -81,7 +81,7 @@ class Family:
     ) -> Any:
         # NB: what the transport reads the client does not, and its `elapsed`
         # would be missing.
-        return self.library.Response(
+        return self.module.Response(
             response.status_code,
             headers=response.headers,
             stream=response.stream if slices is None else self.chunks(slices),
@@ -101,7 +101,7 @@ def _slices(body: Any) -> list[bytes]:
     ]
 
 
-def twins(names: Mapping[str, Any]) -> dict[type[Exception], type[Exception]]:
+def mirrors(names: Mapping[str, Any]) -> dict[type[Exception], type[Exception]]:
     """Return the errors of a client's module, by those of ours that they are too.
 
     Args:
@@ -114,7 +114,7 @@ def twins(names: Mapping[str, Any]) -> dict[type[Exception], type[Exception]]:
     }
 
 
-def twin_of(
+def mirror_of(
     kind: type[Exception],
     errors: dict[type[Exception], type[Exception]],
     root: type[Exception],
@@ -126,13 +126,13 @@ def twin_of(
     Args:
         kind: The class of an error.
         errors: Our errors, each with the one that is the library's too.
-        root: The library's class of errors, of which none of ours needs a twin.
+        root: The library's class of errors, of which none of ours needs a mirror.
 
     Returns:
         None: It is no error of ours, or is the library's already.
     """
-    twin = errors.get(kind)
-    if twin is None and not issubclass(kind, root):
+    mirror = errors.get(kind)
+    if mirror is None and not issubclass(kind, root):
         base = next((base for base in kind.__mro__ if base in errors), None)
         if base is not None:
             names = {
@@ -142,11 +142,11 @@ def twin_of(
                 "__reduce__": _reduce_plain,
             }
             made = type(kind.__name__, (kind, errors[base]), names)
-            twin = errors.setdefault(kind, made)
-    return twin
+            mirror = errors.setdefault(kind, made)
+    return mirror
 
 
 def _reduce_plain(error: Exception) -> tuple[Any, ...]:
-    """Pickle an error as what its author wrote: its twin has no address."""
+    """Pickle an error as what its author wrote: its mirror has no address."""
     kind: Any = type(error).__mro__[1]
     return (kind, *kind.__reduce__(error)[1:])

@@ -28,8 +28,8 @@ from resilient._calls.outcome import Outcome
 from resilient._edges.driver import DONE
 from resilient._edges.steps import RUN
 from resilient._errors.warnings import warn
+from resilient._http.client_library import ClientLibrary
 from resilient._http.exchange import Exchange
-from resilient._http.family import Family
 from resilient._http.hedged import HedgedExchange
 from resilient._http.holding import Holds, checked_by
 from resilient._http.network import close_lost, forgets_names, watch
@@ -57,12 +57,12 @@ _UNITS = ("s", "ms")
 class Transport(Configured, Generic[Request, Response]):
     """Send requests through a pipeline, sync and async.
 
-    Subclasses name their `family` and derive from its transports.
+    Subclasses name their `client_library` and derive from its transports.
     """
 
-    _cures = {"family": "it is the library that the class is for"}  # noqa: RUF012 - never written to
+    _cures = {"client_library": "it is the library that the class is for"}  # noqa: RUF012 - never written to
 
-    family: ClassVar[Family]
+    client_library: ClassVar[ClientLibrary]
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Transport(Configured, Generic[Request, Response]):
         cost_of: Callable[[Response], Mapping[str, float] | None] | None = None,
         origin: str | None = None,
     ) -> None:
-        library = self.family.library
+        library = self.client_library.module
         if pipeline is not None and not isinstance(pipeline, Policy):
             raise TypeError(
                 f"`pipeline` must be a Pipeline or a policy, got {pipeline!r}"
@@ -111,7 +111,7 @@ class Transport(Configured, Generic[Request, Response]):
             )
         self.inner: Any = inner
         self._rules = Rules(
-            self.family,
+            self.client_library,
             (
                 plain("retry_unsafe", retry_unsafe)
                 if callable(retry_unsafe)
@@ -129,7 +129,7 @@ class Transport(Configured, Generic[Request, Response]):
         )
         self._holds = Holds(checked_by(hold_by))
         # NB: what is the class's own is found more slowly.
-        self._in_memory: Any = self.family.in_memory
+        self._in_memory: Any = self.client_library.in_memory
         self._request: Any = library.Request
         self._lock = Lock()
         # The inner transport of each colour, from its first use on.
@@ -162,7 +162,7 @@ class Transport(Configured, Generic[Request, Response]):
             return response
         exchange = self._exchange(request, policy, SYNC)
         call = exchange.call
-        if self.family.hedges:
+        if self.client_library.hedges:
             call.fork = functools.partial(HedgedExchange, exchange, self._drive, inner)
         token: Token[Call | None] | None = None
         try:
@@ -235,7 +235,7 @@ class Transport(Configured, Generic[Request, Response]):
             return response
         exchange = self._exchange(request, policy)
         call = exchange.call
-        if self.family.hedges:
+        if self.client_library.hedges:
             call.fork = functools.partial(HedgedExchange, exchange, self._adrive, inner)
         token: Token[Call | None] | None = None
         try:
@@ -306,7 +306,7 @@ class Transport(Configured, Generic[Request, Response]):
                             outcome = exchange.answered(answer)
                     except BaseException as unwinding:
                         if not isinstance(unwinding, (Exception, GeneratorExit)):
-                            await close_lost(sender, self.family)
+                            await close_lost(sender, self.client_library)
                         standstill = exchange.throw(unwinding)
                         continue
                     standstill = exchange.send(outcome)
@@ -338,7 +338,7 @@ class Transport(Configured, Generic[Request, Response]):
         return inner
 
     def _watched(self, inner: Any) -> Any:
-        library = self.family.library
+        library = self.client_library.module
         if isinstance(inner, (library.HTTPTransport, library.AsyncHTTPTransport)):
             watch(inner)
         return inner
@@ -383,7 +383,7 @@ class Transport(Configured, Generic[Request, Response]):
             ValueError: Another name has connections to the address, or a proxy
                 has the certificate verified for the address.
         """
-        library = self.family.library
+        library = self.client_library.module
         real = (library.HTTPTransport, library.AsyncHTTPTransport)
         if not isinstance(self.inner, real):
             return
@@ -405,11 +405,11 @@ class Transport(Configured, Generic[Request, Response]):
 
     def _check_hedges(self, policy: Policy[Any]) -> None:
         """Refuse a `Hedge` where a client's request cannot be sent twice at once."""
-        if Trait.RACES in policy.traits and not self.family.hedges:
+        library = self.client_library
+        if Trait.RACES in policy.traits and not library.hedges:
             raise TypeError(
-                f"{policy!r} has a Hedge, and a request of"
-                f" {self.family.library.__name__} cannot be sent twice at once: put"
-                " it around a function"
+                f"{policy!r} has a Hedge, and a request of {library.module.__name__}"
+                " cannot be sent twice at once: put it around a function"
             )
 
     def _check_routing(self, policy: Policy[Any]) -> None:
@@ -424,7 +424,7 @@ class Transport(Configured, Generic[Request, Response]):
         self._routing.check(policy)
 
     def _inner(self, colour: Literal["sync", "async"]) -> Any:
-        library = self.family.library
+        library = self.client_library.module
         base = library.BaseTransport if colour == "sync" else library.AsyncBaseTransport
         if self.inner is not None:
             if not isinstance(self.inner, base):
@@ -450,9 +450,10 @@ class Transport(Configured, Generic[Request, Response]):
         self, request: Any, colour: Literal["sync", "async"]
     ) -> Policy[Any] | None:
         if not isinstance(request, self._request):
+            library = self.client_library.module.__name__
             raise TypeError(
-                f"a {type(self).__name__} of resilient.{self.family.library.__name__}"
-                f" takes requests of {self.family.library.__name__}, got {request!r}"
+                f"a {type(self).__name__} of resilient.{library}"
+                f" takes requests of {library}, got {request!r}"
                 f" of {type(request).__module__.partition('.')[0]}"
             )
         if self._sdk.pending:

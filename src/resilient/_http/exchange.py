@@ -74,9 +74,9 @@ class Exchange(Drive):
 
     __slots__ = (
         "_allowed",
+        "_client_library",
         "_comparison",
         "_ended",
-        "_family",
         "_holds",
         "_inherited",
         "_leave_pools",
@@ -123,7 +123,7 @@ class Exchange(Drive):
         self._leave_pools: list[Callable[[], None]] = []
         # Whether the call has ended, or ends with the body that the caller has.
         self._ended = False
-        self._family = family = rules.family
+        self._client_library = client_library = rules.client_library
         self._rules = rules
         self._request = request
         self._own: dict[str, Any] = request.extensions
@@ -134,9 +134,9 @@ class Exchange(Drive):
         # changed and restored: each exchange sends a copy of its own.
         self._sent: Any = copied(request)
         body = request.stream
-        if not isinstance(body, family.in_memory) and not is_rewindable(body):
-            consumed = family.library.StreamConsumed
-            self._upload = self._sent.stream = family.upload(body, consumed)
+        if not isinstance(body, client_library.in_memory) and not is_rewindable(body):
+            consumed = client_library.module.StreamConsumed
+            self._upload = self._sent.stream = client_library.upload(body, consumed)
         if rules.deadline_header is not None:
             self._sent.headers = request.headers.copy()
 
@@ -233,14 +233,22 @@ class Exchange(Drive):
     def read(self, response: Any) -> bool:
         """Read a body as part of the attempt; see `reading.read`."""
         return reading.read(
-            response, self._family, self._room(), self.call.deadline, self._too_late
+            response,
+            self._client_library,
+            self._room(),
+            self.call.deadline,
+            self._too_late,
         )
 
     def aread(self, response: Any) -> Awaitable[bool]:
         """Read a body as part of the attempt; see `reading.read`."""
         # NB: not async, which would be a frame more.
         return reading.aread(
-            response, self._family, self._room(), self.call.deadline, self._too_late
+            response,
+            self._client_library,
+            self._room(),
+            self.call.deadline,
+            self._too_late,
         )
 
     def _room(self) -> float:
@@ -254,7 +262,9 @@ class Exchange(Drive):
     def _too_late(self) -> Exception:
         """Return the client's own error of a read that took too long."""
         text = "the time for the request is up"
-        error: Exception = self._family.library.ReadTimeout(text, request=self._request)
+        error: Exception = self._client_library.module.ReadTimeout(
+            text, request=self._request
+        )
         return error
 
     def stream(self, close: Callable[[], Awaitable[None]]) -> None:
@@ -315,7 +325,7 @@ class Exchange(Drive):
 
     def failed(self, error: Exception) -> Outcome:
         """Make an outcome of an error, and judge it."""
-        call, library = self.call, self._family.library
+        call, library = self.call, self._client_library.module
         self._lose_turn()
         fault, sent = faults.facts(error, library, self._timeouts.head)
         strip(error)
@@ -342,10 +352,10 @@ class Exchange(Drive):
         """Book what a request really cost, by what its response says."""
         cost_of = self._rules.cost_of
         assert cost_of is not None
-        if not isinstance(response.stream, self._family.in_memory):
+        if not isinstance(response.stream, self._client_library.in_memory):
             return
         # NB: a body of max_body bytes may be a thousand times as long decoded.
-        whole = self._family.whole(response, self._request, self._room())
+        whole = self._client_library.whole(response, self._request, self._room())
         costs: object = None if whole is None else cost_of(whole)
         if costs is None:
             return
@@ -455,7 +465,7 @@ class Exchange(Drive):
         assert outcome is not None
         error = outcome.error
         if error is not None and isinstance(
-            error, self._family.library.TimeoutException
+            error, self._client_library.module.TimeoutException
         ):
             error = self._cut_short(error)
         if stream is None:
@@ -509,11 +519,11 @@ class Exchange(Drive):
         return self._mirrored(error)
 
     def _mirrored(self, error: Exception) -> Exception:
-        return self._family.as_clients(error, self._request)
+        return self._client_library.as_clients(error, self._request)
 
     def _replaced(self, answer: object) -> object:
         """Return a policy's own answer, which a fallback gives."""
-        library = self._family.library
+        library = self._client_library.module
         if not isinstance(answer, library.Response):
             raise TypeError(
                 f"a policy answered {self.call.name!r} with an object of"
@@ -547,8 +557,8 @@ class Exchange(Drive):
         stream.limit = limit = self._stream_limit(response)
         # The attempt is over; what is left is the whole call's.
         self._timeouts.deadline = math.inf if limit is None else limit.deadline
-        timed_out = self._family.library.TimeoutException
-        return self._family.body(
+        timed_out = self._client_library.module.TimeoutException
+        return self._client_library.body(
             body, stream, self._timeouts, timed_out, self._mirrored
         )
 

@@ -79,7 +79,7 @@ class HedgedExchange(Exchange):
         # NB: a transport further in may write into them, as a proof of each.
         self._sent.headers = request.headers.copy()
         # Whether it can be sent again, but not while it is being sent.
-        self._single = not isinstance(request.stream, self._family.in_memory)
+        self._single = not isinstance(request.stream, self._client_library.in_memory)
         # NB: a policy inside may keep it waiting; it may be sent at any moment.
         call.unrepeatable = self._why_not(over=False)
         if self._single:

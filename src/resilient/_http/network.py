@@ -45,7 +45,7 @@ from typing import Any, Final
 import anyio
 
 from resilient._http.body import Left, Timeouts
-from resilient._http.family import Family
+from resilient._http.client_library import ClientLibrary
 from resilient._values.locks import Lock
 
 _PIECE: Final = 16_384
@@ -154,13 +154,13 @@ def _unshared(kind: Any) -> Any:
     return Pool
 
 
-async def close_lost(transport: Any, family: Family) -> None:
+async def close_lost(transport: Any, client_library: ClientLibrary) -> None:
     """Close the connections that cancelled requests left behind in a pool.
 
     A connection without a request is idle, closed, or may be given to the next
     one; any other is lost.
     """
-    if not isinstance(transport, family.library.AsyncHTTPTransport):
+    if not isinstance(transport, client_library.module.AsyncHTTPTransport):
         return
     pool = transport._pool
     used = [request.connection for request in pool._requests]

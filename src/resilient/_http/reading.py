@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio
 
 from resilient._http.body import Rest, leave
-from resilient._http.family import Family
+from resilient._http.client_library import ClientLibrary
 from resilient._runtimes import clock
 
 DRAINED: Final = 65_536
@@ -23,7 +23,7 @@ costs more than a new one."""
 
 def read(
     response: Any,
-    family: Family,
+    client_library: ClientLibrary,
     room: float,
     deadline: float | None,
     too_late: Callable[[], Exception],
@@ -32,7 +32,7 @@ def read(
 
     Args:
         response: Its response, which gets the body that was read.
-        family: The family of its client.
+        client_library: The classes of its client.
         room: Bytes that may be read.
         deadline: On the clock of `time.monotonic`; None: there is none.
         too_late: Makes the error of a body that has not ended by then.
@@ -57,13 +57,13 @@ def read(
         body.close()
         raise
     body.close()
-    response.stream = _kept(parts, family)
+    response.stream = _kept(parts, client_library)
     return True
 
 
 async def aread(
     response: Any,
-    family: Family,
+    client_library: ClientLibrary,
     room: float,
     deadline: float | None,
     too_late: Callable[[], Exception],
@@ -88,20 +88,20 @@ async def aread(
     except BaseException:
         await shut(body)
         raise
-    if type(body).__module__.startswith(family.library.__name__):
+    if type(body).__module__.startswith(client_library.module.__name__):
         # NB: the client's own shields itself, and a scope around it costs
         # twice what it costs to read a short body.
         await body.aclose()
     else:
         await shut(body)
-    response.stream = _kept(parts, family)
+    response.stream = _kept(parts, client_library)
     return True
 
 
-def _kept(parts: list[bytes], family: Family) -> Any:
+def _kept(parts: list[bytes], client_library: ClientLibrary) -> Any:
     if len(parts) > 1:
-        return family.chunks(parts)
-    return family.in_memory(parts[0] if parts else b"")
+        return client_library.chunks(parts)
+    return client_library.in_memory(parts[0] if parts else b"")
 
 
 def drain(body: Any) -> None:

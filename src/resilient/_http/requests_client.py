@@ -21,7 +21,7 @@ from requests import exceptions
 from urllib3 import exceptions as causes
 
 from resilient._http.body import Body, Left, Upload
-from resilient._http.family import SLICE, Family
+from resilient._http.client_library import SLICE, ClientLibrary
 from resilient._http.foreign import (
     Address,
     Fields,
@@ -299,7 +299,7 @@ def _named() -> Any:
     return library
 
 
-class RequestsFamily(Family):
+class RequestsLibrary(ClientLibrary):
     """requests', whose exceptions are another kind of object than ours."""
 
     def as_clients(self, error: Exception, request: Any) -> Exception:
@@ -328,9 +328,9 @@ class RequestsFamily(Family):
         return whole(response)
 
 
-def family(errors: dict[type[Exception], type[Exception]]) -> RequestsFamily:
-    """Return requests' family."""
-    return RequestsFamily(_named(), Reads, Upload, errors, Pieces)
+def client_library(errors: dict[type[Exception], type[Exception]]) -> RequestsLibrary:
+    """Return requests' classes, and ours."""
+    return RequestsLibrary(_named(), Reads, Upload, errors, Pieces)
 
 
 # -- The network

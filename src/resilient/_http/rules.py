@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import attrs
 
-from resilient._http.family import Family
+from resilient._http.client_library import ClientLibrary
 from resilient._http.routing import Routing
 from resilient._values.checks import seconds
 
@@ -18,10 +18,10 @@ class Rules:
     """What a transport was told about requests; see its arguments.
 
     Attributes:
-        family: Whose requests they are.
+        client_library: Whose requests they are.
     """
 
-    family: Family
+    client_library: ClientLibrary
     retry_unsafe: bool | Callable[[Any], bool]
     statuses: frozenset[int]
     methods: frozenset[str]

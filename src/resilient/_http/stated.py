@@ -83,7 +83,7 @@ class ClientTimeout(Timeout):
             object.__setattr__(limit, name, getattr(self, name))
         object.__setattr__(limit, "seconds", seconds)
         # NB: of its own: limits of one duration stand in one line.
-        object.__setattr__(limit, "_shelf", {})
+        object.__setattr__(limit, "_limits_by_loop", {})
         return limit.around(proceed, call)
 
 

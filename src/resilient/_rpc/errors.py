@@ -8,7 +8,7 @@ import grpc  # type: ignore[import-untyped]  # its stubs are a package of others
 import grpc.aio  # type: ignore[import-untyped]
 
 from resilient._errors import errors as ours
-from resilient._http.family import twin_of, twins
+from resilient._http.client_library import mirror_of, mirrors
 from resilient._server.answers import rpc_status_name
 
 
@@ -78,14 +78,14 @@ class TimeoutExceededError(ours.TimeoutExceededError, _Status):
     """A `resilient.TimeoutExceededError` that is a `grpc.RpcError` too."""
 
 
-_TWINS: Final = twins(globals())
+_MIRRORS: Final = mirrors(globals())
 
 
 def as_rpc_error(error: Exception) -> Exception:
     """Return an error as gRPC's, where it is one of ours."""
-    twin = twin_of(type(error), _TWINS, grpc.RpcError)
-    if twin is not None:
+    mirror = mirror_of(type(error), _MIRRORS, grpc.RpcError)
+    if mirror is not None:
         # NB: the very object in another class, so that its traceback, notes and
         # cause stay, and a Retry further out knows it again.
-        error.__class__ = twin
+        error.__class__ = mirror
     return error

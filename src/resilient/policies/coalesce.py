@@ -199,7 +199,7 @@ class Coalesce(Policy, DeferredRelease):
         self._lock = Lock()
         self._deferred: list[_WaitingCall | _SharedExecution] = []
         self._executions: Executions[_SharedExecution] = Executions()
-        # Which flight a call is, for those under way.
+        # Which execution a call is, for those under way.
         self._executing: dict[Call, _SharedExecution] = {}
         # The event loops, and the process, that calls have come from. NB: by
         # `id`, for this must not keep a loop alive.
@@ -313,7 +313,7 @@ class Coalesce(Policy, DeferredRelease):
         return len(execution.waiters)
 
     def _around_locked(self, call: Call) -> tuple[_SharedExecution, ...]:
-        """Return the flights that a call is inside of."""
+        """Return the executions that a call is inside of."""
         around: list[_SharedExecution] = []
         enclosing = call.enclosing
         while enclosing is not None:
@@ -349,7 +349,7 @@ class Coalesce(Policy, DeferredRelease):
                 await alone.run()
                 execution.outcome, alone.outcome = alone.outcome, None
             except BaseException as unwinding:
-                # NB: the frames of ours hold the flight, which holds this.
+                # NB: the frames of ours hold the execution, which holds this.
                 strip(unwinding)
                 execution.unwinding = unwinding
             finally:
@@ -445,7 +445,7 @@ class Coalesce(Policy, DeferredRelease):
             waiting.given_up = ()
             del unwinding, outcome, trace
 
-    # -- What is given back: a passenger that leaves, a flight that has ended
+    # -- What is given back: a caller that leaves, an execution that has ended
 
     def _release_locked(self, item: _WaitingCall | _SharedExecution) -> list[Any]:
         if isinstance(item, _SharedExecution):
@@ -462,7 +462,7 @@ class Coalesce(Policy, DeferredRelease):
             if waiters is not None:
                 _deliver(execution, waiters)
             else:
-                # NB: a thread that runs its own flight does not leave it.
+                # NB: a thread that runs its own execution does not leave it.
                 assert execution.background is not None
                 execution.background.cancel()
 

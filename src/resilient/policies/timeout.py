@@ -94,7 +94,14 @@ class Timeout(Gate):
         ("resilient.timeouts", "false"),
     )
 
-    __slots__ = ("_crews", "_shelf", "abandon", "idle", "max_threads", "seconds")
+    __slots__ = (
+        "_limits_by_loop",
+        "_threads",
+        "abandon",
+        "idle",
+        "max_threads",
+        "seconds",
+    )
 
     def __init__(
         self,
@@ -120,8 +127,8 @@ class Timeout(Gate):
         )
         self.abandon: bool = flag("abandon", abandon)
         self.max_threads: int = count("max_threads", max_threads, minimum=1)
-        self._crews: dict[int, AbandonableThreads] = {}
-        self._shelf: dict[Any, Any] = {}
+        self._threads: dict[int, AbandonableThreads] = {}
+        self._limits_by_loop: dict[Any, Any] = {}
         if abandon and seconds is None:
             raise ValueError("`abandon` must have `seconds` to abandon after")
         if abandon and idle is not None:
@@ -133,7 +140,7 @@ class Timeout(Gate):
         return NONE if unlimited else Trait.INTERRUPTS
 
     def is_pristine(self) -> bool:
-        return self._crew().running == 0
+        return self._threads_here().running == 0
 
     def is_restrictive(self) -> bool:
         return self.abandoned > 0
@@ -141,14 +148,14 @@ class Timeout(Gate):
     @property
     def abandoned(self) -> int:
         """Threads that were left behind and still run."""
-        return self._crew().abandoned
+        return self._threads_here().abandoned
 
-    def _crew(self) -> AbandonableThreads:
+    def _threads_here(self) -> AbandonableThreads:
         """Return this process's threads: a forked child has none of its parent's."""
         process = os.getpid()
-        crew = self._crews.get(process)
+        threads = self._threads.get(process)
         # NB: two threads may come at once; the first one's stays.
-        return crew or self._crews.setdefault(
+        return threads or self._threads.setdefault(
             process, AbandonableThreads(self.max_threads)
         )
 
@@ -179,7 +186,9 @@ class Timeout(Gate):
             limit: Any = call.extras.thread_runner
             call.own_extras().thread_runner = self._runner(call, deadline)
         else:
-            limit = call.runtime.limit(call, self._shelf, self.seconds, deadline)
+            limit = call.runtime.limit(
+                call, self._limits_by_loop, self.seconds, deadline
+            )
         call.way = call.step, (deadline, outer, allowed, limit), call.way
         return None
 
@@ -254,11 +263,11 @@ class Timeout(Gate):
 
     def _runner(self, call: Call, deadline: float) -> Callable[..., Outcome]:
         """Return what runs the function in a thread that can be left behind."""
-        crew = self._crew()
+        threads = self._threads_here()
 
         def run(fn: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
-            stint = crew.begin(call.name, fn, args, kwargs)
-            if stint is None:
+            thread_call = threads.begin(call.name, fn, args, kwargs)
+            if thread_call is None:
                 name = self.error_name(call)
                 full = BulkheadFullError(name, None, self.max_threads)
                 return self.reject(full, call)
@@ -266,8 +275,8 @@ class Timeout(Gate):
             # to, further out or in, gives the error its own name.
             until = call.deadline
             assert until is not None
-            if stint.wait(until):
-                return stint.result()
+            if thread_call.wait(until):
+                return thread_call.result()
             assert self.seconds is not None
             allowed = self.seconds - (deadline - until)
             error = TimeoutExceededError(
@@ -275,9 +284,9 @@ class Timeout(Gate):
             )
             error.by_deadline = until < deadline
             outcome = Outcome(None, error)
-            outcome.ongoing = stint.ongoing
+            outcome.ongoing = thread_call.ongoing
             if self._listeners:
-                event = CallAbandoned(self.label, call.name, crew.abandoned)
+                event = CallAbandoned(self.label, call.name, threads.abandoned)
                 self.emit(event, call, error)
             return outcome
 

@@ -105,7 +105,7 @@ class LimiterConfig:
             shared too.
         amounts: What a call takes of each; None where a function says.
         quota: What a rejection says of the limit; see `RateLimitedError`.
-        corrigible: Whether `settle` may have something to correct.
+        cost_may_change: Whether `settle` may have something to correct.
     """
 
     __slots__ = (
