@@ -301,6 +301,10 @@ class Delegate:
         self._sent = None
         self._probed = self._probed or self._told
 
+    def end(self) -> None:
+        """Wait for no answer to the report just made, and make no other: it leaves."""
+        self._sent = math.inf
+
     def see(self, now: float, members: int) -> None:
         """Take note of how many members the store has seen in the last minute."""
         self.members = members

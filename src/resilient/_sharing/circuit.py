@@ -100,7 +100,10 @@ class SharedCircuit(SharedState):
 
     def surrender(self, now: float) -> Report | None:
         # What it has seen ends with the life of its row; an order does not.
-        return self.collect(now) if self.delegate.has_order else None
+        report = self.collect(now) if self.delegate.has_order else None
+        if report is not None:
+            self.change(now, self.delegate.end)
+        return report
 
     def deliver(self, answer: Verdict, now: float, *, up: bool) -> None:
         self.change(now, self.delegate.absorb, now, answer)
