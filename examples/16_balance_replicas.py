@@ -27,8 +27,8 @@ class Replica(uvicorn.Server):
     """A server of uvicorn, in a thread; `does` says how it is."""
 
     def __init__(self, name: str) -> None:
-        options: Any = {"lifespan": "off", "ws": "none", "log_config": None}
-        super().__init__(uvicorn.Config(self, port=0, **options))
+        options: Any = {"lifespan": "off", "loop": "asyncio", "ws": "none"}
+        super().__init__(uvicorn.Config(self, port=0, log_config=None, **options))
         self.name, self.does = name, "well"
         threading.Thread(target=self.run, daemon=True).start()
         while not self.started:

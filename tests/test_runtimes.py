@@ -408,7 +408,7 @@ def test_a_timer_that_comes_early_is_armed_again() -> None:
         timeout = Timeout(10)
         task = asyncio.create_task(timeout.acall(asyncio.sleep, 100))
         await asyncio.sleep(1)
-        (queue,) = timeout._shelf.values()
+        (queue,) = timeout._limits_by_loop.values()
         queue.timer.cancel()
         queue.expire()
         with pytest.raises(TimeoutExceededError):
@@ -597,7 +597,7 @@ def test_one_policy_serves_loops_of_several_threads() -> None:
     for thread in threads:
         thread.join(30)
     assert [10] * 12 == cut
-    assert 4 >= len(timeout._shelf)
+    assert 4 >= len(timeout._limits_by_loop)
 
 
 def test_loops_that_are_closed_are_let_go_of() -> None:
@@ -609,7 +609,7 @@ def test_loops_that_are_closed_are_let_go_of() -> None:
 
     for _ in range(5):
         asyncio.run(quick())
-    assert 1 == len(timeout._shelf)
+    assert 1 == len(timeout._limits_by_loop)
 
     async def cut() -> None:
         with pytest.raises(TimeoutExceededError):
@@ -617,7 +617,7 @@ def test_loops_that_are_closed_are_let_go_of() -> None:
         assert 60.0 == clock.now()
 
     virtual_time.run(cut, backend="asyncio")
-    assert 1 == len(timeout._shelf)
+    assert 1 == len(timeout._limits_by_loop)
 
 
 def test_a_loop_that_stops_and_runs_again_keeps_its_limits() -> None:

@@ -58,7 +58,12 @@ class Replica:
         self.asked = 0
         self.does = "well"
         config = uvicorn.Config(
-            self._answer, interface="asgi3", port=0, lifespan="off", log_config=None
+            self._answer,
+            interface="asgi3",
+            port=0,
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)

@@ -21,7 +21,7 @@ from resilient.redis import RedisStore
 pytestmark = pytest.mark.real
 
 
-def pipeline(store: RedisStore) -> Pipeline:
+def pipeline(store: RedisStore, name: str) -> Pipeline:
     """Return one process's pipeline."""
     budget = RetryBudget(name="openai", shared=store)
     return Pipeline(
@@ -29,7 +29,7 @@ def pipeline(store: RedisStore) -> Pipeline:
         CircuitBreaker(name="openai", shared=store),
         RateLimiter(500, per=60, name="openai", shared=store),
         Bulkhead(20, name="openai", shared=store),
-        name="openai",
+        name=name,
     )
 
 
@@ -41,7 +41,9 @@ def test_a_pipeline_of_shared_policies(name: str) -> None:
         RedisStore(server.url, prefix="shop", patience=20) as store,
         RedisStore(server.url, prefix="shop", patience=20) as other,
     ):
-        one, two = pipeline(store), pipeline(other)
+        # NB: a name of its own, for `health` also shows one that is not collected yet.
+        whole = f"openai by {name}"
+        one, two = pipeline(store, whole), pipeline(other, whole)
         failures = 2
 
         def work() -> str:
@@ -63,7 +65,7 @@ def test_a_pipeline_of_shared_policies(name: str) -> None:
         assert {"bucket", "budget", "circuit", "slots"} == kinds
         stores = [
             policy["shared.store"]
-            for policy in health()["openai"]["policies"]
+            for policy in health()[whole]["policies"]
             if "shared.store" in policy
         ]
         assert {"up"} == set(stores)
