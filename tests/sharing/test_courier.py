@@ -47,9 +47,11 @@ class Wire:
         self.slow = 0.0
         self.gate = threading.Event()
         self.gate.set()
+        self.asked = threading.Event()
         self.closed = 0
 
     def exchange(self, requests: list[Request]) -> list[Reply]:
+        self.asked.set()
         assert self.gate.wait(GENEROUS)
         if self.error is not None:
             raise self.error
@@ -265,6 +267,7 @@ def test_closing_does_not_wait_for_a_server_that_hangs(
     limiter.call(int)
     courier: Any = store.link
     thread = courier._thread
+    assert wire.asked.wait(GENEROUS)
     store.close()
     assert thread.is_alive()
     assert 0 == wire.closed
