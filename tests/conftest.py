@@ -57,15 +57,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _what_lasts_is_not_collected_again() -> None:
-    """Freeze what the modules before this one have imported and reported."""
-    # NB: not at a module's end, where the records of its last test are still there.
-    # Collected first, so that no garbage lasts as well.
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True)
 def _a_process_of_its_own() -> Iterator[None]:
     """Have no test see what another counted or told once, or left to listen."""
