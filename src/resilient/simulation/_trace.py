@@ -152,7 +152,7 @@ def read_trace(path: str | os.PathLike[str], format: str | None = None) -> Trace
     ``end`` for logs that are written at the end of a request: seconds, or a time as
     ISO 8601 writes it; ``latency`` in seconds; ``outcome``: a status or the name of
     an error; ``key``; ``priority``. One of the first two is needed. Where all moments
-    are whole seconds, requests are spread evenly over theirs.
+    are whole seconds, requests are spread evenly over each second.
 
     Statuses of 500 and more, 429, 499 and 0 are failures, as are all words but "ok".
 
