@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resilient import PerKey, RateLimitedError, RateLimiter, StoreLost
+from resilient import PerKey, RateLimitedError, RateLimiter, StaleCache, StoreLost
 from resilient._machines.shared_bucket import Bucket, answer
 from resilient._runtimes import clock
 from resilient._sharing import courier as courier_module
@@ -305,6 +306,22 @@ def test_a_call_that_waits_as_the_store_is_closed_is_decided(
     store.close()
     thread.join(GENEROUS)
     assert not thread.is_alive()
+
+
+def test_an_exchange_that_fails_is_told_to_all_that_take_part(wire: Wire) -> None:
+    """Also beside a cache, which asks nothing itself: its calls do."""
+    store = store_on(wire, lost="alone")
+    cache = StaleCache(60, 60, shared=store, codec=json, name="rates")
+    limiter = limiter_on(store)
+    wire.error = ConnectionError("down")
+    assert 0 == limiter.call(int)
+    assert cache._shared is not None
+    assert limiter._shared is not None
+    courier: Any = store.link
+    with courier._using:
+        courier._exchange([cache._shared, limiter._shared])
+        assert limiter._shared.lease._sent is None
+    assert not store.up
 
 
 def test_a_closed_store_is_closed_in_a_forked_child(wire: Wire) -> None:

@@ -227,7 +227,6 @@ class Courier(Link):
     def _exchange(self, members: Sequence[Asker]) -> None:
         now = clock.now()
         requests = _last_requests(self._leaving, now)
-        asked = [*[request.member for request in requests], *members]
         try:
             for member in members:
                 ask = member.collect(now)
@@ -238,7 +237,7 @@ class Courier(Link):
         except Exception as error:
             # The store's, or ours, for want of memory: there is no answer.
             now = clock.now()
-            for member in asked:
+            for member in dict.fromkeys([*[one.member for one in requests], *members]):
                 member.fail(now, sent=not isinstance(error, NotSentError))
             self._failed(now, reason_of(error))
 

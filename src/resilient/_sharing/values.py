@@ -278,7 +278,7 @@ class SharedValues(SharedState):
         raise NotImplementedError  # pragma: no cover - it asks nothing itself
 
     def fail(self, now: float, *, sent: bool) -> None:
-        raise NotImplementedError  # pragma: no cover - likewise
+        """It has asked nothing; its calls are told."""
 
     def cut(self, now: float) -> None:
         self._alone_before = self._alone
