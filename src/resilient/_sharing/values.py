@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Hashable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from resilient._calls.call import Call
@@ -18,7 +18,7 @@ from resilient._sharing.member import SharedState
 from resilient._sharing.store import Crew, SharedStore
 from resilient._values.callables import name_of
 
-__all__ = ["LARGEST", "RIGHT", "Codec", "FleetValue", "Right", "SharedValues"]
+__all__ = ["LARGEST", "RIGHT", "FleetValue", "Right", "SharedValues"]
 
 LARGEST: Final = 65_536
 """Bytes of a value that is shared: an exchange is shared by all policies, and
@@ -36,14 +36,6 @@ _MOST: Final = 64
 # Seconds between two looks of a call that waits for another's value.
 _FIRST_PAUSE: Final = 0.02
 _LAST_PAUSE: Final = 0.25
-
-
-class Codec(Protocol):
-    """What makes bytes of values, and values of bytes; `json` is one."""
-
-    def dumps(self, value: Any, /) -> bytes | str: ...
-
-    def loads(self, content: bytes, /) -> Any: ...
 
 
 class FleetValue(NamedTuple):
@@ -79,14 +71,15 @@ class SharedValues(SharedState):
 
     Args:
         store, name, emit: See `SharedState`.
-        codec: Makes bytes of values.
+        dumps, loads: Make bytes of values, and values of bytes; see `CacheCodec`.
     """
 
     __slots__ = (
         "_alone",
         "_alone_before",
         "_clock",
-        "_codec",
+        "_dumps",
+        "_loads",
         "_looking",
         "_under_way",
         "_waiting",
@@ -96,11 +89,13 @@ class SharedValues(SharedState):
         self,
         store: SharedStore,
         name: str | None,
-        codec: Codec,
+        dumps: Callable[[Any], bytes | str],
+        loads: Callable[[bytes], Any],
         emit: Callable[..., bool],
     ) -> None:
         super().__init__(store, "cache", name, _run, emit)
-        self._codec = codec
+        self._dumps = dumps
+        self._loads = loads
         self._clock = StoreClock()
         self._alone = self._alone_before = 0
         # NB: each is changed in one step, for there is no lock.
@@ -178,7 +173,7 @@ class SharedValues(SharedState):
     def _decoded(self, found: Found, age: float) -> FleetValue | None:
         assert found.content is not None
         try:
-            return FleetValue(self._codec.loads(found.content), age)
+            return FleetValue(self._loads(found.content), age)
         except Exception:
             log_once(f"a value of {self.key!r} in the store cannot be decoded")
             return None
@@ -229,15 +224,15 @@ class SharedValues(SharedState):
 
     def _encoded(self, value: Any) -> bytes | None:
         try:
-            content: Any = self._codec.dumps(value)
-            content = content.encode() if isinstance(content, str) else bytes(content)
+            made = self._dumps(value)
+            content = made.encode() if isinstance(made, str) else bytes(made)
         except Exception:
             log_once(f"a value of {self.key!r} cannot be encoded, so is not shared")
             return None
         if len(content) > LARGEST:
             log_once(f"a value of {self.key!r} is not shared: it is > {LARGEST} bytes")
             return None
-        return bytes(content)
+        return content
 
     def drop(self, right: Right) -> None:
         """Tell the fleet that there is no value any more."""

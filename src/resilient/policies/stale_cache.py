@@ -389,7 +389,8 @@ class StaleCache(Gate):
             )
         from resilient._sharing.values import SharedValues
 
-        return SharedValues(shared, name, codec, partial(emit_of_store, self))
+        emit = partial(emit_of_store, self)
+        return SharedValues(shared, name, codec.dumps, codec.loads, emit)
 
     @property
     def shared(self) -> SharedStore | None:
