@@ -9,13 +9,12 @@ import pickle
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
 import pytest
 import redis
-from tests.sharing.servers import Server, engine, run_fleet
+from tests.sharing.servers import Server, run_fleet
 from tests.sharing.test_courier import wait_for
 
 from resilient import (
@@ -35,23 +34,6 @@ ACL = (
     " +hgetall +hincrby +pexpire +expire +zadd +zcard +zremrangebyscore +hello +auth"
     " +ping +select"
 )
-
-
-@pytest.fixture(scope="module", params=["redis", "valkey"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server that runs for this module."""
-    with Server(engine(request.param)) as server:
-        yield server
-
-
-@pytest.fixture
-def store(server: Server) -> Iterator[RedisStore]:
-    """A store on a server without data, with patience for a loaded machine."""
-    with server.client() as client:
-        client.flushall()
-        client.script_flush()
-    with RedisStore(server.url, prefix="shop", patience=20) as store:
-        yield store
 
 
 def passes(limiter: RateLimiter, calls: int) -> int:

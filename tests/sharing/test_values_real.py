@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.sharing.servers import Server, engine, run_fleet
+from tests.sharing.servers import Server, run_fleet
 from tests.sharing.test_courier import wait_for
 from tests.sharing.test_redis import ACL
 from tests.sharing.value_worker import cache_on
@@ -21,23 +21,6 @@ from resilient._sharing.values import LARGEST
 from resilient.redis import RedisStore
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module", params=["redis", "valkey"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server that runs for this module."""
-    with Server(engine(request.param)) as server:
-        yield server
-
-
-@pytest.fixture
-def store(server: Server) -> Iterator[RedisStore]:
-    """A store on a server without data, with patience for a loaded machine."""
-    with server.client() as client:
-        client.flushall()
-        client.script_flush()
-    with RedisStore(server.url, prefix="shop", patience=20) as store:
-        yield store
 
 
 class Bytes:
