@@ -17,7 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -206,6 +206,25 @@ def test_ctrl_c_at_any_moment_of_a_call_leaves_nothing(name: str) -> None:
     assert {} == found
 
 
+def left_by_waits(
+    make: Callable[[], Any], busy: Callable[[Any], AbstractContextManager[object]]
+) -> dict[str, list[Any]]:
+    """Interrupt calls of policies that are busy; return what remains, by where."""
+    found: dict[str, list[Any]] = {}
+
+    def interrupt(moment: Moment) -> None:
+        policy = make()
+        protected = policy(work)
+        with busy(policy), suppress(KeyboardInterrupt), moment:
+            protected()
+        if remains := left(policy):
+            found[moment.where] = remains
+
+    for moment in every_moment(ctrl_c):
+        copy_context().run(interrupt, moment)
+    return found
+
+
 @pytest.mark.parametrize(
     "make",
     [empty, lambda: RateLimiter(1e9, shared=MemoryStore(), name="fleet")],
@@ -215,38 +234,23 @@ def test_ctrl_c_at_any_moment_of_a_wait_for_a_rate_leaves_no_place_in_the_queue(
     make: Make,
 ) -> None:
     """Nor an empty queue, which has no first to wait behind."""
-    found: dict[str, list[Any]] = {}
-
-    def interrupt(moment: Moment) -> None:
-        policy = make()
-        protected = policy(work)
-        with suppress(KeyboardInterrupt), moment:
-            protected()
-        if remains := left(policy):
-            found[moment.where] = remains
-
-    for moment in every_moment(ctrl_c):
-        copy_context().run(interrupt, moment)
-    assert {} == found
+    assert {} == left_by_waits(make, nullcontext)
 
 
 def test_ctrl_c_at_any_moment_of_a_wait_for_a_slot_leaves_no_place_in_the_queue() -> (
     None
 ):
     """Nor an empty queue; and a slot that is given back meanwhile is free."""
-    found: dict[str, list[Any]] = {}
 
-    def interrupt(moment: Moment) -> None:
-        policy = Bulkhead(1, max_queue=5, max_wait=0.001)
-        protected = policy(work)
-        with policy.guard(), suppress(KeyboardInterrupt, RejectedError), moment:
-            protected()
-        if remains := left(policy):
-            found[moment.where] = remains
+    def make() -> Bulkhead:
+        return Bulkhead(1, max_queue=5, max_wait=0.001)
 
-    for moment in every_moment(ctrl_c):
-        copy_context().run(interrupt, moment)
-    assert {} == found
+    @contextmanager
+    def full(policy: Bulkhead) -> Iterator[None]:
+        with policy.guard(), suppress(RejectedError):
+            yield
+
+    assert {} == left_by_waits(make, full)
 
 
 THREADS = (
