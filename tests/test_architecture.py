@@ -167,6 +167,32 @@ def test_a_lock_of_the_standard_library_is_a_gate(name: str, path: Path) -> None
     assert [] == [line for line in made if "RLock" in line]
 
 
+def under_locks(path: Path) -> Iterator[ast.AST]:
+    """What stands in a frame of its own that has a lock."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.With):
+            taken = any("lock" in ast.unparse(item) for item in node.items)
+        elif isinstance(node, ast.Try):
+            taken = any("lock.release()" in ast.unparse(end) for end in node.finalbody)
+        else:
+            continue
+        if taken:
+            for statement in node.body:
+                yield from ast.walk(statement)
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES)
+def test_no_loop_stands_in_a_frame_that_has_a_lock(name: str, path: Path) -> None:
+    """Where a condition ends it, an interrupt of the jump back keeps the lock."""
+    loops = (ast.For, ast.While)
+
+    assert [] == [
+        ast.unparse(node)
+        for node in under_locks(path)
+        if isinstance(node, loops) or (isinstance(node, ast.comprehension) and node.ifs)
+    ]
+
+
 @pytest.mark.parametrize(("name", "path"), MODULES)
 def test_no_module_comes_in_through_the_front_door(name: str, path: Path) -> None:
     """Only what stands on the finished package imports from it by public name."""

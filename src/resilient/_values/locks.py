@@ -14,6 +14,9 @@ Ground rules:
   (python/cpython#148874). It reads more easily and takes twice as long.
 * By the same rule a run of plain statements, without a call, cannot be
   interrupted under the lock: ``with lock:`` alone will do.
+* No loop stands in the frame that has the lock: where a condition ends its body,
+  CPython leaves the jump back out of the ``try`` and the ``with`` around it, and an
+  interrupt that comes there keeps the lock. In a function of its own it may.
 * What calls anything is run by `Lock.run`. What a signal handler, a destructor
   or the ``__eq__`` of a user's key does then, on the very thread that has the
   lock, neither waits for that thread nor sees a half-made change: it is told,

@@ -339,11 +339,16 @@ class PerKey(Gate[F]):
                     policy._leave_store()
                     return fresh is not None
                 last = False
+            protecting = [entry for entry in looked_at if entry not in free]
             with self._lock:
-                for key, policy in looked_at:
-                    if (key, policy) not in free and self._policies.get(key) is policy:
-                        self._spared[key] = self._policies.pop(key)
+                self._spare_locked(protecting)
         return None
+
+    def _spare_locked(self, entries: list[tuple[Hashable, Policy[F]]]) -> None:
+        """Put policies that protect now with those that are spared."""
+        for key, policy in entries:
+            if self._policies.get(key) is policy:
+                self._spared[key] = self._policies.pop(key)
 
     def _forget_locked(self, key: Hashable, policy: Policy[F]) -> bool:
         """Drop a policy, unless it is in use by now, or gone."""
@@ -361,20 +366,23 @@ class PerKey(Gate[F]):
         left, some of these are looked at again, by turns.
         """
         with self._lock:
-            self._count_out_locked()
-            idle: list[tuple[Hashable, Policy[F]]] = []
-            for key, policy in list(islice(self._policies.items(), _LOOKED_AT)):
-                if key in self._inside:
-                    self._spared[key] = self._policies.pop(key)
-                else:
-                    idle.append((key, policy))
-            if idle or self._policies:
-                return idle, False
-            for key, policy in list(islice(self._spared.items(), _LOOKED_AT)):
-                self._spared[key] = self._spared.pop(key)
-                if key not in self._inside:
-                    idle.append((key, policy))
-            return idle, True
+            return self._least_used_locked()
+
+    def _least_used_locked(self) -> tuple[list[tuple[Hashable, Policy[F]]], bool]:
+        self._count_out_locked()
+        idle: list[tuple[Hashable, Policy[F]]] = []
+        for key, policy in list(islice(self._policies.items(), _LOOKED_AT)):
+            if key in self._inside:
+                self._spared[key] = self._policies.pop(key)
+            else:
+                idle.append((key, policy))
+        if idle or self._policies:
+            return idle, False
+        for key, policy in list(islice(self._spared.items(), _LOOKED_AT)):
+            self._spared[key] = self._spared.pop(key)
+            if key not in self._inside:
+                idle.append((key, policy))
+        return idle, True
 
     def _dropped(self, call: Call | None, *, pristine: bool) -> None:
         if call is not None:

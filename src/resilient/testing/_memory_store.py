@@ -248,9 +248,12 @@ class MemoryLink(Link):
     def _enlist(self, crew: Crew, now: float) -> int:
         """Count the processes seen in the last minute."""
         with self._lock:
-            seen = self._seen.setdefault(crew.key, {})
-            seen[crew.id] = now
-            for id_, at in [*seen.items()]:
-                if now - at > KEEP:
-                    del seen[id_]
-            return len(seen)
+            return self._enlist_locked(crew, now)
+
+    def _enlist_locked(self, crew: Crew, now: float) -> int:
+        seen = self._seen.setdefault(crew.key, {})
+        seen[crew.id] = now
+        for id_, at in [*seen.items()]:
+            if now - at > KEEP:
+                del seen[id_]
+        return len(seen)
